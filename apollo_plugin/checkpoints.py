@@ -1,0 +1,327 @@
+"""Every checkpoint layout in use -> (model arguments, state dict). Nothing in a file is executed.
+
+Known layouts: this package's own (``Apollo.serialize``, or safetensors with the arguments in its
+metadata), the authors' ``{model_name, state_dict, model_args, infos}``, Lightning checkpoints
+(``audio_model.`` beside ``discriminator.``), a ``model.`` prefix, and bare state dicts, each as
+pickle or safetensors. Of foreign files only the tensors are believed: shapes come from them.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+State = dict[str, torch.Tensor]
+
+_WEIGHTS = Path(__file__).parent / "weights"
+# name: (file, sha256)
+BUNDLED: dict[str, tuple[str, str]] = {}
+# Files that a model's repository on the Hub may hold, best first.
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "best_model.pth")
+_PREFIXES = ("audio_model.", "model.", "generator.", "module.", "_orig_mod.")
+# Pickled settings beside the weights are skipped if they are of these kinds; any other name in a
+# pickle is refused. Neither is ever imported or called.
+_SKIPPED_MODULES = {"omegaconf", "hydra", "pytorch_lightning", "lightning", "lightning_fabric"}
+_SKIPPED_MODULES |= {"typing", "collections", "pathlib", "enum", "numpy", "argparse", "look2hear"}
+_SKIPPED_BUILTINS = {"dict", "list", "set", "tuple", "int", "float", "str", "bool", "object"}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: one line that names it, the reason and the cure."""
+
+
+def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
+    """Finds and reads a checkpoint.
+
+    Args:
+        source: bundled name, path, Hub id (``owner/name`` or ``owner/name/file``), or a package as
+            ``Apollo.serialize`` gives it.
+
+    Returns:
+        ``{"model_args": ..., "state_dict": ..., "source": name for messages}`` in this package's
+        own layout.
+
+    Raises:
+        CheckpointError: in one line, whatever is wrong.
+    """
+    if isinstance(source, dict):
+        content, name = source, "the given package"
+    else:
+        path, name = _find(source), str(source)
+        content = _read(path, name)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"'{name}' holds no state dict; is it a checkpoint of Apollo?")
+    state = content.get("state_dict", content)
+    state = {str(key): value for key, value in state.items() if torch.is_tensor(value)}
+    state = _strip_prefix(state)
+    if any(key.startswith("BN.") for key in state):
+        args, state = _from_published(state, name)
+    elif any(key.startswith("encoders.") for key in state):
+        args = content.get("model_args")
+        if not isinstance(args, dict):
+            raise CheckpointError(f"'{name}' says nothing of its model's arguments")
+    else:
+        raise CheckpointError(f"'{name}' holds weights of another model than Apollo")
+    return {"model_args": dict(args), "state_dict": state, "source": name}
+
+
+def build(cls: type[torch.nn.Module], conf: dict[str, Any], *args, **kwargs) -> torch.nn.Module:
+    """Makes the model of :func:`load`'s answer, every tensor accounted for, in eval mode.
+
+    Raises:
+        CheckpointError: where arguments and tensors do not fit.
+    """
+    name = conf["source"]
+    try:
+        model = cls(*args, **{**conf["model_args"], **kwargs})
+        model.load_state_dict(conf["state_dict"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"'{name}' does not fit {cls.__name__}: {reason[:300]}") from error
+    return model.eval()
+
+
+def save(model: torch.nn.Module, path: str | os.PathLike, half: bool = False) -> None:
+    """Writes a model as safetensors, arguments in the metadata; whole or not at all.
+
+    Args:
+        model: an Apollo.
+        path: file to write.
+        half: store tensors in half precision (they load as float32).
+    """
+    path = Path(path)
+    dtype = torch.float16 if half else None
+    state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
+    beside = path.with_name(path.name + ".part")
+    try:
+        save_file(state, beside, metadata={"model_args": json.dumps(model.get_model_args())})
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------- finding and reading
+
+
+def _find(source: str | os.PathLike) -> Path:
+    name = str(source)
+    if name in BUNDLED:
+        file, digest = BUNDLED[name]
+        path = _WEIGHTS / file
+        if not path.is_file():
+            raise CheckpointError(f"bundled checkpoint '{path}' is missing; reinstall the package")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise CheckpointError(f"'{path}' is not what was published: its sha256 differs")
+        return path
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for file in _HUB_FILES:
+            if (path / file).is_file():
+                return path / file
+        raise CheckpointError(f"folder '{name}' holds none of {', '.join(_HUB_FILES)}")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w./-]+)?", name) and not name.startswith("."):
+        return _download(name)
+    raise CheckpointError(
+        f"no checkpoint '{name}': no such file, and bundled are {', '.join(BUNDLED) or 'none'}"
+    )
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    owner, model, *file = name.split("/", 2)
+    for candidate in file or _HUB_FILES:
+        try:
+            return Path(hf_hub_download(f"{owner}/{model}", candidate))
+        except LocalEntryNotFoundError:  # no network, and not in the cache
+            missing = "is no file here, and the Hugging Face Hub cannot be reached"
+        except EntryNotFoundError:
+            missing = f"has none of {', '.join(file or _HUB_FILES)} on the Hugging Face Hub"
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"'{name}' cannot be had from the Hub: {first_line}") from error
+    raise CheckpointError(f"'{name}' {missing}")
+
+
+def _read(path: Path, name: str) -> Any:
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"'{name}' is empty")
+    try:
+        if _is_safetensors(path):
+            with safe_open(path, "pt") as file:
+                state = {key: file.get_tensor(key) for key in file.keys()}
+                args = json.loads((file.metadata() or {}).get("model_args", "null"))
+            return {"state_dict": state, "model_args": args}
+        skipped = _skippable(path, name)
+        with torch.serialization.safe_globals([(_Skipped, unsafe) for unsafe in skipped]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"(?:GLOBAL|Unsupported global:|function) `?([\w.]+\.[\w.]+)", str(error))
+        what = f"its pickle names {named[1]}" if named else "its pickle holds more than tensors"
+        raise CheckpointError(f"'{name}' is refused: {what}, or it is no checkpoint") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"'{name}' is truncated or is no checkpoint") from error
+    except (AttributeError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"'{name}' is damaged or is no checkpoint") from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By content: eight bytes of length and a JSON object."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return path.suffix == ".safetensors" or head[8:9] == b"{"
+
+
+def _skippable(path: Path, name: str) -> list[str]:
+    """Names in a pickle that stand for settings, to be replaced by :class:`_Skipped`."""
+    if not zipfile.is_zipfile(path):
+        return []
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    for unsafe in names:
+        module, _, attribute = unsafe.partition(".")
+        builtin = module in ("builtins", "__builtin__") and attribute in _SKIPPED_BUILTINS
+        if module not in _SKIPPED_MODULES and not builtin:
+            raise CheckpointError(
+                f"'{name}' is refused: its pickle names {unsafe}, which no weights need"
+            )
+    return names
+
+
+class _Skipped(dict):
+    """Stands in for pickled settings, takes whatever the pickle does to it, and does nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return id(self)
+
+
+# --------------------------------------------------------------------------- the published layout
+
+
+def _strip_prefix(state: State) -> State:
+    for _ in range(len(_PREFIXES)):
+        for prefix in _PREFIXES:
+            inner = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+            if inner:
+                state = inner
+    return state
+
+
+def _from_published(state: State, name: str) -> tuple[dict[str, Any], State]:
+    """Published names and layout (one module a band, 1x1 convolutions) to ours (stacked)."""
+    state = {key: value.float() for key, value in state.items()}
+    try:
+        args, widths = _infer(state)
+        converted = _convert(state, args, widths)
+    except (KeyError, IndexError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"'{name}' is no complete Apollo: {reason[:200]}") from error
+    if state:
+        raise CheckpointError(f"'{name}' is no plain Apollo: it also holds {min(state)}")
+    return args, converted
+
+
+def _infer(state: State) -> tuple[dict[str, Any], list[int]]:
+    def count(pattern: str) -> int:
+        found = [re.match(pattern, key) for key in state]
+        return 1 + max(int(match[1]) for match in found if match)
+
+    n_bands, n_layers = count(r"output\.(\d+)\."), count(r"net\.(\d+)\.")
+    widths = [len(state[f"output.{band}.1.bias"]) // 4 for band in range(n_bands)]
+    if len(set(widths[:-1])) > 1:
+        raise ValueError(f"its bands have {sorted(set(widths))} bins, not equal ones and a last")
+    feature_dim = state["BN.0.1.weight"].shape[0]
+    block = "net.0.seq_net.blocks.0.conv."
+    head_dim = state["net.0.band_net.cos_freq"].shape[-1] if _has_rotation(state) else None
+    window = 2 * (sum(widths) - 1)
+    args = dict(
+        # Nothing in the file tells it; the published models have 20 ms.
+        sample_rate=window * 50,
+        n_bands=n_bands,
+        feature_dim=feature_dim,
+        n_layers=n_layers,
+        n_heads=feature_dim // head_dim if head_dim else 8,
+        kernel_size=state[block + "0.weight"].shape[-1],
+        mlp_ratio=state["net.0.band_net.MLP_output.weight"].shape[1] // feature_dim,
+        tcn_ratio=state[block + "2.weight"].shape[0] // feature_dim,
+        tcn_blocks=count(r"net\.0\.seq_net\.blocks\.(\d+)\."),
+    )
+    return args, widths
+
+
+def _has_rotation(state: State) -> bool:
+    return "net.0.band_net.cos_freq" in state
+
+
+def _convert(state: State, args: dict[str, Any], widths: list[int]) -> State:
+    """Moves every tensor from ``state``, which ends up empty, to the names of this package."""
+    groups: dict[int, list[int]] = {}
+    for band, width in enumerate(widths):
+        groups.setdefault(width, []).append(band)
+    new: State = {}
+
+    def stacked(source: str, bands: list[int]) -> torch.Tensor:
+        return torch.stack([state.pop(source.format(band)) for band in bands]).squeeze(-1)
+
+    for index, bands in enumerate(groups.values()):
+        for ours, theirs in (("encoders", "BN"), ("decoders", "output")):
+            new[f"{ours}.{index}.0.weight"] = torch.stack(
+                [state.pop(f"{theirs}.{band}.0.weight") for band in bands]
+            )
+            new[f"{ours}.{index}.1.weight"] = stacked(theirs + ".{}.1.weight", bands)
+            new[f"{ours}.{index}.1.bias"] = torch.stack(
+                [state.pop(f"{theirs}.{band}.1.bias") for band in bands]
+            )
+    for layer in range(args["n_layers"]):
+        theirs, ours = f"net.{layer}.band_net.", f"layers.{layer}.roformer."
+        new[ours + "norm.weight"] = state.pop(theirs + "input_norm.weight")
+        qkv = state.pop(theirs + "weight.weight").squeeze(-1)
+        new[ours + "qkv.weight"] = _reorder_qkv(qkv, args["n_heads"])
+        new[ours + "out.weight"] = state.pop(theirs + "output.weight").squeeze(-1)
+        new[ours + "mlp_norm.weight"] = state.pop(theirs + "MLP.0.weight")
+        new[ours + "mlp_in.weight"] = state.pop(theirs + "MLP.1.weight").squeeze(-1)
+        new[ours + "mlp_out.weight"] = state.pop(theirs + "MLP_output.weight").squeeze(-1)
+        for table in ("cos_freq", "sin_freq"):  # computed, not learnt
+            state.pop(theirs + table, None)
+        for block in range(args["tcn_blocks"]):
+            theirs = f"net.{layer}.seq_net.blocks.{block}.conv."
+            ours = f"layers.{layer}.tcn.{block}."
+            new[ours + "conv.weight"] = state.pop(theirs + "0.weight")
+            new[ours + "conv.bias"] = state.pop(theirs + "0.bias")
+            new[ours + "norm.weight"] = state.pop(theirs + "1.weight")
+            for linear, index in (("mlp_in", 2), ("mlp_out", 4)):
+                new[ours + linear + ".weight"] = state.pop(f"{theirs}{index}.weight").squeeze(-1)
+                new[ours + linear + ".bias"] = state.pop(f"{theirs}{index}.bias")
+    return new
+
+
+def _reorder_qkv(weight: torch.Tensor, n_heads: int) -> torch.Tensor:
+    """Rows per head as ``[q | k | v]`` with interleaved pairs -> queries, keys, values of all heads
+    with the members of a pair half a head apart. Attention sums over pairs, so nothing changes."""
+    heads = weight.unflatten(0, (n_heads, 3, -1)).transpose(0, 1)
+    pairs = heads[:2].unflatten(2, (-1, 2)).transpose(2, 3).flatten(2, 3)
+    return torch.cat((pairs, heads[2:])).flatten(0, 2)

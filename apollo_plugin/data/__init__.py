@@ -1,0 +1,1 @@
+"""Training and test material: codecs, synthetic songs."""

@@ -1,0 +1,77 @@
+"""Live restoration: blocks of any size in, restored samples out."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from .model import Apollo
+
+
+class ApolloStreamer:
+    """Feeds a live signal to a model, block by block; the samples equal ``model(whole_signal)``.
+
+    Args:
+        model: an :class:`~apollo_plugin.Apollo`; it is used in its present mode and device.
+        n_channels: audio channels of the stream.
+
+    Attributes:
+        latency: delay in samples: after feeding ``n`` samples at least ``n - latency`` are out.
+
+    Example:
+        >>> import torch
+        >>> from apollo_plugin import Apollo
+        >>> model = Apollo(feature_dim=8, n_layers=1, n_heads=2, causal=True).eval()
+        >>> streamer = model.streamer(n_channels=1)
+        >>> wav = torch.randn(1, 3000)
+        >>> parts = [streamer.feed(block) for block in wav.split(512, -1)] + [streamer.flush()]
+        >>> torch.cat(parts, -1).shape
+        torch.Size([1, 3000])
+    """
+
+    def __init__(self, model: "Apollo", n_channels: int = 1):
+        if n_channels < 1:
+            raise ValueError(f"n_channels {n_channels} has to be 1 or more")
+        self.model = model
+        self.n_channels = n_channels
+        self.latency = model.latency
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything fed so far."""
+        self._state = None
+
+    def feed(self, block: torch.Tensor) -> torch.Tensor:
+        """Takes new samples and gives back those that are finished.
+
+        Args:
+            block: ``(n_channels, n)``, or ``(n,)`` for a single channel, any ``n`` from 0 up.
+
+        Returns:
+            ``(n_channels, m)`` or ``(m,)``; ``m`` may be 0.
+
+        Raises:
+            ValueError: where the channels are not those of the stream.
+        """
+        return self._step(block, last=False)
+
+    def flush(self) -> torch.Tensor:
+        """Ends the signal and gives back what is left, ``(n_channels, m)``.
+
+        In all as many samples have then come out as went in. The streamer is ready for a new one.
+        """
+        weight = next(self.model.parameters())
+        rest = self._step(weight.new_zeros(self.n_channels, 0, dtype=torch.float32), last=True)
+        self.reset()
+        return rest
+
+    @torch.inference_mode()
+    def _step(self, block: torch.Tensor, last: bool) -> torch.Tensor:
+        streams = block.unsqueeze(0) if block.ndim == 1 else block
+        if streams.ndim != 2 or streams.shape[0] != self.n_channels:
+            raise ValueError(
+                f"a block of shape {tuple(block.shape)} came to a stream of "
+                f"{self.n_channels} channel(s); it takes ({self.n_channels}, samples)"
+            )
+        restored, self._state = self.model.step(streams, self._state, last)
+        return restored[0] if block.ndim == 1 else restored

@@ -1,0 +1,193 @@
+"""Trains the bundled checkpoint ``apollo-small``: no discriminator, one CPU core, under two hours.
+
+    python recipes/apollo_small/train.py --samples FOLDER --out apollo_plugin/weights/apollo-small.safetensors
+
+Material: the audio files of FOLDER (the bundled checkpoint had the CC0 samples of Sonic Pi) and songs
+of this package's synthesiser, mixed at random, MP3-coded at the paper's bit rates. Every tenth file
+and the last songs are kept for validation, and the best weights there are the ones that are written.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from scipy.signal import fftconvolve
+from torch.utils.data import DataLoader, Dataset
+
+from apollo_plugin import Apollo, checkpoints
+from apollo_plugin.data.codecs import BIT_RATES, mp3
+from apollo_plugin.data.demo import song
+
+RATE = 44100
+MODEL = dict(
+    feature_dim=48,
+    n_layers=2,
+    n_heads=4,
+    tcn_blocks=2,
+    tcn_ratio=3,
+    residual=True,
+    band_gain=True,
+)
+# Coded beyond the segment, so that the codec's start and end are not learnt.
+MARGIN = 4096
+
+
+class Mixtures(Dataset):
+    """Random mixtures and what MP3 leaves of them; item ``i`` is the same whenever it is asked for.
+
+    Args:
+        sounds: mono or stereo arrays ``(channels, time)``.
+        n_items: length of the data set.
+        n_samples: length of a segment.
+        seed: of everything random.
+    """
+
+    def __init__(self, sounds: list[np.ndarray], n_items: int, n_samples: int, seed: int):
+        self.sounds, self.n_items, self.n_samples, self.seed = sounds, n_items, n_samples, seed
+
+    def __len__(self):
+        return self.n_items
+
+    def __getitem__(self, index):
+        random = np.random.default_rng((self.seed, index))
+        n_total = self.n_samples + 2 * MARGIN
+        mix = np.zeros((2, n_total))
+        for _ in range(random.integers(1, 9)):
+            stem = self.stem(random, n_total)
+            level = 10 ** (random.uniform(-10, 10) / 20)
+            mix += level * stem / max(1e-6, np.sqrt(np.mean(stem**2)))
+        mix *= 10 ** (random.uniform(-12, 0) / 20) / max(1e-6, np.abs(mix).max())
+        clean = torch.from_numpy(mix).float()
+        coded = mp3(clean, RATE, int(random.choice(BIT_RATES)))
+        # Both signals change level alike after coding: noise depends on level, restoring must not.
+        level = 10 ** (random.uniform(-12, 0) / 20)
+        keep = slice(MARGIN, MARGIN + self.n_samples)
+        channel = random.integers(2)
+        return level * coded[channel, keep], level * clean[channel, keep]
+
+    def stem(self, random, n_total):
+        sound = self.sounds[random.integers(len(self.sounds))]
+        if random.random() < 0.6:
+            factor = 2 ** (random.uniform(-7, 7) / 12)
+            sound = soxr.resample(sound[:, : 4 * n_total].T, RATE * factor, RATE).T
+        stem = np.zeros((2, n_total))
+        # A long sound runs on from anywhere; a short one comes again and again.
+        position = int(random.uniform(-max(1, sound.shape[1] - n_total // 2), n_total // 4))
+        interval = int(random.uniform(0.12, 0.8) * RATE)
+        while position < n_total:
+            begin, end = max(0, position), min(n_total, position + sound.shape[1])
+            if begin < end:
+                stem[:, begin:end] += sound[:, begin - position : end - position]
+            position += max(interval, sound.shape[1] if random.random() < 0.5 else 0)
+        pan = random.uniform(0.1, 0.9)
+        stem *= np.sqrt([[1 - pan], [pan]])
+        if random.random() < 0.3:
+            length = int(random.uniform(0.1, 0.8) * RATE)
+            tail = np.exp(-6.9 * np.arange(length) / length) * random.standard_normal((2, length))
+            wet = fftconvolve(stem, tail / np.linalg.norm(tail), axes=-1)[:, :n_total]
+            stem = stem + random.uniform(0.1, 0.6) * wet
+        if random.random() < 0.5:  # a tilt, as an equaliser or a microphone would give it
+            spectrum = np.fft.rfft(stem)
+            hertz = np.fft.rfftfreq(n_total, 1 / RATE)
+            spectrum *= (1 + (hertz / random.uniform(500, 8000)) ** 2) ** random.uniform(-0.8, 0.2)
+            stem = np.fft.irfft(spectrum, n_total)
+        return stem
+
+
+def read_sounds(folder: Path) -> list[np.ndarray]:
+    sounds = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower()[1:].upper() in soundfile.available_formats():
+            wav, rate = soundfile.read(path, dtype="float32", always_2d=True)
+            sounds.append(soxr.resample(wav, rate, RATE).T)
+    if not sounds:
+        raise SystemExit(f"'{folder}' holds no audio files that soundfile reads")
+    return sounds
+
+
+def loss_function(est, ref, phase_weight):
+    """Relative L1 of compressed magnitudes, for the envelope, and of complex spectra, for the phase
+    where the input still has it; mean over three windows."""
+    total = 0
+    for window in (256, 1024, 2048):
+        hann = torch.hann_window(window)
+        both = torch.stft(torch.cat((est, ref)), window, window // 4, window=hann, return_complex=True)
+        y, x = both.chunk(2)
+        y_mag, x_mag = ((z.real.square() + z.imag.square() + 1e-9).pow(0.15) for z in (y, x))
+        total = total + (y_mag - x_mag).abs().mean() / x_mag.mean()
+        difference = ((y - x).real.square() + (y - x).imag.square() + 1e-12).sqrt()
+        total = total + phase_weight * difference.mean() / (x.abs().mean() + 1e-5)
+    return total / 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--samples", type=Path, required=True, help="folder of audio files")
+    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=4, help="segments a step")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of a segment")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--phase-weight", type=float, default=1.5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--validate-every", type=int, default=250, help="steps")
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+
+    sounds = read_sounds(args.samples)
+    songs = [stem for seed in range(24) for stem in song(12.0, args.seed + seed, RATE).values()]
+    held_out = sounds[::10] + songs[-10:]
+    sounds = [sound for i, sound in enumerate(sounds) if i % 10] + songs[:-10]
+    n_samples = int(args.seconds * RATE)
+    train = Mixtures(sounds, args.steps * args.batch, n_samples, args.seed)
+    valid = Mixtures(held_out, 48, n_samples, args.seed + 1)
+    train_loader = DataLoader(train, args.batch, num_workers=1, prefetch_factor=4)
+    valid_batches = list(DataLoader(valid, 8))
+
+    model = Apollo(sample_rate=RATE, **MODEL)
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995)
+    )
+    n_params = sum(p.numel() for p in model.parameters())
+    print(f"{n_params} parameters, {len(sounds)} sounds, {len(held_out)} held out", flush=True)
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1, step / 100) * 0.5 * (1 + math.cos(math.pi * step / args.steps)),
+    )
+    best, start, recent = math.inf, time.time(), []
+    for step, (coded, clean) in enumerate(train_loader, 1):
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_function(model(coded), clean, args.phase_weight)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(model)
+        recent.append(loss.item())
+        if step % 25 == 0:
+            eta = (time.time() - start) / step * (args.steps - step) / 60
+            print(f"{step:5d}  loss {np.mean(recent):.4f}  {eta:.0f} min to go", flush=True)
+            recent.clear()
+        if step % args.validate_every == 0 or step == args.steps:
+            with torch.no_grad():
+                losses = [
+                    loss_function(average(coded), clean, args.phase_weight).item()
+                    for coded, clean in valid_batches
+                ]
+            print(f"{step:5d}  validation {np.mean(losses):.4f}", flush=True)
+            if np.mean(losses) < best:
+                best = np.mean(losses)
+                checkpoints.save(average.module, args.out, half=True)
+    print(f"best validation {best:.4f}, {(time.time() - start) / 60:.0f} min, '{args.out}'")
+
+
+if __name__ == "__main__":
+    main()
