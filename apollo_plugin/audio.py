@@ -1,1 +1,212 @@
-class AudioError(ValueError): pass
+"""Reading, resampling and writing any audio file."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+
+# What a folder is searched for; a file that is named is read whatever it is called.
+SUFFIXES = frozenset(
+    ".wav .wave .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .caf .w64 .rf64 .m4a .mp4 .aac "
+    ".webm .wma .mka .ac3".split()
+)
+_EXTRA = "pip install 'apollo-plugin[formats]'"
+# libsndfile's codes for "format not recognised" and "encoding not supported".
+_UNKNOWN_FORMAT = (1, 4)
+# A RIFF file counts its bytes in 32 bits.
+_WAV_LIMIT = 2**32 - 2**16
+
+
+class AudioError(ValueError):
+    """A file that cannot be read or written: one line that names it, the reason and the cure."""
+
+
+def read(path: str | os.PathLike) -> tuple[torch.Tensor, int]:
+    """Reads a file of any format: by soundfile, else by PyAV (the extra ``formats``).
+
+    Args:
+        path: of the file.
+
+    Returns:
+        float32 tensor ``(channels, time)``, full scale 1.0, and the sample rate in Hz.
+
+    Raises:
+        AudioError: for a file that is missing, empty, truncated, no audio, or holds NaN.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise AudioError(f"'{path}' is a folder")
+        if path.stat().st_size == 0:
+            raise AudioError(f"'{path}' is empty")
+        samples, sample_rate = _read_soundfile(path)
+    except OSError as error:
+        raise AudioError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    if samples.shape[0] == 0:
+        raise AudioError(f"'{path}' holds no samples")
+    # Row by row, so that a long file needs no second copy.
+    for start in range(0, len(samples), sample_rate):
+        wrong = ~np.isfinite(samples[start : start + sample_rate]).all(1)
+        if wrong.any():
+            second = (start + int(wrong.argmax())) / sample_rate
+            raise AudioError(f"'{path}' holds NaN or infinity at {second:.3f} s; export it anew")
+    return torch.from_numpy(samples).T, sample_rate
+
+
+def write(
+    path: str | os.PathLike,
+    wav: torch.Tensor,
+    sample_rate: int,
+    format: str = "WAV",
+    subtype: str | None = None,
+) -> int:
+    """Writes a file whole or not at all: beside its place first, then renamed.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+        wav: ``(channels, time)``, full scale 1.0.
+        sample_rate: in Hz.
+        format: soundfile's name of the container, ``"WAV"``, ``"FLAC"``, ``"OGG"`` and so on.
+        subtype: soundfile's name of the sample type; ``"FLOAT"`` where the format has it, else the
+            format's default.
+
+    Returns:
+        how many samples lay beyond full scale and were clipped (0 for floating point).
+
+    Raises:
+        AudioError: where the file cannot be written.
+    """
+    path = Path(path)
+    subtype = subtype or default_subtype(format)
+    n_bytes = wav.numel() * {"FLOAT": 4, "DOUBLE": 8, "PCM_16": 2, "PCM_24": 3}.get(subtype, 4)
+    if format == "WAV" and n_bytes > _WAV_LIMIT:
+        format = "RF64"
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    n_clipped = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        channels = wav.shape[0]
+        with soundfile.SoundFile(
+            beside, "w", sample_rate, channels, subtype, format=format
+        ) as file:
+            for block in wav.split(1 << 18, -1):
+                samples = block.detach().cpu().float()
+                if subtype not in ("FLOAT", "DOUBLE"):
+                    n_clipped += int((samples.abs() > 1).sum())
+                    samples = samples.clamp(-1, 1)
+                file.write(samples.T.numpy())
+        os.replace(beside, path)
+    except (OSError, soundfile.SoundFileError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise AudioError(f"'{path}' cannot be written: {reason}") from error
+    finally:
+        try:
+            beside.unlink(missing_ok=True)
+        except OSError:  # the folder itself is no folder
+            pass
+    return n_clipped
+
+
+def default_subtype(format: str) -> str:
+    """Floating point where the format knows it, so that nothing clips."""
+    if soundfile.check_format(format, "FLOAT"):
+        return "FLOAT"
+    return "PCM_24" if soundfile.check_format(format, "PCM_24") else soundfile.default_subtype(format)
+
+
+def resample(wav: torch.Tensor, old_rate: int, new_rate: int, n_samples: int | None = None):
+    """Linear-phase resampling at soxr's highest quality, for any pair of rates.
+
+    Args:
+        wav: ``(channels, time)``.
+        old_rate: of ``wav``, in Hz.
+        new_rate: of the result, in Hz.
+        n_samples: length of the result; ``time * new_rate / old_rate`` rounded up unless given.
+
+    Returns:
+        float32 tensor ``(channels, n_samples)``.
+    """
+    if old_rate == new_rate:
+        return wav
+    if n_samples is None:
+        n_samples = -(-wav.shape[-1] * new_rate // old_rate)
+    samples = np.ascontiguousarray(wav.T.numpy(), dtype=np.float32)
+    resampled = soxr.resample(samples, old_rate, new_rate, quality="VHQ")
+    # soxr rounds the length in its own way, by a sample at most.
+    missing = n_samples - len(resampled)
+    if missing > 0:
+        resampled = np.pad(resampled, ((0, missing), (0, 0)))
+    return torch.from_numpy(resampled[:n_samples]).T
+
+
+def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
+    try:
+        with soundfile.SoundFile(path) as file:
+            n_expected, sample_rate, container = file.frames, file.samplerate, file.format
+            samples = file.read(dtype="float32", always_2d=True)
+            # libsndfile tells of chunks that claim more bytes than there are in its log only.
+            chunk = re.search(r"\b(?:data|SSND) *: (\d+) \(should be (\d+)\)", file.extra_info)
+    except (soundfile.SoundFileError, TypeError) as error:
+        # Headerless .raw files are a TypeError to soundfile.
+        if getattr(error, "code", _UNKNOWN_FORMAT[0]) in _UNKNOWN_FORMAT:
+            return _read_av(path)
+        raise AudioError(f"'{path}' is truncated or damaged: {_reason(error)}") from error
+    # 2**32 - 1 is written by programs that pipe and do not know the length.
+    short = chunk and int(chunk[2]) < int(chunk[1]) < 2**32 - 1
+    counted = container != "MP3" or _mp3_counts_frames(path)
+    if (len(samples) < n_expected and counted) or short:
+        raise AudioError(
+            f"'{path}' is truncated: its {container} header promises more than the "
+            f"{len(samples)} samples that are there; get it anew"
+        )
+    return samples, sample_rate
+
+
+def _mp3_counts_frames(path: Path) -> bool:
+    """Whether an MP3 says how long it is; else libsndfile guesses from the size of the file."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        start = 0
+        if head[:3] == b"ID3":  # whose size is written in four groups of seven bits
+            start = 10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0)))
+        file.seek(start)
+        first_frame = file.read(400)
+    return any(tag in first_frame for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text.rsplit(": ", 1)[-1].rstrip(".")
+
+
+def _read_av(path: Path) -> tuple[np.ndarray, int]:
+    try:
+        import av
+    except ImportError as error:
+        raise AudioError(
+            f"'{path}' is no audio that soundfile reads; for m4a, aac, webm and more: {_EXTRA}"
+        ) from error
+    try:
+        with av.open(os.fspath(path)) as container:
+            if not container.streams.audio:
+                raise AudioError(f"'{path}' holds no audio")
+            stream = container.streams.audio[0]
+            rate = stream.rate
+            planar = av.AudioResampler(format="fltp")
+            blocks = [
+                part.to_ndarray().T
+                for frame in container.decode(stream)
+                for part in planar.resample(frame)
+            ]
+            blocks += [part.to_ndarray().T for part in planar.resample(None)]
+    except (av.FFmpegError, ValueError) as error:
+        if isinstance(error, AudioError):
+            raise
+        raise AudioError(f"'{path}' is damaged or is no audio file: {_reason(error)}") from error
+    if not blocks:
+        raise AudioError(f"'{path}' holds no samples")
+    return np.concatenate(blocks), rate

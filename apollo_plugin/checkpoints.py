@@ -6,6 +6,7 @@ metadata), the authors' ``{model_name, state_dict, model_args, infos}``, Lightni
 pickle or safetensors. Of foreign files only the tensors are believed: shapes come from them.
 """
 
+import collections
 import hashlib
 import json
 import os
@@ -57,9 +58,9 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
     else:
         path, name = _find(source), str(source)
         content = _read(path, name)
-    if not isinstance(content, dict):
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
         raise CheckpointError(f"'{name}' holds no state dict; is it a checkpoint of Apollo?")
-    state = content.get("state_dict", content)
     state = {str(key): value for key, value in state.items() if torch.is_tensor(value)}
     state = _strip_prefix(state)
     if any(key.startswith("BN.") for key in state):
@@ -200,23 +201,12 @@ def _skippable(path: Path, name: str) -> list[str]:
     return names
 
 
-class _Skipped(dict):
-    """Stands in for pickled settings, takes whatever the pickle does to it, and does nothing."""
+class _Skipped:
+    """Stands in for the class of pickled settings: whatever is made of it is an empty mapping that
+    takes what the pickle puts in, and is thrown away. (torch's unpickler fills no other types.)"""
 
     def __new__(cls, *args, **kwargs):
-        return super().__new__(cls)
-
-    def __init__(self, *args, **kwargs):
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return id(self)
+        return collections.OrderedDict()
 
 
 # --------------------------------------------------------------------------- the published layout

@@ -329,12 +329,12 @@ class Apollo(BaseModel):
             restored signal of the same shape, type and device as ``wav``.
 
         Raises:
-            ValueError: for an empty signal or a block shorter than a sample.
+            ValueError: for an empty signal or a block of no length.
         """
         streams = self._streams(wav)
-        n_block = int(block_seconds * self.sample_rate)
-        if n_block < 1:
-            raise ValueError(f"block_seconds {block_seconds} is less than a sample")
+        if not block_seconds > 0:
+            raise ValueError(f"block_seconds {block_seconds} has to be positive")
+        n_block = max(1, round(min(block_seconds * self.sample_rate, streams.shape[-1])))
         bar = None
         if progress is True:
             bar = tqdm(total=wav.shape[-1], unit="sample", unit_scale=True, desc="restoring")

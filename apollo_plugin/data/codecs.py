@@ -49,8 +49,8 @@ def encode_mp3(
     wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64, quality: int = 3
 ) -> bytes:
     """The MP3 file of a signal; arguments and errors are those of :func:`mp3`."""
-    channels = wav.reshape(-1, wav.shape[-1]) if wav.ndim else wav
-    if wav.ndim not in (1, 2) or channels.shape[0] not in (1, 2) or channels.shape[-1] == 0:
+    channels = wav.unsqueeze(0) if wav.ndim == 1 else wav
+    if channels.ndim != 2 or channels.shape[0] not in (1, 2) or channels.shape[1] == 0:
         raise ValueError(f"MP3 holds one or two channels, not a signal of shape {tuple(wav.shape)}")
     if sample_rate not in _MP3_RATES:
         raise ValueError(f"sample_rate {sample_rate} is none of MPEG-1's {_MP3_RATES}")
