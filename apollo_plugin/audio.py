@@ -1,5 +1,6 @@
 """Reading, resampling and writing any audio file."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -11,8 +12,11 @@ import torch
 
 # What a folder is searched for; a file that is named is read whatever it is called.
 SUFFIXES = frozenset(
-    ".wav .wave .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .caf .w64 .rf64 .m4a .mp4 .aac "
-    ".webm .wma .mka .ac3".split()
+    f".{suffix}"
+    for suffix in (
+        "wav wave flac mp3 ogg oga opus aif aiff aifc au caf w64 rf64 "
+        "m4a mp4 aac webm wma mka ac3"
+    ).split()
 )
 _EXTRA = "pip install 'apollo-plugin[formats]'"
 # libsndfile's codes for "format not recognised" and "encoding not supported".
@@ -104,10 +108,8 @@ def write(
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise AudioError(f"'{path}' cannot be written: {reason}") from error
     finally:
-        try:
+        with contextlib.suppress(OSError):  # where the folder itself is no folder
             beside.unlink(missing_ok=True)
-        except OSError:  # the folder itself is no folder
-            pass
     return n_clipped
 
 
@@ -115,7 +117,9 @@ def default_subtype(format: str) -> str:
     """Floating point where the format knows it, so that nothing clips."""
     if soundfile.check_format(format, "FLOAT"):
         return "FLOAT"
-    return "PCM_24" if soundfile.check_format(format, "PCM_24") else soundfile.default_subtype(format)
+    return (
+        "PCM_24" if soundfile.check_format(format, "PCM_24") else soundfile.default_subtype(format)
+    )
 
 
 def resample(wav: torch.Tensor, old_rate: int, new_rate: int, n_samples: int | None = None):

@@ -109,7 +109,7 @@ def save(model: torch.nn.Module, path: str | os.PathLike, half: bool = False) ->
         beside.unlink(missing_ok=True)
 
 
-# ------------------------------------------------------------------------------- finding and reading
+# ----------------------------------------------------------------------------- finding and reading
 
 
 def _find(source: str | os.PathLike) -> Path:
@@ -161,7 +161,7 @@ def _read(path: Path, name: str) -> Any:
     try:
         if _is_safetensors(path):
             with safe_open(path, "pt") as file:
-                state = {key: file.get_tensor(key) for key in file.keys()}
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 args = json.loads((file.metadata() or {}).get("model_args", "null"))
             return {"state_dict": state, "model_args": args}
         skipped = _skippable(path, name)

@@ -35,8 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     if bool(args.inputs) == args.demo:
-        parser.error("name some files or folders, or --demo" if not args.demo else "--demo is alone")
-    if args.out and (args.out.exists() and not args.out.is_dir() or _looks_like_file(args.out)):
+        parser.error(
+            "name some files or folders, or --demo" if not args.demo else "--demo is alone"
+        )
+    if args.out and ((args.out.exists() and not args.out.is_dir()) or _looks_like_file(args.out)):
         parser.error(f"-o {args.out}: -o takes a folder")
     try:
         return _demo(args) if args.demo else _restore(parser, args)
@@ -53,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help="files, folders (searched to any depth) or globs")
+    add(
+        "inputs", nargs="*", metavar="INPUT", help="files, folders (searched to any depth) or globs"
+    )
     add("-o", "--out", type=Path, metavar="DIR", help="folder for the results (beside each input)")
     add(
         "--checkpoint",
@@ -69,8 +73,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--keep-below", type=float, metavar="HZ", help="leave everything under HZ as it came")
     add("--mix", type=float, default=1.0, metavar="0..1", help="share of the restoration (1)")
-    add("--format", default="WAV", type=str.upper, help="WAV, FLAC, OGG, MP3, AIFF ... (%(default)s)")
-    add("--subtype", type=str.upper, help="FLOAT, PCM_16, PCM_24 ... (FLOAT where the format has it)")
+    add(
+        "--format",
+        default="WAV",
+        type=str.upper,
+        help="WAV, FLAC, OGG, MP3, AIFF ... (%(default)s)",
+    )
+    add(
+        "--subtype",
+        type=str.upper,
+        help="FLOAT, PCM_16, PCM_24 ... (FLOAT where the format has it)",
+    )
     add("--overwrite", action="store_true", help="restore again what is there already")
     add("--demo", action="store_true", help="make a few seconds of music, code and restore them")
     return parser
@@ -169,7 +182,7 @@ def _restore_one(model: "Apollo", job: "Job", settings: "Settings") -> bool:
     speed = seconds / (time.perf_counter() - begin)
     tqdm.write(f"{job.source} -> {job.target}  ({seconds:.1f} s, {speed:.1f} times real time)")
     if n_clipped:
-        _say(f"'{job.target}': {n_clipped} samples clipped; --subtype FLOAT or --format WAV keeps them")
+        _say(f"'{job.target}': {n_clipped} samples clipped; float WAV would keep them")
     return True
 
 

@@ -171,7 +171,9 @@ def plan(
         target = place / f"{stem}{MARK}{extension}"
         # By inode: a link to an input is that input.
         if _identity(target) and _identity(target) in inputs_on_disk:
-            problems.append(f"'{path}': its result '{target}' is an input; choose another -o folder")
+            problems.append(
+                f"'{path}': its result '{target}' is an input; choose another -o folder"
+            )
         else:
             jobs.append(Job(path, target))
     return jobs, problems

@@ -27,7 +27,9 @@ def tone(n_samples: int, n_channels: int = 2, sample_rate: int = 44100) -> torch
     """Chords and a little noise, ``(channels, time)``."""
     generator = torch.Generator().manual_seed(n_samples)
     t = torch.arange(n_samples) / sample_rate
-    hertz = torch.tensor([[220.0], [277.2], [329.6]]) * torch.arange(1, n_channels + 1)[:, None, None]
+    hertz = (
+        torch.tensor([[220.0], [277.2], [329.6]]) * torch.arange(1, n_channels + 1)[:, None, None]
+    )
     noise = torch.randn(n_channels, n_samples, generator=generator)
     return 0.1 * torch.sin(2 * torch.pi * hertz * t).sum(1) + 0.02 * noise
 

@@ -126,7 +126,9 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 # ------------------------------------------------------------------------------------- resampling
 
 
-@pytest.mark.parametrize("old, new", [(48000, 44100), (8000, 44100), (192000, 44100), (44100, 44099)])
+@pytest.mark.parametrize(
+    "old, new", [(48000, 44100), (8000, 44100), (192000, 44100), (44100, 44099)]
+)
 def test_resampled_sine_is_the_sine_at_the_other_rate(old, new):
     hertz = 440.0
     wav = torch.sin(2 * torch.pi * hertz * torch.arange(old).double() / old)[None].float()

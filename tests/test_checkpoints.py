@@ -38,7 +38,8 @@ def test_golden_layouts(file, golden):
 
 
 @pytest.mark.parametrize(
-    "layout", ["bare", "model prefix", "compiled", "ddp", "safetensors", "half", "no tables", "folder"]
+    "layout",
+    ["bare", "model prefix", "compiled", "ddp", "safetensors", "half", "no tables", "folder"],
 )
 def test_layouts_made_of_the_golden_weights(layout, golden, tmp_path):
     state, path = published_state(), tmp_path / "weights.bin"
@@ -119,7 +120,7 @@ def test_bundled_checkpoints_are_what_they_were():
 
 
 def test_a_bundled_file_that_changed_is_refused(monkeypatch):
-    file, digest = checkpoints.BUNDLED["apollo-small"]
+    file, _ = checkpoints.BUNDLED["apollo-small"]
     monkeypatch.setitem(checkpoints.BUNDLED, "apollo-small", (file, "0" * 64))
     with pytest.raises(CheckpointError, match="sha256"):
         Apollo.from_pretrained("apollo-small")
@@ -199,7 +200,9 @@ def test_hostile_pickles_are_refused_and_not_run(kind, tmp_path):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("file", ["published_layout.bin", "model.safetensors", "lightning_layout.ckpt"])
+@pytest.mark.parametrize(
+    "file", ["published_layout.bin", "model.safetensors", "lightning_layout.ckpt"]
+)
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.99])
 def test_truncated_files(file, share, tmp_path):
     source = GOLDEN / file

@@ -1,4 +1,4 @@
-"""MP3 in memory: aligned, of equal length, at the paper's bit rates, and noise where it should be."""
+"""MP3 in memory: aligned, of equal length, at the paper's bit rates, noise where it should be."""
 
 from concurrent.futures import ThreadPoolExecutor
 

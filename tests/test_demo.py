@@ -32,7 +32,10 @@ def test_the_spectrum_falls_like_music_and_reaches_the_top():
 def test_stems_rest():
     """Over a minute some stem is silent for a second while the song goes on."""
     stems = song(60.0, seed=2)
-    quiet = [np.abs(stem[:, : 59 * 44100].reshape(2, 59, -1)).max((0, 2)) < 1e-3 for stem in stems.values()]
+    quiet = [
+        np.abs(stem[:, : 59 * 44100].reshape(2, 59, -1)).max((0, 2)) < 1e-3
+        for stem in stems.values()
+    ]
     assert any(rest.any() for rest in quiet) and not np.all(quiet, axis=0).any()
 
 

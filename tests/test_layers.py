@@ -85,7 +85,9 @@ def test_temporal_block_against_a_padded_conv1d(causal):
         line = x[:, :, band].transpose(1, 2)
         padded = nn.functional.pad(line, (6, 0) if causal else (3, 3))
         conv = nn.functional.conv1d(padded, block.conv.weight, block.conv.bias, groups=8)
-        hidden = nn.functional.silu(block.mlp_in(slow_norm(conv.transpose(1, 2), block.norm.weight)))
+        hidden = nn.functional.silu(
+            block.mlp_in(slow_norm(conv.transpose(1, 2), block.norm.weight))
+        )
         expected = x[:, :, band] + block.mlp_out(hidden)
         torch.testing.assert_close(y[:, :, band], expected, atol=1e-5, rtol=1e-4)
 

@@ -272,7 +272,9 @@ def test_file_separate(variant, tmp_path):
 # ------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("wav", [torch.zeros(0), torch.zeros(2, 0), torch.zeros(0, 5), torch.tensor(1.0)])
+@pytest.mark.parametrize(
+    "wav", [torch.zeros(0), torch.zeros(2, 0), torch.zeros(0, 5), torch.tensor(1.0)]
+)
 def test_empty_input_is_refused(variant, wav):
     for run in (variant, variant.restore, variant.separate):
         with pytest.raises(ValueError, match="no samples"):

@@ -213,7 +213,9 @@ def test_an_input_that_another_inputs_result_would_replace(run, tmp_path):
     assert (tmp_path / "a_restored_restored.wav").is_file()
 
 
-@pytest.mark.parametrize("format, subtype, expected", [("flac", None, "PCM_24"), ("wav", "pcm_16", "PCM_16")])
+@pytest.mark.parametrize(
+    "format, subtype, expected", [("flac", None, "PCM_24"), ("wav", "pcm_16", "PCM_16")]
+)
 def test_formats(run, tmp_path, format, subtype, expected):
     save(tmp_path / "a.wav", tone(3000))
     options = ["--subtype", subtype] if subtype else []
@@ -344,7 +346,7 @@ def test_plan_finds_a_file_once(tmp_path):
     assert [job.source for job in jobs] == [path] and not problems
 
 
-# -------------------------------------------------------------------------------- as it is installed
+# ----------------------------------------------------------------------------- as it is installed
 
 
 def command(*arguments, **kwargs):

@@ -10,7 +10,13 @@ from scipy.signal import lfilter
 STEMS = ("drums", "bass", "guitar", "piano", "vocals")
 _CHORDS = ((0, 4, 7), (9, 12, 16), (5, 9, 12), (7, 11, 14))
 # Formant frequencies in Hz of five vowels.
-_VOWELS = ((730, 1090, 2440), (270, 2290, 3010), (530, 1840, 2480), (570, 840, 2410), (300, 870, 2240))
+_VOWELS = (
+    (730, 1090, 2440),
+    (270, 2290, 3010),
+    (530, 1840, 2480),
+    (570, 840, 2410),
+    (300, 870, 2240),
+)
 
 
 def song(seconds: float, seed: int = 0, sample_rate: int = 44100) -> dict[str, np.ndarray]:

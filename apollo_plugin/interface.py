@@ -1,0 +1,110 @@
+"""Asteroid's interface to a restoration model: any number of channels, level kept, safe files."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from asteroid.models.base_models import BaseModel
+
+from . import audio, checkpoints
+from .restore import restore_audio
+
+
+class AsteroidInterface(BaseModel):
+    """What Asteroid's ``BaseModel`` offers, where its own would rescale, drop channels or unpickle.
+
+    A model on top of it has ``restore(wav, ...)``, ``sample_rate`` and ``get_model_args()``.
+    """
+
+    def forward_wav(self, wav: torch.Tensor, **kwargs) -> torch.Tensor:
+        """:meth:`restore`, so that whatever runs Asteroid models runs this in bounded memory."""
+        return self.restore(wav, **kwargs)
+
+    def separate(
+        self,
+        wav: torch.Tensor | np.ndarray | str | os.PathLike,
+        output_dir: str | None = None,
+        force_overwrite: bool = False,
+        resample: bool = False,
+        **kwargs,
+    ) -> torch.Tensor | np.ndarray | None:
+        """Asteroid's ``separate``, for any channels and without its rescaling.
+
+        Args:
+            wav: tensor, array or name of a file.
+            output_dir: folder for the result of a file; beside the file unless given.
+            force_overwrite: overwrite a result that exists.
+            resample: take files of another sample rate than the model's.
+            **kwargs: for :meth:`restore`.
+
+        Returns:
+            what came in, restored; None for a file.
+        """
+        if isinstance(wav, (str, os.PathLike)):
+            return self.file_separate(wav, output_dir, force_overwrite, resample, **kwargs)
+        if isinstance(wav, np.ndarray):
+            return self.numpy_separate(wav, **kwargs)
+        return self.torch_separate(wav, **kwargs)
+
+    def torch_separate(self, wav: torch.Tensor, **kwargs) -> torch.Tensor:
+        """Restores a tensor, level kept: asteroid's own would rescale it, and silence to NaN."""
+        return self.forward_wav(wav, **kwargs)
+
+    def numpy_separate(self, wav: np.ndarray, **kwargs) -> np.ndarray:
+        """Restores an array, ``(..., time)``."""
+        return self.torch_separate(torch.from_numpy(np.ascontiguousarray(wav)), **kwargs).numpy()
+
+    def file_separate(
+        self,
+        filename: str | os.PathLike,
+        output_dir: str | None = None,
+        force_overwrite: bool = False,
+        resample: bool = False,
+        **kwargs,
+    ) -> None:
+        """Restores a file, all channels, to ``<name>_est1.wav``; see :meth:`separate`.
+
+        Raises:
+            AudioError: where the file cannot be read, or has another rate without ``resample``.
+        """
+        path = Path(filename)
+        target = Path(output_dir or path.parent) / f"{path.stem}_est1.wav"
+        if target.exists() and not force_overwrite:
+            warnings.warn(
+                f"{target} exists already; pass force_overwrite=True to overwrite it", stacklevel=2
+            )
+            return
+        wav, sample_rate = audio.read(path)
+        if sample_rate != self.sample_rate and not resample:
+            raise audio.AudioError(
+                f"sample_rate {sample_rate} of '{path}' does not match the model's "
+                f"{self.sample_rate:g}; pass resample=True"
+            )
+        audio.write(target, restore_audio(self, wav, sample_rate, **kwargs), sample_rate)
+
+    def serialize(self) -> dict[str, Any]:
+        """Asteroid's model package, of plain values only, so that it loads with
+        ``torch.load(..., weights_only=True)``."""
+        package = super().serialize()
+        versions = package["infos"]["software_versions"]
+        package["infos"]["software_versions"] = {name: str(v) for name, v in versions.items()}
+        return package
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_conf_or_path, *args, **kwargs) -> "AsteroidInterface":
+        """A trained model in eval mode.
+
+        Args:
+            pretrained_model_conf_or_path: name of a bundled checkpoint (``"apollo-small"``), id of
+                a model on the Hugging Face Hub, path of a checkpoint in any layout that
+                :mod:`apollo_plugin.checkpoints` knows, or what :meth:`serialize` gave.
+            *args, **kwargs: overwrite the checkpoint's arguments of the model.
+
+        Raises:
+            CheckpointError: one line with what is wrong and with which file.
+        """
+        conf = checkpoints.load(pretrained_model_conf_or_path)
+        return checkpoints.build(cls, conf, *args, **kwargs)
