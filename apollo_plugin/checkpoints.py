@@ -24,7 +24,12 @@ State = dict[str, torch.Tensor]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 # name: (file, sha256)
-BUNDLED: dict[str, tuple[str, str]] = {}
+BUNDLED: dict[str, tuple[str, str]] = {
+    "apollo-small": (
+        "apollo-small.safetensors",
+        "787b625435cd5eecf23d65ef247f33b6ff657ea67d9a529aa48401a15ef91350",
+    ),
+}
 # Files that a model's repository on the Hub may hold, best first.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "best_model.pth")
 _PREFIXES = ("audio_model.", "model.", "generator.", "module.", "_orig_mod.")

@@ -16,8 +16,8 @@ from .streaming import ApolloStreamer
 # Where the end of a signal meets the last window's slope, dividing by less would turn the network's
 # rounding into a click (by 1e-5 for the worst length). See Apollo.step.
 _ENVELOPE_FLOOR = 0.05
-# An activation's size in a block of Apollo.restore. The widest layers make eight of them; a block of
-# twice this size is no faster, one of eight times this size half as fast and takes 1.5 GB more.
+# An activation's size in a block of Apollo.restore; the widest layers make eight of it. Twice this
+# size is no faster; eight times takes half as long again and 1.5 GB more (full size, two cores).
 _BLOCK_BYTES = 2 << 20
 # Gains that band_gain starts from and never exceeds (natural logarithm). The STFT of full-scale
 # music reaches about exp(5); what a codec took lies far below.
