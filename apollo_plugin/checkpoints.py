@@ -16,9 +16,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 State = dict[str, torch.Tensor]
 
@@ -108,7 +108,9 @@ def save(model: torch.nn.Module, path: str | os.PathLike, half: bool = False) ->
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
     beside = path.with_name(path.name + ".part")
     try:
-        save_file(state, beside, metadata={"model_args": json.dumps(model.get_model_args())})
+        # Through bytes: save_file would make a file that only its owner can read.
+        metadata = {"model_args": json.dumps(model.get_model_args())}
+        beside.write_bytes(safetensors.torch.save(state, metadata=metadata))
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -40,6 +40,8 @@ class ApolloStreamer:
     def reset(self) -> None:
         """Forgets everything fed so far."""
         self._state = None
+        # Of the shape, type and device that blocks come in.
+        self._nothing = torch.zeros(self.n_channels, 0)
 
     def feed(self, block: torch.Tensor) -> torch.Tensor:
         """Takes new samples and gives back those that are finished.
@@ -48,7 +50,7 @@ class ApolloStreamer:
             block: ``(n_channels, n)``, or ``(n,)`` for a single channel, any ``n`` from 0 up.
 
         Returns:
-            ``(n_channels, m)`` or ``(m,)``; ``m`` may be 0.
+            ``(n_channels, m)`` or ``(m,)`` on the block's device; ``m`` may be 0.
 
         Raises:
             ValueError: where the channels are not those of the stream.
@@ -56,12 +58,11 @@ class ApolloStreamer:
         return self._step(block, last=False)
 
     def flush(self) -> torch.Tensor:
-        """Ends the signal and gives back what is left, ``(n_channels, m)``.
+        """Ends the signal and gives back what is left, shaped as :meth:`feed` does.
 
         In all as many samples have then come out as went in. The streamer is ready for a new one.
         """
-        weight = next(self.model.parameters())
-        rest = self._step(weight.new_zeros(self.n_channels, 0, dtype=torch.float32), last=True)
+        rest = self._step(self._nothing, last=True)
         self.reset()
         return rest
 
@@ -73,5 +74,7 @@ class ApolloStreamer:
                 f"a block of shape {tuple(block.shape)} came to a stream of "
                 f"{self.n_channels} channel(s); it takes ({self.n_channels}, samples)"
             )
+        self._nothing = block[..., :0].clone()
         restored, self._state = self.model.step(streams, self._state, last)
+        restored = restored.to(block.device)
         return restored[0] if block.ndim == 1 else restored
