@@ -1,6 +1,7 @@
 """Reading, resampling and writing any audio file."""
 
 import contextlib
+import io
 import os
 import re
 from pathlib import Path
@@ -10,6 +11,8 @@ import soundfile
 import soxr
 import torch
 
+# What can be written: formats that keep rate, channels and length.
+FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
 # What a folder is searched for; a file that is named is read whatever it is called.
 SUFFIXES = frozenset(
     f".{suffix}"
@@ -21,6 +24,7 @@ SUFFIXES = frozenset(
 _EXTRA = "pip install 'apollo-plugin[formats]'"
 # libsndfile's codes for "format not recognised" and "encoding not supported".
 _UNKNOWN_FORMAT = (1, 4)
+_CHUNK = r"\b(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"
 # A RIFF file counts its bytes in 32 bits.
 _WAV_LIMIT = 2**32 - 2**16
 
@@ -43,8 +47,8 @@ def read(path: str | os.PathLike) -> tuple[torch.Tensor, int]:
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise AudioError(f"'{path}' is a folder")
+        if path.exists() and not path.is_file():
+            raise AudioError(f"'{path}' is a folder or a device, no file")
         if path.stat().st_size == 0:
             raise AudioError(f"'{path}' is empty")
         samples, sample_rate = _read_soundfile(path)
@@ -94,9 +98,13 @@ def write(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         channels = wav.shape[0]
-        with soundfile.SoundFile(
-            beside, "w", sample_rate, channels, subtype, format=format
-        ) as file:
+        # Opened here for the same reasons as in reading.
+        with (
+            beside.open("wb") as opened,
+            soundfile.SoundFile(
+                opened.fileno(), "w", sample_rate, channels, subtype, None, format, closefd=False
+            ) as file,
+        ):
             for block in wav.split(1 << 18, -1):
                 samples = block.detach().cpu().float()
                 if subtype not in ("FLOAT", "DOUBLE"):
@@ -111,6 +119,20 @@ def write(
         with contextlib.suppress(OSError):  # where the folder itself is no folder
             beside.unlink(missing_ok=True)
     return n_clipped
+
+
+def check_writable(format: str, subtype: str | None, sample_rate: int, n_channels: int) -> None:
+    """Raises an AudioError where a format cannot hold a rate or a number of channels."""
+    subtype = subtype or default_subtype(format)
+    try:
+        soundfile.SoundFile(
+            io.BytesIO(), "w", sample_rate, n_channels, subtype, format=format
+        ).close()
+    except soundfile.SoundFileError as error:
+        raise AudioError(
+            f"{format} ({subtype}) cannot hold {n_channels} channel(s) at {sample_rate} Hz; "
+            "choose another --format"
+        ) from error
 
 
 def default_subtype(format: str) -> str:
@@ -148,17 +170,21 @@ def resample(wav: torch.Tensor, old_rate: int, new_rate: int, n_samples: int | N
 
 
 def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
-    try:
-        with soundfile.SoundFile(path) as file:
-            n_expected, sample_rate, container = file.frames, file.samplerate, file.format
-            samples = file.read(dtype="float32", always_2d=True)
-            # libsndfile tells of chunks that claim more bytes than there are in its log only.
-            chunk = re.search(r"\b(?:data|SSND) *: (\d+) \(should be (\d+)\)", file.extra_info)
-    except (soundfile.SoundFileError, TypeError) as error:
-        # Headerless .raw files are a TypeError to soundfile.
-        if getattr(error, "code", _UNKNOWN_FORMAT[0]) in _UNKNOWN_FORMAT:
-            return _read_av(path)
-        raise AudioError(f"'{path}' is truncated or damaged: {_reason(error)}") from error
+    # Opened here: names in any encoding, and the system's own word on what is wrong.
+    with path.open("rb") as opened:
+        try:
+            with soundfile.SoundFile(opened.fileno(), closefd=False) as file:
+                n_expected, sample_rate, container = file.frames, file.samplerate, file.format
+                samples = file.read(dtype="float32", always_2d=True)
+                # libsndfile tells of chunks that claim more bytes than there are in its log only.
+                chunk = re.search(_CHUNK, file.extra_info)
+        except soundfile.SoundFileError as error:
+            if getattr(error, "code", None) in _UNKNOWN_FORMAT:
+                return _read_av(path)
+            reason = _reason(error)
+            if "does not exist" in reason:  # so libsndfile says when it finds no MP3 frame
+                reason = "it holds no audio frames"
+            raise AudioError(f"'{path}' is truncated or damaged: {reason}; get it anew") from error
     # 2**32 - 1 is written by programs that pipe and do not know the length.
     short = chunk and int(chunk[2]) < int(chunk[1]) < 2**32 - 1
     counted = container != "MP3" or _mp3_counts_frames(path)
@@ -207,10 +233,19 @@ def _read_av(path: Path) -> tuple[np.ndarray, int]:
                 for part in planar.resample(frame)
             ]
             blocks += [part.to_ndarray().T for part in planar.resample(None)]
+            # Other containers only guess their duration, from the bit rate.
+            counted = container.format.name.startswith(("mov", "matroska"))
+            promised = container.duration / av.time_base if counted and container.duration else 0
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, AudioError):
             raise
-        raise AudioError(f"'{path}' is damaged or is no audio file: {_reason(error)}") from error
+        reason = getattr(error, "strerror", None) or _reason(error)
+        raise AudioError(f"'{path}' is damaged or is no audio file: {reason}") from error
     if not blocks:
         raise AudioError(f"'{path}' holds no samples")
-    return np.concatenate(blocks), rate
+    samples = np.concatenate(blocks)
+    if len(samples) / rate < promised - 0.5:
+        raise AudioError(
+            f"'{path}' is truncated: {len(samples) / rate:.1f} of {promised:.1f} s are there"
+        )
+    return samples, rate

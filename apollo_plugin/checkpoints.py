@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ BUNDLED: dict[str, tuple[str, str]] = {
 }
 # Files that a model's repository on the Hub may hold, best first.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "best_model.pth")
+_FILE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 _PREFIXES = ("audio_model.", "model.", "generator.", "module.", "_orig_mod.")
 # Pickled settings beside the weights are skipped if they are of these kinds; any other name in a
 # pickle is refused. Neither is ever imported or called.
@@ -68,12 +70,21 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"'{name}' holds no state dict; is it a checkpoint of Apollo?")
     state = {str(key): value for key, value in state.items() if torch.is_tensor(value)}
     state = _strip_prefix(state)
+    for key, value in state.items():
+        if not value.is_floating_point() or not torch.isfinite(value).all():
+            raise CheckpointError(f"'{name}' is damaged: {key} holds NaN or no real numbers")
     if any(key.startswith("BN.") for key in state):
         args, state = _from_published(state, name)
     elif any(key.startswith("encoders.") for key in state):
         args = content.get("model_args")
         if not isinstance(args, dict):
             raise CheckpointError(f"'{name}' says nothing of its model's arguments")
+        largest = max(value.numel() for value in state.values())
+        for argument, value in args.items():
+            # Built first and compared afterwards, such a model would fill the memory.
+            bound = len(state) if argument in ("n_layers", "tcn_blocks") else largest
+            if argument != "sample_rate" and isinstance(value, int) and value > bound:
+                raise CheckpointError(f"'{name}' is damaged: its {argument} is {value}")
     else:
         raise CheckpointError(f"'{name}' holds weights of another model than Apollo")
     return {"model_args": dict(args), "state_dict": state, "source": name}
@@ -130,14 +141,16 @@ def _find(source: str | os.PathLike) -> Path:
             raise CheckpointError(f"'{path}' is not what was published: its sha256 differs")
         return path
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if path.is_dir():
+    if name and os.path.isdir(path):
         for file in _HUB_FILES:
             if (path / file).is_file():
                 return path / file
         raise CheckpointError(f"folder '{name}' holds none of {', '.join(_HUB_FILES)}")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w./-]+)?", name) and not name.startswith("."):
+    hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(/[\w./-]+)?", name)
+    # owner/name.pth is a path that was misspelt.
+    if hub_id and (hub_id[1] or path.suffix not in _FILE_SUFFIXES):
         return _download(name)
     raise CheckpointError(
         f"no checkpoint '{name}': no such file, and bundled are {', '.join(BUNDLED) or 'none'}"
@@ -145,21 +158,26 @@ def _find(source: str | os.PathLike) -> Path:
 
 
 def _download(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, logging
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
+    logging.set_verbosity_error()  # its retries say nothing that the one line below does not
     owner, model, *file = name.split("/", 2)
     for candidate in file or _HUB_FILES:
         try:
             return Path(hf_hub_download(f"{owner}/{model}", candidate))
-        except LocalEntryNotFoundError:  # no network, and not in the cache
-            missing = "is no file here, and the Hugging Face Hub cannot be reached"
+        except LocalEntryNotFoundError as error:  # no network, and not in the cache
+            raise CheckpointError(
+                f"'{name}' is no file here, and the Hugging Face Hub cannot be reached"
+            ) from error
         except EntryNotFoundError:
-            missing = f"has none of {', '.join(file or _HUB_FILES)} on the Hugging Face Hub"
+            continue
         except (HfHubHTTPError, OSError, ValueError) as error:
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"'{name}' cannot be had from the Hub: {first_line}") from error
-    raise CheckpointError(f"'{name}' {missing}")
+    raise CheckpointError(
+        f"'{name}' has none of {', '.join(file or _HUB_FILES)} on the Hugging Face Hub"
+    )
 
 
 def _read(path: Path, name: str) -> Any:
@@ -172,7 +190,9 @@ def _read(path: Path, name: str) -> Any:
                 args = json.loads((file.metadata() or {}).get("model_args", "null"))
             return {"state_dict": state, "model_args": args}
         skipped = _skippable(path, name)
-        with torch.serialization.safe_globals([(_Skipped, unsafe) for unsafe in skipped]):
+        stand_ins = [(_Skipped, unsafe) for unsafe in skipped]
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"(?:GLOBAL|Unsupported global:|function) `?([\w.]+\.[\w.]+)", str(error))
@@ -234,9 +254,10 @@ def _from_published(state: State, name: str) -> tuple[dict[str, Any], State]:
     try:
         args, widths = _infer(state)
         converted = _convert(state, args, widths)
-    except (KeyError, IndexError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(f"'{name}' is no complete Apollo: {reason[:200]}") from error
+    except KeyError as error:
+        raise CheckpointError(f"'{name}' is no complete Apollo: it lacks {error}") from error
+    except (IndexError, ValueError, RuntimeError, ZeroDivisionError, TypeError) as error:
+        raise CheckpointError(f"'{name}' is no complete Apollo: {str(error)[:200]}") from error
     if state:
         raise CheckpointError(f"'{name}' is no plain Apollo: it also holds {min(state)}")
     return args, converted
@@ -245,7 +266,7 @@ def _from_published(state: State, name: str) -> tuple[dict[str, Any], State]:
 def _infer(state: State) -> tuple[dict[str, Any], list[int]]:
     def count(pattern: str) -> int:
         found = [re.match(pattern, key) for key in state]
-        return 1 + max(int(match[1]) for match in found if match)
+        return 1 + max((int(match[1]) for match in found if match), default=-1)
 
     n_bands, n_layers = count(r"output\.(\d+)\."), count(r"net\.(\d+)\.")
     widths = [len(state[f"output.{band}.1.bias"]) // 4 for band in range(n_bands)]

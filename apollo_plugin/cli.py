@@ -1,11 +1,13 @@
 """``apollo-restore``: restores MP3s and other coded music from the command line."""
 
 import argparse
+import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
@@ -24,10 +26,16 @@ examples:
   apollo-restore --demo                        hear what it does: needs no file and no network
 
 The output keeps rate, channels and length. It is 32-bit float WAV, which cannot clip, unless
---format says otherwise. The exit status is 0 only if every file came out.
+--format says otherwise. Where a folder holds a.mp3 and a.flac, the results are
+a.mp3_restored.wav and a.flac_restored.wav. In folders, hidden files and results of before are
+left out. Results that exist are kept unless --overwrite is given. A name that begins with a
+dash is written ./-name. The exit status is 0 only if every file came out.
 """
 _DEMO_SECONDS = 8.0
 _DEMO_KBPS = 32
+# Beyond the songs that the bundled checkpoint was trained on.
+_DEMO_SEED = 1000
+_DEMO_FOLDER = "apollo_demo"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,10 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             "name some files or folders, or --demo" if not args.demo else "--demo is alone"
         )
-    if args.out and ((args.out.exists() and not args.out.is_dir()) or _looks_like_file(args.out)):
-        parser.error(f"-o {args.out}: -o takes a folder")
+    if args.out and not os.path.isdir(args.out):
+        named_like_a_file = args.out.suffix.lower() in (".wav", ".flac", ".mp3", ".ogg", ".aiff")
+        if named_like_a_file or os.path.exists(args.out):
+            parser.error(f"-o {args.out}: -o takes a folder")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names know more letters than some terminals
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return _demo(args) if args.demo else _restore(parser, args)
+        if argv is None:  # as a command: a polite end cleans up as an interrupt does
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return _demo(parser, args) if args.demo else _restore(parser, args)
     except KeyboardInterrupt:
         _say("interrupted; what was finished is whole, nothing else was written")
         return 130
@@ -63,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint",
         default="apollo-small",
         metavar="NAME",
-        help="bundled name, Hugging Face Hub id or file (%(default)s)",
+        help="bundled name, file, folder or Hugging Face Hub id (%(default)s)",
     )
     add(
         "--device",
@@ -72,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where to compute (%(default)s)",
     )
     add("--keep-below", type=float, metavar="HZ", help="leave everything under HZ as it came")
-    add("--mix", type=float, default=1.0, metavar="0..1", help="share of the restoration (1)")
+    add("--mix", type=float, default=1.0, metavar="0..1", help="0 is as it came, 1 is restored (1)")
     add(
         "--format",
         default="WAV",
@@ -89,13 +104,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _looks_like_file(path: Path) -> bool:
-    from_suffix = path.suffix.lower() in (".wav", ".flac", ".mp3", ".ogg", ".aiff")
-    return from_suffix and not path.is_dir()
+def _write(line: str, stream: TextIO) -> None:
+    """A line that stays one, whatever a file is called, and that nobody has to read."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    try:
+        tqdm.write(line, file=stream)
+        stream.flush()
+    except OSError:  # the reader went away; the work goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say(line: str) -> None:
-    tqdm.write(f"apollo-restore: {line}", file=sys.stderr)
+    _write(f"apollo-restore: {line}", sys.stderr)
 
 
 def _load(args: argparse.Namespace) -> "Apollo":
@@ -117,18 +137,24 @@ def _load(args: argparse.Namespace) -> "Apollo":
     return Apollo.from_pretrained(args.checkpoint).to(device)
 
 
-def _restore(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    from .checkpoints import CheckpointError
-    from .restore import Settings, plan
+def _settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> "Settings":
+    from .restore import Settings
 
     try:
-        settings = Settings(args.keep_below, args.mix, args.format, args.subtype, args.overwrite)
+        return Settings(args.keep_below, args.mix, args.format, args.subtype, args.overwrite)
     except ValueError as error:
         parser.error(str(error))
+
+
+def _restore(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    from .checkpoints import CheckpointError
+    from .restore import plan
+
+    settings = _settings(parser, args)
     jobs, problems = plan(args.inputs, args.out, settings)
     for problem in problems:
         _say(problem)
-    due = [job for job in jobs if settings.overwrite or not job.target.exists()]
+    due = [job for job in jobs if settings.overwrite or not os.path.exists(job.target)]
     for job in jobs:
         if job not in due:
             _say(f"'{job.target}' is there already and kept; --overwrite makes it anew")
@@ -180,13 +206,15 @@ def _restore_one(model: "Apollo", job: "Job", settings: "Settings") -> bool:
     finally:
         bar.close()
     speed = seconds / (time.perf_counter() - begin)
-    tqdm.write(f"{job.source} -> {job.target}  ({seconds:.1f} s, {speed:.1f} times real time)")
+    _write(
+        f"{job.source} -> {job.target}  ({seconds:.1f} s, {speed:.1f} times real time)", sys.stdout
+    )
     if n_clipped:
         _say(f"'{job.target}': {n_clipped} samples clipped; float WAV would keep them")
     return True
 
 
-def _demo(args: argparse.Namespace) -> int:
+def _demo(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     import torch
 
     from . import audio
@@ -196,24 +224,39 @@ def _demo(args: argparse.Namespace) -> int:
     from .metrics import lsd, si_sdr
     from .restore import restore_audio
 
-    folder = args.out or Path("apollo_demo")
+    settings = _settings(parser, args)
+    folder, rate = args.out or Path(_DEMO_FOLDER), 44100
+    extension = settings.format.lower()
+    targets = [folder / f"{name}.{extension}" for name in ("original", "mp3", "restored")]
+    # The folder of its own it may write again; in the user's it asks.
+    if args.out and not settings.overwrite:
+        for target in targets:
+            if os.path.exists(target):
+                _say(f"'{target}' is there already and kept; --overwrite makes it anew")
+                return 1
     try:
         model = _load(args)
-        rate = 44100
-        original = torch.from_numpy(mixture(_DEMO_SECONDS, seed=1, sample_rate=rate))
+        original = torch.from_numpy(mixture(_DEMO_SECONDS, seed=_DEMO_SEED, sample_rate=rate))
         coded = mp3(original, rate, _DEMO_KBPS)
-        bar = tqdm(total=coded.shape[-1], unit="sample", unit_scale=True, disable=None)
-        restored = restore_audio(model, coded, rate, args.keep_below, args.mix, progress=bar.update)
-        bar.close()
-        for name, wav in (("original", original), ("mp3", coded), ("restored", restored)):
-            audio.write(folder / f"{name}.wav", wav, rate)
+        with tqdm(total=coded.shape[-1], unit="sample", unit_scale=True, disable=None) as bar:
+            restored = restore_audio(
+                model, coded, rate, settings.keep_below, settings.mix, progress=bar.update
+            )
+        for target, wav in zip(targets, (original, coded, restored)):
+            audio.write(target, wav, rate, settings.format, settings.subtype)
     except (audio.AudioError, CheckpointError) as error:
         _say(str(error))
         return 1
-    print(f"{_DEMO_SECONDS:g} s of synthetic music in '{folder}', MP3 at {_DEMO_KBPS} kbit/s")
-    print(f"{'':14}{'SI-SNR (dB)':>12}{'LSD':>8}")
-    for name, wav in (("mp3.wav", coded), ("restored.wav", restored)):
-        print(f"{name:14}{si_sdr(wav, original):12.2f}{lsd(wav, original):8.2f}")
+    for line in (
+        f"{_DEMO_SECONDS:g} s of synthetic music in '{folder}', MP3 at {_DEMO_KBPS} kbit/s.",
+        "LSD is the log-spectral distance to the original (lower is better); SI-SNR is in dB.",
+        f"{'':16}{'SI-SNR':>8}{'LSD':>8}",
+        *(
+            f"{target.name:16}{si_sdr(wav, original):8.2f}{lsd(wav, original):8.2f}"
+            for target, wav in zip(targets[1:], (coded, restored))
+        ),
+    ):
+        _write(line, sys.stdout)
     return 0
 
 

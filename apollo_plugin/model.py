@@ -357,8 +357,9 @@ class Apollo(AsteroidInterface):
         return ApolloStreamer(self, n_channels)
 
     def _streams(self, wav: torch.Tensor) -> torch.Tensor:
-        if not wav.is_floating_point():
-            raise TypeError(f"wav has type {wav.dtype}; it takes floating point, full scale 1.0")
+        if not torch.is_tensor(wav) or not wav.is_floating_point():
+            kind = getattr(wav, "dtype", type(wav).__name__)
+            raise TypeError(f"wav has type {kind}; it takes a floating point tensor")
         if wav.ndim == 0 or wav.numel() == 0:
             raise ValueError(f"wav of shape {tuple(wav.shape)} holds no samples")
         return wav.reshape(-1, wav.shape[-1])

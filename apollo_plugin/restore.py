@@ -1,13 +1,16 @@
 """Files and folders in, restored files out."""
 
+import contextlib
 import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import soundfile
 import torch
 from scipy.signal import firwin, kaiserord, oaconvolve
 
@@ -58,23 +61,15 @@ class Settings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        import soundfile
-
         if self.keep_below is not None and not 0 < self.keep_below < float("inf"):
             raise ValueError(f"keep-below {self.keep_below} Hz has to be positive")
         if not 0 <= self.mix <= 1:
             raise ValueError(f"mix {self.mix} has to lie between 0 and 1")
-        if self.format not in soundfile.available_formats():
-            raise ValueError(f"unknown format {self.format}; known: {_known_formats()}")
+        if self.format not in audio.FORMATS:
+            raise ValueError(f"unknown format {self.format}; known: {', '.join(audio.FORMATS)}")
         if self.subtype and not soundfile.check_format(self.format, self.subtype):
             known = ", ".join(soundfile.available_subtypes(self.format))
             raise ValueError(f"{self.format} has no subtype {self.subtype}; it has {known}")
-
-
-def _known_formats() -> str:
-    import soundfile
-
-    return ", ".join(sorted(soundfile.available_formats()))
 
 
 def restore_audio(
@@ -134,10 +129,12 @@ def _high_pass(wav: torch.Tensor, cutoff: float, sample_rate: int) -> torch.Tens
 def plan(
     inputs: Sequence[str | os.PathLike], out_dir: str | os.PathLike | None, settings: Settings
 ) -> tuple[list[Job], list[str]]:
-    """Finds all files and decides where their restorations go.
+    """Finds all files and decides where their restorations go, each to a place of its own.
 
-    A file ``a.mp3`` becomes ``a_restored.wav``, in ``out_dir`` or beside the input; the tree below
-    a folder is kept. Two files of one name but for the extension keep it: ``a.mp3_restored.wav``.
+    ``a.mp3`` becomes ``a_restored.wav``, in ``out_dir`` or beside the input; the tree below a
+    folder is kept. Where the input's folder holds another ``a``, say ``a.flac``, the extension
+    stays in the name: ``a.mp3_restored.wav``. Inputs of one name from several folders keep their
+    folder's name below ``out_dir``. In folders and globs, results of before are left out.
 
     Args:
         inputs: files, folders (searched for audio, to any depth) or globs.
@@ -145,38 +142,75 @@ def plan(
         settings: gives the extension.
 
     Returns:
-        the jobs, and a line for each input that stands for no file.
+        the jobs, and a line for each input that cannot be restored.
     """
-    found: dict[Path, Path] = {}
-    problems = []
+    _namesakes.cache_clear()
+    found: dict[tuple[int, int], tuple[Path, Path]] = {}
+    problems: list[str] = []
     for item in inputs:
-        files = list(_expand(item))
+        files = list(_expand(str(item), problems))
         if not files:
-            what = "holds no audio files" if Path(item).is_dir() else "does not exist"
+            what = "holds no audio files" if os.path.isdir(item) else "does not exist"
             problems.append(f"'{item}' {what}")
         for path, below in files:
-            # An output of before is no input of now, unless it is asked for by name.
-            if path != Path(item) and path.stem.endswith(MARK):
-                continue
-            found.setdefault(path, below)
+            identity = _identity(path)
+            if identity is None:
+                problems.append(f"'{path}' cannot be reached: a broken link or no permission")
+            else:
+                found.setdefault(identity, (path, below))
     extension = "." + settings.format.lower()
-    places = {
-        path: Path(out_dir) / below if out_dir else path.parent for path, below in found.items()
-    }
-    taken = Counter((place, path.stem) for path, place in places.items())
-    inputs_on_disk = {_identity(path) for path in found}
-    jobs = []
-    for path, place in places.items():
-        stem = path.stem if taken[place, path.stem] == 1 else path.name
-        target = place / f"{stem}{MARK}{extension}"
+    jobs: dict[Path, Job] = {}
+    crowded = Counter(_target(path, below, out_dir, extension) for path, below in found.values())
+    for path, below in found.values():
+        target = _target(path, below, out_dir, extension)
+        if crowded[target] > 1:
+            root = path.absolute().parents[len(below.parts)].name
+            target = _target(path, root / below, out_dir, extension)
         # By inode: a link to an input is that input.
-        if _identity(target) and _identity(target) in inputs_on_disk:
+        if _identity(target) in found:
             problems.append(
                 f"'{path}': its result '{target}' is an input; choose another -o folder"
             )
+        elif os.path.isdir(target):
+            problems.append(
+                f"'{path}': its result '{target}' is a folder; choose another -o folder"
+            )
+        elif target in jobs:
+            other = jobs[target].source
+            problems.append(f"'{path}': its result would be that of '{other}'; restore it apart")
         else:
-            jobs.append(Job(path, target))
-    return jobs, problems
+            jobs[target] = Job(path, target)
+    return list(jobs.values()), problems
+
+
+def _target(path: Path, below: Path, out_dir: str | os.PathLike | None, extension: str) -> Path:
+    place = Path(out_dir) / below if out_dir else path.parent
+    stem = path.name if len(_namesakes(path.parent).get(path.stem, ())) > 1 else path.stem
+    return place / f"{stem}{MARK}{extension}"
+
+
+@lru_cache(maxsize=64)
+def _namesakes(folder: Path) -> dict[str, list[str]]:
+    """Names of the audio files of a folder by their stem."""
+    names: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if _is_audio(name):
+                names.setdefault(Path(name).stem, []).append(name)
+    return names
+
+
+def _is_audio(name: str) -> bool:
+    return Path(name).suffix.lower() in audio.SUFFIXES and not name.startswith(".")
+
+
+def _is_result(path: Path) -> bool:
+    """Whether this is what an earlier run made of a file beside it."""
+    source = path.stem.removesuffix(MARK)
+    names = _namesakes(path.parent)
+    return source != path.stem and (
+        source in names or any(source in same for same in names.values())
+    )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -187,20 +221,26 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _expand(item: str | os.PathLike) -> Iterable[tuple[Path, Path]]:
+def _expand(item: str, problems: list[str]) -> Iterable[tuple[Path, Path]]:
     """Files of an input, each with its folder relative to the input's."""
     path = Path(item)
-    if path.is_dir():
-        for folder, folders, names in os.walk(path):
-            folders.sort()
+    if item and os.path.isdir(path):
+        visited = set()
+        complain = lambda error: problems.append(  # noqa: E731
+            f"'{error.filename}' cannot be searched: {error.strerror}"
+        )
+        for folder, folders, names in os.walk(path, onerror=complain, followlinks=True):
+            # A link may lead back up.
+            visited.add(_identity(Path(folder)))
+            folders[:] = [f for f in sorted(folders) if _identity(Path(folder, f)) not in visited]
             for name in sorted(names):
-                if Path(name).suffix.lower() in audio.SUFFIXES and not name.startswith("."):
+                if _is_audio(name) and not _is_result(Path(folder, name)):
                     yield Path(folder, name), Path(folder).relative_to(path)
-    elif path.exists() or path.is_symlink():
+    elif os.path.lexists(path) and item:
         yield path, Path()
-    elif glob.has_magic(str(item)):
-        for match in sorted(glob.glob(str(item), recursive=True)):
-            if Path(match).is_file():
+    elif glob.has_magic(item):
+        for match in sorted(glob.glob(item, recursive=True)):
+            if os.path.isfile(match) and not _is_result(Path(match)):
                 yield Path(match), Path()
 
 
@@ -225,6 +265,7 @@ def restore_file(
         AudioError: one line with the file, what is wrong and what helps. Nothing is written then.
     """
     wav, sample_rate = audio.read(job.source)
+    audio.check_writable(settings.format, settings.subtype, sample_rate, wav.shape[0])
     n_total = -(-wav.shape[-1] * int(model.sample_rate) // sample_rate)
     restored = restore_audio(
         model,

@@ -54,6 +54,7 @@ class ApolloStreamer:
 
         Raises:
             ValueError: where the channels are not those of the stream.
+            TypeError: for integers.
         """
         return self._step(block, last=False)
 
@@ -68,6 +69,8 @@ class ApolloStreamer:
 
     @torch.inference_mode()
     def _step(self, block: torch.Tensor, last: bool) -> torch.Tensor:
+        if not block.is_floating_point():
+            raise TypeError(f"a block has type {block.dtype}; it takes floating point")
         streams = block.unsqueeze(0) if block.ndim == 1 else block
         if streams.ndim != 2 or streams.shape[0] != self.n_channels:
             raise ValueError(

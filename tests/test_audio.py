@@ -151,7 +151,7 @@ def test_resampling_there_and_back_keeps_the_length(n_samples):
 # ------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "aiff", "caf"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "aiff", "caf", "au", "w64"])
 def test_truncated_files(suffix, tmp_path):
     whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"short.{suffix}"
     soundfile.write(whole, tone(44100).T.numpy(), 44100)

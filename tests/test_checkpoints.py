@@ -243,6 +243,27 @@ def test_other_contents(content, reason, tmp_path):
     assert "other.pth" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_damaged_tensors_and_sizes(tmp_path):
+    path = tmp_path / "odd.pth"
+    for value in (float("nan"), 1j):
+        package = small_model().serialize()
+        key = next(iter(package["state_dict"]))
+        package["state_dict"][key] = package["state_dict"][key] * value
+        torch.save(package, path)
+        with pytest.raises(CheckpointError, match=r"odd\.pth' is damaged"):
+            Apollo.from_pretrained(path)
+    for argument in ("n_layers", "feature_dim"):
+        package = small_model().serialize()
+        package["model_args"][argument] = 10**9
+        torch.save(package, path)
+        with pytest.raises(CheckpointError, match=argument):
+            Apollo.from_pretrained(path)
+    names = ("BN.0.1.weight", "output.0.1.bias", "net.0.seq_net.blocks.0.conv.0.weight")
+    torch.save({name: torch.tensor(1.0) for name in names}, path)
+    with pytest.raises(CheckpointError, match="no complete Apollo"):
+        Apollo.from_pretrained(path)
+
+
 def test_a_tensor_too_few_or_too_many(tmp_path):
     for change in (
         lambda state: state.pop("net.1.band_net.MLP.1.weight"),
@@ -303,5 +324,13 @@ def test_hub_without_network_or_file(hub):
     with pytest.raises(CheckpointError, match=r"has none of model\.safetensors"):
         Apollo.from_pretrained("owner/name")
     hub["offline"] = True
+    hub["asked"].clear()
     with pytest.raises(CheckpointError, match="cannot be reached"):
         Apollo.from_pretrained("owner/name")
+    assert len(hub["asked"]) == 1
+
+
+def test_a_misspelt_path_does_not_ask_the_hub(hub):
+    with pytest.raises(CheckpointError, match="no such file"):
+        Apollo.from_pretrained("weights/my.pth")
+    assert not hub["asked"]

@@ -284,6 +284,8 @@ def test_empty_input_is_refused(variant, wav):
 def test_integers_are_refused(variant):
     with pytest.raises(TypeError, match="floating point"):
         variant(torch.zeros(2, 100, dtype=torch.int16))
+    with pytest.raises(TypeError, match="floating point tensor"):
+        variant(np.zeros(100))
 
 
 def test_nan_stays_where_it_is(variant):

@@ -401,3 +401,119 @@ def test_memory_does_not_grow_with_the_song(tmp_path, tiny_checkpoint):
         peaks.append(int(peak) * 1024)
     song = 150 * 44100 * 2 * 4
     assert peaks[1] - peaks[0] < 3 * song
+
+
+# ------------------------------------------------------- found by somebody who tried to break it
+
+
+def test_one_name_from_several_folders(run, tmp_path):
+    for name in ("A/01.wav", "B/01.wav", "C/disc/01.wav"):
+        save(tmp_path / name, tone(500))
+    out = tmp_path / "out"
+    status, text, _ = run(tmp_path / "A", tmp_path / "B" / "01.wav", tmp_path / "C", "-o", out)
+    assert status == 0 and text.count("->") == 3
+    assert tree(out) == ["A/01_restored.wav", "B/01_restored.wav", "disc/01_restored.wav"]
+
+
+def test_a_file_named_twice_and_through_a_link_is_one(run, tmp_path, monkeypatch):
+    path = save(tmp_path / "in" / "a.wav", tone(500))
+    (tmp_path / "in" / "same.wav").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    status, text, _ = run(path, "in/a.wav", "in/same.wav", "-o", "out")
+    assert status == 0 and text.count("->") == 1 and tree("out") == ["a_restored.wav"]
+
+
+def test_results_that_would_still_collide_are_refused(run, tmp_path):
+    for name in ("A/x/01.wav", "B/x/01.wav"):
+        save(tmp_path / name, tone(500))
+    files = [tmp_path / "A" / "x" / "01.wav", tmp_path / "B" / "x" / "01.wav"]
+    status, _, err = run(*files, "-o", tmp_path / "out")
+    assert status == 1 and "would be that of" in err
+    assert tree(tmp_path / "out") == ["x/01_restored.wav"]
+
+
+def test_names_do_not_depend_on_what_else_is_restored(run, tmp_path):
+    save(tmp_path / "song.wav", tone(500))
+    save(tmp_path / "song.flac", tone(600), subtype="PCM_16")
+    for name in ("song.wav", "song.flac"):
+        assert run(tmp_path / name)[0] == 0
+    assert load(tmp_path / "song.wav_restored.wav")[0].shape[1] == 500
+    assert load(tmp_path / "song.flac_restored.wav")[0].shape[1] == 600
+
+
+def test_a_remaster_of_the_users_own_is_an_input(run, tmp_path):
+    save(tmp_path / "x_restored.wav", tone(500))
+    status, text, _ = run(tmp_path, "-o", tmp_path / "out")
+    assert status == 0 and text.count("->") == 1
+
+
+def test_linked_folders_are_searched_and_loops_end(run, tmp_path):
+    save(tmp_path / "real" / "a.wav", tone(500))
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / "album").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "up").symlink_to(tmp_path / "top")
+    status, _, _ = run(tmp_path / "top", "-o", tmp_path / "out")
+    assert status == 0 and tree(tmp_path / "out") == ["album/a_restored.wav"]
+
+
+def test_broken_links_and_impossible_names(run, tmp_path):
+    save(tmp_path / "a.wav", tone(500))
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    long = "x" * 300 + ".wav"
+    status, text, err = run(tmp_path, tmp_path / long, "", "/dev/zero", "-o", tmp_path / "out")
+    assert status == 1 and text.count("->") == 1
+    for word in ("gone.wav", "loop.wav", long, "'' does not exist", "/dev/zero"):
+        assert word in err
+
+
+def test_a_name_too_long_for_its_result(run, tmp_path):
+    save(tmp_path / ("y" * 245 + ".wav"), tone(500))
+    save(tmp_path / "z.wav", tone(500))
+    status, text, err = run(tmp_path)
+    assert status == 1 and text.count("->") == 1 and "cannot be written" in err
+
+
+def test_names_that_are_not_utf_8_and_control_characters(run, tmp_path):
+    folder = os.fsencode(tmp_path)
+    source = save(tmp_path / "plain.wav", tone(500)).read_bytes()
+    (tmp_path / "plain.wav").unlink()
+    for name in (b"latin\xff.wav", b"two\nlines\x1b[31m.wav"):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(source)
+    status, text, _ = run(tmp_path, "-o", tmp_path / "out")
+    assert status == 0 and len(tree(tmp_path / "out")) == 2
+    assert len(text.splitlines()) == 2 and "\x1b" not in text
+
+
+def test_a_result_that_is_a_folder(run, tmp_path):
+    save(tmp_path / "a.wav", tone(500))
+    (tmp_path / "a_restored.wav").mkdir()
+    status, _, err = run(tmp_path / "a.wav")
+    assert status == 1 and "is a folder" in err
+
+
+def test_formats_that_cannot_hold_a_file_are_refused_before_the_work(run, tmp_path, monkeypatch):
+    save(tmp_path / "a.wav", tone(500), 96000)
+    monkeypatch.setattr(Apollo, "restore", lambda *_, **__: pytest.fail("too late"))
+    status, _, err = run(tmp_path / "a.wav", "--format", "MP3")
+    assert status == 1 and "cannot hold 2 channel(s) at 96000 Hz" in err
+
+
+def test_the_demo_asks_before_it_overwrites(run, tmp_path):
+    (tmp_path / "original.wav").write_bytes(b"precious")
+    status, _, err = run("--demo", "-o", tmp_path)
+    assert status == 1 and "--overwrite" in err
+    assert (tmp_path / "original.wav").read_bytes() == b"precious"
+    with pytest.raises(SystemExit):
+        run("--demo", "--mix", "5")
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_work(tmp_path, tiny_checkpoint):
+    for name in "abc":
+        save(tmp_path / "in" / f"{name}.wav", tone(500))
+    program = Path(sys.executable).with_name("apollo-restore")
+    arguments = [tmp_path / "in", "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([program, *arguments], stdout=full, check=False)
+    assert done.returncode == 0 and len(tree(tmp_path / "out")) == 3

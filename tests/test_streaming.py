@@ -152,6 +152,11 @@ def test_wrong_channels_are_refused(model, shape):
         streamer.feed(torch.zeros(shape))
 
 
+def test_integers_are_refused(model):
+    with pytest.raises(TypeError, match="floating point"):
+        model.streamer(1).feed(torch.zeros(1, 10, dtype=torch.int16))
+
+
 def test_no_channels_are_refused(model):
     with pytest.raises(ValueError, match="n_channels"):
         model.streamer(0)
