@@ -28,7 +28,7 @@ _WEIGHTS = Path(__file__).parent / "weights"
 BUNDLED: dict[str, tuple[str, str]] = {
     "apollo-small": (
         "apollo-small.safetensors",
-        "787b625435cd5eecf23d65ef247f33b6ff657ea67d9a529aa48401a15ef91350",
+        "508394fefc3dc6d5b960e35f50285f2c3423375cea7d2cbed1b9b7d7e9dbe09a",
     ),
 }
 # Files that a model's repository on the Hub may hold, best first.
