@@ -21,7 +21,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-State = dict[str, torch.Tensor]
+from . import published
+from .published import State
 
 _WEIGHTS = Path(__file__).parent / "weights"
 # name: (file, sha256)
@@ -74,7 +75,12 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
         if not value.is_floating_point() or not torch.isfinite(value).all():
             raise CheckpointError(f"'{name}' is damaged: {key} holds NaN or no real numbers")
     if any(key.startswith("BN.") for key in state):
-        args, state = _from_published(state, name)
+        try:
+            args, state = published.convert(state)
+        except KeyError as error:
+            raise CheckpointError(f"'{name}' is no complete Apollo: it lacks {error}") from error
+        except (IndexError, ValueError, RuntimeError, ZeroDivisionError, TypeError) as error:
+            raise CheckpointError(f"'{name}' is no plain Apollo: {str(error)[:200]}") from error
     elif any(key.startswith("encoders.") for key in state):
         args = content.get("model_args")
         if not isinstance(args, dict):
@@ -236,9 +242,6 @@ class _Skipped:
         return collections.OrderedDict()
 
 
-# --------------------------------------------------------------------------- the published layout
-
-
 def _strip_prefix(state: State) -> State:
     for _ in range(len(_PREFIXES)):
         for prefix in _PREFIXES:
@@ -246,100 +249,3 @@ def _strip_prefix(state: State) -> State:
             if inner:
                 state = inner
     return state
-
-
-def _from_published(state: State, name: str) -> tuple[dict[str, Any], State]:
-    """Published names and layout (one module a band, 1x1 convolutions) to ours (stacked)."""
-    state = {key: value.float() for key, value in state.items()}
-    try:
-        args, widths = _infer(state)
-        converted = _convert(state, args, widths)
-    except KeyError as error:
-        raise CheckpointError(f"'{name}' is no complete Apollo: it lacks {error}") from error
-    except (IndexError, ValueError, RuntimeError, ZeroDivisionError, TypeError) as error:
-        raise CheckpointError(f"'{name}' is no complete Apollo: {str(error)[:200]}") from error
-    if state:
-        raise CheckpointError(f"'{name}' is no plain Apollo: it also holds {min(state)}")
-    return args, converted
-
-
-def _infer(state: State) -> tuple[dict[str, Any], list[int]]:
-    def count(pattern: str) -> int:
-        found = [re.match(pattern, key) for key in state]
-        return 1 + max((int(match[1]) for match in found if match), default=-1)
-
-    n_bands, n_layers = count(r"output\.(\d+)\."), count(r"net\.(\d+)\.")
-    widths = [len(state[f"output.{band}.1.bias"]) // 4 for band in range(n_bands)]
-    if len(set(widths[:-1])) > 1:
-        raise ValueError(f"its bands have {sorted(set(widths))} bins, not equal ones and a last")
-    feature_dim = state["BN.0.1.weight"].shape[0]
-    block = "net.0.seq_net.blocks.0.conv."
-    head_dim = state["net.0.band_net.cos_freq"].shape[-1] if _has_rotation(state) else None
-    window = 2 * (sum(widths) - 1)
-    args = dict(
-        # Nothing in the file tells it; the published models have 20 ms.
-        sample_rate=window * 50,
-        n_bands=n_bands,
-        feature_dim=feature_dim,
-        n_layers=n_layers,
-        n_heads=feature_dim // head_dim if head_dim else 8,
-        kernel_size=state[block + "0.weight"].shape[-1],
-        mlp_ratio=state["net.0.band_net.MLP_output.weight"].shape[1] // feature_dim,
-        tcn_ratio=state[block + "2.weight"].shape[0] // feature_dim,
-        tcn_blocks=count(r"net\.0\.seq_net\.blocks\.(\d+)\."),
-    )
-    return args, widths
-
-
-def _has_rotation(state: State) -> bool:
-    return "net.0.band_net.cos_freq" in state
-
-
-def _convert(state: State, args: dict[str, Any], widths: list[int]) -> State:
-    """Moves every tensor from ``state``, which ends up empty, to the names of this package."""
-    groups: dict[int, list[int]] = {}
-    for band, width in enumerate(widths):
-        groups.setdefault(width, []).append(band)
-    new: State = {}
-
-    def stacked(source: str, bands: list[int]) -> torch.Tensor:
-        return torch.stack([state.pop(source.format(band)) for band in bands]).squeeze(-1)
-
-    for index, bands in enumerate(groups.values()):
-        for ours, theirs in (("encoders", "BN"), ("decoders", "output")):
-            new[f"{ours}.{index}.0.weight"] = torch.stack(
-                [state.pop(f"{theirs}.{band}.0.weight") for band in bands]
-            )
-            new[f"{ours}.{index}.1.weight"] = stacked(theirs + ".{}.1.weight", bands)
-            new[f"{ours}.{index}.1.bias"] = torch.stack(
-                [state.pop(f"{theirs}.{band}.1.bias") for band in bands]
-            )
-    for layer in range(args["n_layers"]):
-        theirs, ours = f"net.{layer}.band_net.", f"layers.{layer}.roformer."
-        new[ours + "norm.weight"] = state.pop(theirs + "input_norm.weight")
-        qkv = state.pop(theirs + "weight.weight").squeeze(-1)
-        new[ours + "qkv.weight"] = _reorder_qkv(qkv, args["n_heads"])
-        new[ours + "out.weight"] = state.pop(theirs + "output.weight").squeeze(-1)
-        new[ours + "mlp_norm.weight"] = state.pop(theirs + "MLP.0.weight")
-        new[ours + "mlp_in.weight"] = state.pop(theirs + "MLP.1.weight").squeeze(-1)
-        new[ours + "mlp_out.weight"] = state.pop(theirs + "MLP_output.weight").squeeze(-1)
-        for table in ("cos_freq", "sin_freq"):  # computed, not learnt
-            state.pop(theirs + table, None)
-        for block in range(args["tcn_blocks"]):
-            theirs = f"net.{layer}.seq_net.blocks.{block}.conv."
-            ours = f"layers.{layer}.tcn.{block}."
-            new[ours + "conv.weight"] = state.pop(theirs + "0.weight")
-            new[ours + "conv.bias"] = state.pop(theirs + "0.bias")
-            new[ours + "norm.weight"] = state.pop(theirs + "1.weight")
-            for linear, index in (("mlp_in", 2), ("mlp_out", 4)):
-                new[ours + linear + ".weight"] = state.pop(f"{theirs}{index}.weight").squeeze(-1)
-                new[ours + linear + ".bias"] = state.pop(f"{theirs}{index}.bias")
-    return new
-
-
-def _reorder_qkv(weight: torch.Tensor, n_heads: int) -> torch.Tensor:
-    """Rows per head as ``[q | k | v]`` with interleaved pairs -> queries, keys, values of all heads
-    with the members of a pair half a head apart. Attention sums over pairs, so nothing changes."""
-    heads = weight.unflatten(0, (n_heads, 3, -1)).transpose(0, 1)
-    pairs = heads[:2].unflatten(2, (-1, 2)).transpose(2, 3).flatten(2, 3)
-    return torch.cat((pairs, heads[2:])).flatten(0, 2)

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format",
         default="WAV",
         type=str.upper,
-        help="WAV, FLAC, OGG, MP3, AIFF ... (%(default)s)",
+        help="WAV, FLAC, AIFF, OGG, MP3, CAF, W64, RF64 or AU (%(default)s)",
     )
     add(
         "--subtype",

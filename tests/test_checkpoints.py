@@ -12,7 +12,7 @@ import torch
 from conftest import GOLDEN, small_model, snr, tone
 from safetensors.torch import save_file
 
-from apollo_plugin import Apollo, checkpoints
+from apollo_plugin import Apollo, checkpoints, published
 from apollo_plugin.checkpoints import CheckpointError
 
 
@@ -76,7 +76,7 @@ def test_rotation_tables_of_the_file_are_those_we_compute():
 def test_qkv_order_against_plain_indexing():
     n_heads, head_dim = 2, 4
     rows = torch.arange(24.0)[:, None]
-    ours = checkpoints._reorder_qkv(rows, n_heads)[:, 0].reshape(3, n_heads, head_dim)
+    ours = published._reorder_qkv(rows, n_heads)[:, 0].reshape(3, n_heads, head_dim)
     for head in range(n_heads):
         for part in range(3):
             theirs = [head * 12 + part * 4 + i for i in range(4)]
@@ -226,7 +226,7 @@ def test_truncated_files(file, share, tmp_path):
         ([1, 2], "no state dict"),
         (torch.zeros(3), "no state dict"),
         ({"state_dict": 5}, "no state dict"),
-        ({"BN.0.1.weight": torch.zeros(4, 11, 1)}, "no complete Apollo"),
+        ({"BN.0.1.weight": torch.zeros(4, 11, 1)}, "lacks|no plain Apollo"),
         ({"encoders.0.0.weight": torch.zeros(3)}, "arguments"),
         ({"state_dict": {"encoders.0.0.weight": torch.zeros(3)}, "model_args": {}}, "does not fit"),
         (
@@ -260,7 +260,7 @@ def test_damaged_tensors_and_sizes(tmp_path):
             Apollo.from_pretrained(path)
     names = ("BN.0.1.weight", "output.0.1.bias", "net.0.seq_net.blocks.0.conv.0.weight")
     torch.save({name: torch.tensor(1.0) for name in names}, path)
-    with pytest.raises(CheckpointError, match="no complete Apollo"):
+    with pytest.raises(CheckpointError, match="no plain Apollo"):
         Apollo.from_pretrained(path)
 
 
