@@ -42,6 +42,10 @@ _SKIPPED_MODULES = {"omegaconf", "hydra", "pytorch_lightning", "lightning", "lig
 _SKIPPED_MODULES |= {"typing", "collections", "pathlib", "enum", "numpy", "argparse", "look2hear"}
 _SKIPPED_BUILTINS = {"dict", "list", "set", "tuple", "int", "float", "str", "bool", "object"}
 
+# What safetensors, zipfile and torch's unpickler raise on files that are broken or something else.
+_DAMAGE = (SafetensorError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, AttributeError)
+_DAMAGE += (IndexError, KeyError, TypeError, ValueError)
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used: one line that names it, the reason and the cure."""
@@ -159,7 +163,7 @@ def _find(source: str | os.PathLike) -> Path:
     if hub_id and (hub_id[1] or path.suffix not in _FILE_SUFFIXES):
         return _download(name)
     raise CheckpointError(
-        f"no checkpoint '{name}': no such file, and bundled are {', '.join(BUNDLED) or 'none'}"
+        f"no checkpoint '{name}': no such file, and bundled: {', '.join(BUNDLED)}"
     )
 
 
@@ -204,12 +208,10 @@ def _read(path: Path, name: str) -> Any:
         named = re.search(r"(?:GLOBAL|Unsupported global:|function) `?([\w.]+\.[\w.]+)", str(error))
         what = f"its pickle names {named[1]}" if named else "its pickle holds more than tensors"
         raise CheckpointError(f"'{name}' is refused: {what}, or it is no checkpoint") from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"'{name}' is truncated or is no checkpoint") from error
-    except (AttributeError, TypeError, IndexError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"'{name}' is damaged or is no checkpoint") from error
+    except CheckpointError:
+        raise
+    except _DAMAGE as error:
+        raise CheckpointError(f"'{name}' is truncated, damaged or no checkpoint") from error
 
 
 def _is_safetensors(path: Path) -> bool:
