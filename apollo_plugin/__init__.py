@@ -11,7 +11,12 @@ import wrapt
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"Apollo": ".model", "ApolloStreamer": ".streaming"}
+_PUBLIC = {
+    "Apollo": ".model",
+    "ApolloStreamer": ".streaming",
+    "ApolloSystem": ".system",
+    "MultiResolutionSTFTDiscriminator": ".discriminator",
+}
 __all__ = sorted(_PUBLIC)
 
 

@@ -1,0 +1,122 @@
+"""The published numbers, closed forms, a batch as the mean of its items, bad input."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tone
+from test_discriminator import numbers, published_judge  # noqa: F401
+
+from apollo_plugin.losses import (
+    AdversarialLoss,
+    EnvelopeLoss,
+    FeatureMatchingLoss,
+    GeneratorLoss,
+    ReconstructionLoss,
+    Signal,
+    SNRLoss,
+)
+from apollo_plugin.metrics import si_sdr
+
+
+def test_published_losses(numbers, published_judge):  # noqa: F811
+    est, ref = Signal(numbers["est"]), Signal(numbers["ref"])
+    with torch.no_grad():
+        judged_est, judged = published_judge.judge(est, ref)
+        loss = GeneratorLoss()
+        total, parts = loss(est, ref, judged_est, judged)
+        d_loss = loss.adversarial.discriminator_loss(judged_est.scores, judged.scores)
+    for name, value in dict(
+        loss_reconstruction=parts["reconstruction"],
+        loss_adversarial=parts["adversarial"],
+        loss_discriminator=d_loss,
+        loss_generator_total=total,
+    ).items():
+        torch.testing.assert_close(value, numbers[name].squeeze(), rtol=1e-4, atol=0)
+    feature_matching = total - parts["reconstruction"] - parts["adversarial"]
+    torch.testing.assert_close(parts["feature_matching"], feature_matching, rtol=1e-4, atol=1e-5)
+
+
+def test_reconstruction_of_a_scaled_signal_is_the_scale():
+    wav = torch.stack((tone(5000), 3 * tone(5001)[:, 1:]))
+    for per_item in (False, True):
+        assert abs(ReconstructionLoss(per_item=per_item)(0.75 * wav, wav) - 0.25) < 1e-5
+    assert ReconstructionLoss()(wav, wav) == 0
+
+
+def test_adversarial_losses_of_known_scores():
+    fake, real = [torch.tensor([0.5, 0.0]), torch.tensor([2.0])], [torch.ones(2), torch.zeros(1)]
+    loss = AdversarialLoss()
+    assert loss.discriminator_loss(fake, real).item() == pytest.approx((0.125 + 0 + 4 + 1) / 2)
+    assert loss.generator_loss(fake).item() == pytest.approx(((0.25 + 1) / 2 + 1) / 2)
+
+
+def test_feature_matching_sends_no_gradient_to_the_original():
+    fake, real = (
+        torch.tensor([1.0, 3.0]).requires_grad_(),
+        torch.tensor([2.0, 2.0]).requires_grad_(),
+    )
+    loss = FeatureMatchingLoss()([[fake]], [[real]])
+    loss.backward()
+    assert loss.item() == pytest.approx(0.5) and real.grad is None and fake.grad is not None
+
+
+def test_snr_and_envelope_are_those_of_the_bundled_checkpoint():
+    script = Path(__file__).parent.parent / "recipes" / "apollo_small" / "train.py"
+    spec = importlib.util.spec_from_file_location("apollo_small_train", script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    est, ref = tone(6000, 1)[None] + 0.05 * torch.randn(1, 1, 6000), tone(6000, 1)[None]
+    expected = module.loss_function(est[0], ref[0], 1.5)
+    total, parts = GeneratorLoss(0, 0, 0, snr=1.5, envelope=1)(est, ref)
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-6)
+    assert set(parts) == {"snr", "envelope"}
+
+
+def test_snr_is_a_tenth_of_decibels():
+    ref = torch.randn(1, 1, 44100)
+    noise = torch.randn(1, 1, 44100)
+    noise -= (noise * ref).sum() / ref.square().sum() * ref
+    est = ref + 0.1 * noise
+    assert abs(-10 * SNRLoss()(est, ref).item() - si_sdr(est[0], ref[0])) < 0.05
+    silence = torch.zeros(1, 1, 100)
+    assert SNRLoss()(silence, silence) == 0
+
+
+@pytest.mark.parametrize("loss", [ReconstructionLoss(per_item=True), EnvelopeLoss(per_item=True)])
+def test_a_batch_is_the_mean_of_its_items(loss):
+    est, ref = torch.stack((tone(4000), 0.01 * tone(4001)[:, 1:])), torch.randn(2, 2, 4000)
+    ref[1] *= 0.02
+    whole = loss(est, ref)
+    torch.testing.assert_close(whole, (loss(est[:1], ref[:1]) + loss(est[1:], ref[1:])) / 2)
+    loss.per_item = False
+    assert abs(loss(est, ref) - whole) > 1e-3
+
+
+def test_weights_and_parts():
+    est, ref = tone(4000)[None], 2 * tone(4000)[None]
+    total, parts = GeneratorLoss(reconstruction=2, snr=0.5)(est, ref)
+    assert set(parts) == {"reconstruction", "snr"}
+    torch.testing.assert_close(total, 2 * parts["reconstruction"] + 0.5 * parts["snr"])
+
+
+@pytest.mark.parametrize("silent", ["est", "ref", "both"])
+def test_silence_gives_finite_losses_and_gradients(silent):
+    est = torch.zeros(1, 2, 4000) if silent != "ref" else tone(4000)[None]
+    ref = torch.zeros(1, 2, 4000) if silent != "est" else tone(4000)[None]
+    est.requires_grad_()
+    total, _ = GeneratorLoss(1, 0, 0, snr=1, envelope=1)(est, ref)
+    total.backward()
+    assert torch.isfinite(total) and torch.isfinite(est.grad).all()
+
+
+def test_weights_that_make_no_loss():
+    with pytest.raises(ValueError, match="loss weight snr is -1"):
+        GeneratorLoss(snr=-1)
+    with pytest.raises(ValueError, match="loss weight envelope is nan"):
+        GeneratorLoss(envelope=float("nan"))
+    with pytest.raises(ValueError, match="has to exceed 0"):
+        GeneratorLoss(reconstruction=0)
