@@ -100,14 +100,14 @@ class AdversarialLoss(nn.Module):
     ) -> torch.Tensor:
         """For the discriminator: originals score 1, estimates 0."""
         losses = [
-            (real - 1).square().mean() + fake.square().mean()
+            (real.float() - 1).square().mean() + fake.float().square().mean()
             for fake, real in zip(est_scores, scores)
         ]
         return torch.stack(losses).mean()
 
     def generator_loss(self, est_scores: Sequence[torch.Tensor]) -> torch.Tensor:
         """For the generator: estimates score 1."""
-        return torch.stack([(fake - 1).square().mean() for fake in est_scores]).mean()
+        return torch.stack([(fake.float() - 1).square().mean() for fake in est_scores]).mean()
 
 
 class FeatureMatchingLoss(nn.Module):
@@ -266,6 +266,8 @@ class GeneratorLoss(nn.Module):
 
 
 def _relative_error(est: torch.Tensor, ref: torch.Tensor, per_item: bool) -> torch.Tensor:
-    """Mean absolute error over mean absolute value."""
+    """Mean absolute error over mean absolute value, in float32 at least."""
+    dtype = torch.promote_types(ref.dtype, torch.float32)
+    est, ref = est.to(dtype), ref.to(dtype)
     axes = tuple(range(1, ref.ndim)) if per_item else tuple(range(ref.ndim))
     return ((est - ref).abs().mean(axes) / (ref.abs().mean(axes) + _EPS)).mean()
