@@ -14,7 +14,8 @@ from ..files import whole
 
 MUSDB18HQ_URL = "https://zenodo.org/records/3338373/files/musdb18hq.zip?download=1"
 MUSDB18HQ_SHA256 = "baac80d0483c61d74b2e5f3be75fa557eec52898339e6aa45c1fa48833c5d21d"
-_BLOCK = 1 << 20
+# A broken connection loses what is not a whole block.
+_BLOCK = 1 << 16
 
 
 def download(url: str, path: str | os.PathLike, sha256: str) -> Path:

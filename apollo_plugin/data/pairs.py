@@ -97,13 +97,11 @@ def make_pairs(
     ]
     listed = sorted(job.name for job in jobs)
     index_file = root / "pairs.json"
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads(index_file.read_bytes()) != listed:
-            index_file.unlink()
+    # Until all are there no later stage takes what is there for the set.
+    index_file.unlink(missing_ok=True)
     n_made = 0
     for job, outcome in each(pool, make_pair, jobs, len(jobs), f"{root.name} pairs", "pair"):
         if isinstance(outcome, Exception):
-            index_file.unlink(missing_ok=True)
             raise AudioError(f"'{root / job.name}' was not made: {outcome}") from outcome
         n_made += outcome
     write_json(index_file, listed)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 Item, Result = TypeVar("Item"), TypeVar("Result")
 # Submitted ahead: enough to keep a cluster busy, little to hold.
 _AHEAD = 256
+_DASK_SECONDS = 10
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def executor(n_jobs: int | None = None, dask: str | None = None) -> Iterator[Exe
         except ImportError as error:
             raise ValueError("--dask needs: pip install 'apollo-plugin[cluster]'") from error
         try:
-            client = Client(dask, timeout=10)
+            client = Client(dask, timeout=_DASK_SECONDS)
         except (OSError, ValueError) as error:
             raise ValueError(f"no Dask scheduler answers at '{dask}'") from error
         with client:
@@ -94,7 +95,9 @@ def each(
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     item, error = running.pop(future), future.exception()
-                    if isinstance(error, BrokenExecutor):
+                    if error is not None and (
+                        isinstance(error, BrokenExecutor) or not isinstance(error, Exception)
+                    ):
                         raise error
                     bar.update()
                     yield item, future.result() if error is None else error

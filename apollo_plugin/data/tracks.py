@@ -111,7 +111,7 @@ def musdb18hq(source: "str | os.PathLike | musdb.DB", problems: list[str]) -> li
     if hasattr(source, "tracks"):
         if not getattr(source, "is_wav", False):
             raise AudioError("musdb.DB of stem.mp4 files: decode them and pass is_wav=True")
-        folders = [Path(track.path) for track in source.tracks]
+        folders = [Path(track.path).parent for track in source.tracks]
     else:
         root = Path(source)
         missing = [name for name in ("train", "test") if not (root / name).is_dir()]
