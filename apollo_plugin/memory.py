@@ -18,6 +18,8 @@ from .model import Apollo
 
 # What a piece's input takes on a CPU. Its widest layer has eight times as much.
 _PIECE_BYTES = 1 << 20
+# All that a layer keeps over its input.
+_LAYER_SIZES = 40
 # Length of the signal that a forward pass is measured with; activations grow with length.
 _PROBE_SECONDS = 0.25
 
@@ -94,9 +96,14 @@ def training_bytes(model: Apollo, batch_size: int, seconds: float, recompute: bo
         held.append(model(wav))
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     activations = sum(size for address, size in kept.items() if address not in own)
-    # The gradient of what is on its way, and a layer's activations while it is computed anew.
+    activations *= batch_size * seconds / _PROBE_SECONDS
+    # What flows back, and a layer's activations while it is computed anew.
+    n_frames = seconds * model.sample_rate / model.filterbank.stride
+    flow = batch_size * n_frames * model.filterbank.n_bands * model.encoders[0][1].bias.shape[-1]
+    flow *= weight.element_size()
+    again = min(flow, _PIECE_BYTES) if weight.device.type == "cpu" else flow
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return int(5 * weights + 1.1 * activations * batch_size * seconds / _PROBE_SECONDS)
+    return int(5 * weights + activations + 4 * flow + recompute * _LAYER_SIZES * again)
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -154,7 +154,7 @@ class ApolloSystem(System):
             for item, signal in zip(items, signals)
             if not torch.isfinite(signal).all()
         ]
-        where += [f"{name} is {float(v)}" for name, v in log.items() if not torch.isfinite(v)]
+        where += [f"{name} is {v.item()}" for name, v in log.items() if not torch.isfinite(v)]
         raise TrainingError(
             f"NaN or infinity in epoch {self.current_epoch}, batch {batch_nb} (items "
             f"{', '.join(map(str, items))}): {', '.join(where) or 'in a gradient'}; if the items "
