@@ -68,7 +68,7 @@ class MultiResolutionSTFTDiscriminator(nn.Module):
         ``(batch, n_channels, time)``, a tensor or a :class:`~apollo_plugin.losses.Signal`.
 
     Raises:
-        ValueError: for another number of channels, or a signal shorter than half a window.
+        ValueError: for another number of channels, or too short a signal.
 
     Example:
         >>> import torch
@@ -94,11 +94,10 @@ class MultiResolutionSTFTDiscriminator(nn.Module):
             return [self._judge(Signal.of(signal)) for signal in signals]
 
     def _judge(self, signal: Signal) -> Judgement:
-        n_channels, n_samples = signal.wav.shape[-2:]
-        if n_channels != self.n_channels or n_samples <= max(self.windows) // 2:
+        n_channels = signal.wav.shape[-2]
+        if n_channels != self.n_channels:
             raise ValueError(
-                f"a signal of {n_channels} channels and {n_samples} samples does not fit "
-                f"discriminators of {self.n_channels} channels and {max(self.windows)} samples"
+                f"{n_channels} channels do not fit a discriminator of {self.n_channels}"
             )
         norm = torch.linalg.vector_norm(signal.wav.float(), dim=(-2, -1)).clamp(min=_LEAST_NORM)
         judgement = Judgement([], [])

@@ -40,7 +40,13 @@ class Signal:
         Args:
             window: in samples.
             hop: in samples; half of the window unless given.
+
+        Raises:
+            ValueError: where the signal is no longer than half a window.
         """
+        n_samples = self.wav.shape[-1]
+        if window < 2 or n_samples <= window // 2:
+            raise ValueError(f"{n_samples} samples are too few for an STFT window of {window}")
         hop = hop or window // 2
         if (window, hop) not in self._spectra:
             # Precision of float32 at least, under autocast too.

@@ -193,13 +193,14 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
     return metrics
 
 
-def make_trainer(conf: Conf) -> pl.Trainer:
-    """Lightning's Trainer: one process or DDP under torchrun, SLURM or its own launcher."""
+def make_trainer(conf: Conf, **overrides: Any) -> pl.Trainer:
+    """Lightning's Trainer: one process, or DDP under torchrun, SLURM or its own launcher.
+
+    Args:
+        conf: as in :func:`train`.
+        **overrides: arguments of the Trainer.
+    """
     settings, exp_dir = conf["training"], Path(conf["main_args"]["exp_dir"])
-    try:
-        logger = TensorBoardLogger(exp_dir, name="logs", version="")
-    except ModuleNotFoundError as error:
-        raise TrainingError("TensorBoard is missing; pip install 'apollo-plugin[train]'") from error
     strategy = "auto"
     if n_devices(conf) * settings["num_nodes"] > 1:
         # Each step reaches one of the two networks.
@@ -208,26 +209,36 @@ def make_trainer(conf: Conf) -> pl.Trainer:
     if SLURMEnvironment.detect():
         # Its own requeueing would stop within an epoch; sbatch --requeue with --resume 1 does not.
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    return pl.Trainer(
+    options = dict(
         default_root_dir=exp_dir,
         max_epochs=settings["epochs"],
         devices=n_devices(conf),
         num_nodes=settings["num_nodes"],
         strategy=strategy,
         precision=settings["precision"],
-        logger=logger,
         plugins=plugins,
-        callbacks=[
-            EarlyStopping("val_loss", patience=settings["early_stop"]),
-            callbacks.BestModels(exp_dir, settings["save_top_k"]),
-            callbacks.Examples(settings["n_examples"]),
-            callbacks.EpochLine(),
-        ],
         num_sanity_val_steps=1,
         log_every_n_steps=settings["log_every"],
         enable_model_summary=False,
         enable_progress_bar=os.isatty(2),
     )
+    if "callbacks" not in overrides:
+        options["callbacks"] = [
+            EarlyStopping("val_loss", patience=settings["early_stop"]),
+            callbacks.BestModels(exp_dir, settings["save_top_k"]),
+            callbacks.Examples(settings["n_examples"]),
+            callbacks.EpochLine(),
+        ]
+    if "logger" not in overrides:
+        options["logger"] = _make_logger(exp_dir)
+    return pl.Trainer(**{**options, **overrides})
+
+
+def _make_logger(exp_dir: Path) -> TensorBoardLogger:
+    try:
+        return TensorBoardLogger(exp_dir, name="logs", version="")
+    except ModuleNotFoundError as error:
+        raise TrainingError("TensorBoard is missing; pip install 'apollo-plugin[train]'") from error
 
 
 def _compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
@@ -255,6 +266,9 @@ def _require_memory(conf: Conf, system: ApolloSystem, device: torch.device) -> N
         conf["data"]["segment"],
         conf["training"]["recompute"],
     )
+    if device.type == "cpu":
+        # The holes that a heap of large and small blocks gets, measured at full size.
+        needed = int(needed * (3 if conf["training"]["recompute"] else 1.3))
     free = memory.available_bytes(device)
     if free is not None and needed > free:
         raise TrainingError(

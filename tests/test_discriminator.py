@@ -132,7 +132,12 @@ def test_channels_and_windows_are_options():
     assert isinstance(judge.discriminators[0].convs[0], nn.Conv2d)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 5000), (1, 3, 5000), (1, 2, 1024)])
-def test_signals_that_do_not_fit(shape):
-    with pytest.raises(ValueError, match="does not fit discriminators of 2 channels"):
-        MultiResolutionSTFTDiscriminator()(torch.randn(shape))
+def test_signals_that_do_not_fit():
+    judge = MultiResolutionSTFTDiscriminator()
+    for n_channels in (1, 3):
+        with pytest.raises(
+            ValueError, match=f"{n_channels} channels do not fit a discriminator of 2"
+        ):
+            judge(torch.randn(1, n_channels, 5000))
+    with pytest.raises(ValueError, match="1024 samples are too few for an STFT window of 2048"):
+        judge(torch.randn(1, 2, 1024))

@@ -1,4 +1,4 @@
-"""A run from a configuration: what it leaves, resume, fine-tuning, and everything a user gets wrong."""
+"""A run from a configuration: what it leaves, resume, fine-tuning, and a user's mistakes."""
 
 import json
 import warnings
@@ -20,7 +20,9 @@ SMALL = """
 data: {n_items: 4, segment: 0.1}
 model: {feature_dim: 16, n_layers: 1, n_heads: 2, tcn_blocks: 1, residual: true}
 discriminator: {windows: [64, 256], channels: 2}
-training: {epochs: 4, batch_size: 2, num_workers: 0, ema_decay: 0.9, save_top_k: 2, n_examples: 1, devices: 1}
+training:
+  {epochs: 4, batch_size: 2, num_workers: 0, ema_decay: 0.9, save_top_k: 2, n_examples: 1,
+   devices: 1}
 """
 
 
