@@ -37,13 +37,13 @@ def recomputed(model: Apollo) -> Iterator[None]:
         for module, wrapper in [(layer.roformer, _by_frames)]
         + [(block, _by_bands) for block in layer.tcn]
     ]
-    try:
+    with contextlib.ExitStack() as stack:
         for module, wrapper in layers:
+            own = {k: v for k, v in vars(module).items() if k == "forward"}  # a compiled one
+            stack.callback(vars(module).update, own)
+            stack.callback(vars(module).pop, "forward")
             module.forward = partial(wrapper, module.forward)
         yield
-    finally:
-        for module, _ in layers:
-            del module.forward
 
 
 def _by_frames(forward, x, rotation):
@@ -71,7 +71,13 @@ def _checkpoint(forward, *args):
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False)
 
 
-def training_bytes(model: Apollo, batch_size: int, seconds: float, recompute: bool) -> int:
+def training_bytes(
+    model: Apollo,
+    batch_size: int,
+    seconds: float,
+    recompute: bool,
+    device: torch.device | None = None,
+) -> int:
     """About what a training step of a model takes: weights, gradients, AdamW's two moments, a
     running average, and the activations, measured on a short signal and scaled.
 
@@ -80,6 +86,7 @@ def training_bytes(model: Apollo, batch_size: int, seconds: float, recompute: bo
         batch_size: audio channels, over all items of a batch.
         seconds: length of an item.
         recompute: whether the step runs under :func:`recomputed`.
+        device: where it will run; where the model is unless given.
     """
     weight = next(model.parameters())
     kept: dict[int, int] = {}
@@ -101,7 +108,7 @@ def training_bytes(model: Apollo, batch_size: int, seconds: float, recompute: bo
     n_frames = seconds * model.sample_rate / model.filterbank.stride
     flow = batch_size * n_frames * model.filterbank.n_bands * model.encoders[0][1].bias.shape[-1]
     flow *= weight.element_size()
-    again = min(flow, _PIECE_BYTES) if weight.device.type == "cpu" else flow
+    again = min(flow, _PIECE_BYTES) if (device or weight.device).type == "cpu" else flow
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     return int(5 * weights + activations + 4 * flow + recompute * _LAYER_SIZES * again)
 

@@ -207,7 +207,8 @@ class ApolloSystem(System):
             }
             self.log_dict(values, batch_size=len(coded), sync_dist=True)
             # Undefined for a silent channel; such items do not count.
-            si_snr = torch.tensor([si_sdr(*pair) for pair in zip(wav, original)])
+            si_snr = [si_sdr(*pair) for pair in zip(wav, original)]
+            si_snr = torch.tensor(si_snr, device=self.device)
             si_snr = si_snr[torch.isfinite(si_snr)]
             mean = si_snr.sum() / max(1, len(si_snr))
             self.log(f"val_si_snr{name}", mean, batch_size=len(si_snr), sync_dist=True)

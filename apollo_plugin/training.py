@@ -12,7 +12,7 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch.optim import AdamW
@@ -109,10 +109,10 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSys
         recompute=settings["recompute"],
     )
     if settings["compile"]:
-        # Layer by layer: whole signals differ in length, layers see them in pieces.
+        # Layer by layer, inside of what is recomputed; the running average stays as it is.
         for layer in model.layers:
             for module in (layer.roformer, *layer.tcn):
-                module.compile()
+                module.forward = torch.compile(module.forward)
     return system
 
 
@@ -206,7 +206,7 @@ def make_trainer(conf: Conf, **overrides: Any) -> pl.Trainer:
         # Each step reaches one of the two networks.
         strategy = DDPStrategy(find_unused_parameters=conf["discriminator"]["adversarial_training"])
     plugins: list[Any] = [callbacks.WholeFiles()]
-    if SLURMEnvironment.detect():
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         # Its own requeueing would stop within an epoch; sbatch --requeue with --resume 1 does not.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     options = dict(
@@ -260,15 +260,18 @@ _CURE = "set --recompute true, or lower --batch_size or --segment"
 
 
 def _require_memory(conf: Conf, system: ApolloSystem, device: torch.device) -> None:
-    needed = memory.training_bytes(
-        system.model,
-        _N_CHANNELS * conf["training"]["batch_size"],
-        conf["data"]["segment"],
-        conf["training"]["recompute"],
-    )
+    settings = conf["training"]
+    with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in settings["precision"]):
+        needed = memory.training_bytes(
+            system.model,
+            _N_CHANNELS * settings["batch_size"],
+            conf["data"]["segment"],
+            settings["recompute"],
+            device,
+        )
     if device.type == "cpu":
         # The holes that a heap of large and small blocks gets, measured at full size.
-        needed = int(needed * (3 if conf["training"]["recompute"] else 1.3))
+        needed = int(needed * (3 if settings["recompute"] else 1.3))
     free = memory.available_bytes(device)
     if free is not None and needed > free:
         raise TrainingError(

@@ -297,9 +297,25 @@ def test_recomputing_gives_the_same_gradients(monkeypatch):
         torch.testing.assert_close(gradients[0], gradients[index], rtol=1e-3, atol=1e-4)
 
 
-def test_more_devices_than_there_are(conf):
-    if torch.cuda.is_available():
-        conf = settings(conf, devices=torch.cuda.device_count() + 1)
+def test_compiled_layers_give_the_same_numbers(conf, tmp_path, monkeypatch):
+    """Traced by torch.compile; a backend that needs no C++ compiler."""
+    compiled = []
+
+    def compile_(function, compile_=torch.compile):
+        compiled.append(function)
+        return compile_(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    conf = settings(conf, epochs=1)
+    train(conf, Noisy(2), Noisy(1))
+    other = main_args(settings(conf, compile=True), exp_dir=str(tmp_path / "compiled"))
+    train(other, Noisy(2), Noisy(1))
+    assert len(compiled) == 2
+    one, two = (read(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("exp", "compiled"))
+    torch.testing.assert_close(one["state_dict"], two["state_dict"], rtol=0, atol=1e-5)
+
+
+def test_an_unknown_precision(conf):
     conf = settings(conf, precision="7-bit")
     with pytest.raises(ValueError, match="7-bit"):
         training.make_trainer(conf)

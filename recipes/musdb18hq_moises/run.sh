@@ -15,7 +15,7 @@ data_dir=data
 download=0
 demo=0
 seed=0
-segment=3
+segment=
 n_valid=
 n_test=
 n_jobs=
@@ -46,7 +46,7 @@ Data
   --demo 1             everything small and synthetic, in minutes: tries the whole recipe
   --n_valid N          validation pairs for each bit rate and kind (25; demo: 1)
   --n_test N           test pairs for each bit rate and kind (200; demo: 2; the paper has 5000)
-  --segment S          length of training items and pairs in seconds ($segment)
+  --segment S          length of training items and pairs in seconds (3; demo: 1, 3)
   --seed N             of splits, pairs and training ($seed)
 Machine
   --n_jobs N           processes of stages 0 to 3 and 5 (one for each core)
@@ -123,7 +123,7 @@ fi
 if due 3; then
   say 3 "validation and test pairs"
   "$python_path" local/make_pairs.py "${work[@]}" --data_dir "$data_dir" --seed "$seed" \
-    --segment "$segment" --n_valid "${n_valid:-25}" --n_test "${n_test:-200}"
+    ${segment:+--segment "$segment"} --n_valid "${n_valid:-25}" --n_test "${n_test:-200}"
 fi
 
 if due 4; then
@@ -131,7 +131,7 @@ if due 4; then
   start=()
   [ "$resume" = 0 ] || start+=(--resume 1)
   "$python_path" train.py --conf "$conf" --exp_dir "$expdir" --data_dir "$data_dir" \
-    --seed "$seed" --segment "$segment" --num_nodes "$num_nodes" \
+    --seed "$seed" --num_nodes "$num_nodes" ${segment:+--segment "$segment"} \
     ${devices:+--devices "$devices"} ${init_from:+--init_from "$init_from"} "${start[@]}"
 fi
 

@@ -78,7 +78,7 @@ def main():
             action.type = yaml.safe_load
     args = parse_args_as_dict(parser)
     conf = {name: args[name] for name in conf} | {"main_args": {"exp_dir": "."}}
-    n_steps, n_threads = args["main_args"]["n_steps"], args["main_args"]["n_threads"]
+    n_steps, n_threads = max(2, args["main_args"]["n_steps"]), args["main_args"]["n_threads"]
     if n_threads:
         torch.set_num_threads(n_threads)
 
@@ -87,8 +87,15 @@ def main():
     torch.manual_seed(0)
     data = Noise(n_steps * size, n_samples)
     system = make_system(conf, data, data)
-    trainer = make_trainer(conf, logger=False, callbacks=[], limit_val_batches=0, max_epochs=1)
-    spent, steps = defaultdict(float), []
+    trainer = make_trainer(
+        conf,
+        logger=False,
+        callbacks=[],
+        enable_checkpointing=False,
+        limit_val_batches=0,
+        max_epochs=1,
+    )
+    spent, steps, cpu_seconds = defaultdict(float), [], []
     clock(system, "forward", lambda *_: "generator forward", spent)
     clock(system.loss_func, "forward", lambda *_: "generator loss", spent)
     label = {system.model: "generator", system.discriminator: "discriminator"}
@@ -100,9 +107,10 @@ def main():
     def training_step(*batch):
         if len(steps) == 1:
             spent.clear()
-        start = now()
+        start, busy = now(), time.process_time()
         bare(*batch)
         steps.append(now() - start)
+        cpu_seconds.append(time.process_time() - busy)
 
     system.training_step = training_step
     trainer.fit(system)
@@ -117,7 +125,8 @@ def main():
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"{name}: {rate:.0f} GFLOP/s in a float32 matrix product")
     print(
-        f"one step of {size} x {conf['data']['segment']:g} s stereo: {step:.2f} s, "
+        f"one step of {size} x {conf['data']['segment']:g} s stereo: {step:.2f} s "
+        f"({sum(cpu_seconds[1:]) / len(cpu_seconds[1:]):.2f} s of processor time), "
         f"{audio / step:.3f} s of audio a second, {step * rate:.0f} GFLOP of matrix product; "
         f"peak {peak / 1e9:.2f} GB"
     )
