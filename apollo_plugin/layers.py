@@ -77,17 +77,15 @@ class BandRoformer(nn.Module):
     def forward(self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         shape = x.shape
         # (streams * frames, bands, 3, heads, head features)
-        qkv = (
-            linear(self.norm(x), self.qkv.weight).flatten(0, 1).unflatten(-1, (3, self.n_heads, -1))
-        )
+        qkv = linear(self.norm(x), self.qkv).flatten(0, 1).unflatten(-1, (3, self.n_heads, -1))
         q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
         attended = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
         )
-        x = linear(attended.transpose(1, 2).reshape(shape), self.out.weight, plus=x)
+        x = linear(attended.transpose(1, 2).reshape(shape), self.out, plus=x)
         # The gate passes two SiLUs, in the published code and so here.
-        gate, z = linear(self.mlp_norm(x), self.mlp_in.weight, silu=True).chunk(2, -1)
-        return linear(F.silu(gate) * z, self.mlp_out.weight, plus=x)
+        gate, z = linear(self.mlp_norm(x), self.mlp_in, silu=True).chunk(2, -1)
+        return linear(F.silu(gate) * z, self.mlp_out, plus=x)
 
 
 def rotary(
@@ -151,6 +149,6 @@ class TemporalBlock(nn.Module):
         image = x.permute(0, 3, 1, 2)
         y = F.conv2d(image, self.conv.weight.unsqueeze(-1), self.conv.bias, groups=x.shape[-1])
         y = self.norm(y.permute(0, 2, 3, 1))
-        y = linear(y, self.mlp_in.weight, self.mlp_in.bias, silu=True)
+        y = linear(y, self.mlp_in, silu=True)
         here = x[:, self.behind : self.behind + n_out]
-        return linear(y, self.mlp_out.weight, self.mlp_out.bias, plus=here), x[:, n_out:]
+        return linear(y, self.mlp_out, plus=here), x[:, n_out:]

@@ -7,6 +7,7 @@ carries oneDNN; its compiler emits these calls, and here they are made without a
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -14,44 +15,48 @@ _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 def linear(
     x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    layer: nn.Module,
     silu: bool = False,
     plus: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``F.linear``, then SiLU or the addition of ``plus``, differentiable.
+    """A linear layer, then SiLU or the addition of ``plus``; differentiable in float32.
 
     Args:
-        x: ``(..., in_features)``.
-        weight: ``(out_features, in_features)``.
-        bias: ``(out_features,)`` or None.
+        x: ``(..., in_features)``; taken to the type of the layer's weights.
+        layer: ``nn.Linear``, or what :func:`apollo_plugin.precision.convert` put in its place.
         silu: apply SiLU to the result.
-        plus: ``(..., out_features)``, added to the result.
+        plus: ``(..., out_features)``, added to the result; decides its type.
 
     Example:
-        >>> import torch.nn.functional as F
-        >>> x, weight = torch.randn(3, 4), torch.randn(2, 4)
-        >>> torch.allclose(linear(x, weight, silu=True), F.silu(x @ weight.T), atol=1e-6)
+        >>> import torch
+        >>> x, layer = torch.randn(3, 4), torch.nn.Linear(4, 2)
+        >>> torch.allclose(linear(x, layer, plus=layer(x)), 2 * layer(x), atol=1e-6)
         True
     """
+    if type(layer) is not nn.Linear:
+        return _then(layer(x), silu, plus)
+    weight, bias = layer.weight, layer.bias
+    x = x.to(weight.dtype)
     if not _onednn_does(x):
-        y = F.linear(x, weight, bias)
-        y = F.silu(y) if silu else y
-        return y if plus is None else plus + y
+        return _then(F.linear(x, weight, bias), silu, plus)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        y = _Linear.apply(x, weight, bias)
-        y = F.silu(y) if silu else y
-        return y if plus is None else plus + y
-    if plus is not None:
+        return _then(_Linear.apply(x, weight, bias), silu, plus)
+    if plus is not None and plus.dtype == x.dtype:
         return _ONEDNN.binary(x, plus, weight, bias, "add")
-    return _ONEDNN(x, weight, bias, "swish" if silu else "none", [], "")
+    y = _ONEDNN(x, weight, bias, "swish" if silu else "none", [], "")
+    return y if plus is None else plus + y
+
+
+def _then(y: torch.Tensor, silu: bool, plus: torch.Tensor | None) -> torch.Tensor:
+    y = F.silu(y) if silu else y
+    return y if plus is None else plus + y
 
 
 def _onednn_does(x: torch.Tensor) -> bool:
-    """Float32 on a CPU, run as it is written; compilers and exporters choose for themselves."""
+    """On a CPU, run as it is written; compilers and exporters choose for themselves."""
     return (
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
