@@ -149,6 +149,7 @@ def test_no_pairs(tmp_path):
     [
         ({"n_items": 0}, "n_items 0"),
         ({"segment": 0.0}, "segment 0.0"),
+        ({"segment": 7.0}, "segment 7.0 s exceeds the 6.0 s"),
         ({"max_stems": 0}, "max_stems 0"),
         ({"max_stems": 12}, "max_stems 12"),
         ({"codec": "flac"}, "unknown codec 'flac'; known: mp3"),

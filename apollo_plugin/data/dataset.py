@@ -87,6 +87,10 @@ class MixtureDataset(Dataset):
         if codec not in CODECS:
             raise ValueError(f"unknown codec '{codec}'; known: {', '.join(CODECS)}")
         self.library = Library(root)
+        if segment > self.library.segment:
+            raise ValueError(
+                f"segment {segment} s exceeds the {self.library.segment} s of active segments"
+            )
         self.n_items, self.segment, self.sample_rate, self.seed = (
             n_items,
             segment,
@@ -112,8 +116,8 @@ class MixtureDataset(Dataset):
         for _ in range(_MAX_DRAWS):
             coded, original = self.library.render(self.draw(random), self.sample_rate)
             if original.abs().max() > _LEAST_PEAK:
-                break
-        return coded, original
+                return coded, original
+        raise AudioError(f"'{self.library.root}': {_MAX_DRAWS} mixtures in a row were silent")
 
     def draw(self, random: np.random.Generator) -> Mix:
         """Draws the recipe of an item."""
