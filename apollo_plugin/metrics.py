@@ -12,11 +12,11 @@
              15 kHz (needs visqol-python)
 ============ ===================================================================== ===============
 
-What holds for all: ``si_sdr``, ``snr``, ``sdr`` and ``lsd`` are means over channels, the first three
-over those whose reference is not silent. Equal signals are at infinity (``lsd`` at 0, ``visqol`` at
-its maximum). Where the whole reference is silent only ``lsd`` is a number and the others are NaN;
-where only the estimate is, ``si_sdr``, ``sdr`` and ``sdr_v4`` are minus infinity (nothing of the
-reference is in it), ``visqol`` is 1 and ``snr`` 0 dB. A constant is silent, except to ``snr``.
+``si_sdr``, ``snr``, ``sdr`` and ``lsd`` are means over channels, the first three over those whose
+reference is not silent. Equal signals are at infinity (``lsd`` at 0, ``visqol`` at its maximum).
+Where the whole reference is silent only ``lsd`` is a number and the others are NaN; where only the
+estimate is, ``si_sdr``, ``sdr`` and ``sdr_v4`` are minus infinity (nothing of the reference is in
+it), ``visqol`` is 1 and ``snr`` 0 dB. A constant is silent, except to ``snr``.
 """
 
 import importlib.util
@@ -145,7 +145,7 @@ def snr(est: torch.Tensor, ref: torch.Tensor) -> float:
     """
     est, ref = est.double(), ref.double()
     ratio = ref.square().sum(-1) / (est - ref).square().sum(-1)
-    return _mean(10 * ratio.log10(), None, _centred(ref))
+    return _mean(10 * ratio.log10(), None, ref)
 
 
 def sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
