@@ -156,6 +156,15 @@ def tab(browser, page):
     tab.close()
 
 
+def until(tab, condition):
+    # The page forbids eval, and with it playwright's own way of waiting.
+    for _ in range(100):
+        if tab.evaluate(f"Boolean({condition})"):
+            return
+        tab.wait_for_timeout(30)
+    raise AssertionError(f"never came true: {condition}")
+
+
 def state(tab, index=0):
     return tab.evaluate(
         f"(() => {{ const p = apollo.players[{index}];"
@@ -175,7 +184,7 @@ def test_pictures_are_there(tab):
 
 def test_switching_keeps_the_position(tab):
     tab.click(".play >> nth=0")
-    tab.wait_for_function("apollo.players[0].playing")
+    until(tab, "apollo.players[0].playing")
     began = state(tab)[3]
     for key in "23121":
         tab.wait_for_timeout(60)
@@ -235,7 +244,7 @@ def test_keys_seek(tab):
     tab.keyboard.press("Home")
     assert state(tab)[1] == 0
     tab.keyboard.press(" ")
-    tab.wait_for_function("apollo.players[0].playing")
+    until(tab, "apollo.players[0].playing")
     tab.keyboard.press("ArrowRight")
     assert 0.9 < state(tab)[1] < 1.5
     assert tab.get_attribute(".seek >> nth=0", "aria-valuetext").endswith("of 4.0 seconds")
@@ -251,9 +260,9 @@ def test_a_click_on_a_picture_goes_there(tab):
 
 def test_one_item_plays_at_a_time(tab):
     tab.click(".play >> nth=0")
-    tab.wait_for_function("apollo.players[0].playing")
+    until(tab, "apollo.players[0].playing")
     tab.click(".play >> nth=1")
-    tab.wait_for_function("apollo.players[1].playing")
+    until(tab, "apollo.players[1].playing")
     assert not state(tab)[0] and state(tab)[3] is None
     # It goes round, without an end.
     tab.wait_for_timeout(1700)
@@ -266,7 +275,7 @@ def test_one_item_plays_at_a_time(tab):
 @pytest.mark.parametrize("index", [0, 1])
 def test_blind(tab, index):
     tab.locator("summary").nth(index).click()
-    tab.wait_for_function(f"apollo.players[{index}].blind")
+    until(tab, f"apollo.players[{index}].blind")
     buttons = tab.locator("section.item").nth(index).locator(".versions button")
     assert [b.inner_text().split()[-1] for b in buttons.all()] == ["A", "B", "X"]
     tab.keyboard.press("3")
@@ -280,7 +289,7 @@ def test_blind(tab, index):
         tab.locator("section.item").nth(index).locator("[data-answer]").nth(truth).click()
     assert "3 of 3 right" in outputs.inner_text() and "13 %" in outputs.inner_text()
     tab.locator("summary").nth(index).click()
-    tab.wait_for_function(f"!apollo.players[{index}].blind")
+    until(tab, f"!apollo.players[{index}].blind")
     assert buttons.nth(0).inner_text().endswith(("MP3", "Input"))
     assert buttons.nth(2).is_visible() == (index == 0)
 
