@@ -6,7 +6,6 @@ forbids itself to load anything (Content-Security-Policy). ``report.html`` holds
 """
 
 import base64
-import contextlib
 import hashlib
 import html
 import io
@@ -23,6 +22,7 @@ import soundfile
 
 from .audio import AudioError
 from .comparison import EXCERPT_SECONDS, Comparison, Version
+from .files import whole
 from .plots import data_uri, decibels, mean_spectrum, scale, spectrogram
 
 GENERATOR = '<meta name="generator" content="apollo_plugin">'
@@ -99,18 +99,12 @@ def write(
     Raises:
         AudioError: where it cannot be written.
     """
-    path = Path(path)
     page = build(items, title, intro, tables, pictures).encode()
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(page)
-        os.replace(beside, path)
+        with whole(path) as beside:
+            beside.write_bytes(page)
     except OSError as error:
         raise AudioError(f"'{path}' cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
     return len(page)
 
 

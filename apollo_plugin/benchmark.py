@@ -1,0 +1,427 @@
+"""Cost of a model on this machine: ``python -m apollo_plugin.benchmark``.
+
+For each model, device and precision: parameters, arithmetic for a second of audio, the real-time
+factor as the paper's Table II has it (mean over runs on 1 s of mono), a song, a stream, memory; and
+beside them the bare matrix products of the same shapes in the same run, the limit that the hardware
+sets. A table, and all figures as JSON.
+
+A model is a bundled name, a checkpoint, ``published`` (the paper's 16.54 M parameters, random
+weights) or ``streaming`` (causal, about 1 M parameters, random weights).
+"""
+
+import argparse
+import contextlib
+import math
+import platform
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from .files import write_json
+from .model import Apollo
+from .script import run
+
+RANDOM_MODELS = {
+    "published": {},
+    "streaming": dict(
+        causal=True, feature_dim=80, n_layers=3, n_heads=4, residual=True, band_gain=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One way to compute.
+
+    Args:
+        name: as ``--precision`` has it.
+        prepare: makes a float32 model compute like that.
+        dtype: of the bare matrix products that it is held against.
+        devices: kinds that can.
+    """
+
+    name: str
+    prepare: Callable[[Apollo], Apollo]
+    dtype: torch.dtype
+    devices: tuple[str, ...]
+
+
+PRECISIONS = [Precision("fp32", lambda model: model, torch.float32, ("cpu", "cuda", "mps"))]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one model, device and precision.
+
+    Args:
+        model: its name.
+        device: kind of it.
+        precision: name of it.
+        parameters: their number.
+        flops_per_second: operations for a second of mono audio.
+        rtf_ms: milliseconds for 1 s of mono, mean over runs: Table II's RTF.
+        rtf_best_ms: of the fastest run.
+        rtf_runs: number of runs.
+        matmul_ms: milliseconds for its bare matrix products, the best of some repeats.
+        song_seconds: length of the stereo song.
+        song_speed: times real time.
+        song_peak_mb: megabytes at the peak beyond model and song.
+        hop_ms: length of a hop of the stream in milliseconds.
+        hop_median_ms: milliseconds that the streamer took for one.
+        hop_p99_ms: the same, 99th percentile.
+        hops: number of hops.
+    """
+
+    model: str
+    device: str
+    precision: str
+    parameters: int
+    flops_per_second: float
+    rtf_ms: float
+    rtf_best_ms: float
+    rtf_runs: int
+    matmul_ms: float
+    song_seconds: float
+    song_speed: float
+    song_peak_mb: float
+    hop_ms: float
+    hop_median_ms: float
+    hop_p99_ms: float
+    hops: int
+
+
+def measure(
+    model: Apollo,
+    name: str,
+    device: str,
+    precision: Precision,
+    iterations: int = 1000,
+    song_seconds: float = 60.0,
+    stream_seconds: float = 60.0,
+    limit: float = 30.0,
+) -> Result:
+    """Measures one model.
+
+    Args:
+        model: float32, on the CPU.
+        name: of the model.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        precision: one of :data:`PRECISIONS`.
+        iterations: runs on 1 s of mono.
+        song_seconds: length of the stereo song.
+        stream_seconds: length of the mono stream, fed hop by hop.
+        limit: seconds that any one figure may take; runs, song and stream are cut to that.
+    """
+    rate = int(model.sample_rate)
+    generator = torch.Generator().manual_seed(0)
+    second = 0.1 * torch.randn(1, rate, generator=generator)
+    flops = count_flops(model, second)
+    shapes = matmul_shapes(model, second)
+    model = precision.prepare(model).to(device)
+    times = real_time_factor(model, device, iterations, limit)
+    rtf = statistics.mean(times)
+    # Two channels, and a first guess at how long it takes.
+    song_seconds = max(1.0, min(song_seconds, limit / (2 * rtf)))
+    song = 0.1 * torch.randn(2, round(song_seconds * rate), generator=generator)
+    with peak_memory(device) as peak:
+        begin = time.perf_counter()
+        model.restore(song)
+        _wait(device)
+        song_time = time.perf_counter() - begin
+    hop = model.filterbank.stride
+    stream = 0.1 * torch.randn(1, round(stream_seconds * rate), generator=generator)
+    hops = stream_times(model, stream.split(hop, -1), device, limit)
+    return Result(
+        model=name,
+        device=device,
+        precision=precision.name,
+        parameters=sum(p.numel() for p in model.parameters()),
+        flops_per_second=flops,
+        rtf_ms=1000 * rtf,
+        rtf_best_ms=1000 * min(times),
+        rtf_runs=len(times),
+        matmul_ms=1000 * matmul_time(shapes, device, precision.dtype),
+        song_seconds=song_seconds,
+        song_speed=song_seconds / song_time,
+        song_peak_mb=peak[0] / 1e6,
+        hop_ms=1000 * hop / rate,
+        hop_median_ms=1000 * statistics.median(hops),
+        hop_p99_ms=1000 * statistics.quantiles(hops, n=100)[98],
+        hops=len(hops),
+    )
+
+
+def real_time_factor(
+    model: Apollo, device: str, iterations: int = 1000, limit: float = math.inf
+) -> list[float]:
+    """Seconds that each run over 1 s of mono took, as in section III-C of the paper.
+
+    Args:
+        model: on its device.
+        device: kind of it.
+        iterations: runs, after three that do not count.
+        limit: seconds after which no further run begins.
+    """
+    wav = 0.1 * torch.randn(1, int(model.sample_rate), device=device)
+    times: list[float] = []
+    begin = time.perf_counter()
+    for index in range(-min(3, iterations), iterations):
+        _wait(device)
+        start = time.perf_counter()
+        model.restore(wav)
+        _wait(device)
+        if index >= 0:
+            times.append(time.perf_counter() - start)
+        if times and time.perf_counter() - begin > limit:
+            break
+    return times
+
+
+def stream_times(
+    model: Apollo, blocks: list[torch.Tensor], device: str, limit: float = math.inf
+) -> list[float]:
+    """Seconds that a streamer took for each block, those of its first second left out.
+
+    At least two are measured, and no further one begins after ``limit`` seconds.
+    """
+    streamer = model.streamer(n_channels=1)
+    n_first = min(len(blocks) // 2, math.ceil(model.sample_rate / blocks[0].shape[-1]))
+    times: list[float] = []
+    begin = time.perf_counter()
+    for index, block in enumerate(blocks):
+        start = time.perf_counter()
+        streamer.feed(block)
+        _wait(device)
+        if index >= n_first:
+            times.append(time.perf_counter() - start)
+        if len(times) > 1 and time.perf_counter() - begin > limit:
+            break
+    return times
+
+
+def count_flops(model: Apollo, wav: torch.Tensor) -> float:
+    """Operations of one forward pass by torch's counter (matrix products, convolutions)."""
+    # The counter does not know the fused attention of CPUs.
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
+        model(wav)
+    return float(counter.get_total_flops())
+
+
+class _Products(TorchDispatchMode):
+    """Notes the shapes of all matrix products, ``(batch, m, k, n)``."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes: Counter[tuple[int, int, int, int]] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        factors = {"mm": args[:2], "addmm": args[1:3], "bmm": args[:2], "baddbmm": args[1:3]}
+        if name in factors:
+            one, two = factors[name]
+            batch = one.shape[0] if one.ndim == 3 else 1
+            self.shapes[(batch, *one.shape[-2:], two.shape[-1])] += 1
+        elif name.startswith("_scaled_dot_product"):
+            query, key, value = args[:3]
+            batch, columns = query.shape[:-2].numel(), key.shape[-2]
+            rows, width = query.shape[-2:]
+            self.shapes[(batch, rows, width, columns)] += 1
+            self.shapes[(batch, rows, columns, value.shape[-1])] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def matmul_shapes(model: Apollo, wav: torch.Tensor) -> Counter[tuple[int, int, int, int]]:
+    """How often a forward pass multiplies matrices of each shape ``(batch, m, k, n)``."""
+    with torch.no_grad(), _Products() as products:
+        model(wav)
+    return products.shapes
+
+
+def matmul_time(
+    shapes: Counter[tuple[int, int, int, int]], device: str, dtype: torch.dtype, repeats: int = 3
+) -> float:
+    """Seconds for those products alone, with nothing in between: the best of some repeats."""
+    total = 0.0
+    for (batch, m, k, n), count in shapes.items():
+        one = torch.randn(batch, m, k, device=device).to(dtype)
+        two = torch.randn(batch, k, n, device=device).to(dtype)
+        out = torch.empty(batch, m, n, device=device, dtype=dtype)
+        multiply = torch.bmm
+        if batch == 1:
+            multiply, one, two, out = torch.mm, one[0], two[0], out[0]
+        best = math.inf
+        for _ in range(repeats + 1):
+            _wait(device)
+            start = time.perf_counter()
+            multiply(one, two, out=out)
+            _wait(device)
+            best = min(best, time.perf_counter() - start)
+        total += count * best
+    return total
+
+
+@contextlib.contextmanager
+def peak_memory(device: str) -> Iterator[list[float]]:
+    """Bytes that were needed beyond those held before; filled in at the end, NaN if unknown."""
+    peak = [math.nan]
+    if device == "cuda":
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated() - held
+        return
+    status, refs = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def kilobytes(name: str) -> float:
+        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+        return float(line.split()[1])
+
+    try:
+        refs.write_text("5")  # forgets the high-water mark (Linux)
+        held = kilobytes("VmRSS")
+    except OSError:
+        yield peak
+        return
+    yield peak
+    peak[0] = 1024 * (kilobytes("VmHWM") - held)
+
+
+def table(results: list[Result]) -> str:
+    """Results in Markdown."""
+    columns = (
+        "model, device, precision",
+        "parameters",
+        "GFLOP for 1 s",
+        "1 s of mono in ms: mean, best (runs)",
+        "bare products in ms",
+        "best over bare",
+        "song: times real time (length)",
+        "song: memory",
+        "hop in ms: median, 99th percentile",
+    )
+    rows = [columns, ("---",) * len(columns)]
+    for r in results:
+        rows.append(
+            (
+                f"{r.model}, {r.device}, {r.precision}",
+                f"{r.parameters / 1e6:.2f} M",
+                f"{r.flops_per_second / 1e9:.1f}",
+                f"{r.rtf_ms:.2f}, {r.rtf_best_ms:.2f} ({r.rtf_runs})",
+                f"{r.matmul_ms:.2f}",
+                f"{r.rtf_best_ms / r.matmul_ms:.2f}",
+                f"{r.song_speed:.2f} ({r.song_seconds:.0f} s)",
+                f"{r.song_peak_mb:.0f} MB",
+                f"{r.hop_median_ms:.2f}, {r.hop_p99_ms:.2f} of {r.hop_ms:.0f}",
+            )
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures hold for."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), cpu)
+    return dict(
+        cpu=cpu,
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        torch=str(torch.__version__),
+    )
+
+
+def profile(model: Apollo, device: str) -> str:
+    """Where the time of one second of mono goes, by operator."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    wav = 0.1 * torch.randn(1, int(model.sample_rate), device=device)
+    model.restore(wav)
+    with torch.profiler.profile(activities=activities) as profiler:
+        model.restore(wav)
+        _wait(device)
+    key = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
+    return profiler.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=40)
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def _build(name: str) -> Apollo:
+    if name in RANDOM_MODELS:
+        torch.manual_seed(0)
+        return Apollo(**RANDOM_MODELS[name]).eval()
+    return Apollo.from_pretrained(name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m apollo_plugin.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--models", nargs="+", default=["apollo-small", "streaming", "published"], metavar="NAME")
+    add("--devices", nargs="+", choices=("cpu", "cuda", "mps"), help="all that are at hand")
+    names = [precision.name for precision in PRECISIONS]
+    add("--precisions", nargs="+", choices=names, help="all that the device can")
+    add("--iterations", type=int, default=1000, help="runs over 1 s of mono (%(default)s)")
+    add("--song_seconds", type=float, default=60.0, help="length of the song (%(default)s)")
+    add("--stream_seconds", type=float, default=60.0, help="length of the stream (%(default)s)")
+    add("--limit", type=float, default=30.0, help="most seconds for one figure (%(default)s)")
+    add("--json", type=Path, default=Path("benchmark.json"), help="file to write (%(default)s)")
+    add("--profile", action="store_true", help="also tell where the time goes, by operator")
+    args = parser.parse_args()
+    for name in ("iterations", "song_seconds", "stream_seconds", "limit"):
+        if not getattr(args, name) > 0:
+            parser.error(f"--{name} {getattr(args, name)} has to be positive")
+    at_hand = ["cpu"]
+    at_hand += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    missing = sorted(set(args.devices or ()) - set(at_hand))
+    if missing:
+        raise ValueError(f"this machine has no {missing[0]} device; it has {', '.join(at_hand)}")
+    results: list[Result] = []
+    for name in args.models:
+        for device in args.devices or at_hand:
+            for precision in PRECISIONS:
+                wanted = precision.name in (args.precisions or names)
+                if wanted and device in precision.devices:
+                    results.append(
+                        measure(
+                            _build(name),
+                            name,
+                            device,
+                            precision,
+                            args.iterations,
+                            args.song_seconds,
+                            args.stream_seconds,
+                            args.limit,
+                        )
+                    )
+                    if args.profile:
+                        print(profile(precision.prepare(_build(name)).to(device), device))
+    if not results:
+        raise ValueError("no precision that was asked for runs on these devices")
+    about = machine()
+    print(", ".join(f"{key}: {value}" for key, value in about.items()))
+    print(table(results))
+    write_json(args.json, {"machine": about, "results": [asdict(result) for result in results]})
+    print(f"figures: {args.json}")
+
+
+if __name__ == "__main__":
+    run(main)
