@@ -122,7 +122,7 @@ def build(
         f'<img class="chart" src="{data_uri(data)}" alt="{html.escape(text)}">'
         for text, data in pictures
     )
-    body = f"<section><h2>Results</h2>{results}</section>" if results else ""
+    body = f'<section class="results"><h2>Results</h2>{results}</section>' if results else ""
     body += "".join(_item(item, index) for index, item in enumerate(items))
     count = f"{len(items)} file{'s' * (len(items) != 1)}"
     # Markup and script are small beside the sound; the size is told to a tenth of a megabyte.
