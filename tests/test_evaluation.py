@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -234,11 +235,14 @@ def test_the_script_killed_and_run_again(experiment, prepared):
         (["--test_dir", "nowhere"], "stage 3"),
     ],
 )
-def test_the_script_says_in_one_line_what_is_wrong(experiment, prepared, options, reason):
-    command = script(experiment, prepared / "test", *options)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and reason in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_the_script_says_in_one_line_what_is_wrong(
+    experiment, prepared, options, reason, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", script(experiment, prepared / "test", *options)[1:])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    err = capsys.readouterr().err
+    assert ended.value.code == 1 and reason in err and len(err.splitlines()) == 1
 
 
 def test_a_place_that_cannot_be_written(experiment, prepared, tmp_path):

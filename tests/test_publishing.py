@@ -2,7 +2,7 @@
 
 import json
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -137,11 +137,14 @@ def test_a_model_that_cannot_be_built_leaves_the_last_one(experiment):
     assert (folder / "model.pth").read_bytes() == before
 
 
-def test_the_script_prints_the_upload_and_does_not_run_it(experiment):
-    command = [sys.executable, str(SCRIPT), "--exp_dir", str(experiment)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert f"hf upload OWNER/'my exp' '{experiment / 'publish_dir'}' ." in done.stdout
+def test_the_script_prints_the_upload_and_does_not_run_it(experiment, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--exp_dir", str(experiment)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    out = capsys.readouterr().out
+    assert not ended.value.code
+    assert f"hf upload OWNER/'my exp' '{experiment / 'publish_dir'}' ." in out
     (experiment / "best_model.pth").unlink()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert ended.value.code == 1 and len(capsys.readouterr().err.splitlines()) == 1
