@@ -15,6 +15,7 @@ import math
 import platform
 import statistics
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .files import write_json
 from .model import Apollo
+from .precision import Int8Linear, convert
+from .products import linear
 from .script import run
 
 RANDOM_MODELS = {
@@ -37,24 +40,47 @@ RANDOM_MODELS = {
 }
 
 
+Multiply = Callable[[], torch.Tensor]
+
+
+def _plain(one: torch.Tensor, two: torch.Tensor) -> list[Multiply]:
+    """The ways to multiply matrices of floating point: PyTorch's choice, and oneDNN on a CPU."""
+    ways = [lambda: torch.matmul(one, two)]
+    if one.ndim == 2:
+        layer = torch.nn.Linear(*two.shape, bias=False, device=two.device, dtype=two.dtype)
+        ways.append(lambda: linear(one, layer))
+    return ways
+
+
+def _int8(one: torch.Tensor, two: torch.Tensor) -> list[Multiply]:
+    """Bare products of 8 bits: activations and result are quantised already."""
+    packed = Int8Linear(torch.nn.Linear(*two.shape, bias=False))._packed
+    rows = torch.quantize_per_tensor(one, 0.05, 64, torch.quint8)
+    return [lambda: torch.ops.quantized.linear(rows, packed, 0.5, 64)]
+
+
 @dataclass(frozen=True)
 class Precision:
     """One way to compute.
 
     Args:
-        name: as ``--precision`` has it.
-        prepare: makes a float32 model compute like that.
-        dtype: of the bare matrix products that it is held against.
+        name: as :func:`apollo_plugin.precision.convert` knows it.
+        dtype: of the factors that ``products`` takes.
+        products: ways to multiply two matrices, with nothing in between.
         devices: kinds that can.
     """
 
     name: str
-    prepare: Callable[[Apollo], Apollo]
     dtype: torch.dtype
+    products: Callable[[torch.Tensor, torch.Tensor], list[Multiply]]
     devices: tuple[str, ...]
 
 
-PRECISIONS = [Precision("fp32", lambda model: model, torch.float32, ("cpu", "cuda", "mps"))]
+PRECISIONS = [
+    Precision("fp32", torch.float32, _plain, ("cpu", "cuda", "mps")),
+    Precision("bf16", torch.bfloat16, _plain, ("cpu", "cuda", "mps")),
+    Precision("int8", torch.float32, _int8, ("cpu",)),
+]
 
 
 @dataclass(frozen=True)
@@ -123,9 +149,10 @@ def measure(
     rate = int(model.sample_rate)
     generator = torch.Generator().manual_seed(0)
     second = 0.1 * torch.randn(1, rate, generator=generator)
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = count_flops(model, second)
     shapes = matmul_shapes(model, second)
-    model = precision.prepare(model).to(device)
+    model = convert(model.to(device), precision.name)
     times = real_time_factor(model, device, iterations, limit)
     rtf = statistics.mean(times)
     # Two channels, and a first guess at how long it takes.
@@ -143,12 +170,12 @@ def measure(
         model=name,
         device=device,
         precision=precision.name,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=n_parameters,
         flops_per_second=flops,
         rtf_ms=1000 * rtf,
         rtf_best_ms=1000 * min(times),
         rtf_runs=len(times),
-        matmul_ms=1000 * matmul_time(shapes, device, precision.dtype),
+        matmul_ms=1000 * matmul_time(shapes, device, precision),
         song_seconds=song_seconds,
         song_speed=song_seconds / song_time,
         song_peak_mb=peak[0] / 1e6,
@@ -209,11 +236,21 @@ def stream_times(
 
 def count_flops(model: Apollo, wav: torch.Tensor) -> float:
     """Operations of one forward pass by torch's counter (matrix products, convolutions)."""
-    # The counter does not know the fused attention of CPUs.
-    plain = sdpa_kernel(SDPBackend.MATH)
-    with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
+    with _plain_operators(), FlopCounterMode(display=False) as counter:
         model(wav)
     return float(counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def _plain_operators() -> Iterator[None]:
+    # Neither the counter nor the list of products below knows the fused operators of CPUs.
+    backend = torch.backends.mkldnn
+    before, backend.enabled = backend.enabled, False
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        backend.enabled = before
 
 
 class _Products(TorchDispatchMode):
@@ -230,41 +267,43 @@ class _Products(TorchDispatchMode):
             one, two = factors[name]
             batch = one.shape[0] if one.ndim == 3 else 1
             self.shapes[(batch, *one.shape[-2:], two.shape[-1])] += 1
-        elif name.startswith("_scaled_dot_product"):
-            query, key, value = args[:3]
-            batch, columns = query.shape[:-2].numel(), key.shape[-2]
-            rows, width = query.shape[-2:]
-            self.shapes[(batch, rows, width, columns)] += 1
-            self.shapes[(batch, rows, columns, value.shape[-1])] += 1
         return function(*args, **(kwargs or {}))
 
 
 def matmul_shapes(model: Apollo, wav: torch.Tensor) -> Counter[tuple[int, int, int, int]]:
     """How often a forward pass multiplies matrices of each shape ``(batch, m, k, n)``."""
-    with torch.no_grad(), _Products() as products:
+    with _plain_operators(), _Products() as products:
         model(wav)
     return products.shapes
 
 
 def matmul_time(
-    shapes: Counter[tuple[int, int, int, int]], device: str, dtype: torch.dtype, repeats: int = 3
+    shapes: Counter[tuple[int, int, int, int]],
+    device: str,
+    precision: Precision,
+    repeats: int = 3,
 ) -> float:
-    """Seconds for those products alone, with nothing in between: the best of some repeats."""
+    """Seconds for those products alone: for each the fastest way, at its best of some repeats.
+
+    Products by weights are in ``precision``; those of batches (attention, the layers of single
+    bands) in float32, as in the model.
+    """
     total = 0.0
     for (batch, m, k, n), count in shapes.items():
-        one = torch.randn(batch, m, k, device=device).to(dtype)
-        two = torch.randn(batch, k, n, device=device).to(dtype)
-        out = torch.empty(batch, m, n, device=device, dtype=dtype)
-        multiply = torch.bmm
+        one, two = torch.randn(batch, m, k, device=device), torch.randn(batch, k, n, device=device)
         if batch == 1:
-            multiply, one, two, out = torch.mm, one[0], two[0], out[0]
+            dtype = precision.dtype
+            ways = precision.products(one[0].to(dtype), two[0].to(dtype))
+        else:
+            ways = _plain(one, two)
         best = math.inf
-        for _ in range(repeats + 1):
-            _wait(device)
-            start = time.perf_counter()
-            multiply(one, two, out=out)
-            _wait(device)
-            best = min(best, time.perf_counter() - start)
+        with torch.inference_mode():
+            for way in ways * (repeats + 1):
+                _wait(device)
+                start = time.perf_counter()
+                way()
+                _wait(device)
+                best = min(best, time.perf_counter() - start)
         total += count * best
     return total
 
@@ -354,6 +393,17 @@ def profile(model: Apollo, device: str) -> str:
     return profiler.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=40)
 
 
+def _unfit(precision: Precision, device: str) -> str:
+    """Why a precision does not run, or does not pay, on a device; empty where it does."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            convert(Apollo(feature_dim=8, n_layers=1, n_heads=2).to(device), precision.name)
+    except (ValueError, UserWarning) as reason:
+        return str(reason)
+    return "" if device in precision.devices else f"not made for {device}"
+
+
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
@@ -398,22 +448,16 @@ def main() -> None:
     for name in args.models:
         for device in args.devices or at_hand:
             for precision in PRECISIONS:
-                wanted = precision.name in (args.precisions or names)
-                if wanted and device in precision.devices:
-                    results.append(
-                        measure(
-                            _build(name),
-                            name,
-                            device,
-                            precision,
-                            args.iterations,
-                            args.song_seconds,
-                            args.stream_seconds,
-                            args.limit,
-                        )
-                    )
-                    if args.profile:
-                        print(profile(precision.prepare(_build(name)).to(device), device))
+                if precision.name not in (args.precisions or names):
+                    continue
+                reason = _unfit(precision, device)
+                if reason and not (args.precisions and device in precision.devices):
+                    print(f"{name}, {device}, {precision.name} is left out: {reason}")
+                    continue
+                sizes = (args.iterations, args.song_seconds, args.stream_seconds, args.limit)
+                results.append(measure(_build(name), name, device, precision, *sizes))
+                if args.profile:
+                    print(profile(convert(_build(name).to(device), precision.name), device))
     if not results:
         raise ValueError("no precision that was asked for runs on these devices")
     about = machine()
