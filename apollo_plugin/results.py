@@ -249,7 +249,7 @@ def evaluate_experiment(
     """
     import torch
 
-    from .benchmark import real_time_factor
+    from .costs import real_time_factor
     from .model import Apollo
 
     exp_dir, test_dir = Path(exp_dir), Path(test_dir)
