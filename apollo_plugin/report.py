@@ -242,9 +242,12 @@ def _table(table: Table) -> str:
         f"<tr>{cell(row[0], 'th', ' scope=row')}{''.join(cell(c, 'td') for c in row[1:])}</tr>"
         for row in table.rows
     )
+    # The caption stands outside, where it wraps while a wide table scrolls.
+    caption = html.escape(table.caption)
     return (
-        f'<div class="scroll" tabindex="0" role="group" aria-label="{html.escape(table.caption)}">'
-        f"<table><caption>{html.escape(table.caption)}</caption>"
+        f'<p class="soft caption">{caption}</p>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{caption}">'
+        f'<table aria-label="{caption}">'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
