@@ -24,6 +24,8 @@ examples:
   apollo-restore ~/Music/old -o restored       a whole folder, its tree kept
   apollo-restore "takes/*.mp3" --format FLAC   quote globs, or let the shell expand them
   apollo-restore song.mp3 --keep-below 5000    touch nothing under 5 kHz
+  apollo-restore song.mp3 --report page.html   a page to hear and see what was done
+  apollo-restore --diagnose ~/Music/old        where each file was cut off, if it was
   apollo-restore --demo                        hear what it does: needs no file and no network
 
 The output keeps rate, channels and length. It is 32-bit float WAV, which cannot clip, unless
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             "name some files or folders, or --demo" if not args.demo else "--demo is alone"
         )
+    if args.reference and not args.report:
+        parser.error("--reference is for --report")
     if args.out and not os.path.isdir(args.out):
         named_like_a_file = args.out.suffix.lower() in (".wav", ".flac", ".mp3", ".ogg", ".aiff")
         if named_like_a_file or os.path.exists(args.out):
@@ -57,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv is None:  # as a command: a polite end cleans up as an interrupt does
             signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if args.diagnose:
+            return _diagnose(args)
         return _demo(parser, args) if args.demo else _restore(parser, args)
     except KeyboardInterrupt:
         _say("interrupted; what was finished is whole, nothing else was written")
@@ -106,6 +112,18 @@ def _parser() -> argparse.ArgumentParser:
         help="FLOAT, PCM_16, PCM_24 ... (FLOAT where the format has it)",
     )
     add("--overwrite", action="store_true", help="restore again what is there already")
+    add(
+        "--report",
+        type=Path,
+        metavar="PAGE.html",
+        help="also write a page to listen to inputs and results side by side",
+    )
+    add("--reference", type=Path, metavar="FILE", help="the original of the input, for --report")
+    add(
+        "--diagnose",
+        action="store_true",
+        help="restore nothing; tell for each file where a codec cut it off",
+    )
     add("--demo", action="store_true", help="make a few seconds of music, code and restore them")
     return parser
 
@@ -170,6 +188,19 @@ def _restore(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     jobs, problems = plan(args.inputs, args.out, settings)
     for problem in problems:
         _say(problem)
+    if args.report:
+        from .audio import AudioError
+        from .report import check_target
+
+        try:
+            check_target(args.report, args.overwrite)
+            if args.reference and len(jobs) != 1:
+                raise AudioError(f"--reference is the original of one file; there are {len(jobs)}")
+            if args.reference and not args.reference.is_file():
+                raise AudioError(f"reference '{args.reference}' is no file")
+        except AudioError as error:
+            _say(str(error))
+            return 1
     due = [job for job in jobs if settings.overwrite or not os.path.exists(job.target)]
     for job in jobs:
         if job not in due:
@@ -184,6 +215,10 @@ def _restore(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         # One file needs no bar over files.
         for job in tqdm(due, unit="file", desc="files", disable=None if len(due) > 1 else True):
             failed += not _restore_one(model, job, settings)
+    if args.report and not _report(
+        args, [(job.source.name, job.source, job.target) for job in jobs]
+    ):
+        return 1
     if failed:
         _say(f"{failed} of {len(jobs) + len(problems)} failed")
     return 1 if failed else 0
@@ -230,6 +265,62 @@ def _restore_one(model: "Apollo", job: "Job", settings: "Settings") -> bool:
     return True
 
 
+def _report(args: argparse.Namespace, files: Sequence[tuple[str, Path, Path]]) -> bool:
+    """Writes the listening page of (name, input, result) triples; what failed is left out."""
+    from . import report
+    from .audio import AudioError
+    from .comparison import compare_files
+    from .metrics import METRICS, unavailable
+
+    metrics = METRICS
+    if args.reference:
+        missing = unavailable()
+        for reason in missing.values():
+            _say(reason)
+        metrics = tuple(name for name in METRICS if name not in missing)
+    restored = [(name, source, target) for name, source, target in files if target.is_file()]
+    shown = restored[: report.MAX_ITEMS]
+    if len(shown) < len(restored):
+        _say(f"the page holds the first {len(shown)} of {len(restored)} files")
+    options = {"seconds": report.excerpt_seconds(len(shown)), "metrics": metrics}
+    items = []
+    for name, source, target in tqdm(
+        shown, unit="file", desc="page", disable=None if len(shown) > 1 else True
+    ):
+        try:
+            items.append(compare_files(name, source, target, args.reference, **options))
+        except AudioError as error:
+            _say(str(error))
+    if not items:
+        _say(f"'{args.report}' is not written: there is nothing to show")
+        return False
+    try:
+        size = report.write(args.report, items, intro=f"Restored by {args.checkpoint}.")
+    except AudioError as error:
+        _say(str(error))
+        return False
+    _write(f"{args.report}  ({len(items)} file(s), {size / 1e6:.1f} MB)", sys.stdout)
+    return len(items) == len(shown)
+
+
+def _diagnose(args: argparse.Namespace) -> int:
+    from .audio import AudioError, read
+    from .diagnose import diagnose
+    from .restore import sources
+
+    files, problems = sources(args.inputs)
+    failed = len(problems)
+    for problem in problems:
+        _say(problem)
+    for path in files:
+        try:
+            _write(f"{path}: {diagnose(*read(path))}", sys.stdout)
+        except AudioError as error:
+            _say(str(error))
+            failed += 1
+    return 1 if failed else 0
+
+
 def _demo(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     import torch
 
@@ -238,6 +329,7 @@ def _demo(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     from .data.codecs import mp3
     from .data.demo import mixture
     from .metrics import lsd, si_sdr
+    from .report import check_target
     from .restore import restore_audio
 
     settings = _settings(parser, args)
@@ -251,6 +343,8 @@ def _demo(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
                 _say(f"'{target}' is there already and kept; --overwrite makes it anew")
                 return 1
     try:
+        if args.report:
+            check_target(args.report, args.overwrite)
         model = _load(args)
         original = torch.from_numpy(mixture(_DEMO_SECONDS, seed=_DEMO_SEED, sample_rate=rate))
         coded = mp3(original, rate, _DEMO_KBPS)
@@ -263,6 +357,10 @@ def _demo(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     except (audio.AudioError, CheckpointError) as error:
         _say(str(error))
         return 1
+    if args.report:
+        args.reference = targets[0]
+        if not _report(args, [("apollo-restore --demo", targets[1], targets[2])]):
+            return 1
     for line in (
         f"{_DEMO_SECONDS:g} s of synthetic music in '{folder}', MP3 at {_DEMO_KBPS} kbit/s.",
         "LSD is the log-spectral distance to the original (lower is better); SI-SNR is in dB.",

@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import asteroid.models
 import torch
+from asteroid import models as asteroid_models
 from torch import nn
 from tqdm import tqdm
 
@@ -387,6 +387,7 @@ class Apollo(AsteroidInterface):
         return dict(self._args)
 
 
-# Asteroid raises on a repeat; this module may be imported anew.
-if not hasattr(asteroid.models, Apollo.__name__):
-    asteroid.models.register_model(Apollo)
+# Asteroid raises on a repeat; this module may be imported anew, and while asteroid itself still is
+# (so its name does not lead to its models yet).
+if not hasattr(asteroid_models, Apollo.__name__):
+    asteroid_models.register_model(Apollo)

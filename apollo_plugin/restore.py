@@ -144,20 +144,7 @@ def plan(
     Returns:
         the jobs, and a line for each input that cannot be restored.
     """
-    _namesakes.cache_clear()
-    found: dict[tuple[int, int], tuple[Path, Path]] = {}
-    problems: list[str] = []
-    for item in inputs:
-        files = list(_expand(str(item), problems))
-        if not files:
-            what = "holds no audio files" if os.path.isdir(item) else "does not exist"
-            problems.append(f"'{item}' {what}")
-        for path, below in files:
-            identity = _identity(path)
-            if identity is None:
-                problems.append(f"'{path}' cannot be reached: a broken link or no permission")
-            else:
-                found.setdefault(identity, (path, below))
+    found, problems = _find(inputs)
     extension = "." + settings.format.lower()
     jobs: dict[Path, Job] = {}
     crowded = Counter(_target(path, below, out_dir, extension) for path, below in found.values())
@@ -181,6 +168,33 @@ def plan(
         else:
             jobs[target] = Job(path, target)
     return list(jobs.values()), problems
+
+
+def sources(inputs: Sequence[str | os.PathLike]) -> tuple[list[Path], list[str]]:
+    """All files of the inputs, as :func:`plan` finds them, and a line for each that is missing."""
+    found, problems = _find(inputs)
+    return [path for path, _ in found.values()], problems
+
+
+def _find(
+    inputs: Sequence[str | os.PathLike],
+) -> tuple[dict[tuple[int, int], tuple[Path, Path]], list[str]]:
+    """Files by their inode, each with its folder relative to the input's; and what went wrong."""
+    _namesakes.cache_clear()
+    found: dict[tuple[int, int], tuple[Path, Path]] = {}
+    problems: list[str] = []
+    for item in inputs:
+        files = list(_expand(str(item), problems))
+        if not files:
+            what = "holds no audio files" if os.path.isdir(item) else "does not exist"
+            problems.append(f"'{item}' {what}")
+        for path, below in files:
+            identity = _identity(path)
+            if identity is None:
+                problems.append(f"'{path}' cannot be reached: a broken link or no permission")
+            else:
+                found.setdefault(identity, (path, below))
+    return found, problems
 
 
 def _target(path: Path, below: Path, out_dir: str | os.PathLike | None, extension: str) -> Path:

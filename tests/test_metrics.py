@@ -1,14 +1,32 @@
-"""Measures against another library and closed forms."""
+"""Measures against other libraries and closed forms, and what they say of silence."""
 
 import math
+import shutil
 
 import fast_bss_eval
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 from conftest import tone
 
-from apollo_plugin.metrics import lsd, si_sdr
+from apollo_plugin import metrics
+from apollo_plugin.data.demo import mixture
+from apollo_plugin.metrics import METRICS, MetricWarning, evaluate, lsd, sdr, si_sdr, snr
+
+needs_ffmpeg = pytest.mark.skipif(
+    not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="museval needs ffmpeg"
+)
+
+
+@pytest.fixture(scope="module")
+def music():
+    """An excerpt and a dulled, noisy, quieter copy."""
+    ref = torch.from_numpy(mixture(3.0, seed=7))
+    taps = torch.tensor([[[0.1, 0.2, 0.4, 0.2, 0.1]]])
+    dull = torch.nn.functional.conv1d(ref[:, None], taps, padding=2)[:, 0]
+    noise = torch.randn(ref.shape, generator=torch.Generator().manual_seed(0))
+    return 0.8 * dull + 0.0005 * noise, ref
 
 
 def test_si_sdr_against_fast_bss_eval():
@@ -28,6 +46,65 @@ def test_si_sdr_ignores_level_and_offset():
     assert si_sdr(3 * est + 0.5, ref) == pytest.approx(si_sdr(est, ref), abs=1e-6)
     assert si_sdr(ref, ref) > 200
     assert math.isnan(si_sdr(ref, torch.zeros(2, 8000)))
+
+
+def test_snr_of_a_known_error():
+    ref = torch.ones(1, 400)
+    ref[:, ::2] = -1
+    assert snr(0.9 * ref, ref) == pytest.approx(20, abs=1e-5)
+    assert snr(1.1 * ref.repeat(2, 1), ref.repeat(2, 1)) == pytest.approx(20, abs=1e-5)
+
+
+def test_sdr_against_the_normal_equations(music):
+    """What 512 taps make of the reference is the target: solved here by plain least squares."""
+    est, ref = (x[:1, :20000].double().numpy()[0] for x in music)
+    est, ref = est - est.mean(), ref - ref.mean()
+    n_taps, length = 512, len(est) + 511
+    correlation = scipy.signal.correlate(ref, ref, "full", "fft")[len(ref) - 1 :][:n_taps]
+    cross = scipy.signal.correlate(est, ref, "full", "fft")[len(ref) - 1 :][:n_taps]
+    taps = scipy.linalg.solve_toeplitz(correlation, cross)
+    target = scipy.signal.fftconvolve(ref, taps)[:length]
+    error = np.pad(est, (0, length - len(est))) - target
+    expected = 10 * np.log10((target**2).sum() / (error**2).sum())
+    assert sdr(music[0][:1, :20000], music[1][:1, :20000]) == pytest.approx(expected, abs=0.01)
+
+
+def test_sdr_forgives_a_filter_that_si_sdr_does_not(music):
+    est, ref = music
+    assert sdr(est, ref) > si_sdr(est, ref) + 1
+    library = [
+        fast_bss_eval.sdr(r[None].double().numpy(), e[None].double().numpy(), zero_mean=True)[0]
+        for e, r in zip(est, ref)
+    ]
+    assert sdr(est, ref) == pytest.approx(np.mean(library), abs=1e-6)
+
+
+@needs_ffmpeg
+def test_sdr_v4_against_museval(music):
+    import museval
+
+    est, ref = music
+    sources = [x.double().T.numpy()[None] for x in (ref, est)]
+    expected = np.median(museval.metrics.bss_eval(*sources, window=44100, hop=44100)[0])
+    assert metrics.sdr_v4(est, ref, 44100) == pytest.approx(expected, abs=1e-9)
+    # The images' SDR is plain SNR, so a frame of it has a closed form.
+    frame = slice(0, 44100)
+    error = (est - ref)[:, frame].double().square().sum()
+    plain = 10 * torch.log10(ref[:, frame].double().square().sum() / error).item()
+    assert metrics.sdr_v4(est[:, frame], ref[:, frame], 44100) == pytest.approx(plain, abs=0.01)
+
+
+def test_visqol_against_its_library(music):
+    from visqol import VisqolApi
+
+    est, ref = music
+    api = VisqolApi()
+    api.create(mode="audio")
+    # Another resampler than ours: the score hangs on neither.
+    mono = [scipy.signal.resample_poly(x.double().mean(0).numpy(), 160, 147) for x in (ref, est)]
+    expected = api.measure_from_arrays(*mono, 48000).moslqo
+    assert metrics.visqol(est, ref, 44100) == pytest.approx(expected, abs=0.02)
+    assert 1 < expected < 4.7 and metrics.visqol(ref, ref, 44100) > 4.7
 
 
 def test_lsd_of_a_change_of_level_is_that_level():
@@ -50,6 +127,90 @@ def test_lsd_against_numpy():
     assert lsd(est, ref) == pytest.approx(expected, abs=1e-6)
 
 
-def test_silence_is_a_finite_distance():
-    assert math.isfinite(lsd(torch.zeros(1, 5000), torch.randn(1, 5000)))
-    assert lsd(torch.zeros(1, 5000), torch.zeros(1, 5000)) == 0
+def test_evaluate_is_its_parts(music):
+    est, ref = music
+    fast = ("si_sdr", "snr", "sdr", "lsd")
+    figures = evaluate(est, ref, 44100, fast)
+    assert tuple(figures) == fast
+    assert figures == {
+        "si_sdr": si_sdr(est, ref),
+        "snr": snr(est, ref),
+        "sdr": sdr(est, ref),
+        "lsd": lsd(est, ref),
+    }
+    assert evaluate(est.numpy(), ref.numpy(), 44100, fast) == figures
+    assert evaluate(est[0], ref[0], 44100, ("snr",)) == {"snr": snr(est[:1], ref[:1])}
+
+
+SILENCE, NOISE = torch.zeros(2, 44100), tone(44100)
+HALF = torch.stack((NOISE[0], SILENCE[0]))
+NAN, INF = math.nan, math.inf
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    "est, ref, expected",
+    [
+        (NOISE, NOISE, dict(si_sdr=INF, snr=INF, sdr=INF, sdr_v4=INF, lsd=0)),
+        (SILENCE, NOISE, dict(si_sdr=-INF, snr=0, sdr=-INF, sdr_v4=-INF, visqol=1)),
+        (NOISE, SILENCE, dict(si_sdr=NAN, snr=NAN, sdr=NAN, sdr_v4=NAN, visqol=NAN)),
+        (SILENCE, SILENCE, dict(si_sdr=NAN, snr=NAN, sdr=NAN, sdr_v4=NAN, visqol=NAN, lsd=0)),
+        (HALF, HALF, dict(si_sdr=INF, snr=INF, sdr=INF, sdr_v4=INF, lsd=0)),
+        (HALF, NOISE, dict(si_sdr=-INF, sdr=-INF)),
+        (0.9 * NOISE, HALF, dict(snr=20)),
+        (SILENCE + 0.1, NOISE, dict(si_sdr=-INF, sdr=-INF, visqol=1)),
+        (NOISE[:, :1], NOISE[:, :1] + 1, dict(si_sdr=NAN, sdr=NAN)),
+    ],
+)
+def test_silence_and_equality(est, ref, expected):
+    figures = evaluate(est, ref, 44100)
+    assert math.isfinite(figures["lsd"]) and set(figures) == set(METRICS)
+    for name, value in expected.items():
+        assert figures[name] == pytest.approx(value, abs=1e-4, nan_ok=True), name
+
+
+@pytest.mark.parametrize("n_samples", [2, 300, 1024, 5000])
+def test_short_signals(n_samples):
+    ref = tone(n_samples)
+    figures = evaluate(ref + 0.01 * torch.randn(2, n_samples), ref, 44100, (*METRICS[:3], "lsd"))
+    assert math.isfinite(figures["lsd"]) and math.isfinite(figures["snr"])
+    assert math.isnan(metrics.visqol(ref, ref, 44100))
+
+
+@pytest.mark.parametrize(
+    "est, ref, chosen, reason",
+    [
+        (NOISE, NOISE[:, 1:], METRICS, "same channels and length"),
+        (NOISE, NOISE[:1], METRICS, "same channels and length"),
+        (NOISE, NOISE, ("sisdr",), "unknown metric 'sisdr'"),
+        (NOISE[:, :0], NOISE[:, :0], METRICS, "is no sound"),
+        (NOISE[None], NOISE[None], METRICS, "is no sound"),
+        (NOISE.long(), NOISE.long(), METRICS, "is no sound"),
+        (NOISE + NAN, NOISE, METRICS, "est holds NaN"),
+        (NOISE, NOISE / 0, METRICS, "ref holds NaN"),
+    ],
+)
+def test_what_cannot_be_compared(est, ref, chosen, reason):
+    with pytest.raises(ValueError, match=reason):
+        evaluate(est, ref, 44100, chosen)
+
+
+def test_a_missing_package_costs_its_own_metric_only(monkeypatch):
+    real = metrics.importlib.util.find_spec
+    hidden = {"visqol", "fast_bss_eval"}
+    monkeypatch.setattr(
+        metrics.importlib.util, "find_spec", lambda name: None if name in hidden else real(name)
+    )
+    with pytest.warns(MetricWarning) as caught:
+        figures = evaluate(0.9 * NOISE, NOISE, 44100, ("sdr", "snr", "visqol"))
+    assert figures["snr"] == pytest.approx(20, abs=1e-4)
+    assert math.isnan(figures["sdr"]) and math.isnan(figures["visqol"])
+    lines = [str(warning.message) for warning in caught]
+    assert len(lines) == 2 and all("apollo-plugin[eval]" in line for line in lines)
+
+
+def test_without_ffmpeg_the_others_still_come(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.warns(MetricWarning, match="museval needs ffmpeg and ffprobe on the PATH"):
+        figures = evaluate(0.9 * NOISE, NOISE, 44100, ("snr", "sdr_v4"))
+    assert math.isnan(figures["sdr_v4"]) and math.isfinite(figures["snr"])

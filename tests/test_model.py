@@ -1,6 +1,8 @@
 """Apollo against the published implementation's numbers and the laws it has to keep."""
 
 import importlib
+import subprocess
+import sys
 
 import asteroid
 import numpy as np
@@ -212,6 +214,23 @@ def test_cuda(published, golden):
 
 
 # -------------------------------------------------------------------------- Asteroid's interface
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import apollo_plugin, asteroid",
+        "import asteroid, apollo_plugin",
+        "import apollo_plugin; from asteroid.models.publisher import save_publishable",
+        "import apollo_plugin.model",
+    ],
+)
+def test_registered_in_every_order_of_imports(imports):
+    look = "import asteroid; print(asteroid.models.get('apollo').__module__)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{imports}; {look}"], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "apollo_plugin.model", done.stderr
 
 
 def test_asteroid_finds_it_after_the_import():

@@ -1,0 +1,277 @@
+"""Cost of a model on this machine: ``python -m apollo_plugin.benchmark``.
+
+For each model, device and precision: parameters, arithmetic for a second of audio, the real-time
+factor as the paper's Table II has it (mean over runs on 1 s of mono), a song, a stream, memory; and
+beside them the bare matrix products of the same shapes in the same run, the limit that the hardware
+sets. A table, and all figures as JSON.
+
+A model is a bundled name, a checkpoint, ``published`` (the paper's 16.54 M parameters, random
+weights) or ``streaming`` (causal, about 1 M parameters, random weights).
+"""
+
+import argparse
+import contextlib
+import platform
+import statistics
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from .costs import (
+    PRECISIONS,
+    Precision,
+    count_flops,
+    matmul_shapes,
+    matmul_time,
+    peak_memory,
+    real_time_factor,
+    stream_times,
+    wait,
+)
+from .files import write_json
+from .model import Apollo
+from .precision import convert
+from .script import run
+
+RANDOM_MODELS = {
+    "published": {},
+    "streaming": dict(
+        causal=True, feature_dim=80, n_layers=3, n_heads=4, residual=True, band_gain=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one model, device and precision.
+
+    Args:
+        model: its name.
+        device: kind of it.
+        precision: name of it.
+        parameters: their number.
+        flops_per_second: operations for a second of mono audio.
+        rtf_ms: milliseconds for 1 s of mono, mean over runs: Table II's RTF.
+        rtf_best_ms: of the fastest run.
+        rtf_runs: number of runs.
+        matmul_ms: milliseconds for its bare matrix products, the best of some repeats.
+        song_seconds: length of the stereo song.
+        song_speed: times real time.
+        song_peak_mb: megabytes at the peak beyond model and song.
+        hop_ms: length of a hop of the stream in milliseconds.
+        hop_median_ms: milliseconds that the streamer took for one.
+        hop_p99_ms: the same, 99th percentile.
+        hops: number of hops.
+    """
+
+    model: str
+    device: str
+    precision: str
+    parameters: int
+    flops_per_second: float
+    rtf_ms: float
+    rtf_best_ms: float
+    rtf_runs: int
+    matmul_ms: float
+    song_seconds: float
+    song_speed: float
+    song_peak_mb: float
+    hop_ms: float
+    hop_median_ms: float
+    hop_p99_ms: float
+    hops: int
+
+
+def measure(
+    model: Apollo,
+    name: str,
+    device: str,
+    precision: Precision,
+    iterations: int = 1000,
+    song_seconds: float = 60.0,
+    stream_seconds: float = 60.0,
+    limit: float = 30.0,
+) -> Result:
+    """Measures one model.
+
+    Args:
+        model: float32, on the CPU.
+        name: of the model.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        precision: one of :data:`apollo_plugin.costs.PRECISIONS`.
+        iterations: runs on 1 s of mono.
+        song_seconds: length of the stereo song.
+        stream_seconds: length of the mono stream, fed hop by hop.
+        limit: seconds that any one figure may take; runs, song and stream are cut to that.
+    """
+    rate = int(model.sample_rate)
+    generator = torch.Generator().manual_seed(0)
+    second = 0.1 * torch.randn(1, rate, generator=generator)
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    flops = count_flops(model, second)
+    shapes = matmul_shapes(model, second)
+    model = convert(model.to(device), precision.name)
+    times = real_time_factor(model, device, iterations, limit)
+    rtf = statistics.mean(times)
+    # Two channels, and a first guess at how long it takes.
+    song_seconds = max(1.0, min(song_seconds, limit / (2 * rtf)))
+    song = 0.1 * torch.randn(2, round(song_seconds * rate), generator=generator)
+    with peak_memory(device) as peak:
+        begin = time.perf_counter()
+        model.restore(song)
+        wait(device)
+        song_time = time.perf_counter() - begin
+    hop = model.filterbank.stride
+    stream = 0.1 * torch.randn(1, round(stream_seconds * rate), generator=generator)
+    hops = stream_times(model, stream.split(hop, -1), device, limit)
+    return Result(
+        model=name,
+        device=device,
+        precision=precision.name,
+        parameters=n_parameters,
+        flops_per_second=flops,
+        rtf_ms=1000 * rtf,
+        rtf_best_ms=1000 * min(times),
+        rtf_runs=len(times),
+        matmul_ms=1000 * matmul_time(shapes, device, precision),
+        song_seconds=song_seconds,
+        song_speed=song_seconds / song_time,
+        song_peak_mb=peak[0] / 1e6,
+        hop_ms=1000 * hop / rate,
+        hop_median_ms=1000 * statistics.median(hops),
+        hop_p99_ms=1000 * statistics.quantiles(hops, n=100)[98],
+        hops=len(hops),
+    )
+
+
+def table(results: list[Result]) -> str:
+    """Results in Markdown."""
+    columns = (
+        "model, device, precision",
+        "parameters",
+        "GFLOP for 1 s",
+        "1 s of mono in ms: mean, best (runs)",
+        "bare products in ms",
+        "best over bare",
+        "song: times real time (length)",
+        "song: memory",
+        "hop in ms: median, 99th percentile",
+    )
+    rows = [columns, ("---",) * len(columns)]
+    for r in results:
+        rows.append(
+            (
+                f"{r.model}, {r.device}, {r.precision}",
+                f"{r.parameters / 1e6:.2f} M",
+                f"{r.flops_per_second / 1e9:.1f}",
+                f"{r.rtf_ms:.2f}, {r.rtf_best_ms:.2f} ({r.rtf_runs})",
+                f"{r.matmul_ms:.2f}",
+                f"{r.rtf_best_ms / r.matmul_ms:.2f}",
+                f"{r.song_speed:.2f} ({r.song_seconds:.0f} s)",
+                f"{r.song_peak_mb:.0f} MB",
+                f"{r.hop_median_ms:.2f}, {r.hop_p99_ms:.2f} of {r.hop_ms:.0f}",
+            )
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures hold for."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), cpu)
+    return dict(
+        cpu=cpu,
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        torch=str(torch.__version__),
+    )
+
+
+def profile(model: Apollo, device: str) -> str:
+    """Where the time of one second of mono goes, by operator."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    wav = 0.1 * torch.randn(1, int(model.sample_rate), device=device)
+    model.restore(wav)
+    with torch.profiler.profile(activities=activities) as profiler:
+        model.restore(wav)
+        wait(device)
+    key = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
+    return profiler.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=40)
+
+
+def _unfit(precision: Precision, device: str) -> str:
+    """Why a precision does not run, or does not pay, on a device; empty where it does."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            convert(Apollo(feature_dim=8, n_layers=1, n_heads=2).to(device), precision.name)
+    except (ValueError, UserWarning) as reason:
+        return str(reason)
+    return "" if device in precision.devices else f"not made for {device}"
+
+
+def _build(name: str) -> Apollo:
+    if name in RANDOM_MODELS:
+        torch.manual_seed(0)
+        return Apollo(**RANDOM_MODELS[name]).eval()
+    return Apollo.from_pretrained(name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m apollo_plugin.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--models", nargs="+", default=["apollo-small", "streaming", "published"], metavar="NAME")
+    add("--devices", nargs="+", choices=("cpu", "cuda", "mps"), help="all that are at hand")
+    names = [precision.name for precision in PRECISIONS]
+    add("--precisions", nargs="+", choices=names, help="all that the device can")
+    add("--iterations", type=int, default=1000, help="runs over 1 s of mono (%(default)s)")
+    add("--song_seconds", type=float, default=60.0, help="length of the song (%(default)s)")
+    add("--stream_seconds", type=float, default=60.0, help="length of the stream (%(default)s)")
+    add("--limit", type=float, default=30.0, help="most seconds for one figure (%(default)s)")
+    add("--json", type=Path, default=Path("benchmark.json"), help="file to write (%(default)s)")
+    add("--profile", action="store_true", help="also tell where the time goes, by operator")
+    args = parser.parse_args()
+    for name in ("iterations", "song_seconds", "stream_seconds", "limit"):
+        if not getattr(args, name) > 0:
+            parser.error(f"--{name} {getattr(args, name)} has to be positive")
+    at_hand = ["cpu"]
+    at_hand += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    missing = sorted(set(args.devices or ()) - set(at_hand))
+    if missing:
+        raise ValueError(f"this machine has no {missing[0]} device; it has {', '.join(at_hand)}")
+    results: list[Result] = []
+    for name in args.models:
+        for device in args.devices or at_hand:
+            for precision in PRECISIONS:
+                if precision.name not in (args.precisions or names):
+                    continue
+                reason = _unfit(precision, device)
+                if reason and not (args.precisions and device in precision.devices):
+                    print(f"{name}, {device}, {precision.name} is left out: {reason}")
+                    continue
+                sizes = (args.iterations, args.song_seconds, args.stream_seconds, args.limit)
+                results.append(measure(_build(name), name, device, precision, *sizes))
+                if args.profile:
+                    print(profile(convert(_build(name).to(device), precision.name), device))
+    if not results:
+        raise ValueError("no precision that was asked for runs on these devices")
+    about = machine()
+    print(", ".join(f"{key}: {value}" for key, value in about.items()))
+    print(table(results))
+    write_json(args.json, {"machine": about, "results": [asdict(result) for result in results]})
+    print(f"figures: {args.json}")
+
+
+if __name__ == "__main__":
+    run(main)

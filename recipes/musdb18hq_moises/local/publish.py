@@ -1,0 +1,21 @@
+"""Stage 6: Asteroid package, safetensors and model card; nothing is uploaded."""
+
+import argparse
+from pathlib import Path
+
+from apollo_plugin.publishing import publish
+from apollo_plugin.script import run
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--exp_dir", type=Path, required=True, help="what stages 4 and 5 left")
+    args = parser.parse_args()
+    folder, lines = publish(args.exp_dir)
+    for path in sorted(folder.iterdir()):
+        print(f"{path}  ({path.stat().st_size / 1e6:.2f} MB)")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,109 @@
+"""The cut-off of coded music is found, uncoded music looks it, and the rest has an answer too."""
+
+import pytest
+import torch
+from conftest import tone
+
+from apollo_plugin.cli import main
+from apollo_plugin.data.codecs import mp3
+from apollo_plugin.data.demo import mixture
+from apollo_plugin.diagnose import Diagnosis, diagnose
+
+
+@pytest.fixture(scope="module")
+def songs():
+    """Music without a codec, with noise to 22 kHz as recordings have it."""
+    waves = [torch.from_numpy(mixture(4.0, seed=seed)) for seed in range(3)]
+    return [wav + 1e-4 * torch.randn(wav.shape) for wav in waves]
+
+
+@pytest.mark.parametrize(
+    "kbps, edge", [(24, 4400), (32, 5700), (48, 7700), (64, 11200), (96, 15200), (128, 16500)]
+)
+def test_edges_of_lame(songs, kbps, edge):
+    for wav in songs:
+        found = diagnose(mp3(wav, kbps=kbps), 44100)
+        assert found.cutoff == pytest.approx(edge, abs=400) and found.drop > 30
+
+
+def test_uncoded_music_looks_it(songs):
+    for wav in songs:
+        found = diagnose(wav, 44100)
+        assert found.cutoff is None and "uncoded" in str(found)
+
+
+@pytest.mark.parametrize("cutoff", [3000, 6000, 9000, 14000, 18000])
+def test_an_edge_of_known_place(cutoff):
+    """Noise whose spectrum is cut by hand."""
+    spectrum = torch.fft.rfft(0.1 * torch.randn(2, 131072))
+    spectrum[:, torch.fft.rfftfreq(131072, 1 / 44100) > cutoff] = 0
+    found = diagnose(torch.fft.irfft(spectrum), 44100)
+    assert found.cutoff == pytest.approx(cutoff, abs=60)
+
+
+def sixteen_bits(wav):
+    return (wav * 32768).round().clamp(-32768, 32767) / 32768
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda wav: 0.05 * wav,
+        sixteen_bits,
+        lambda wav: sixteen_bits(0.1 * wav),
+        lambda wav: wav * torch.linspace(1, 0, wav.shape[-1]) ** 3,
+        lambda wav: torch.nn.functional.pad(wav, (200000, 200000)),
+        lambda wav: wav[:1],
+        lambda wav: torch.stack((wav[0], -wav[0])),
+        lambda wav: torch.cat((wav, wav), 0),
+    ],
+)
+def test_what_happens_to_files_afterwards(songs, change):
+    coded = mp3(songs[0], kbps=48)
+    plain = diagnose(coded, 44100).cutoff
+    assert diagnose(change(coded), 44100).cutoff == pytest.approx(plain, abs=400)
+
+
+def test_single_partials_are_no_edge():
+    t = torch.arange(88200) / 44100
+    chord = sum(torch.sin(2 * torch.pi * hertz * t) for hertz in (440.0, 3520.0, 7040.0))
+    assert diagnose(0.1 * chord[None], 44100).cutoff is None
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 48000, 96000])
+def test_other_rates(rate):
+    wav = 0.1 * torch.randn(1, 2 * rate)
+    assert diagnose(wav, rate).cutoff is None
+    spectrum = torch.fft.rfft(wav)
+    spectrum[:, torch.fft.rfftfreq(2 * rate, 1 / rate) > rate / 3] = 0
+    expected = rate / 3 if rate / 3 < 19000 else None
+    assert diagnose(torch.fft.irfft(spectrum), rate).cutoff == pytest.approx(expected, abs=100)
+
+
+@pytest.mark.parametrize("wav", [torch.zeros(2, 50000), torch.zeros(1, 1)])
+def test_silence(wav):
+    found = diagnose(wav, 44100)
+    assert found.silent and found.cutoff is None and "silent" in str(found)
+
+
+@pytest.mark.parametrize("n_samples", [1, 100, 3000])
+def test_short_files(n_samples):
+    assert isinstance(diagnose(tone(n_samples), 44100), Diagnosis)
+
+
+def test_command_line(songs, tmp_path, capsys):
+    from apollo_plugin import audio
+
+    audio.write(tmp_path / "a coded.wav", mp3(songs[1], kbps=64), 44100)
+    audio.write(tmp_path / "b uncoded.wav", songs[1], 44100)
+    (tmp_path / "c broken.wav").write_bytes(b"RIFF of nothing")
+    assert main(["--diagnose", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    first, second = captured.out.splitlines()
+    assert "a coded.wav: cut off at 11." in first and "64 kbit/s" in first
+    assert "b uncoded.wav: looks uncoded" in second
+    assert "c broken.wav" in captured.err and len(captured.err.splitlines()) == 1
+    assert main(["--diagnose", str(tmp_path / "a coded.wav")]) == 0
+    assert sorted(p.name[0] for p in tmp_path.iterdir()) == ["a", "b", "c"]
+    assert main(["--diagnose", str(tmp_path / "missing.wav")]) == 1
+    assert "does not exist" in capsys.readouterr().err
