@@ -69,7 +69,7 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
         content, name = source, "the given package"
     else:
         path, name = _find(source), str(source)
-        content = _read(path, name)
+        content = read(path, name)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise CheckpointError(f"'{name}' holds no state dict; is it a checkpoint of Apollo?")
@@ -190,7 +190,16 @@ def _download(name: str) -> Path:
     )
 
 
-def _read(path: Path, name: str) -> Any:
+def read(path: Path, name: str) -> Any:
+    """What a checkpoint of any model holds; nothing of it is executed.
+
+    Args:
+        path: of the file.
+        name: for messages.
+
+    Raises:
+        CheckpointError: where it is damaged, or pickles more than tensors and plain values.
+    """
     if path.stat().st_size == 0:
         raise CheckpointError(f"'{name}' is empty")
     try:
@@ -229,7 +238,9 @@ def _skippable(path: Path, name: str) -> list[str]:
     for unsafe in names:
         module, _, attribute = unsafe.partition(".")
         builtin = module in ("builtins", "__builtin__") and attribute in _SKIPPED_BUILTINS
-        if module not in _SKIPPED_MODULES and not builtin:
+        # Asteroid pickles torch's version.
+        version = unsafe == "torch.torch_version.TorchVersion"
+        if module not in _SKIPPED_MODULES and not builtin and not version:
             raise CheckpointError(
                 f"'{name}' is refused: its pickle names {unsafe}, which no weights need"
             )

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import asteroid.models
 import torch
+from asteroid import models as asteroid_models
 from torch import nn
 from tqdm import tqdm
 
@@ -370,5 +370,5 @@ class Apollo(AsteroidInterface):
 
 
 # Asteroid raises on a repeat; this module may be imported anew.
-if not hasattr(asteroid.models, Apollo.__name__):
-    asteroid.models.register_model(Apollo)
+if not hasattr(asteroid_models, Apollo.__name__):
+    asteroid_models.register_model(Apollo)

@@ -1,6 +1,8 @@
 """Apollo against the published implementation's numbers and the laws it has to keep."""
 
 import importlib
+import subprocess
+import sys
 
 import asteroid
 import numpy as np
@@ -322,3 +324,14 @@ def test_impossible_blocks_are_refused(variant, block_seconds):
 def test_impossible_models_are_refused(arguments):
     with pytest.raises(ValueError):
         Apollo(**arguments)
+
+
+@pytest.mark.parametrize(
+    "first, second", [("apollo_plugin", "asteroid"), ("asteroid", "apollo_plugin")]
+)
+def test_asteroid_knows_the_model_in_either_order_of_imports(first, second):
+    program = f"import {first}, {second}; print(asteroid.models.get('apollo').__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "Apollo", done.stderr
