@@ -11,6 +11,7 @@ import torch
 from asteroid import models
 from asteroid.models import BaseModel
 from asteroid.utils import hub_utils
+from huggingface_hub import logging
 from torch import nn
 
 from . import audio, checkpoints
@@ -227,6 +228,7 @@ def load(name: str | os.PathLike, **kwargs) -> Separator:
             f"no separator '{name}': no such file, no id on the Hub (owner/name), and none of "
             f"torchaudio's {', '.join(BUNDLES)}"
         )
+    logging.set_verbosity_error()  # its retries say nothing that the one line below does not
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             path = hub_utils.cached_download(name)
