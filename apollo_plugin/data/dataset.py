@@ -1,0 +1,195 @@
+"""Data sets: music mixed on the fly for training, fixed pairs for validation and test."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..audio import AudioError, read
+from . import tracks
+from .codecs import BIT_RATES, CODECS
+from .mixing import Library, Mix, draw_stems
+
+# Quieter mixtures than this (about -80 dB) are drawn anew: a segment is active, its parts may rest.
+_LEAST_PEAK = 1e-4
+_MAX_DRAWS = 20
+
+MUSDB_LICENSE = dict(
+    title="MUSDB18-HQ - an uncompressed version of MUSDB18",
+    title_link="https://doi.org/10.5281/zenodo.3338373",
+    author="Zafar Rafii, Antoine Liutkus, Fabian-Robert Stöter, Stylianos Ioannis Mimilakis, "
+    "Rachel Bittner",
+    author_link="https://sigsep.github.io/datasets/musdb.html",
+    license="for non-commercial, academic use; 46 songs of MedleyDB: CC BY-NC-SA 4.0; 2 songs: "
+    "CC BY-NC-SA 3.0; the others: see the list of songs",
+    license_link="https://github.com/sigsep/website/blob/master/content/datasets/assets/"
+    "tracklist.csv",
+    non_commercial=True,
+)
+MOISESDB_LICENSE = dict(
+    title="MoisesDB: a dataset for source separation beyond 4-stems",
+    title_link="https://arxiv.org/abs/2307.15913",
+    author="Igor Pereira, Felipe Araújo, Filip Korzeniowski, Richard Vogl",
+    author_link="https://music.ai/research/",
+    license="CC BY-NC-SA 4.0",
+    license_link="https://creativecommons.org/licenses/by-nc-sa/4.0/",
+    non_commercial=True,
+)
+
+
+class MixtureDataset(Dataset):
+    """Dynamic mixing of section III-A. An item is a function of seed, epoch and index alone.
+
+    Args:
+        root: folder of a split, with ``tracks.json`` and ``segments.json``.
+        n_items: length of an epoch; the paper's is 40 000.
+        segment: length of an item in seconds.
+        sample_rate: in Hz.
+        seed: of everything random.
+        max_stems: most stems of a mix.
+        gain_db: stems are scaled by -gain_db to gain_db.
+        bit_rates: drawn from, in kbit/s.
+        mixture_share: share of items that are a song as it is (the published code has 0.5).
+        codec: ``"mp3"``, ``"aac"`` or ``"opus"``.
+
+    Items:
+        ``(coded, original)``, float32, ``(2, time)`` each.
+
+    Raises:
+        AudioError: where stages 1 and 2 have not run, nothing sounds, or a file is damaged.
+    """
+
+    dataset_name = "MUSDB18-HQ and MoisesDB"
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        n_items: int = 40000,
+        segment: float = 3.0,
+        sample_rate: int = 44100,
+        seed: int = 0,
+        max_stems: int = 8,
+        gain_db: float = 10.0,
+        bit_rates: Sequence[int] = BIT_RATES,
+        mixture_share: float = 0.0,
+        codec: str = "mp3",
+    ):
+        if n_items < 1 or segment <= 0 or not 1 <= max_stems <= len(tracks.STEMS):
+            raise ValueError(
+                f"n_items {n_items} and segment {segment} have to be positive, max_stems "
+                f"{max_stems} 1 to {len(tracks.STEMS)}"
+            )
+        if codec not in CODECS:
+            raise ValueError(f"unknown codec '{codec}'; known: {', '.join(CODECS)}")
+        self.library = Library(root)
+        self.n_items, self.segment, self.sample_rate, self.seed = (
+            n_items,
+            segment,
+            sample_rate,
+            seed,
+        )
+        self.max_stems, self.gain_db, self.bit_rates = max_stems, gain_db, tuple(bit_rates)
+        self.mixture_share, self.codec = mixture_share, codec
+        # Shared, so that workers which live longer than an epoch hear of the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose items come next, in all worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return self.n_items
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if not 0 <= index < self.n_items:
+            raise IndexError(index)
+        random = np.random.default_rng((self.seed, int(self._epoch), index))
+        for _ in range(_MAX_DRAWS):
+            coded, original = self.library.render(self.draw(random), self.sample_rate)
+            if original.abs().max() > _LEAST_PEAK:
+                break
+        return coded, original
+
+    def draw(self, random: np.random.Generator) -> Mix:
+        """Draws the recipe of an item."""
+        kbps = int(random.choice(self.bit_rates))
+        if random.random() < self.mixture_share:
+            return self.library.draw_song(random, self.segment, kbps, self.codec)
+        stems = draw_stems(random, self.library.stems, None, self.max_stems)
+        return self.library.draw(random, stems, self.segment, kbps, self.gain_db, self.codec)
+
+    def get_infos(self) -> dict[str, Any]:
+        """For publishing models: ``dataset``, ``task`` and ``licenses`` of what is in here."""
+        sets = {song.split("/")[0] for song in self.library.songs}
+        licenses = dict(musdb18hq=MUSDB_LICENSE, moisesdb=MOISESDB_LICENSE)
+        return dict(
+            dataset=self.dataset_name,
+            task="restoration",
+            licenses=[licenses[name] for name in sorted(sets) if name in licenses],
+        )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A fixed pair on disk.
+
+    Args:
+        folder: holds ``original.flac``, ``mp3.flac`` and ``mix.json``.
+        kbps: bit rate in kbit/s.
+        kind: one of ``KINDS``.
+        name: of the folder.
+    """
+
+    folder: Path
+    kbps: int
+    kind: str
+    name: str
+
+    def read(self) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Coded and original signal, ``(channels, time)``, and their sample rate.
+
+        Raises:
+            AudioError: where a file is missing or damaged, or the two do not fit.
+        """
+        coded, rate = read(self.folder / "mp3.flac")
+        original, original_rate = read(self.folder / "original.flac")
+        if coded.shape != original.shape or rate != original_rate:
+            raise AudioError(
+                f"'{self.folder}': mp3.flac {tuple(coded.shape)} at {rate} Hz and original.flac "
+                f"{tuple(original.shape)} at {original_rate} Hz differ; run stage 3 again"
+            )
+        return coded, original, rate
+
+
+class PairDataset(Dataset):
+    """The fixed pairs of stage 3.
+
+    Args:
+        root: ``data/valid`` or ``data/test``.
+
+    Items:
+        ``(coded, original)``, float32, ``(channels, time)`` each; ``pairs[index]`` tells which.
+
+    Raises:
+        AudioError: where stage 3 has not run to its end.
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        root = Path(root)
+        names = tracks.read_stage(root / "pairs.json", 3)
+        self.pairs = [
+            Pair(root / name, int(name.split("/")[0]), *name.split("/")[1:]) for name in names
+        ]
+        if not self.pairs:
+            raise AudioError(f"'{root / 'pairs.json'}' lists no pairs; run stage 3 again")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.pairs[index].read()[:2]

@@ -1,0 +1,158 @@
+"""Mixes of stems: drawn at random, rendered, coded.
+
+Section III-A of the paper: 1 to 8 of the eleven stems, of different songs, from active segments,
+each scaled by -10 to 10 dB, summed, coded; both signals are then divided by the larger peak of the
+two.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..audio import AudioError
+from . import tracks
+from .codecs import CODECS
+
+# The four kinds of music of Table II.
+KINDS = ("vocals", "single_stem", "multi_stems", "multi_stems_vocals")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a mix takes from a stem: ``seconds`` from ``start``, scaled by ``gain_db``."""
+
+    song: str
+    stem: str
+    start: float
+    gain_db: float
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The recipe of a mix; rendering it again gives the same samples."""
+
+    parts: tuple[Part, ...]
+    kbps: int
+    seconds: float
+    codec: str = "mp3"
+
+
+class Library:
+    """Songs of a split, and where their stems sound: stages 1 and 2 of the recipe.
+
+    Args:
+        root: folder with ``tracks.json`` and ``segments.json``.
+
+    Raises:
+        AudioError: where a stage has not run, or nothing sounds.
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = Path(root)
+        self.songs = {song.id: song for song in tracks.load(self.root / "tracks.json")}
+        found = tracks.read_stage(self.root / "segments.json", 2)
+        self.segment: float = found["segment"]
+        # stem -> song -> starts of its active segments in seconds
+        self.starts: dict[str, dict[str, list[float]]] = {name: {} for name in tracks.STEMS}
+        for song, stems in found["starts"].items():
+            if song not in self.songs:
+                raise AudioError(
+                    f"'{self.root / 'segments.json'}' does not fit tracks.json; run stage 2 again"
+                )
+            for stem, starts in stems.items():
+                if starts:
+                    self.starts[stem][song] = starts
+        self.stems = [name for name in tracks.STEMS if self.starts[name]]
+        if not self.stems:
+            raise AudioError(
+                f"'{self.root / 'segments.json'}' lists no active segments: no songs in this "
+                "split, or all of them silent; see the messages of stages 1 and 2"
+            )
+
+    def draw(
+        self,
+        random: np.random.Generator,
+        stems: Sequence[str],
+        seconds: float,
+        kbps: int,
+        gain_db: float = 10.0,
+        codec: str = "mp3",
+    ) -> Mix:
+        """Draws a part of each of ``stems``, of different songs where there are enough."""
+        used: set[str] = set()
+        parts = []
+        for stem in stems:
+            songs = [song for song in self.starts[stem] if song not in used]
+            if not songs:
+                continue
+            song = songs[random.integers(len(songs))]
+            used.add(song)
+            start = self._start(random, self.starts[stem][song], seconds)
+            parts.append(Part(song, stem, start, random.uniform(-gain_db, gain_db)))
+        return Mix(tuple(parts), kbps, seconds, codec)
+
+    def draw_song(
+        self, random: np.random.Generator, seconds: float, kbps: int, codec: str = "mp3"
+    ) -> Mix:
+        """Draws a part of a song as it is: all of its stems at their own level."""
+        songs = [(stem, song) for stem in self.stems for song in self.starts[stem]]
+        stem, song = songs[random.integers(len(songs))]
+        start = self._start(random, self.starts[stem][song], seconds)
+        stems = self.songs[song].stems
+        return Mix(tuple(Part(song, name, start, 0.0) for name in stems), kbps, seconds, codec)
+
+    def _start(self, random: np.random.Generator, starts: list[float], seconds: float) -> float:
+        start = starts[random.integers(len(starts))]
+        return start + random.uniform(0, max(0.0, self.segment - seconds))
+
+    def render(self, mix: Mix, sample_rate: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The coded mix and the original, each ``(2, time)``, the larger peak at 1."""
+        original = np.zeros((2, round(mix.seconds * sample_rate)), np.float32)
+        for part in mix.parts:
+            wav = self.songs[part.song].stems[part.stem].read(part.start, mix.seconds, sample_rate)
+            original += np.float32(10 ** (part.gain_db / 20)) * wav
+        # Beyond full scale the codec would clip, which is no coding noise.
+        original /= max(1.0, np.abs(original).max())
+        wav = torch.from_numpy(original)
+        coded = CODECS[mix.codec](wav, sample_rate, mix.kbps)
+        peak = max(wav.abs().max().item(), coded.abs().max().item())
+        return (coded / peak, wav / peak) if wav.abs().max() > 0 else (coded, wav)
+
+
+def draw_stems(
+    random: np.random.Generator, present: Sequence[str], kind: str | None, max_stems: int = 8
+) -> list[str]:
+    """Names of the stems of a mix.
+
+    Args:
+        random: generator.
+        present: names to choose from.
+        kind: one of ``KINDS``; any number of any stems if None.
+        max_stems: most stems of a mix.
+
+    Returns:
+        names without repetition; none where ``present`` has nothing of this kind.
+    """
+    others = [name for name in present if name != "vocals"]
+    vocals = [name for name in present if name == "vocals"]
+    if kind is None:
+        pool, least, fixed = list(present), 1, []
+    elif kind == "vocals":
+        pool, least, fixed, max_stems = [], 0, vocals, 1
+    elif kind == "single_stem":
+        pool, least, fixed, max_stems = others, 1, [], 1
+    elif kind == "multi_stems":
+        pool, least, fixed = others, 2, []
+    elif kind == "multi_stems_vocals":
+        pool, least, fixed = others, 1, vocals
+    else:
+        raise ValueError(f"unknown kind '{kind}'; known: {', '.join(KINDS)}")
+    most = min(max_stems - len(fixed), len(pool))
+    if most < least or (kind in ("vocals", "multi_stems_vocals") and not vocals):
+        return []
+    count = int(random.integers(least, most + 1))
+    return [*fixed, *(str(name) for name in random.permutation(pool)[:count])]

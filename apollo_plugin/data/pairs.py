@@ -1,0 +1,150 @@
+"""The fixed pairs for validation and test: each bit rate, each of the four kinds of Table II."""
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..audio import AudioError, write
+from ..files import whole, write_json
+from .codecs import BIT_RATES
+from .mixing import KINDS, Library, Mix, draw_stems
+from .parallel import each
+
+_MAX_DRAWS = 50
+# A mixture that peaks lower than this holds nothing to restore.
+_LEAST_PEAK = 1e-3
+
+
+@dataclass(frozen=True)
+class PairJob:
+    """One pair to make.
+
+    Args:
+        root: folder of the split.
+        kbps: bit rate in kbit/s.
+        kind: one of ``KINDS``.
+        index: of the pair; equal for all bit rates of one mix.
+        seconds: length.
+        sample_rate: in Hz.
+        seed: of the mix.
+    """
+
+    root: str
+    kbps: int
+    kind: str
+    index: int
+    seconds: float
+    sample_rate: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kbps}/{self.kind}/{self.index:05d}"
+
+
+def make_pairs(
+    root: str | os.PathLike,
+    n_pairs: int,
+    pool: Executor,
+    bit_rates: Sequence[int] = BIT_RATES,
+    seconds: float = 3.0,
+    sample_rate: int = 44100,
+    seed: int = 0,
+) -> tuple[int, list[str]]:
+    """Makes what is missing of a split's pairs and lists them all in ``pairs.json``.
+
+    Pair ``i`` of a kind is the same mix at every bit rate. Whole pairs of an earlier run are kept;
+    ``pairs.json`` is there only when all pairs are.
+
+    Args:
+        root: folder of the split, with ``tracks.json`` and ``segments.json``.
+        n_pairs: number of pairs for each bit rate and kind.
+        pool: where the work is done.
+        bit_rates: in kbit/s.
+        seconds: length of a pair.
+        sample_rate: in Hz.
+        seed: of the mixes.
+
+    Returns:
+        how many were made anew, and a line for each kind that this split has no stems for.
+
+    Raises:
+        AudioError: where a song cannot be read or a pair cannot be written.
+    """
+    root = Path(root)
+    library = Library(root)
+    random = np.random.default_rng(0)
+    kinds = [kind for kind in KINDS if draw_stems(random, library.stems, kind)]
+    notes = [
+        f"'{root}': no pairs of kind {kind}, its songs have only {', '.join(library.stems)}"
+        for kind in KINDS
+        if kind not in kinds
+    ]
+    # Bit rates inside: a run that is stopped early leaves some of every rate.
+    jobs = [
+        PairJob(str(root), kbps, kind, index, seconds, sample_rate, seed)
+        for index in range(n_pairs)
+        for kind in kinds
+        for kbps in bit_rates
+    ]
+    listed = sorted(job.name for job in jobs)
+    index_file = root / "pairs.json"
+    # Until all are there no later stage takes what is there for the set.
+    index_file.unlink(missing_ok=True)
+    n_made = 0
+    for job, outcome in each(pool, make_pair, jobs, len(jobs), f"{root.name} pairs", "pair"):
+        if isinstance(outcome, Exception):
+            raise AudioError(f"'{root / job.name}' was not made: {outcome}") from outcome
+        n_made += outcome
+    write_json(index_file, listed)
+    return n_made, notes
+
+
+def make_pair(job: PairJob) -> bool:
+    """Makes one pair, whole or not at all; returns whether it was not there before."""
+    folder = Path(job.root) / job.name
+    library = _library(job.root, os.stat(Path(job.root) / "segments.json").st_mtime_ns)
+    mix, coded, original = None, None, None
+    for attempt in range(_MAX_DRAWS):
+        mix = _draw(library, job, attempt)
+        about = {**asdict(job), **asdict(mix), "parts": [asdict(part) for part in mix.parts]}
+        del about["root"]
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads((folder / "mix.json").read_bytes()) == about:
+                return False
+        coded, original = library.render(mix, job.sample_rate)
+        if original.abs().max() > _LEAST_PEAK:
+            break
+    _write(folder, about, coded, original, job.sample_rate)
+    return True
+
+
+def _draw(library: Library, job: PairJob, attempt: int) -> Mix:
+    random = np.random.default_rng((job.seed, KINDS.index(job.kind), job.index, attempt))
+    stems = draw_stems(random, library.stems, job.kind)
+    return library.draw(random, stems, job.seconds, job.kbps)
+
+
+def _write(
+    folder: Path, about: dict, coded: torch.Tensor, original: torch.Tensor, sample_rate: int
+) -> None:
+    # The folder appears with all three in it.
+    with whole(folder) as beside:
+        beside.mkdir()
+        write(beside / "original.flac", original, sample_rate, "FLAC")
+        write(beside / "mp3.flac", coded, sample_rate, "FLAC")
+        write_json(beside / "mix.json", about)
+
+
+@lru_cache(maxsize=4)
+def _library(root: str, changed: int) -> Library:
+    """Read once by each process."""
+    return Library(root)

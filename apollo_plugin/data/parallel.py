@@ -1,0 +1,114 @@
+"""Work on many items by any ``concurrent.futures.Executor``: processes here, or a Dask cluster."""
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    ProcessPoolExecutor,
+    wait,
+)
+from itertools import islice
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+# Submitted ahead: enough to keep a cluster busy, little to hold.
+_AHEAD = 256
+_DASK_SECONDS = 10
+
+
+@contextlib.contextmanager
+def executor(n_jobs: int | None = None, dask: str | None = None) -> Iterator[Executor]:
+    """An executor that is shut down at the end, and what is left undone with it.
+
+    Args:
+        n_jobs: number of processes; as many as there are cores unless given.
+        dask: address of a Dask scheduler, ``"tcp://host:8786"``, in place of processes.
+
+    Raises:
+        ValueError: without the extra ``cluster``, or where no scheduler answers.
+    """
+    if dask:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise ValueError("--dask needs: pip install 'apollo-plugin[cluster]'") from error
+        try:
+            client = Client(dask, timeout=_DASK_SECONDS)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"no Dask scheduler answers at '{dask}'") from error
+        with client:
+            pool = client.get_executor()
+            try:
+                yield pool
+            finally:
+                pool.shutdown(wait=False)
+    else:
+        # A fork of a process that runs threads (torch's) can hang; a fork server has none.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["apollo_plugin.data.pairs"])
+        pool = ProcessPoolExecutor(n_jobs or os.cpu_count(), context, initializer=_one_thread)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def each(
+    pool: Executor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    total: int,
+    desc: str,
+    unit: str,
+) -> Iterator[tuple[Item, Result | Exception]]:
+    """Applies a function to each item, with a progress bar; results come as they are done.
+
+    Args:
+        pool: an executor.
+        function: of one item; it and the items have to be picklable.
+        items: in the order in which they are begun.
+        total: number of items.
+        desc: title of the bar.
+        unit: of the bar.
+
+    Yields:
+        item and its result, or the exception that it ended with.
+
+    Raises:
+        RuntimeError: where a worker process died.
+    """
+    todo = iter(items)
+    running: dict = {}
+    with tqdm(total=total, desc=desc, unit=unit, disable=None) as bar:
+        try:
+            while True:
+                for item in islice(todo, _AHEAD - len(running)):
+                    running[pool.submit(function, item)] = item
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    item, error = running.pop(future), future.exception()
+                    if error is not None and (
+                        isinstance(error, BrokenExecutor) or not isinstance(error, Exception)
+                    ):
+                        raise error
+                    bar.update()
+                    yield item, future.result() if error is None else error
+        except BrokenExecutor as error:
+            raise RuntimeError(
+                "a worker process died, of too little memory perhaps; try a smaller --n_jobs"
+            ) from error
+
+
+def _one_thread() -> None:
+    """Processes share the cores already."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,313 @@
+"""MUSDB18-HQ and MoisesDB: folders -> songs, stems and splits.
+
+Both sets come under the eleven stem names of MoisesDB, the paper's "11 available tracks" (section
+III-A). A stem is the sum of its source files, summed when it is read; nothing is copied.
+"""
+
+import json
+import os
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import audio
+from ..audio import AudioError
+from ..files import write_json
+
+if TYPE_CHECKING:
+    import musdb
+
+STEMS = (
+    "vocals bass drums other guitar other_plucked percussion piano other_keys bowed_strings wind"
+).split()
+SPLITS = ("train", "valid", "test")
+_MUSDB_STEMS = ("vocals", "drums", "bass", "other")
+# The validation songs that everybody who trains on MUSDB18 leaves out; from musdb's mus.yaml.
+MUSDB_VALIDATION = (
+    "ANiMAL - Rockshow",
+    "Actions - One Minute Smile",
+    "Alexander Ross - Goodbye Bolero",
+    "Clara Berry And Wooldog - Waltz For My Victims",
+    "Fergessen - Nos Palpitants",
+    "James May - On The Line",
+    "Johnny Lokke - Promises & Lies",
+    "Leaf - Summerghost",
+    "Meaxic - Take A Step",
+    "Patrick Talbot - A Reason To Leave",
+    "Skelpolu - Human Mistakes",
+    "Traffic Experiment - Sirens",
+    "Triviul - Angelsaint",
+    "Young Griffo - Pennies",
+)
+
+
+@dataclass(frozen=True)
+class Stem:
+    """One stem of a song.
+
+    Args:
+        files: its sources, WAV or whatever soundfile reads; the stem is their sum.
+        seconds: length of the longest source.
+        sample_rate: of the first source, in Hz.
+    """
+
+    files: tuple[str, ...]
+    seconds: float
+    sample_rate: int
+
+    def read(self, start: float, seconds: float, sample_rate: int = 44100) -> np.ndarray:
+        """Reads a part. Mono sources sound on both sides; short ones end in silence.
+
+        Args:
+            start: in seconds.
+            seconds: length of the part.
+            sample_rate: of the result, in Hz.
+
+        Returns:
+            float32 array ``(2, time)``.
+
+        Raises:
+            AudioError: naming the file.
+        """
+        total = np.zeros((2, round(seconds * sample_rate)), np.float32)
+        for file in self.files:
+            total += audio.read_part(file, start, seconds, sample_rate)
+        return total
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song and its stems.
+
+    Args:
+        id: unique: the data set, its subset if it has any, and the folder's name.
+        artist: as the data set has it.
+        title: likewise.
+        stems: name (one of ``STEMS``) -> stem.
+    """
+
+    id: str
+    artist: str
+    title: str
+    stems: dict[str, Stem]
+
+
+def musdb18hq(source: "str | os.PathLike | musdb.DB", problems: list[str]) -> list[Song]:
+    """Songs of MUSDB18-HQ.
+
+    Args:
+        source: folder with ``train/`` and ``test/``, each with ``<Artist - Title>/{vocals, drums,
+            bass, other}.wav``; or a ``musdb.DB(root, is_wav=True)``.
+        problems: gets a line for each song that has to be left out.
+
+    Raises:
+        AudioError: where this is no MUSDB18-HQ.
+    """
+    if hasattr(source, "tracks"):
+        if not getattr(source, "is_wav", False):
+            raise AudioError("musdb.DB of stem.mp4 files: decode them and pass is_wav=True")
+        folders = [Path(track.path).parent for track in source.tracks]
+    else:
+        root = Path(source)
+        missing = [name for name in ("train", "test") if not (root / name).is_dir()]
+        if missing:
+            raise AudioError(
+                f"'{root}' holds no MUSDB18-HQ: no folder {' and no folder '.join(missing)} there"
+            )
+        folders = [path for name in ("train", "test") for path in _folders(root / name)]
+    songs = []
+    for folder in folders:
+        subset = folder.parent.name
+        artist, _, title = folder.name.partition(" - ")
+        stems = {name: [folder / f"{name}.wav"] for name in _MUSDB_STEMS}
+        songs += _song(f"musdb18hq/{subset}/{folder.name}", artist, title, stems, problems)
+    return songs
+
+
+def moisesdb(root: str | os.PathLike, problems: list[str]) -> list[Song]:
+    """Songs of MoisesDB.
+
+    Args:
+        root: folder that holds ``moisesdb_v0.1/``, or that folder itself: one folder a song, with
+            ``data.json`` and ``<stem>/<source>.<extension>``.
+        problems: gets a line for each song that has to be left out.
+
+    Raises:
+        AudioError: where this is no MoisesDB.
+    """
+    root = Path(root)
+    top = root / "moisesdb_v0.1"
+    top = top if top.is_dir() else root
+    folders = _folders(top) if top.is_dir() else []
+    if not any((folder / "data.json").is_file() for folder in folders):
+        raise AudioError(f"'{root}' holds no MoisesDB: no 'moisesdb_v0.1/<song>/data.json' there")
+    songs = []
+    for folder in folders:
+        try:
+            about = json.loads((folder / "data.json").read_bytes())
+            stems: dict[str, list[Path]] = defaultdict(list)
+            for stem in about["stems"]:
+                name = stem["stemName"]
+                if name not in STEMS:
+                    raise ValueError(f"unknown stem '{name}'")
+                stems[name] += [
+                    folder / name / f"{source['id']}.{source['extension']}"
+                    for source in stem["tracks"]
+                ]
+            artist, title = str(about["artist"]), str(about["song"])
+        except OSError as error:
+            problems.append(f"'{folder / 'data.json'}': {error.strerror}; song left out")
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else error
+            problems.append(f"'{folder / 'data.json'}': {what}; song left out")
+        else:
+            songs += _song(f"moisesdb/{folder.name}", artist, title, stems, problems)
+    return songs
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _song(
+    id: str, artist: str, title: str, stems: dict[str, list[Path]], problems: list[str]
+) -> list[Song]:
+    """The song if all of its files are sound, else nothing and a line more."""
+    found = {}
+    try:
+        for name, files in stems.items():
+            if not files:
+                continue
+            heads = [audio.probe(file) for file in files]
+            for file, (_, rate, n_channels) in zip(files, heads):
+                if n_channels > 2:
+                    raise AudioError(f"'{file}' has {n_channels} channels, not one or two")
+                if rate < 8000:
+                    raise AudioError(f"'{file}' has a sample rate of {rate} Hz, less than 8000")
+            seconds = max(n_samples / rate for n_samples, rate, _ in heads)
+            found[name] = Stem(tuple(str(f.absolute()) for f in files), seconds, heads[0][1])
+        if not found:
+            raise AudioError(f"'{id}' has no stems")
+    except AudioError as error:
+        problems.append(f"{error}; song left out")
+        return []
+    return [Song(id, artist, title, found)]
+
+
+# ------------------------------------------------------------------------------------------ splits
+
+
+def split(
+    songs: Sequence[Song], seed: int = 0, valid_share: float = 0.1, test_share: float = 0.15
+) -> dict[str, list[Song]]:
+    """Divides songs into training, validation and test.
+
+    MUSDB18-HQ's test songs are test songs and its customary 14 validation songs are for
+    validation. The rest is divided by artist, MUSDB18-HQ first; an artist of MoisesDB whom it
+    holds too follows, so that nobody of MoisesDB is in two splits.
+
+    Args:
+        songs: of one data set or both.
+        seed: of the division.
+        valid_share: least share of a data set's songs for validation.
+        test_share: likewise for test; MUSDB18-HQ brings its own.
+
+    Returns:
+        ``{"train": [...], "valid": [...], "test": [...]}``, sorted by id.
+    """
+    splits: dict[str, list[Song]] = {name: [] for name in SPLITS}
+    home: dict[str, str] = {}  # of an artist
+    # Test last: an artist of both is a test artist.
+    for name in ("valid", "test"):
+        splits[name] = [song for song in songs if _fixed_split(song) == name]
+        home |= {_artist(song): name for song in splits[name]}
+    for dataset in ("musdb18hq", "moisesdb"):
+        members = [song for song in songs if song.id.startswith(dataset + "/")]
+        due = dict(
+            test=round(test_share * len(members)) if dataset == "moisesdb" else 0,
+            valid=max(1, round(valid_share * len(members))),
+        )
+        if any(_fixed_split(song) == "valid" for song in members):
+            due["valid"] = 0
+        artists: dict[str, list[Song]] = defaultdict(list)
+        for song in members:
+            if not _fixed_split(song):
+                artists[_artist(song)].append(song)
+        order = sorted(artists)
+        random.Random(f"{seed}/{dataset}").shuffle(order)
+        if dataset == "moisesdb":
+            order.sort(key=lambda artist: artist not in home)
+        for position, artist in enumerate(order):
+            # MUSDB18-HQ's own training songs stay where everybody has them. The last artist
+            # trains: a set of one song is a training set.
+            if dataset == "moisesdb" and artist in home:
+                where = home[artist]
+            elif position == len(order) - 1:
+                where = "train"
+            else:
+                where = next((name for name in ("test", "valid") if due[name] > 0), "train")
+            splits[where] += artists[artist]
+            due[where] = due.get(where, 0) - len(artists[artist])
+            home.setdefault(artist, where)
+    return {name: sorted(members, key=lambda s: s.id) for name, members in splits.items()}
+
+
+def _fixed_split(song: Song) -> str | None:
+    if song.id.startswith("musdb18hq/test/"):
+        return "test"
+    if song.id.startswith("musdb18hq/") and song.id.split("/")[-1] in MUSDB_VALIDATION:
+        return "valid"
+    return None
+
+
+def _artist(song: Song) -> str:
+    return " ".join(song.artist.casefold().split())
+
+
+# ------------------------------------------------------------------------------------ tracks.json
+
+
+def save(songs: Iterable[Song], path: str | os.PathLike) -> None:
+    """Writes ``tracks.json``."""
+    write_json(path, [asdict(song) for song in songs])
+
+
+def load(path: str | os.PathLike) -> list[Song]:
+    """Reads ``tracks.json``.
+
+    Raises:
+        AudioError: where it is missing or no such file.
+    """
+    return [
+        Song(
+            **{key: item[key] for key in ("id", "artist", "title")},
+            stems={
+                name: Stem(tuple(stem["files"]), stem["seconds"], stem["sample_rate"])
+                for name, stem in item["stems"].items()
+            },
+        )
+        for item in read_stage(path, 1)
+    ]
+
+
+def read_stage(path: str | os.PathLike, stage: int) -> Any:
+    """Reads what a stage of the recipe left, or says which stage has to run.
+
+    Args:
+        path: of a JSON file.
+        stage: that writes it.
+
+    Raises:
+        AudioError: where the file is missing or damaged.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise AudioError(f"'{path}': {error.strerror}; run stage {stage} first") from error
+    except ValueError as error:
+        raise AudioError(f"'{path}' is damaged: {error}; run stage {stage} again") from error

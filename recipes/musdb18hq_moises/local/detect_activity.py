@@ -1,0 +1,30 @@
+"""Stage 2: source activity detection, for every stem of every song."""
+
+import argparse
+from pathlib import Path
+
+from apollo_plugin.data import activity, parallel, tracks
+from apollo_plugin.script import run
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="what stage 1 left")
+    parser.add_argument("--n_jobs", type=int, help="processes")
+    parser.add_argument("--dask", help="address of a Dask scheduler, in place of processes")
+    args = parser.parse_args()
+    with parallel.executor(args.n_jobs, args.dask) as pool:
+        for name in tracks.SPLITS:
+            detector = activity.Detector()
+            n_segments, n_new, notes = activity.detect_all(args.data_dir / name, detector, pool)
+            for line in notes:
+                print(line)
+            left_out = sum("left out" in line for line in notes)
+            print(
+                f"{name}: {n_segments} active segments, {n_new} songs searched"
+                + (f", {left_out} left out" if left_out else "")
+            )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,36 @@
+"""Stage 1: songs and stems of both data sets under one set of names, and the splits."""
+
+import argparse
+from pathlib import Path
+
+from apollo_plugin.data import tracks
+from apollo_plugin.script import run
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--musdb18hq_dir", type=Path, help="folder with train/ and test/")
+    parser.add_argument("--moisesdb_dir", type=Path, help="folder with moisesdb_v0.1/")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0, help="of the splits")
+    args = parser.parse_args()
+    problems: list[str] = []
+    songs = []
+    if args.musdb18hq_dir:
+        songs += tracks.musdb18hq(args.musdb18hq_dir, problems)
+    if args.moisesdb_dir:
+        songs += tracks.moisesdb(args.moisesdb_dir, problems)
+    for line in problems:
+        print(line)
+    if not songs:
+        raise ValueError("no songs: pass --musdb18hq_dir, --moisesdb_dir or both")
+    for name, members in tracks.split(songs, args.seed).items():
+        tracks.save(members, args.data_dir / name / "tracks.json")
+        hours = sum(max(s.seconds for s in song.stems.values()) for song in members) / 3600
+        print(f"{name}: {len(members)} songs, {hours:.2f} hours")
+    if problems:
+        print(f"{len(problems)} songs left out")
+
+
+if __name__ == "__main__":
+    run(main)

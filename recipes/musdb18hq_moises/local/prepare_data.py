@@ -1,0 +1,77 @@
+"""Stage 0: are the data sets there, and whole? Fetches or makes them when asked."""
+
+import argparse
+from pathlib import Path
+
+from apollo_plugin.audio import AudioError
+from apollo_plugin.data import parallel, tracks
+from apollo_plugin.data.demo_sets import write_demo_sets
+from apollo_plugin.data.download import fetch_musdb18hq
+from apollo_plugin.script import run
+
+WHERE = """\
+MUSDB18-HQ: https://doi.org/10.5281/zenodo.3338373 (22 GB, non-commercial); --download 1 fetches it.
+MoisesDB: https://developer.moises.ai/research (83 GB, CC BY-NC-SA 4.0); accept its licence there,
+unpack it and pass the folder that holds moisesdb_v0.1/."""
+# Songs of the whole sets.
+WHOLE = {"musdb18hq/train": 100, "musdb18hq/test": 50, "moisesdb": 240}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=WHERE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--musdb18hq_dir", type=Path, help="folder with train/ and test/")
+    parser.add_argument("--moisesdb_dir", type=Path, help="folder with moisesdb_v0.1/")
+    parser.add_argument("--download", type=int, default=0, help="1: fetch MUSDB18-HQ")
+    parser.add_argument("--demo", type=int, default=0, help="1: make small synthetic sets")
+    parser.add_argument("--n_jobs", type=int, help="processes")
+    parser.add_argument("--dask", help="address of a Dask scheduler, in place of processes")
+    args = parser.parse_args()
+    if args.demo:
+        sets = {args.musdb18hq_dir.parent, args.moisesdb_dir.parent}
+        names = {args.musdb18hq_dir.name, args.moisesdb_dir.name}
+        if len(sets) != 1 or names != {"musdb18hq", "moisesdb"}:
+            raise ValueError(
+                "--demo 1 makes the folders musdb18hq and moisesdb in one place; leave out "
+                "--musdb18hq_dir and --moisesdb_dir"
+            )
+        with parallel.executor(args.n_jobs, args.dask) as pool:
+            n_made = write_demo_sets(sets.pop(), pool)
+        print(f"{n_made} synthetic songs made, the others were there")
+    elif args.download:
+        if not args.musdb18hq_dir:
+            raise ValueError("--download 1 needs --musdb18hq_dir: where to")
+        fetch_musdb18hq(args.musdb18hq_dir)
+    if not args.musdb18hq_dir and not args.moisesdb_dir:
+        print(WHERE)
+        raise ValueError("pass --musdb18hq_dir, --moisesdb_dir or both (or --demo 1)")
+
+    problems: list[str] = []
+    songs = []
+    for root, read in (
+        (args.musdb18hq_dir, tracks.musdb18hq),
+        (args.moisesdb_dir, tracks.moisesdb),
+    ):
+        if not root:
+            continue
+        try:
+            songs += read(root, problems)
+        except AudioError:
+            print(WHERE)
+            raise
+    for line in problems:
+        print(line)
+    for part, n_whole in WHOLE.items():
+        n_songs = sum(song.id.startswith(part + "/") for song in songs)
+        given = args.moisesdb_dir if part == "moisesdb" else args.musdb18hq_dir
+        if not given:
+            print(f"{part}: not given, so not used")
+        elif args.demo or n_songs == n_whole:
+            print(f"{part}: {n_songs} songs")
+        else:
+            print(f"{part}: {n_songs} of {n_whole} songs are there and whole")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# Apollo on MUSDB18-HQ and MoisesDB, from the data sets to a published model.
+set -e
+set -o pipefail
+
+# Options: --name value on the command line. Say ./run.sh --help.
+stage=0
+stop_stage=6
+tag=
+python_path=python
+id=${CUDA_VISIBLE_DEVICES:-}
+musdb18hq_dir=
+moisesdb_dir=
+data_dir=data
+download=0
+demo=0
+seed=0
+segment=3
+n_valid=
+n_test=
+n_jobs=
+dask=
+conf=
+resume=0
+init_from=
+devices=
+num_nodes=1
+use_gpu=
+n_examples=20
+
+help_message="Usage: $0 [--option value]...
+
+Trains and evaluates Apollo. Stages (--stage N to start at, --stop_stage M to stop after):
+  0  check the data sets (--download 1 fetches MUSDB18-HQ, --demo 1 makes synthetic ones)
+  1  index songs and stems, divide them into train, valid and test
+  2  find where each stem sounds
+  3  make the fixed validation and test pairs, at six bit rates, of four kinds of music
+  4  train
+  5  evaluate: the paper's Table II and Figure 2 with the untouched MP3 beside it
+  6  publish: Asteroid package, safetensors, model card
+
+Data
+  --musdb18hq_dir DIR  with train/ and test/       --moisesdb_dir DIR   with moisesdb_v0.1/
+                       (one of the two is enough)  --data_dir DIR       what stages 1 to 3 leave ($data_dir)
+  --download 1         fetch MUSDB18-HQ (22 GB) to --musdb18hq_dir
+  --demo 1             everything small and synthetic, in minutes: tries the whole recipe
+  --n_valid N          validation pairs for each bit rate and kind (25; demo: 1)
+  --n_test N           test pairs for each bit rate and kind (200; demo: 2; the paper has 5000)
+  --segment S          length of training items and pairs in seconds ($segment)
+  --seed N             of splits, pairs and training ($seed)
+Machine
+  --n_jobs N           processes of stages 0 to 3 and 5 (one for each core)
+  --dask ADDRESS       a Dask cluster in their place, such as tcp://host:8786
+  --id IDS             CUDA devices to use, such as 0,1
+  --python_path PATH   python that has apollo_plugin ($python_path)
+Training and evaluation
+  --tag NAME           results go to exp/NAME (apollo, or demo)
+  --conf FILE          configuration (local/conf.yml, or local/conf_demo.yml)
+  --resume 1           go on from the last checkpoint of exp/NAME
+  --init_from NAME     start from the weights of a checkpoint: path, Hub id or bundled name
+  --devices N          processes of one machine, one for each GPU; --num_nodes N machines
+  --use_gpu 0|1        evaluate on a GPU (where there is one)
+  --n_examples N       examples on the listening page ($n_examples)
+
+Whatever a stage has finished is kept when it runs again. README.md tells times and sizes."
+
+options="stage stop_stage tag python_path id musdb18hq_dir moisesdb_dir data_dir download demo seed"
+options="$options segment n_valid n_test n_jobs dask conf resume init_from devices num_nodes"
+options="$options use_gpu n_examples"
+
+cd "$(dirname "$0")"
+. utils/parse_options.sh
+
+for name in stage stop_stage download demo resume; do
+  case "${!name}" in
+    '' | *[!0-9]*)
+      echo "$0: --$name is '${!name}', not a number; see $0 --help" >&2
+      exit 1
+      ;;
+  esac
+done
+
+if [ "$demo" = 1 ]; then
+  tag=${tag:-demo}
+  conf=${conf:-local/conf_demo.yml}
+  n_valid=${n_valid:-1}
+  n_test=${n_test:-2}
+  musdb18hq_dir=${musdb18hq_dir:-$data_dir/demo/musdb18hq}
+  moisesdb_dir=${moisesdb_dir:-$data_dir/demo/moisesdb}
+fi
+tag=${tag:-apollo}
+conf=${conf:-local/conf.yml}
+expdir=exp/$tag
+[ -z "$id" ] || export CUDA_VISIBLE_DEVICES=$id
+
+if ! "$python_path" -c 'import apollo_plugin' 2>/dev/null; then
+  echo "$0: '$python_path' has no apollo_plugin; activate its environment or pass --python_path" >&2
+  exit 1
+fi
+
+# Options that are left empty are left to the scripts.
+sets=(${musdb18hq_dir:+--musdb18hq_dir "$musdb18hq_dir"} ${moisesdb_dir:+--moisesdb_dir "$moisesdb_dir"})
+work=(${n_jobs:+--n_jobs "$n_jobs"} ${dask:+--dask "$dask"})
+
+due() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
+say() { echo "Stage $1: $2"; }
+
+if due 0; then
+  say 0 "data sets"
+  "$python_path" local/prepare_data.py "${sets[@]}" "${work[@]}" --download "$download" --demo "$demo"
+fi
+
+if due 1; then
+  say 1 "index and splits"
+  "$python_path" local/index_tracks.py "${sets[@]}" --data_dir "$data_dir" --seed "$seed"
+fi
+
+if due 2; then
+  say 2 "source activity detection"
+  "$python_path" local/detect_activity.py "${work[@]}" --data_dir "$data_dir"
+fi
+
+if due 3; then
+  say 3 "validation and test pairs"
+  "$python_path" local/make_pairs.py "${work[@]}" --data_dir "$data_dir" --seed "$seed" \
+    --segment "$segment" --n_valid "${n_valid:-25}" --n_test "${n_test:-200}"
+fi
+
+if due 4; then
+  say 4 "training, in $expdir"
+  start=()
+  [ "$resume" = 0 ] || start+=(--resume 1)
+  "$python_path" train.py --conf "$conf" --exp_dir "$expdir" --data_dir "$data_dir" \
+    --seed "$seed" --segment "$segment" --num_nodes "$num_nodes" \
+    ${devices:+--devices "$devices"} ${init_from:+--init_from "$init_from"} "${start[@]}"
+fi
+
+if due 5; then
+  say 5 "evaluation, in $expdir"
+  "$python_path" eval.py --exp_dir "$expdir" --test_dir "$data_dir/test" "${work[@]}" \
+    ${use_gpu:+--use_gpu "$use_gpu"} --n_examples "$n_examples"
+fi
+
+if due 6; then
+  say 6 "publishing, in $expdir/publish_dir"
+  "$python_path" local/publish.py --exp_dir "$expdir"
+fi

@@ -1,0 +1,172 @@
+"""Training items: determinism, what is in them, what goes wrong."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from apollo_plugin.audio import AudioError
+from apollo_plugin.data.codecs import BIT_RATES
+from apollo_plugin.data.dataset import MixtureDataset, PairDataset
+
+
+def dataset(prepared, **options):
+    return MixtureDataset(prepared / "train", **{"n_items": 6, "segment": 0.5, **options})
+
+
+def items(loader):
+    return [torch.stack(item) for item in loader]
+
+
+def test_an_item(prepared):
+    coded, original = dataset(prepared, segment=1.0)[0]
+    assert coded.shape == original.shape == (2, 44100) and coded.dtype == torch.float32
+    assert max(coded.abs().max(), original.abs().max()) == pytest.approx(1)
+    # In line: the peak of the cross-correlation is at 0.
+    spectra = [torch.fft.rfft(wav.sum(0), 2 * 44100) for wav in (coded, original)]
+    assert torch.fft.irfft(spectra[0] * spectra[1].conj()).argmax() == 0
+
+
+@pytest.mark.parametrize("n_workers, persistent", [(1, False), (2, False), (2, True)])
+def test_the_same_whatever_the_workers(prepared, n_workers, persistent):
+    data = dataset(prepared)
+    expected = {}
+    for epoch in (0, 1):
+        data.set_epoch(epoch)
+        expected[epoch] = items(data[i] for i in range(len(data)))
+    loader = DataLoader(
+        data,
+        None,
+        num_workers=n_workers,
+        persistent_workers=persistent,
+        multiprocessing_context="fork",
+    )
+    for epoch in (1, 0):
+        data.set_epoch(epoch)
+        for item, wanted in zip(items(loader), expected[epoch]):
+            assert torch.equal(item, wanted)
+
+
+def test_seed_epoch_and_index_make_a_difference(prepared):
+    data, other = dataset(prepared), dataset(prepared, seed=1)
+    first = data[0][1]
+    assert not torch.equal(first, data[1][1]) and not torch.equal(first, other[0][1])
+    data.set_epoch(1)
+    assert not torch.equal(first, data[0][1])
+    data.set_epoch(0)
+    assert torch.equal(first, data[0][1])
+
+
+def test_the_bit_rate_is_drawn_for_each_item(prepared):
+    data = dataset(prepared)
+    drawn = [data.draw(np.random.default_rng(i)) for i in range(600)]
+    counts = {kbps: sum(mix.kbps == kbps for mix in drawn) for kbps in BIT_RATES}
+    assert sum(counts.values()) == 600 and min(counts.values()) > 60
+    assert {mix.kbps for mix in (dataset(prepared, bit_rates=[96]).draw(np.random.default_rng(0)),)}
+
+
+def test_share_of_real_mixtures(prepared):
+    data = dataset(prepared, mixture_share=0.5)
+    drawn = [data.draw(np.random.default_rng(i)) for i in range(400)]
+    share = np.mean([all(part.gain_db == 0 for part in mix.parts) for mix in drawn])
+    assert 0.4 < share < 0.6
+
+
+def test_options(prepared):
+    data = dataset(prepared, max_stems=2, gain_db=1.0, sample_rate=48000, segment=0.25)
+    drawn = [data.draw(np.random.default_rng(i)) for i in range(100)]
+    assert {len(mix.parts) for mix in drawn} == {1, 2}
+    assert max(abs(part.gain_db) for mix in drawn for part in mix.parts) <= 1
+    assert data[0][0].shape == (2, 12000)
+
+
+def test_another_codec(prepared):
+    pytest.importorskip("av")
+    coded, original = dataset(prepared, codec="aac")[0]
+    assert coded.shape == original.shape and not torch.equal(coded, dataset(prepared)[0][0])
+
+
+def test_infos_name_the_licences(prepared):
+    infos = dataset(prepared).get_infos()
+    assert infos["dataset"] == MixtureDataset.dataset_name and infos["task"]
+    licenses = infos["licenses"]
+    assert len(licenses) == 2 and all(item["non_commercial"] for item in licenses)
+    assert {"title", "author", "license", "license_link"} <= set(licenses[0]) & set(licenses[1])
+
+
+def test_asteroid_s_package_takes_the_infos(prepared):
+    from asteroid.models.publisher import make_license_notice
+
+    infos = dataset(prepared).get_infos()
+    notice = make_license_notice("Apollo", infos["licenses"], "Me")
+    assert "MoisesDB" in notice and "MUSDB18-HQ" in notice
+
+
+# ---------------------------------------------------------------------------------- the fixed pairs
+
+
+def test_pairs(prepared):
+    data = PairDataset(prepared / "test")
+    assert len(data) == 8
+    coded, original = data[3]
+    assert coded.shape == original.shape == (2, 66150)
+    assert data.pairs[3].kbps in (24, 64) and data.pairs[3].name == "00000"
+    assert torch.equal(data.pairs[3].read()[0], coded) and data.pairs[3].read()[2] == 44100
+
+
+def test_pairs_that_do_not_fit(prepared, tmp_path):
+    root = tmp_path / "test"
+    shutil.copytree(prepared / "test", root)
+    data = PairDataset(root)
+    folder = data.pairs[0].folder
+    short, rate = data[0][0][:, :-1], 44100
+    import soundfile
+
+    soundfile.write(folder / "mp3.flac", short.T.numpy(), rate)
+    with pytest.raises(AudioError, match=r"66149.*66150.*run stage 3 again"):
+        data[0]
+    os.remove(folder / "mp3.flac")
+    with pytest.raises(AudioError, match="cannot be read"):
+        data[0]
+
+
+def test_no_pairs(tmp_path):
+    with pytest.raises(AudioError, match="run stage 3 first"):
+        PairDataset(tmp_path)
+    (tmp_path / "pairs.json").write_text("[]")
+    with pytest.raises(AudioError, match="lists no pairs"):
+        PairDataset(tmp_path)
+
+
+# --------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"n_items": 0}, "n_items 0"),
+        ({"segment": 0.0}, "segment 0.0"),
+        ({"max_stems": 0}, "max_stems 0"),
+        ({"max_stems": 12}, "max_stems 12"),
+        ({"codec": "flac"}, "unknown codec 'flac'; known: mp3"),
+    ],
+)
+def test_wrong_options(prepared, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        dataset(prepared, **options)
+
+
+def test_index_out_of_range(prepared):
+    with pytest.raises(IndexError):
+        dataset(prepared)[6]
+
+
+def test_a_song_that_is_gone_is_named(prepared, tmp_path):
+    text = (prepared / "train" / "tracks.json").read_text()
+    (tmp_path / "tracks.json").write_text(text.replace(".wav", ".gone"))
+    shutil.copy(prepared / "train" / "segments.json", tmp_path)
+    with pytest.raises(AudioError, match=r"\.gone' cannot be read"):
+        MixtureDataset(tmp_path, n_items=1)[0]

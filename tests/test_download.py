@@ -1,0 +1,99 @@
+"""Downloads from a server of our own: resumed, checked, unpacked whole or not at all."""
+
+import hashlib
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from apollo_plugin.audio import AudioError
+from apollo_plugin.data.download import download, fetch_musdb18hq, unzip
+
+
+class Server(BaseHTTPRequestHandler):
+    content = b""
+    breaks_after = None
+    ranges: list = []  # noqa: RUF012
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        Server.ranges.append(asked)
+        start = int(asked.split("=")[1].rstrip("-")) if asked else 0
+        if start >= len(self.content):
+            self.send_error(416)
+            return
+        self.send_response(206 if asked else 200)
+        body = self.content[start:]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.breaks_after])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def url(tmp_path):
+    archive = tmp_path / "made.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("train/A - B/vocals.wav", b"RIFF" * 50000)
+        file.writestr("test/C - D/vocals.wav", b"x")
+    Server.content, Server.breaks_after, Server.ranges = archive.read_bytes(), None, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/a.zip"
+    server.shutdown()
+
+
+def digest():
+    return hashlib.sha256(Server.content).hexdigest()
+
+
+def test_resumed_where_it_broke_off(url, tmp_path):
+    path = tmp_path / "new" / "a.zip"
+    Server.breaks_after = 100000
+    with pytest.raises(AudioError, match="did not come whole.*run it again"):
+        download(url, path, digest())
+    assert not path.exists() and path.with_name("a.zip.part").stat().st_size == 65536
+    Server.breaks_after = None
+    assert download(url, path, digest()).read_bytes() == Server.content
+    assert Server.ranges == [None, "bytes=65536-"] and not path.with_name("a.zip.part").exists()
+    download(url, path, digest())
+    assert len(Server.ranges) == 2  # it was there
+
+
+def test_all_of_it_was_there_already(url, tmp_path):
+    (tmp_path / "a.zip.part").write_bytes(Server.content)
+    assert download(url, tmp_path / "a.zip", digest()).read_bytes() == Server.content
+
+
+def test_another_file_is_not_believed(url, tmp_path):
+    with pytest.raises(AudioError, match="another file"):
+        download(url, tmp_path / "a.zip", "0" * 64)
+    assert not (tmp_path / "a.zip").exists() and not (tmp_path / "a.zip.part").exists()
+
+
+def test_no_server(tmp_path):
+    with pytest.raises(AudioError, match="did not come whole"):
+        download("http://127.0.0.1:9/a.zip", tmp_path / "a.zip", "0")
+
+
+def test_the_data_set(url, tmp_path):
+    root = tmp_path / "musdb"
+    fetch_musdb18hq(root, url, digest())
+    assert (root / "train" / "A - B" / "vocals.wav").stat().st_size == 200000
+    assert not (tmp_path / "musdb18hq.zip").exists()
+    with pytest.raises(AudioError, match="not empty"):
+        fetch_musdb18hq(root, url, digest())
+
+
+def test_archives_that_are_broken_or_malicious(tmp_path):
+    (tmp_path / "bad.zip").write_bytes(b"PK no zip")
+    with pytest.raises(AudioError, match="damaged"):
+        unzip(tmp_path / "bad.zip", tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as file:
+        file.writestr("../outside.txt", "x")
+    with pytest.raises(AudioError, match="outside"):
+        unzip(tmp_path / "evil.zip", tmp_path / "deep" / "out")
+    assert not (tmp_path / "outside.txt").exists() and not (tmp_path / "deep" / "out").exists()

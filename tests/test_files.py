@@ -1,0 +1,50 @@
+"""Files and folders are there whole or not at all."""
+
+import json
+import os
+
+import pytest
+
+from apollo_plugin.files import whole, write_json
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    with pytest.raises(KeyboardInterrupt), whole(path) as beside:
+        beside.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "before" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_is_replaced_as_one(tmp_path):
+    path = tmp_path / "folder"
+    for content in ("first", "second"):
+        with whole(path) as beside:
+            beside.mkdir()
+            (beside / content).write_text(content)
+        assert os.listdir(path) == [content]
+    with pytest.raises(ValueError), whole(path) as beside:
+        beside.mkdir()
+        (beside / "third").touch()
+        raise ValueError
+    assert os.listdir(tmp_path) == ["folder"] and os.listdir(path) == ["second"]
+
+
+def test_nothing_is_seen_before_the_end(tmp_path):
+    with whole(tmp_path / "b" / "c.json") as beside:
+        beside.write_text("{}")
+        assert not (tmp_path / "b" / "c.json").exists()
+    assert (tmp_path / "b" / "c.json").exists()
+
+
+def test_json_of_any_name(tmp_path):
+    name = os.fsdecode(b"caf\xe9 \"quoted\" 'song'")
+    write_json(tmp_path / "x.json", {name: 1.5})
+    assert json.loads((tmp_path / "x.json").read_bytes()) == {name: 1.5}
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        write_json(tmp_path / "file" / "x.json", 1)

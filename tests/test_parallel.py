@@ -1,0 +1,80 @@
+"""Executors: processes, threads, a Dask cluster; errors, dead workers."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from apollo_plugin.data import parallel
+from apollo_plugin.data.parallel import each, executor
+
+
+def square(x):
+    if x < 0:
+        raise ValueError(f"{x} is negative")
+    return x * x
+
+
+def die(x):
+    os._exit(1)
+
+
+def test_every_item_once_and_errors_as_results():
+    items = [*range(600), -1]
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = dict(each(pool, square, iter(items), len(items), "x", "item"))
+    assert isinstance(outcomes.pop(-1), ValueError)
+    assert outcomes == {x: x * x for x in range(600)}
+
+
+def test_nothing_to_do():
+    with ThreadPoolExecutor(1) as pool:
+        assert list(each(pool, square, [], 0, "x", "item")) == []
+
+
+def test_processes():
+    with executor(2) as pool:
+        assert dict(each(pool, abs, [-3, 4], 2, "x", "item")) == {-3: 3, 4: 4}
+        ids = {pid for _, pid in each(pool, _slow_pid, range(8), 8, "x", "item")}
+    assert len(ids) == 2 and os.getpid() not in ids
+
+
+def _slow_pid(_):
+    time.sleep(0.2)
+    return os.getpid()
+
+
+def test_a_worker_that_dies_is_said():
+    with executor(1) as pool, pytest.raises(RuntimeError, match="worker process died.*n_jobs"):
+        list(each(pool, die, [1], 1, "x", "item"))
+
+
+def test_a_dask_cluster_of_two_workers(prepared, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    from apollo_plugin.data import activity
+    from apollo_plugin.data.pairs import make_pairs
+
+    (tmp_path / "tracks.json").write_bytes((prepared / "test" / "tracks.json").read_bytes())
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True
+        ) as cluster,
+        executor(dask=cluster.scheduler_address) as pool,
+    ):
+        ids = {pid for _, pid in each(pool, _slow_pid, range(8), 8, "x", "item")}
+        assert len(ids) == 2 and os.getpid() not in ids
+        activity.detect_all(tmp_path, activity.Detector(), pool)
+        assert make_pairs(tmp_path, 1, pool, (64,), 0.5)[0] == 4
+    expected = (prepared / "test" / "segments.json").read_bytes()
+    assert (tmp_path / "segments.json").read_bytes() == expected
+
+
+def test_no_dask_scheduler_there(monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(parallel, "_DASK_SECONDS", 1)
+    with (
+        pytest.raises(ValueError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"),
+        executor(dask="tcp://127.0.0.1:9"),
+    ):
+        pass
