@@ -7,6 +7,7 @@ pickle or safetensors. Of foreign files only the tensors are believed: shapes co
 """
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -67,7 +68,7 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
         CheckpointError: in one line, whatever is wrong.
     """
     if isinstance(source, dict):
-        content, name = source, "the given package"
+        content, name, path = source, "the given package", None
     else:
         path, name = _find(source), str(source)
         content = read(path, name)
@@ -88,6 +89,8 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
             raise CheckpointError(f"'{name}' is no plain Apollo: {str(error)[:200]}") from error
     elif any(key.startswith("encoders.") for key in state):
         args = content.get("model_args")
+        if args is None and path:
+            args = _config_beside(path)
         if not isinstance(args, dict):
             raise CheckpointError(f"'{name}' says nothing of its model's arguments")
         largest = max(value.numel() for value in state.values())
@@ -171,7 +174,11 @@ def _download(name: str) -> Path:
     owner, model, *file = name.split("/", 2)
     for candidate in file or _HUB_FILES:
         try:
-            return Path(hf_hub_download(f"{owner}/{model}", candidate))
+            path = Path(hf_hub_download(f"{owner}/{model}", candidate))
+            if candidate == "model.safetensors":  # whose arguments may stand in config.json only
+                with contextlib.suppress(EntryNotFoundError, HfHubHTTPError, OSError):
+                    hf_hub_download(f"{owner}/{model}", "config.json")
+            return path
         except LocalEntryNotFoundError as error:  # no network, and not in the cache
             raise CheckpointError(
                 f"'{name}' is no file here, and the Hugging Face Hub cannot be reached"
@@ -217,6 +224,14 @@ def read(path: Path, name: str) -> Any:
         raise
     except _DAMAGE as error:
         raise CheckpointError(f"'{name}' is truncated, damaged or no checkpoint") from error
+
+
+def _config_beside(path: Path) -> Any:
+    """The model's arguments from a ``config.json`` in the same folder."""
+    try:
+        return json.loads(path.with_name("config.json").read_bytes())["model_args"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _is_safetensors(path: Path) -> bool:
