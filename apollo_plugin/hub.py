@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 _CARD = """\
 # {name}
 
-A model of [Apollo](https://arxiv.org/abs/2409.08514), band-sequence modelling for audio restoration:
-it gives music back what MP3 and other lossy coding took from it.
+A model of [Apollo](https://arxiv.org/abs/2409.08514), band-sequence modelling for audio
+restoration: it gives music back what MP3 and other lossy coding took from it.
 
 ```python
 from apollo_plugin import Apollo

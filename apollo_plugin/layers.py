@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .products import linear
+
 _NORM_EPS = 1e-5
 
 
@@ -75,15 +77,15 @@ class BandRoformer(nn.Module):
     def forward(self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         shape = x.shape
         # (streams * frames, bands, 3, heads, head features)
-        qkv = self.qkv(self.norm(x)).flatten(0, 1).unflatten(-1, (3, self.n_heads, -1))
+        qkv = linear(self.norm(x), self.qkv).flatten(0, 1).unflatten(-1, (3, self.n_heads, -1))
         q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
         attended = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
         )
-        x = x + self.out(attended.transpose(1, 2).reshape(shape))
+        x = linear(attended.transpose(1, 2).reshape(shape), self.out, plus=x)
         # The gate passes two SiLUs, in the published code and so here.
-        gate, z = F.silu(self.mlp_in(self.mlp_norm(x))).chunk(2, -1)
-        return x + self.mlp_out(F.silu(gate) * z)
+        gate, z = linear(self.mlp_norm(x), self.mlp_in, silu=True).chunk(2, -1)
+        return linear(F.silu(gate) * z, self.mlp_out, plus=x)
 
 
 def rotary(
@@ -146,5 +148,7 @@ class TemporalBlock(nn.Module):
         # Time and bands as the image axes of a channels-last depthwise convolution: no copy.
         image = x.permute(0, 3, 1, 2)
         y = F.conv2d(image, self.conv.weight.unsqueeze(-1), self.conv.bias, groups=x.shape[-1])
-        y = self.mlp_out(F.silu(self.mlp_in(self.norm(y.permute(0, 2, 3, 1)))))
-        return x[:, self.behind : self.behind + n_out] + y, x[:, n_out:]
+        y = self.norm(y.permute(0, 2, 3, 1))
+        y = linear(y, self.mlp_in, silu=True)
+        here = x[:, self.behind : self.behind + n_out]
+        return linear(y, self.mlp_out, plus=here), x[:, n_out:]

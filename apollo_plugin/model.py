@@ -1,5 +1,6 @@
 """Apollo, band-sequence modelling for audio restoration (Fig. 1 of the paper)."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ ENVELOPE_FLOOR = 0.05
 # An activation's size in a block of Apollo.restore; the widest layers make eight of it. Twice this
 # size is no faster; eight times takes half as long again and 1.5 GB more (full size, two cores).
 _BLOCK_BYTES = 2 << 20
+# A GPU wants more to do at once.
+_GPU_BLOCK_BYTES = 64 << 20
 # Gains that band_gain starts from and never exceeds (natural logarithm). The STFT of full-scale
 # music reaches about exp(5); what a codec took lies far below.
 _INITIAL_LOG_GAIN = -4.0
@@ -347,7 +350,8 @@ class Apollo(AsteroidInterface):
         streams = self._streams(wav)
         if block_seconds is None:
             frame_bytes = 4 * len(streams) * self.filterbank.n_bands * self._args["feature_dim"]
-            n_frames = max(1, _BLOCK_BYTES // frame_bytes)
+            on_cpu = next(self.parameters()).device.type == "cpu"
+            n_frames = max(1, (_BLOCK_BYTES if on_cpu else _GPU_BLOCK_BYTES) // frame_bytes)
             block_seconds = n_frames * self.filterbank.stride / self.sample_rate
         if not block_seconds > 0:
             raise ValueError(f"block_seconds {block_seconds} has to be positive")
@@ -357,13 +361,27 @@ class Apollo(AsteroidInterface):
             bar = tqdm(total=wav.shape[-1], unit="sample", unit_scale=True, desc="restoring")
         tell = bar.update if bar else (progress or (lambda n: None))
         device = next(self.parameters()).device
-        restored, state, start = torch.empty_like(streams), None, 0
-        blocks = streams.split(n_block, -1)
-        for index, block in enumerate(blocks):
-            out, state = self.step(block.to(device), state, last=index == len(blocks) - 1)
+        restored, state, begin, start = torch.empty_like(streams), None, 0, 0
+        n_samples = streams.shape[-1]
+        while begin < n_samples:
+            end = min(begin + n_block, n_samples)
+            try:
+                out, state = self.step(streams[:, begin:end].to(device), state, end == n_samples)
+            except torch.OutOfMemoryError:
+                if n_block == 1:
+                    raise
+                # The step left its state as it was, so half of the block can be tried.
+                n_block = (n_block + 1) // 2
+                warnings.warn(
+                    f"out of memory on {device}; going on with blocks of "
+                    f"{n_block / self.sample_rate:.3g} s",
+                    stacklevel=2,
+                )
+                continue
             restored[:, start : start + out.shape[-1]] = out
             start += out.shape[-1]
-            tell(block.shape[-1])
+            tell(end - begin)
+            begin = end
         if bar:
             bar.close()
         return restored.reshape(wav.shape)

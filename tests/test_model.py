@@ -335,3 +335,36 @@ def test_asteroid_knows_the_model_in_either_order_of_imports(first, second):
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "Apollo", done.stderr
+
+
+# ------------------------------------------------------------------------------- too little memory
+
+
+def test_out_of_memory_halves_the_block_and_goes_on(monkeypatch):
+    model, wav = small_model(), tone(30000)
+    expected = model.restore(wav)
+    real, lengths = model.step, []
+
+    def limited(block, state, last):
+        lengths.append(block.shape[-1])
+        if block.shape[-1] > 3000:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(block, state, last)
+
+    monkeypatch.setattr(model, "step", limited)
+    told = []
+    with pytest.warns(UserWarning, match="out of memory on cpu; going on with blocks of"):
+        restored = model.restore(wav, block_seconds=10000 / 44100, progress=told.append)
+    assert lengths[:3] == [10000, 5000, 2500] and sum(told) == 30000
+    assert snr(restored, expected) > 110
+
+
+def test_out_of_memory_for_good(monkeypatch):
+    model = small_model()
+
+    def never(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "step", never)
+    with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError):
+        model.restore(tone(100))

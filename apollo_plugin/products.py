@@ -1,0 +1,88 @@
+"""Matrix products, which are nearly all of the work, and what can be done in the same pass.
+
+In float32 on a CPU, PyTorch's own choice (MKL) reaches less than half of what oneDNN does on AMD's
+processors, and oneDNN applies SiLU or adds a tensor while the result is still in registers. PyTorch
+carries oneDNN; its compiler emits these calls, and here they are made without a compiler.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+def linear(
+    x: torch.Tensor,
+    layer: nn.Module,
+    silu: bool = False,
+    plus: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """A linear layer, then SiLU or the addition of ``plus``; differentiable in float32.
+
+    Args:
+        x: ``(..., in_features)``; taken to the type of the layer's weights.
+        layer: ``nn.Linear``, or what :func:`apollo_plugin.precision.convert` put in its place.
+        silu: apply SiLU to the result.
+        plus: ``(..., out_features)``, added to the result; decides its type.
+
+    Example:
+        >>> import torch
+        >>> x, layer = torch.randn(3, 4), torch.nn.Linear(4, 2)
+        >>> torch.allclose(linear(x, layer, plus=layer(x)), 2 * layer(x), atol=1e-6)
+        True
+    """
+    if type(layer) is not nn.Linear:
+        return _then(layer(x), silu, plus)
+    weight, bias = layer.weight, layer.bias
+    x = x.to(weight.dtype)
+    if not _onednn_does(x):
+        return _then(F.linear(x, weight, bias), silu, plus)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _then(_Linear.apply(x, weight, bias), silu, plus)
+    if plus is not None and plus.dtype == x.dtype:
+        return _ONEDNN.binary(x, plus, weight, bias, "add")
+    y = _ONEDNN(x, weight, bias, "swish" if silu else "none", [], "")
+    return y if plus is None else plus + y
+
+
+def _then(y: torch.Tensor, silu: bool, plus: torch.Tensor | None) -> torch.Tensor:
+    y = F.silu(y) if silu else y
+    return y if plus is None else plus + y
+
+
+def _onednn_does(x: torch.Tensor) -> bool:
+    """On a CPU, run as it is written; compilers and exporters choose for themselves."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and _ONEDNN is not None
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+    )
+
+
+class _Linear(torch.autograd.Function):
+    """``F.linear`` with all three products of a training step by oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return _ONEDNN(x, weight, bias, "none", [], "")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        rows = grad.flatten(0, -2)
+        grad_x = _ONEDNN(grad, weight.T, None, "none", [], "") if needs_x else None
+        grad_weight = (
+            _ONEDNN(rows.T, x.flatten(0, -2).T, None, "none", [], "") if needs_weight else None
+        )
+        return grad_x, grad_weight, rows.sum(0) if needs_bias else None
