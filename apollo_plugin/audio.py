@@ -167,25 +167,48 @@ def write(
         format = "RF64"
     n_clipped = 0
     try:
-        channels = wav.shape[0]
-        # Opened here for the same reasons as in reading.
-        with (
-            whole(path) as beside,
-            beside.open("wb") as file,
-            soundfile.SoundFile(
-                file.fileno(), "w", sample_rate, channels, subtype, None, format, closefd=False
-            ) as sound,
-        ):
-            for block in wav.split(1 << 18, -1):
-                samples = block.detach().cpu().float()
-                if subtype not in ("FLOAT", "DOUBLE"):
-                    n_clipped += int((samples.abs() > 1).sum())
-                    samples = samples.clamp(-1, 1)
-                sound.write(samples.T.numpy())
+        with whole(path) as beside, beside.open("w+b", buffering=0) as file:
+            sink = _Sink(file)
+            with soundfile.SoundFile(
+                sink, "w", sample_rate, wav.shape[0], subtype, None, format
+            ) as sound:
+                for block in wav.split(1 << 18, -1):
+                    samples = block.detach().cpu().float()
+                    if subtype not in ("FLOAT", "DOUBLE"):
+                        n_clipped += int((samples.abs() > 1).sum())
+                        samples = samples.clamp(-1, 1)
+                    sound.write(samples.T.numpy())
+                    if sink.error:
+                        break
+            if sink.error:
+                raise sink.error
     except (OSError, soundfile.SoundFileError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise AudioError(f"'{path}' cannot be written: {reason}") from error
     return n_clipped
+
+
+class _Sink:
+    """A file that remembers a failed write: libsndfile forgets those of its last flush."""
+
+    def __init__(self, file: io.FileIO):
+        self.seek, self.tell, self.read, self.readinto = (
+            file.seek,
+            file.tell,
+            file.read,
+            file.readinto,
+        )
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        rest = memoryview(data)
+        try:
+            while rest and not self.error:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
 
 
 def check_writable(format: str, subtype: str | None, sample_rate: int, n_channels: int) -> None:

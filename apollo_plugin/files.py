@@ -1,12 +1,17 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import glob
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
+
+_STALE_SECONDS = 24 * 3600
 
 
 @contextlib.contextmanager
@@ -29,17 +34,28 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError):  # what a killed process left
+            if time.time() - old.stat().st_mtime > _STALE_SECONDS:
+                _remove(old)
+    beside, aside = (path.with_name(f".{path.name}.{token_hex(4)}.part") for _ in range(2))
     try:
         yield beside
-        if beside.is_dir() and path.is_dir():
-            shutil.rmtree(path)
+        if beside.is_dir():
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, aside)
         os.replace(beside, path)
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+        _remove(beside)
+        _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 1) -> None:

@@ -120,9 +120,9 @@ def starts(root):
 
 
 def test_second_run_searches_nothing_and_finds_the_same(split):
-    assert detect(split) == (6, 3, ["'moisesdb/1': bass is silent"])
+    assert detect(split) == (6, 3, 0, ["'moisesdb/1': bass is silent"])
     first = (split / "segments.json").read_bytes()
-    assert detect(split) == (6, 0, ["'moisesdb/1': bass is silent"])
+    assert detect(split) == (6, 0, 0, ["'moisesdb/1': bass is silent"])
     assert (split / "segments.json").read_bytes() == first
     assert starts(split)["moisesdb/1"] == {"drums": [0.0, 1.0], "bass": []}
 
@@ -141,31 +141,33 @@ def test_killed_and_run_again(split, monkeypatch):
         detect_all(split, Detector(), pool)
     assert not (split / "segments.json").exists()
     monkeypatch.undo()
-    n_segments, n_new, _ = detect(split)
+    n_segments, n_new, *_ = detect(split)
     assert n_segments == 6 and 1 <= n_new <= 2
 
 
 def test_a_changed_file_or_setting_is_searched_again(split):
     detect(split)
     stem(split / "song 0.wav", 0 * noise(8))
-    n_segments, n_new, _ = detect(split)
+    n_segments, n_new, *_ = detect(split)
     assert (n_segments, n_new) == (4, 1)
     assert detect(split, hop=0.5)[1] == 3
 
 
 def test_a_broken_song_is_left_out_and_named(split):
     (split / "song 2.wav").write_bytes(b"RIFF")
-    n_segments, _, notes = detect(split)
-    assert n_segments == 4 and set(starts(split)) == {"moisesdb/0", "moisesdb/1"}
+    n_segments, _, n_left_out, notes = detect(split)
+    assert (
+        n_segments == 4 and n_left_out == 1 and set(starts(split)) == {"moisesdb/0", "moisesdb/1"}
+    )
     assert any("song 2.wav" in n and "'moisesdb/2' left out" in n for n in notes)
     os.remove(split / "song 2.wav")
-    assert any("No such file" in n and "song 2.wav" in n for n in detect(split)[2])
+    assert any("No such file" in n and "song 2.wav" in n for n in detect(split)[3])
 
 
 def test_damaged_cache_is_made_again(split):
     detect(split)
-    for path in (split / "activity").iterdir():
-        path.write_text('{"key": "')
+    for path, damage in zip(sorted((split / "activity").iterdir()), ('{"key": "', "[]", "{}")):
+        path.write_text(damage)
     assert detect(split)[:2] == (6, 3)
 
 
@@ -179,5 +181,19 @@ def test_a_full_disk_stops_the_stage(split, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(activity, "write_json", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RuntimeError, match=r"song 'moisesdb/\d': .*No space"):
         detect(split)
+
+
+def test_from_another_folder(split, monkeypatch):
+    """A cluster's workers stand elsewhere: what they are given is absolute."""
+    given = []
+    real = activity._detect_song
+    monkeypatch.setattr(
+        activity,
+        "_detect_song",
+        lambda song, root, **k: given.append(root) or real(song, root, **k),
+    )
+    monkeypatch.chdir(split)
+    detect(".")
+    assert given and all(root.is_absolute() for root in given)

@@ -212,3 +212,29 @@ def test_nan_and_infinity_are_found(value, tmp_path):
     with pytest.raises(AudioError, match=r"at 2\.000 s") as caught:
         audio.read(path)
     one_line(caught, path)
+
+
+def test_a_write_that_fails_at_the_very_end_is_seen(tmp_path, monkeypatch):
+    """libsndfile forgets the error of its last flush; for every amount of room the file is whole or
+    not there at all."""
+    sizes, room = {}, 0
+    wav = tone(3000)
+    for format in ("FLAC", "WAV", "OGG"):
+        audio.write(tmp_path / "whole", wav, 44100, format)
+        sizes[format] = (tmp_path / "whole").stat().st_size
+    real = audio._Sink.write
+
+    def full(self, data):
+        if self.tell() + len(data) > room:
+            self.error = OSError(28, "No space left on device")
+        return real(self, data)
+
+    monkeypatch.setattr(audio._Sink, "write", full)
+    for format, size in sizes.items():
+        for room in (0, 10, size // 2, size - 300, size - 1):  # noqa: B007
+            with pytest.raises(audio.AudioError, match=r"target.* written: No space left"):
+                audio.write(tmp_path / "target", wav, 44100, format)
+        room = size
+        audio.write(tmp_path / "target", wav, 44100, format)
+        assert audio.read(tmp_path / "target")[0].shape == wav.shape
+        (tmp_path / "target").unlink()

@@ -83,6 +83,18 @@ def test_options(prepared):
     assert data[0][0].shape == (2, 12000)
 
 
+def test_level(prepared):
+    plain, quiet = dataset(prepared), dataset(prepared, level_db=20.0)
+    levels = []
+    for index in range(6):
+        (coded, original), (coded_q, original_q) = plain[index], quiet[index]
+        level = original_q.abs().max() / original.abs().max()
+        torch.testing.assert_close(original_q, level * original)
+        torch.testing.assert_close(coded_q, level * coded)
+        levels.append(level.item())
+    assert 0.1 <= min(levels) < 0.6 and max(levels) <= 1 and len(set(levels)) == 6
+
+
 def test_another_codec(prepared):
     pytest.importorskip("av")
     coded, original = dataset(prepared, codec="aac")[0]
@@ -149,6 +161,7 @@ def test_no_pairs(tmp_path):
     [
         ({"n_items": 0}, "n_items 0"),
         ({"segment": 0.0}, "segment 0.0"),
+        ({"segment": 7.0}, "segment 7.0 s exceeds the 6.0 s"),
         ({"max_stems": 0}, "max_stems 0"),
         ({"max_stems": 12}, "max_stems 12"),
         ({"codec": "flac"}, "unknown codec 'flac'; known: mp3"),

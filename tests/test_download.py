@@ -81,11 +81,17 @@ def test_no_server(tmp_path):
 
 def test_the_data_set(url, tmp_path):
     root = tmp_path / "musdb"
-    fetch_musdb18hq(root, url, digest())
+    fetch_musdb18hq(root, url, digest(), n_bytes=1e6)
     assert (root / "train" / "A - B" / "vocals.wav").stat().st_size == 200000
     assert not (tmp_path / "musdb18hq.zip").exists()
+    n_asked = len(Server.ranges)
+    fetch_musdb18hq(root, url, digest())
+    assert len(Server.ranges) == n_asked  # it was there
+    (tmp_path / "other" / "x").mkdir(parents=True)
     with pytest.raises(AudioError, match="not empty"):
-        fetch_musdb18hq(root, url, digest())
+        fetch_musdb18hq(tmp_path / "other", url, digest())
+    with pytest.raises(AudioError, match="needs 1000000000 GB"):
+        fetch_musdb18hq(tmp_path / "new", url, digest(), n_bytes=1e18)
 
 
 def test_archives_that_are_broken_or_malicious(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -29,6 +30,31 @@ def test_a_folder_is_replaced_as_one(tmp_path):
         (beside / "third").touch()
         raise ValueError
     assert os.listdir(tmp_path) == ["folder"] and os.listdir(path) == ["second"]
+
+
+def test_two_at_once_leave_one_whole_folder(tmp_path):
+    path = tmp_path / "folder"
+
+    def write(number):
+        with whole(path) as beside:
+            beside.mkdir()
+            for name in "ab":
+                (beside / name).write_text(str(number))
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = [pool.submit(write, number).exception() for number in range(100)]
+    assert outcomes.count(None) > 50
+    assert (path / "a").read_text() == (path / "b").read_text()
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_what_a_killed_process_left_goes_after_a_day(tmp_path):
+    old, new = tmp_path / ".x.json.1.part", tmp_path / ".x.json.2.part"
+    for path in (old, new):
+        path.mkdir()
+    os.utime(old, (0, 0))
+    write_json(tmp_path / "x.json", 1)
+    assert not old.exists() and new.exists()
 
 
 def test_nothing_is_seen_before_the_end(tmp_path):

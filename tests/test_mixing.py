@@ -75,9 +75,22 @@ def test_stems_come_from_different_songs_and_active_segments(library):
             assert -10 <= part.gain_db <= 10
 
 
-def test_more_stems_than_songs_gives_fewer_parts(library):
+def test_more_stems_than_songs_take_songs_twice(library):
     mix = library.draw(np.random.default_rng(0), library.stems, 3.0, 64)
-    assert len(mix.parts) <= len(library.songs)
+    assert [part.stem for part in mix.parts] == library.stems
+    used = [part.song for part in mix.parts]
+    assert len(used) > len(set(used)) > 1
+
+
+def test_stems_shorter_than_a_segment_are_heard(library, tmp_path):
+    soundfile.write(tmp_path / "short.wav", np.full((8820, 2), 0.5), 44100)
+    name = next(iter(library.songs))
+    short = tracks.Stem((str(tmp_path / "short.wav"),), 0.2, 44100)
+    library.songs[name] = replace(library.songs[name], stems={"wind": short})
+    library.starts["wind"] = {name: [0.0]}
+    for seed in range(20):
+        mix = library.draw(np.random.default_rng(seed), ["wind"], 3.0, 64)
+        assert library.render(mix, 44100)[1].abs().max() > 0.5
 
 
 def test_a_song_as_it_is(library):
@@ -141,11 +154,17 @@ def test_stages_that_have_not_run(prepared, tmp_path):
 
 @pytest.mark.parametrize(
     "starts, reason",
-    [({}, "no active segments"), ({"moisesdb/other": {"drums": [0.0]}}, "does not fit")],
+    [
+        ({}, "no active segments"),
+        ({"moisesdb/other": {"drums": [0.0]}}, "does not fit.*run stage 2 again"),
+        (None, "does not fit.*run stage 2 again"),
+    ],
 )
 def test_segments_that_are_empty_or_of_other_songs(prepared, tmp_path, starts, reason):
     (tmp_path / "tracks.json").write_bytes((prepared / "train" / "tracks.json").read_bytes())
-    (tmp_path / "segments.json").write_text(json.dumps({"segment": 6.0, "starts": starts}))
+    (tmp_path / "segments.json").write_text(
+        json.dumps({"segment": 6.0, "starts": starts, "keys": {}})
+    )
     with pytest.raises(AudioError, match=reason):
         Library(tmp_path)
 

@@ -79,11 +79,13 @@ def test_second_run_makes_nothing(split):
 def test_what_is_missing_or_half_is_made_again(split):
     make(split)
     before = {path: content for path, (_, content) in state(split).items()}
-    folder = PairDataset(split).pairs[5].folder
+    folders = [pair.folder for pair in PairDataset(split).pairs]
     for name in ("original.flac", "mp3.flac", "mix.json"):
-        (folder / name).unlink()
-    (PairDataset(split).pairs[2].folder / "mix.json").write_text('{"kbps"')
-    assert make(split)[0] == 2
+        (folders[5] / name).unlink()
+    (folders[2] / "mix.json").write_text('{"kbps"')
+    (folders[3] / "mp3.flac").unlink()
+    (folders[4] / "original.flac").write_bytes(b"fLaC")
+    assert make(split)[0] == 4
     assert {path: content for path, (_, content) in state(split).items()} == before
 
 
@@ -96,6 +98,42 @@ def test_more_and_fewer_pairs(split):
 def test_another_seed_or_length_is_another_set(split):
     make(split)
     assert make(split, seed=1)[0] == 16 and make(split, seconds=0.4, seed=1)[0] == 16
+
+
+def test_other_sound_in_the_same_files(split):
+    make(split)
+    found = json.loads((split / "segments.json").read_text())
+    changed = next(iter(found["keys"]))
+    found["keys"][changed] = "as stage 2 writes it when a file has changed"
+    (split / "segments.json").write_text(json.dumps(found))
+    affected = [
+        path
+        for path in split.rglob("mix.json")
+        if any(part["song"] == changed for part in json.loads(path.read_text())["parts"])
+    ]
+    assert 0 < make(split)[0] == len(affected) < 16
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"seconds": 0}, "segment 0 has to"),
+        ({"seconds": -1}, "segment -1"),
+        ({"seconds": float("nan")}, "segment nan"),
+        ({"seconds": 100}, "the 6.0 s of active"),
+        ({"n_pairs": -1}, "number of pairs -1"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_sizes_that_make_no_sense(split, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        make(split, **options)
+
+
+def test_mixtures_that_are_all_silent(split, monkeypatch):
+    monkeypatch.setattr(pairs, "_LEAST_PEAK", 2.0)
+    with pytest.raises(AudioError, match="50 mixtures in a row were silent"):
+        make(split)
 
 
 def test_processes_give_what_threads_give(split, prepared, tmp_path):

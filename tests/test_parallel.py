@@ -1,8 +1,11 @@
 """Executors: processes, threads, a Dask cluster; errors, dead workers."""
 
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +46,41 @@ def test_processes():
 def _slow_pid(_):
     time.sleep(0.2)
     return os.getpid()
+
+
+def test_workers_end_with_their_killed_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, sys\n"
+        "from apollo_plugin.data.parallel import executor\n"
+        "if __name__ == '__main__':\n"
+        "    with executor(1) as pool:\n"
+        "        print(pool.submit(os.getpid).result(), flush=True)\n"
+        "        sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    )
+    worker = int(parent.stdout.readline())
+    os.kill(worker, 0)
+    parent.kill()
+    parent.communicate()
+    for _ in range(100):
+        try:
+            os.kill(worker, 0)
+            state = Path(f"/proc/{worker}/stat").read_text().split(")")[1].split()[0]
+        except OSError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker outlived its parent")
+
+
+@pytest.mark.parametrize("n_jobs", [0, -1])
+def test_number_of_processes(n_jobs):
+    with pytest.raises(ValueError, match=f"n_jobs {n_jobs} has to be 1"), executor(n_jobs):
+        pass
 
 
 def test_a_worker_that_dies_is_said():

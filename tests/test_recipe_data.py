@@ -90,6 +90,24 @@ def test_killed_in_stage_3_and_run_again(recipe, demo_sets):
     assert len(PairDataset(valid)) == 24
 
 
+def test_paths_are_the_caller_s(recipe, demo_sets):
+    where = recipe.parent / "elsewhere"
+    where.mkdir()
+    (where / "sets").symlink_to(demo_sets)
+    done = subprocess.run(
+        [
+            "../my recipe/run.sh",
+            *("--python_path", sys.executable, "--stop_stage", "1", "--data_dir", "my data"),
+            *("--musdb18hq_dir", "sets/musdb18hq"),
+        ],
+        cwd=where,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (where / "my data" / "train" / "tracks.json").exists()
+
+
 def test_help_explains_stages_and_options(recipe):
     done = run(recipe, "--help")
     assert done.returncode == 0 and "Table II" in done.stdout
@@ -104,6 +122,10 @@ def test_help_explains_stages_and_options(recipe):
         (("--stgae", 1), "unknown option --stgae"),
         (("--stage",), "--stage needs a value"),
         (("--stage", "two"), "'two', not a number"),
+        (("--demo", 2), "'2', not 0 or 1"),
+        (("--n_jobs", 0), "'0', not a number from 1"),
+        (("--seed", -1), "'-1', not a number"),
+        (("--segment", "-1"), "'-1', not a number of seconds"),
         (("3",), "unexpected argument '3'"),
         (("--PATH", "x"), "unknown option --PATH"),
         (("--stop-stage", 0), "pass --musdb18hq_dir, --moisesdb_dir or both"),

@@ -170,6 +170,28 @@ def test_few_songs(n_songs):
     assert len(splits["valid"]) == (n_songs > 1)
 
 
+def test_lists_of_old_and_new_splits_are_never_there_together(tmp_path, monkeypatch):
+    songs = [song(f"moisesdb/{i:03d}", f"B{i}") for i in range(20)]
+    first, second = split(songs, seed=1), split(songs, seed=2)
+    tracks.save_splits(first, tmp_path)
+    for name in tracks.SPLITS:
+        (tmp_path / name / "pairs.json").touch()
+    tracks.save_splits(first, tmp_path)
+    assert (tmp_path / "test" / "pairs.json").exists()
+
+    real = tracks.write_json
+
+    def killed(path, value):
+        if "valid" in str(path):
+            raise KeyboardInterrupt
+        real(path, value)
+
+    monkeypatch.setattr(tracks, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tracks.save_splits(second, tmp_path)
+    assert [p.parent.name for p in tmp_path.rglob("*.json")] == ["train"]
+
+
 # --------------------------------------------------------------------------------------- bad input
 
 
@@ -264,6 +286,17 @@ def test_a_folder_that_is_no_data_set(tmp_path, reader):
         ('{"song": "a", "artist": "b", "stems": [{"stemName": "kazoo"}]}', "unknown stem 'kazoo'"),
         ('{"song": "a", "artist": "b", "stems": [{"stemName": "bass"}]}', "no 'tracks'"),
         ('{"song": "a", "artist": "b", "stems": []}', "has no stems"),
+        ("[" * 100000, "recursion"),
+        (
+            '{"song": "a", "artist": "b", "stems": [{"stemName": "bass", "tracks": '
+            '[{"id": "../../x", "extension": "wav"}]}]}',
+            "is no name of a file",
+        ),
+        (
+            '{"song": "a", "artist": "b", "stems": [{"stemName": "bass", "tracks": '
+            '[{"id": "\\u0000", "extension": "wav"}]}]}',
+            "is no name of a file",
+        ),
         (
             '{"song": "a", "artist": "b", "stems": [{"stemName": "bass", "tracks": '
             '[{"id": "gone", "extension": "wav"}]}]}',

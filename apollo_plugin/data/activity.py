@@ -86,7 +86,7 @@ def window_energies(stem: Stem) -> np.ndarray:
 
 def detect_all(
     root: str | os.PathLike, detector: Detector, pool: Executor
-) -> tuple[int, int, list[str]]:
+) -> tuple[int, int, int, list[str]]:
     """Detects activity in all songs of a split and writes ``segments.json``.
 
     What an earlier run found for a song is kept in ``activity/`` and taken if files and settings
@@ -98,18 +98,20 @@ def detect_all(
         pool: where the work is done.
 
     Returns:
-        number of active segments, number of songs done anew, and a line for each song that had to
-        be left out and each stem that is silent throughout.
+        numbers of active segments, of songs done anew and of songs left out, and a line for each of
+        the latter and each stem that is silent throughout.
     """
-    root = Path(root)
+    root = Path(root).absolute()  # a cluster's workers stand elsewhere
     songs = tracks.load(root / "tracks.json")
     starts: dict[str, dict[str, list[float]]] = {}
     notes = []
     n_new = 0
     todo = []
+    keys: dict[str, str] = {}
     for song in songs:
         try:
-            known = _known(root, song, detector)
+            keys[song.id] = _fingerprint(song, detector)
+            known = _known(root, song, keys[song.id])
         except OSError as error:
             notes.append(f"'{error.filename}': {error.strerror}; song '{song.id}' left out")
             continue
@@ -124,18 +126,23 @@ def detect_all(
         if isinstance(found, AudioError):
             notes.append(f"{found}; song '{song.id}' left out")
         elif isinstance(found, Exception):
-            raise found
+            raise RuntimeError(f"song '{song.id}': {found}") from found
         else:
             starts[song.id] = found
+    n_left_out = len(notes)
     for song, stems in sorted(starts.items()):
         notes += [f"'{song}': {stem} is silent" for stem, found in stems.items() if not found]
     write_json(
         root / "segments.json",
-        {**asdict(detector), "starts": dict(sorted(starts.items()))},
+        {
+            **asdict(detector),
+            "starts": dict(sorted(starts.items())),
+            "keys": {song.id: keys[song.id] for song in songs if song.id in starts},
+        },
         indent=None,
     )
     n_segments = sum(len(found) for stems in starts.values() for found in stems.values())
-    return n_segments, n_new, notes
+    return n_segments, n_new, n_left_out, notes
 
 
 def _detect_song(song: Song, root: Path, detector: Detector) -> dict[str, list[float]]:
@@ -145,14 +152,13 @@ def _detect_song(song: Song, root: Path, detector: Detector) -> dict[str, list[f
     return found
 
 
-def _known(root: Path, song: Song, detector: Detector) -> dict[str, list[float]] | None:
+def _known(root: Path, song: Song, key: str) -> dict[str, list[float]] | None:
     """What an earlier run found, if it still holds."""
-    key = _fingerprint(song, detector)
     try:
         known = json.loads(_cache(root, song).read_bytes())
-    except (FileNotFoundError, ValueError):
+        return known["starts"] if known["key"] == key else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return known["starts"] if known["key"] == key else None
 
 
 def _cache(root: Path, song: Song) -> Path:

@@ -56,6 +56,8 @@ class MixtureDataset(Dataset):
         bit_rates: drawn from, in kbit/s.
         mixture_share: share of items that are a song as it is (the published code has 0.5).
         codec: ``"mp3"``, ``"aac"`` or ``"opus"``.
+        level_db: both signals are turned down by 0 to this much after coding, so that a model does
+            not count on a peak of 1 (not in the paper).
 
     Items:
         ``(coded, original)``, float32, ``(2, time)`` each.
@@ -78,6 +80,7 @@ class MixtureDataset(Dataset):
         bit_rates: Sequence[int] = BIT_RATES,
         mixture_share: float = 0.0,
         codec: str = "mp3",
+        level_db: float = 0.0,
     ):
         if n_items < 1 or segment <= 0 or not 1 <= max_stems <= len(tracks.STEMS):
             raise ValueError(
@@ -87,6 +90,10 @@ class MixtureDataset(Dataset):
         if codec not in CODECS:
             raise ValueError(f"unknown codec '{codec}'; known: {', '.join(CODECS)}")
         self.library = Library(root)
+        if segment > self.library.segment:
+            raise ValueError(
+                f"segment {segment} s exceeds the {self.library.segment} s of active segments"
+            )
         self.n_items, self.segment, self.sample_rate, self.seed = (
             n_items,
             segment,
@@ -94,7 +101,7 @@ class MixtureDataset(Dataset):
             seed,
         )
         self.max_stems, self.gain_db, self.bit_rates = max_stems, gain_db, tuple(bit_rates)
-        self.mixture_share, self.codec = mixture_share, codec
+        self.mixture_share, self.codec, self.level_db = mixture_share, codec, level_db
         # Shared, so that workers which live longer than an epoch hear of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -112,8 +119,9 @@ class MixtureDataset(Dataset):
         for _ in range(_MAX_DRAWS):
             coded, original = self.library.render(self.draw(random), self.sample_rate)
             if original.abs().max() > _LEAST_PEAK:
-                break
-        return coded, original
+                level = 10 ** (-random.uniform(0, self.level_db) / 20)
+                return level * coded, level * original
+        raise AudioError(f"'{self.library.root}': {_MAX_DRAWS} mixtures in a row were silent")
 
     def draw(self, random: np.random.Generator) -> Mix:
         """Draws the recipe of an item."""

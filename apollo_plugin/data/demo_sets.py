@@ -69,7 +69,9 @@ def write_demo_sets(
     """
     layouts = ["musdb18hq/train"] * n_train + ["musdb18hq/test"] * n_test
     layouts += ["moisesdb/moisesdb_v0.1"] * n_moises
-    jobs = [_Job(str(root), name, i, seconds, seed + i) for i, name in enumerate(layouts)]
+    jobs = [
+        _Job(os.path.abspath(root), name, i, seconds, seed + i) for i, name in enumerate(layouts)
+    ]
     outcomes = [o for _, o in each(pool, _write_song, jobs, len(jobs), "demo songs", "song")]
     for outcome in outcomes:
         if isinstance(outcome, Exception):

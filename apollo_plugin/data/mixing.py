@@ -55,17 +55,22 @@ class Library:
         self.root = Path(root)
         self.songs = {song.id: song for song in tracks.load(self.root / "tracks.json")}
         found = tracks.read_stage(self.root / "segments.json", 2)
-        self.segment: float = found["segment"]
         # stem -> song -> starts of its active segments in seconds
         self.starts: dict[str, dict[str, list[float]]] = {name: {} for name in tracks.STEMS}
-        for song, stems in found["starts"].items():
-            if song not in self.songs:
-                raise AudioError(
-                    f"'{self.root / 'segments.json'}' does not fit tracks.json; run stage 2 again"
-                )
-            for stem, starts in stems.items():
-                if starts:
-                    self.starts[stem][song] = starts
+        try:
+            self.segment = float(found["segment"])
+            # song -> changes with its files
+            self.keys: dict[str, str] = found["keys"]
+            for song, stems in found["starts"].items():
+                for stem, starts in stems.items():
+                    if starts:
+                        _ = self.songs[song].stems[stem], self.keys[song]
+                        self.starts[stem][song] = starts
+        except (KeyError, TypeError, AttributeError) as error:
+            raise AudioError(
+                f"'{self.root / 'segments.json'}' does not fit tracks.json ({error}); "
+                "run stage 2 again"
+            ) from error
         self.stems = [name for name in tracks.STEMS if self.starts[name]]
         if not self.stems:
             raise AudioError(
@@ -86,12 +91,11 @@ class Library:
         used: set[str] = set()
         parts = []
         for stem in stems:
-            songs = [song for song in self.starts[stem] if song not in used]
-            if not songs:
-                continue
+            having = list(self.starts[stem])
+            songs = [song for song in having if song not in used] or having
             song = songs[random.integers(len(songs))]
             used.add(song)
-            start = self._start(random, self.starts[stem][song], seconds)
+            start = self._start(random, stem, song, seconds)
             parts.append(Part(song, stem, start, random.uniform(-gain_db, gain_db)))
         return Mix(tuple(parts), kbps, seconds, codec)
 
@@ -101,13 +105,16 @@ class Library:
         """Draws a part of a song as it is: all of its stems at their own level."""
         songs = [(stem, song) for stem in self.stems for song in self.starts[stem]]
         stem, song = songs[random.integers(len(songs))]
-        start = self._start(random, self.starts[stem][song], seconds)
+        start = self._start(random, stem, song, seconds)
         stems = self.songs[song].stems
         return Mix(tuple(Part(song, name, start, 0.0) for name in stems), kbps, seconds, codec)
 
-    def _start(self, random: np.random.Generator, starts: list[float], seconds: float) -> float:
+    def _start(self, random: np.random.Generator, stem: str, song: str, seconds: float) -> float:
+        starts = self.starts[stem][song]
         start = starts[random.integers(len(starts))]
-        return start + random.uniform(0, max(0.0, self.segment - seconds))
+        # A stem may be shorter than a segment.
+        room = min(start + self.segment, self.songs[song].stems[stem].seconds) - start - seconds
+        return start + random.uniform(0, max(0.0, room))
 
     def render(self, mix: Mix, sample_rate: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The coded mix and the original, each ``(2, time)``, the larger peak at 1."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..audio import AudioError, write
+from ..audio import AudioError, probe, write
 from ..files import whole, write_json
 from .codecs import BIT_RATES
 from .mixing import KINDS, Library, Mix, draw_stems
@@ -79,8 +79,13 @@ def make_pairs(
     Raises:
         AudioError: where a song cannot be read or a pair cannot be written.
     """
-    root = Path(root)
+    root = Path(root).absolute()  # a cluster's workers stand elsewhere
     library = Library(root)
+    if not 0 < seconds <= library.segment or n_pairs < 0 or seed < 0:
+        raise ValueError(
+            f"segment {seconds} has to lie between 0 and the {library.segment} s of active "
+            f"segments, the number of pairs {n_pairs} and seed {seed} must not be negative"
+        )
     random = np.random.default_rng(0)
     kinds = [kind for kind in KINDS if draw_stems(random, library.stems, kind)]
     notes = [
@@ -112,19 +117,21 @@ def make_pair(job: PairJob) -> bool:
     """Makes one pair, whole or not at all; returns whether it was not there before."""
     folder = Path(job.root) / job.name
     library = _library(job.root, os.stat(Path(job.root) / "segments.json").st_mtime_ns)
-    mix, coded, original = None, None, None
     for attempt in range(_MAX_DRAWS):
         mix = _draw(library, job, attempt)
-        about = {**asdict(job), **asdict(mix), "parts": [asdict(part) for part in mix.parts]}
+        parts = [{**asdict(part), "key": library.keys[part.song]} for part in mix.parts]
+        about = {**asdict(job), **asdict(mix), "parts": parts}
         del about["root"]
         with contextlib.suppress(OSError, ValueError):
             if json.loads((folder / "mix.json").read_bytes()) == about:
+                for name in ("original.flac", "mp3.flac"):
+                    probe(folder / name)
                 return False
         coded, original = library.render(mix, job.sample_rate)
         if original.abs().max() > _LEAST_PEAK:
-            break
-    _write(folder, about, coded, original, job.sample_rate)
-    return True
+            _write(folder, about, coded, original, job.sample_rate)
+            return True
+    raise AudioError(f"{_MAX_DRAWS} mixtures in a row were silent")
 
 
 def _draw(library: Library, job: PairJob, attempt: int) -> Mix:

@@ -3,10 +3,13 @@
 import contextlib
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
+    CancelledError,
     Executor,
     ProcessPoolExecutor,
     wait,
@@ -31,8 +34,13 @@ def executor(n_jobs: int | None = None, dask: str | None = None) -> Iterator[Exe
         dask: address of a Dask scheduler, ``"tcp://host:8786"``, in place of processes.
 
     Raises:
-        ValueError: without the extra ``cluster``, or where no scheduler answers.
+        ValueError: for ``n_jobs`` below 1, without the extra ``cluster``, or where no scheduler
+            answers.
     """
+    if n_jobs is None:
+        n_jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    elif n_jobs < 1:
+        raise ValueError(f"--n_jobs {n_jobs} has to be 1 or more")
     if dask:
         try:
             from distributed import Client
@@ -52,7 +60,7 @@ def executor(n_jobs: int | None = None, dask: str | None = None) -> Iterator[Exe
         # A fork of a process that runs threads (torch's) can hang; a fork server has none.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["apollo_plugin.data.pairs"])
-        pool = ProcessPoolExecutor(n_jobs or os.cpu_count(), context, initializer=_one_thread)
+        pool = ProcessPoolExecutor(n_jobs, context, initializer=_prepare_worker)
         try:
             yield pool
         finally:
@@ -101,14 +109,22 @@ def each(
                         raise error
                     bar.update()
                     yield item, future.result() if error is None else error
-        except BrokenExecutor as error:
+        except (BrokenExecutor, CancelledError) as error:
             raise RuntimeError(
                 "a worker process died, of too little memory perhaps; try a smaller --n_jobs"
             ) from error
 
 
-def _one_thread() -> None:
-    """Processes share the cores already."""
+def _prepare_worker() -> None:
+    """One thread: processes share the cores already. An interrupt is for the main process; where
+    that is killed, its workers end too."""
     import torch
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

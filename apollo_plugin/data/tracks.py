@@ -4,11 +4,12 @@ Both sets come under the eleven stem names of MoisesDB, the paper's "11 availabl
 III-A). A stem is the sum of its source files, summed when it is read; nothing is copied.
 """
 
+import contextlib
 import json
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,8 @@ def musdb18hq(source: "str | os.PathLike | musdb.DB", problems: list[str]) -> li
         subset = folder.parent.name
         artist, _, title = folder.name.partition(" - ")
         stems = {name: [folder / f"{name}.wav"] for name in _MUSDB_STEMS}
-        songs += _song(f"musdb18hq/{subset}/{folder.name}", artist, title, stems, problems)
+        id = f"musdb18hq/{subset}/{folder.name}"
+        songs += _song(folder, id, artist, title, stems, problems)
     return songs
 
 
@@ -155,18 +157,20 @@ def moisesdb(root: str | os.PathLike, problems: list[str]) -> list[Song]:
                 name = stem["stemName"]
                 if name not in STEMS:
                     raise ValueError(f"unknown stem '{name}'")
-                stems[name] += [
-                    folder / name / f"{source['id']}.{source['extension']}"
-                    for source in stem["tracks"]
-                ]
+                for source in stem["tracks"]:
+                    file = f"{source['id']}.{source['extension']}"
+                    if "/" in file or "\0" in file:
+                        raise ValueError(f"{file!r} is no name of a file")
+                    stems[name].append(folder / name / file)
             artist, title = str(about["artist"]), str(about["song"])
         except OSError as error:
             problems.append(f"'{folder / 'data.json'}': {error.strerror}; song left out")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else error
             problems.append(f"'{folder / 'data.json'}': {what}; song left out")
         else:
-            songs += _song(f"moisesdb/{folder.name}", artist, title, stems, problems)
+            id = f"moisesdb/{folder.name}"
+            songs += _song(folder, id, artist, title, stems, problems)
     return songs
 
 
@@ -175,7 +179,12 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _song(
-    id: str, artist: str, title: str, stems: dict[str, list[Path]], problems: list[str]
+    folder: Path,
+    id: str,
+    artist: str,
+    title: str,
+    stems: dict[str, list[Path]],
+    problems: list[str],
 ) -> list[Song]:
     """The song if all of its files are sound, else nothing and a line more."""
     found = {}
@@ -192,7 +201,7 @@ def _song(
             seconds = max(n_samples / rate for n_samples, rate, _ in heads)
             found[name] = Stem(tuple(str(f.absolute()) for f in files), seconds, heads[0][1])
         if not found:
-            raise AudioError(f"'{id}' has no stems")
+            raise AudioError(f"'{folder}' has no stems")
     except AudioError as error:
         problems.append(f"{error}; song left out")
         return []
@@ -275,6 +284,25 @@ def _artist(song: Song) -> str:
 def save(songs: Iterable[Song], path: str | os.PathLike) -> None:
     """Writes ``tracks.json``."""
     write_json(path, [asdict(song) for song in songs])
+
+
+def save_splits(splits: Mapping[str, Sequence[Song]], data_dir: str | os.PathLike) -> None:
+    """Writes ``<split>/tracks.json`` of all splits. Where they differ from what is there, that goes
+    first, with all that later stages made of it: old and new lists are never there together.
+
+    Args:
+        splits: as :func:`split` gives them.
+        data_dir: folder of the splits.
+    """
+    folders = {name: Path(data_dir) / name for name in splits}
+    with contextlib.suppress(AudioError, KeyError, TypeError):
+        if all(load(folders[name] / "tracks.json") == list(splits[name]) for name in splits):
+            return
+    for folder in folders.values():
+        for name in ("tracks.json", "segments.json", "pairs.json"):
+            (folder / name).unlink(missing_ok=True)
+    for name, songs in splits.items():
+        save(songs, folders[name] / "tracks.json")
 
 
 def load(path: str | os.PathLike) -> list[Song]:

@@ -11,7 +11,7 @@ python_path=python
 id=${CUDA_VISIBLE_DEVICES:-}
 musdb18hq_dir=
 moisesdb_dir=
-data_dir=data
+data_dir=
 download=0
 demo=0
 seed=0
@@ -41,7 +41,7 @@ Trains and evaluates Apollo. Stages (--stage N to start at, --stop_stage M to st
 
 Data
   --musdb18hq_dir DIR  with train/ and test/       --moisesdb_dir DIR   with moisesdb_v0.1/
-                       (one of the two is enough)  --data_dir DIR       what stages 1 to 3 leave ($data_dir)
+                       (one of the two is enough)  --data_dir DIR       what stages 1 to 3 leave (data)
   --download 1         fetch MUSDB18-HQ (22 GB) to --musdb18hq_dir
   --demo 1             everything small and synthetic, in minutes: tries the whole recipe
   --n_valid N          validation pairs for each bit rate and kind (25; demo: 1)
@@ -49,7 +49,7 @@ Data
   --segment S          length of training items and pairs in seconds ($segment)
   --seed N             of splits, pairs and training ($seed)
 Machine
-  --n_jobs N           processes of stages 0 to 3 and 5 (one for each core)
+  --n_jobs N           processes of stages 0, 2, 3 and 5 (one for each core)
   --dask ADDRESS       a Dask cluster in their place, such as tcp://host:8786
   --id IDS             CUDA devices to use, such as 0,1
   --python_path PATH   python that has apollo_plugin ($python_path)
@@ -68,17 +68,32 @@ options="stage stop_stage tag python_path id musdb18hq_dir moisesdb_dir data_dir
 options="$options segment n_valid n_test n_jobs dask conf resume init_from devices num_nodes"
 options="$options use_gpu n_examples"
 
+caller=$PWD
 cd "$(dirname "$0")"
 . utils/parse_options.sh
 
-for name in stage stop_stage download demo resume; do
-  case "${!name}" in
-    '' | *[!0-9]*)
-      echo "$0: --$name is '${!name}', not a number; see $0 --help" >&2
-      exit 1
-      ;;
-  esac
+must_match() {
+  if [[ ! ${!1} =~ ^($2)$ ]]; then
+    echo "$0: --$1 is '${!1}', not $3; see $0 --help" >&2
+    exit 1
+  fi
+}
+for name in stage stop_stage; do must_match "$name" '[0-9]+' "a number"; done
+for name in download demo resume; do must_match "$name" '0|1' "0 or 1"; done
+must_match seed '[0-9]+' "a number"
+must_match segment '[0-9]+(\.[0-9]+)?' "a number of seconds"
+must_match n_valid '[0-9]*' "a number"
+must_match n_test '[0-9]*' "a number"
+must_match n_jobs '([1-9][0-9]*)?' "a number from 1 up"
+
+# Paths on the command line are the caller's.
+for name in musdb18hq_dir moisesdb_dir data_dir conf; do
+  value=${!name}
+  [[ -z $value || $value = /* ]] || printf -v "$name" '%s' "$caller/$value"
 done
+[[ $python_path != */* || $python_path = /* ]] || python_path=$caller/$python_path
+[[ -z $init_from || ! -e $caller/$init_from ]] || init_from=$caller/$init_from
+data_dir=${data_dir:-data}
 
 if [ "$demo" = 1 ]; then
   tag=${tag:-demo}

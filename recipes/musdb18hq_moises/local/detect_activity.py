@@ -16,10 +16,11 @@ def main():
     with parallel.executor(args.n_jobs, args.dask) as pool:
         for name in tracks.SPLITS:
             detector = activity.Detector()
-            n_segments, n_new, notes = activity.detect_all(args.data_dir / name, detector, pool)
+            n_segments, n_new, left_out, notes = activity.detect_all(
+                args.data_dir / name, detector, pool
+            )
             for line in notes:
                 print(line)
-            left_out = sum("left out" in line for line in notes)
             print(
                 f"{name}: {n_segments} active segments, {n_new} songs searched"
                 + (f", {left_out} left out" if left_out else "")

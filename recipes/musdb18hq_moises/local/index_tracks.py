@@ -23,11 +23,18 @@ def main():
     for line in problems:
         print(line)
     if not songs:
-        raise ValueError("no songs: pass --musdb18hq_dir, --moisesdb_dir or both")
-    for name, members in tracks.split(songs, args.seed).items():
-        tracks.save(members, args.data_dir / name / "tracks.json")
+        raise ValueError(
+            "none of the songs can be used"
+            if args.musdb18hq_dir or args.moisesdb_dir
+            else "pass --musdb18hq_dir, --moisesdb_dir or both"
+        )
+    splits = tracks.split(songs, args.seed)
+    tracks.save_splits(splits, args.data_dir)
+    for name, members in splits.items():
         hours = sum(max(s.seconds for s in song.stems.values()) for song in members) / 3600
         print(f"{name}: {len(members)} songs, {hours:.2f} hours")
+        if not members:
+            print(f"{name}: none, but stages 3 to 5 need some; add songs of other artists")
     if problems:
         print(f"{len(problems)} songs left out")
 

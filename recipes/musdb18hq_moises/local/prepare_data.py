@@ -62,6 +62,8 @@ def main():
             raise
     for line in problems:
         print(line)
+    if not songs:
+        raise ValueError("none of the songs can be used")
     for part, n_whole in WHOLE.items():
         n_songs = sum(song.id.startswith(part + "/") for song in songs)
         given = args.moisesdb_dir if part == "moisesdb" else args.musdb18hq_dir
