@@ -38,17 +38,18 @@ class AudioError(ValueError):
     """A file that cannot be read or written: one line that names it, the reason and the cure."""
 
 
-def read(path: str | os.PathLike) -> tuple[torch.Tensor, int]:
+def read(path: str | os.PathLike, max_seconds: float = float("inf")) -> tuple[torch.Tensor, int]:
     """Reads a file of any format: by soundfile, else by PyAV (the extra ``formats``).
 
     Args:
         path: of the file.
+        max_seconds: longer files are refused before they fill the memory.
 
     Returns:
         float32 tensor ``(channels, time)``, full scale 1.0, and the sample rate in Hz.
 
     Raises:
-        AudioError: for a file that is missing, empty, truncated, no audio, or holds NaN.
+        AudioError: for a file that is missing, empty, truncated, too long, no audio, or holds NaN.
     """
     path = Path(path)
     try:
@@ -56,7 +57,7 @@ def read(path: str | os.PathLike) -> tuple[torch.Tensor, int]:
             raise AudioError(f"'{path}' is a folder or a device, no file")
         if path.stat().st_size == 0:
             raise AudioError(f"'{path}' is empty")
-        samples, sample_rate = _read_soundfile(path)
+        samples, sample_rate = _read_soundfile(path, max_seconds)
     except OSError as error:
         raise AudioError(f"'{path}' cannot be read: {error.strerror or error}") from error
     if samples.shape[0] == 0:
@@ -291,15 +292,21 @@ def _truncated(path: Path, container: str, n_samples: int) -> AudioError:
     )
 
 
-def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
+def _check_length(path: Path, n_samples: int, sample_rate: int, max_seconds: float) -> None:
+    if n_samples > max_seconds * sample_rate:
+        raise AudioError(f"'{path}' is longer than {max_seconds:g} s")
+
+
+def _read_soundfile(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
     try:
         with _sound_file(path) as sound:
             n_expected, sample_rate, container = sound.frames, sound.samplerate, sound.format
+            _check_length(path, n_expected, sample_rate, max_seconds)
             samples = sound.read(dtype="float32", always_2d=True)
             short = _is_short(sound)
     except AudioError as error:
         if _unknown(error.__cause__):
-            return _read_av(path)
+            return _read_av(path, max_seconds)
         raise
     counted = container != "MP3" or _mp3_counts_frames(path)
     if (len(samples) < n_expected and counted) or short:
@@ -324,7 +331,7 @@ def _reason(error: Exception) -> str:
     return text.rsplit(": ", 1)[-1].rstrip(".")
 
 
-def _read_av(path: Path) -> tuple[np.ndarray, int]:
+def _read_av(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
     try:
         import av
     except ImportError as error:
@@ -338,11 +345,11 @@ def _read_av(path: Path) -> tuple[np.ndarray, int]:
             stream = container.streams.audio[0]
             rate = stream.rate
             planar = av.AudioResampler(format="fltp")
-            blocks = [
-                part.to_ndarray().T
-                for frame in container.decode(stream)
-                for part in planar.resample(frame)
-            ]
+            blocks, n_samples = [], 0
+            for frame in container.decode(stream):
+                n_samples += frame.samples
+                _check_length(path, n_samples, rate, max_seconds)
+                blocks += [part.to_ndarray().T for part in planar.resample(frame)]
             blocks += [part.to_ndarray().T for part in planar.resample(None)]
             # Other containers only guess their duration, from the bit rate.
             counted = container.format.name.startswith(("mov", "matroska"))

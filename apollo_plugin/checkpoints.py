@@ -7,6 +7,7 @@ pickle or safetensors. Of foreign files only the tensors are believed: shapes co
 """
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -67,10 +68,10 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
         CheckpointError: in one line, whatever is wrong.
     """
     if isinstance(source, dict):
-        content, name = source, "the given package"
+        content, name, path = source, "the given package", None
     else:
         path, name = _find(source), str(source)
-        content = _read(path, name)
+        content = read(path, name)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise CheckpointError(f"'{name}' holds no state dict; is it a checkpoint of Apollo?")
@@ -88,6 +89,8 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
             raise CheckpointError(f"'{name}' is no plain Apollo: {str(error)[:200]}") from error
     elif any(key.startswith("encoders.") for key in state):
         args = content.get("model_args")
+        if args is None and path:
+            args = _config_beside(path)
         if not isinstance(args, dict):
             raise CheckpointError(f"'{name}' says nothing of its model's arguments")
         largest = max(value.numel() for value in state.values())
@@ -171,7 +174,11 @@ def _download(name: str) -> Path:
     owner, model, *file = name.split("/", 2)
     for candidate in file or _HUB_FILES:
         try:
-            return Path(hf_hub_download(f"{owner}/{model}", candidate))
+            path = Path(hf_hub_download(f"{owner}/{model}", candidate))
+            if candidate == "model.safetensors":  # whose arguments may stand in config.json only
+                with contextlib.suppress(EntryNotFoundError, HfHubHTTPError, OSError):
+                    hf_hub_download(f"{owner}/{model}", "config.json")
+            return path
         except LocalEntryNotFoundError as error:  # no network, and not in the cache
             raise CheckpointError(
                 f"'{name}' is no file here, and the Hugging Face Hub cannot be reached"
@@ -186,7 +193,16 @@ def _download(name: str) -> Path:
     )
 
 
-def _read(path: Path, name: str) -> Any:
+def read(path: Path, name: str) -> Any:
+    """What a checkpoint of any model holds; nothing of it is executed.
+
+    Args:
+        path: of the file.
+        name: for messages.
+
+    Raises:
+        CheckpointError: where it is damaged, or pickles more than tensors and plain values.
+    """
     if path.stat().st_size == 0:
         raise CheckpointError(f"'{name}' is empty")
     try:
@@ -210,6 +226,14 @@ def _read(path: Path, name: str) -> Any:
         raise CheckpointError(f"'{name}' is truncated, damaged or no checkpoint") from error
 
 
+def _config_beside(path: Path) -> Any:
+    """The model's arguments from a ``config.json`` in the same folder."""
+    try:
+        return json.loads(path.with_name("config.json").read_bytes())["model_args"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _is_safetensors(path: Path) -> bool:
     """By content: eight bytes of length and a JSON object."""
     with path.open("rb") as file:
@@ -225,7 +249,9 @@ def _skippable(path: Path, name: str) -> list[str]:
     for unsafe in names:
         module, _, attribute = unsafe.partition(".")
         builtin = module in ("builtins", "__builtin__") and attribute in _SKIPPED_BUILTINS
-        if module not in _SKIPPED_MODULES and not builtin:
+        # Asteroid pickles torch's version.
+        version = unsafe == "torch.torch_version.TorchVersion"
+        if module not in _SKIPPED_MODULES and not builtin and not version:
             raise CheckpointError(
                 f"'{name}' is refused: its pickle names {unsafe}, which no weights need"
             )

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 if TYPE_CHECKING:
     from .model import Apollo
+    from .pipelines import SeparateThenRestore
     from .restore import Job, Settings
 
 # Anything that imports torch is imported once the arguments are known to be right.
@@ -26,6 +27,7 @@ examples:
   apollo-restore song.mp3 --keep-below 5000    touch nothing under 5 kHz
   apollo-restore song.mp3 --report page.html   a page to hear and see what was done
   apollo-restore --diagnose ~/Music/old        where each file was cut off, if it was
+  apollo-restore song.mp3 --stems HDEMUCS_HIGH_MUSDB      vocals, drums ... one by one
   apollo-restore --demo                        hear what it does: needs no file and no network
 
 The output keeps rate, channels and length. It is 32-bit float WAV, which cannot clip, unless
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if bool(args.inputs) == args.demo:
+    if bool(args.inputs) == args.demo or (args.demo and args.stems):
         parser.error(
             "name some files or folders, or --demo" if not args.demo else "--demo is alone"
         )
@@ -110,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         "--subtype",
         type=str.upper,
         help="FLOAT, PCM_16, PCM_24 ... (FLOAT where the format has it)",
+    )
+    add(
+        "--stems",
+        metavar="SEPARATOR",
+        help="separate first, restore each stem, write the stems and their remix to a folder: a "
+        "torchaudio bundle (HDEMUCS_HIGH_MUSDB), an Asteroid model's Hub id or its file",
     )
     add("--overwrite", action="store_true", help="restore again what is there already")
     add(
@@ -201,22 +209,24 @@ def _restore(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         except AudioError as error:
             _say(str(error))
             return 1
-    due = [job for job in jobs if settings.overwrite or not os.path.exists(job.target)]
+    results = {job: _result(job, settings, args.stems) for job in jobs}
+    due = [job for job in jobs if settings.overwrite or not os.path.exists(results[job])]
     for job in jobs:
         if job not in due:
-            _say(f"'{job.target}' is there already and kept; --overwrite makes it anew")
+            _say(f"'{results[job]}' is there already and kept; --overwrite makes it anew")
     failed = len(problems)
     if due:
         try:
             model = _load(args)
+            pipeline = _pipeline(model, args.stems, settings) if args.stems else None
         except CheckpointError as error:
             _say(str(error))
             return 1
         # One file needs no bar over files.
         for job in tqdm(due, unit="file", desc="files", disable=None if len(due) > 1 else True):
-            failed += not _restore_one(model, job, settings)
+            failed += not _restore_one(model, job, settings, results[job], pipeline)
     if args.report and not _report(
-        args, [(job.source.name, job.source, job.target) for job in jobs]
+        args, [(job.source.name, job.source, results[job]) for job in jobs]
     ):
         return 1
     if failed:
@@ -224,8 +234,46 @@ def _restore(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _restore_one(model: "Apollo", job: "Job", settings: "Settings") -> bool:
+def _result(job: "Job", settings: "Settings", stems: str | None) -> Path:
+    """What is there once a job is done."""
+    if not stems:
+        return job.target
+    from .pipelines import REMIX, stems_target
+
+    return stems_target(job, settings, REMIX)
+
+
+def _pipeline(model: "Apollo", name: str, settings: "Settings") -> "SeparateThenRestore":
+    from asteroid.models import BaseModel
+
+    from . import separators
+    from .checkpoints import CheckpointError
+    from .pipelines import SeparateThenRestore
+
+    try:
+        separator = separators.load(name).to(next(model.parameters()).device)
+        # Asteroid's separators are trained without regard to the level.
+        match_level = isinstance(separator.model, BaseModel)
+        return SeparateThenRestore(
+            separator,
+            model,
+            match_level=match_level,
+            keep_below=settings.keep_below,
+            mix=settings.mix,
+        )
+    except separators.SeparatorError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _restore_one(
+    model: "Apollo",
+    job: "Job",
+    settings: "Settings",
+    result: Path,
+    pipeline: "SeparateThenRestore | None",
+) -> bool:
     from .audio import AudioError
+    from .pipelines import restore_stems
     from .restore import restore_file
 
     begin = time.perf_counter()
@@ -245,8 +293,21 @@ def _restore_one(model: "Apollo", job: "Job", settings: "Settings") -> bool:
         bar.total = n_total / model.sample_rate
         bar.update(n_done / model.sample_rate)
 
+    step_now = None
+
+    def stem_progress(step: str, n_seconds: float, n_total: float) -> None:
+        nonlocal seconds, step_now
+        if step != step_now:
+            step_now, seconds = step, n_total
+            bar.set_description(f"{job.source.name}, {step}")
+            bar.reset(n_total)
+        bar.update(n_seconds)
+
     try:
-        n_clipped = restore_file(model, job, settings, progress)
+        if pipeline:
+            n_clipped = restore_stems(pipeline, job, settings, stem_progress)
+        else:
+            n_clipped = restore_file(model, job, settings, progress)
     except AudioError as error:
         _say(str(error))
         return False
@@ -257,11 +318,9 @@ def _restore_one(model: "Apollo", job: "Job", settings: "Settings") -> bool:
     finally:
         bar.close()
     speed = seconds / (time.perf_counter() - begin)
-    _write(
-        f"{job.source} -> {job.target}  ({seconds:.1f} s, {speed:.1f} times real time)", sys.stdout
-    )
+    _write(f"{job.source} -> {result}  ({seconds:.1f} s, {speed:.1f} times real time)", sys.stdout)
     if n_clipped:
-        _say(f"'{job.target}': {n_clipped} samples clipped; float WAV would keep them")
+        _say(f"'{result}': {n_clipped} samples clipped; float WAV would keep them")
     return True
 
 

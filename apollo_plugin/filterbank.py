@@ -241,18 +241,20 @@ class ApolloSTFT(Filterbank):
         The gain is the norm over the band's bins, as in the published code and in Gull.
 
         Args:
-            spec: complex spectrum ``(streams, frames, bins)``.
+            spec: complex spectrum ``(streams, frames, bins)``, or its real view with a last axis
+                of 2.
 
         Returns:
             for each group a real tensor ``(streams, frames, bands, 2 * width + 1)``: real parts
             and imaginary parts over the gain, log gain.
         """
+        spec = torch.view_as_real(spec) if spec.is_complex() else spec
         if self._bin_take is not None:
-            spec = spec.index_select(-1, self._bin_take)
+            spec = spec.index_select(-2, self._bin_take)
         features, start = [], 0
         for width, bands in self.groups.items():
             stop = start + width * len(bands)
-            band = torch.view_as_real(spec[..., start:stop]).unflatten(-2, (len(bands), width))
+            band = spec[..., start:stop, :].unflatten(-2, (len(bands), width))
             gain = (band.square().sum((-2, -1)) + _GAIN_EPS).sqrt().unsqueeze(-1)
             shape = band.transpose(-2, -1).flatten(-2) / gain
             features.append(torch.cat((shape, gain.log()), -1))
@@ -261,10 +263,10 @@ class ApolloSTFT(Filterbank):
 
     def merge(self, bands: list[torch.Tensor]) -> torch.Tensor:
         """Inverse of the grouping: ``(streams, frames, bands, 2 * width)`` tensors, real parts
-        before imaginary parts, to a complex spectrum ``(streams, frames, bins)``."""
+        before imaginary parts, to the real view of a spectrum, ``(streams, frames, bins, 2)``."""
         parts = [band.unflatten(-1, (2, -1)).transpose(-2, -1).flatten(-3, -2) for band in bands]
-        spec = torch.view_as_complex(torch.cat(parts, -2).contiguous())
-        return spec if self._bin_back is None else spec.index_select(-1, self._bin_back)
+        spec = torch.cat(parts, -2).contiguous()
+        return spec if self._bin_back is None else spec.index_select(-2, self._bin_back)
 
     def sort_bands(self, grouped: torch.Tensor, back: bool = False) -> torch.Tensor:
         """Bands (axis -2) from the order of the groups to that of frequency, or back."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from asteroid.models.base_models import BaseModel
 
-from . import audio, checkpoints
+from . import audio, checkpoints, hub
 from .restore import restore_audio
 
 
@@ -108,3 +108,12 @@ class AsteroidInterface(BaseModel):
         """
         conf = checkpoints.load(pretrained_model_conf_or_path)
         return checkpoints.build(cls, conf, *args, **kwargs)
+
+    def save_pretrained(self, folder: str | os.PathLike, **options) -> Path:
+        """Writes weights, configuration and model card to a folder that :meth:`from_pretrained`
+        takes; see :func:`apollo_plugin.hub.save_pretrained`."""
+        return hub.save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options) -> str:
+        """Uploads the same to the Hugging Face Hub; see :func:`apollo_plugin.hub.push_to_hub`."""
+        return hub.push_to_hub(self, repo_id, **options)

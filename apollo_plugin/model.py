@@ -16,7 +16,7 @@ from .streaming import ApolloStreamer
 
 # Where the end of a signal meets the last window's slope, dividing by less would turn the network's
 # rounding into a click (by 1e-5 for the worst length). See Apollo.step.
-_ENVELOPE_FLOOR = 0.05
+ENVELOPE_FLOOR = 0.05
 # An activation's size in a block of Apollo.restore; the widest layers make eight of it. Twice this
 # size is no faster; eight times takes half as long again and 1.5 GB more (full size, two cores).
 _BLOCK_BYTES = 2 << 20
@@ -219,34 +219,36 @@ class Apollo(AsteroidInterface):
         if new_spec is None:
             return wav[:, :0].to(dtype), ApolloState(analysis, samples, spec, blocks, synthesis)
         spec = new_spec if spec is None else torch.cat((spec, new_spec), 1)
-        restored, blocks = self._network(new_spec, spec, blocks, last)
+        views = torch.view_as_real(new_spec), torch.view_as_real(spec)
+        restored, blocks = self.network(*views, blocks, last)
         n_frames = restored.shape[1]
         spec = spec[:, n_frames:]
         if n_frames == 0:
             return wav[:, :0].to(dtype), ApolloState(analysis, samples, spec, blocks, synthesis)
-        total, envelope, synthesis = self.filterbank.synthesis(restored, synthesis, last)
+        total, envelope, synthesis = self.filterbank.synthesis(
+            torch.view_as_complex(restored), synthesis, last
+        )
         n_out = min(total.shape[-1], samples.shape[-1])
         total, envelope, source = total[:, :n_out], envelope[:n_out], samples[:, :n_out]
         # The inverse STFT divides by the envelope. At the very end (2 ms at most) the envelope runs
         # out; there the weight that is missing is given to the input.
-        missing = (_ENVELOPE_FLOOR - envelope).clamp(min=0)
+        missing = (ENVELOPE_FLOOR - envelope).clamp(min=0)
         wav = (total + missing * source) / (envelope + missing)
         return wav.to(dtype), ApolloState(analysis, samples[:, n_out:], spec, blocks, synthesis)
 
-    def _network(
+    def network(
         self,
         new_spec: torch.Tensor,
         spec: torch.Tensor,
         blocks: list[torch.Tensor],
         last: bool,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """New frames of the spectrum, and all that wait, to as many restored frames as are due."""
-        weight = next(self.parameters())
-        features = self.filterbank.split(new_spec)
-        x = torch.cat([enc(f.to(weight.dtype)) for enc, f in zip(self.encoders, features)], -2)
-        x = self.filterbank.sort_bands(x)
-        head_dim = self._args["feature_dim"] // self._args["n_heads"]
-        rotation = rotary(self.filterbank.n_bands, head_dim, weight.device)
+        """New frames of the spectrum, and all that wait, to as many restored frames as are due.
+
+        Real arithmetic only: spectra are real views, ``(streams, frames, bins, 2)``.
+        """
+        x = self.encode(new_spec)
+        rotation = self.rotation()
         old, new = iter(blocks), []
         for layer in self.layers:
             if x.shape[1]:
@@ -255,8 +257,22 @@ class Apollo(AsteroidInterface):
                 x, state = block(x, next(old), last)
                 new.append(state)
         spec = spec[:, : x.shape[1]]
-        if not x.shape[1]:
-            return spec, new
+        return (self.decode(x, spec) if x.shape[1] else spec), new
+
+    def rotation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the Roformers' queries and keys, see :func:`~apollo_plugin.layers.rotary`."""
+        head_dim = self._args["feature_dim"] // self._args["n_heads"]
+        return rotary(self.filterbank.n_bands, head_dim, next(self.parameters()).device)
+
+    def encode(self, spec: torch.Tensor) -> torch.Tensor:
+        """Frames of a spectrum to features, ``(streams, frames, bands, features)``."""
+        dtype = next(self.parameters()).dtype
+        features = self.filterbank.split(spec)
+        x = torch.cat([enc(f.to(dtype)) for enc, f in zip(self.encoders, features)], -2)
+        return self.filterbank.sort_bands(x)
+
+    def decode(self, x: torch.Tensor, spec: torch.Tensor) -> torch.Tensor:
+        """Features, and the input's spectrum at the same frames, to the restored spectrum."""
         x = self.filterbank.sort_bands(x, back=True)
         counts = [len(bands) for bands in self.filterbank.groups.values()]
         parts = [dec(part) for dec, part in zip(self.decoders, x.split(counts, -2))]
@@ -267,8 +283,8 @@ class Apollo(AsteroidInterface):
         if self.residual:
             restored = spec + restored
         # Digital silence stays digital silence, whatever the biases say.
-        sounding = torch.view_as_real(spec).abs().amax((-2, -1)).unsqueeze(-1) > 0
-        return restored * sounding, new
+        sounding = spec.abs().amax((-2, -1), keepdim=True) > 0
+        return restored * sounding
 
     def _scale_bands(self, parts: list[torch.Tensor], spec: torch.Tensor) -> list[torch.Tensor]:
         """Multiplies each band by ``exp`` of its log gain: what its decoder says (the last

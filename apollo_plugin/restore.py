@@ -246,7 +246,12 @@ def _expand(item: str, problems: list[str]) -> Iterable[tuple[Path, Path]]:
         for folder, folders, names in os.walk(path, onerror=complain, followlinks=True):
             # A link may lead back up.
             visited.add(_identity(Path(folder)))
-            folders[:] = [f for f in sorted(folders) if _identity(Path(folder, f)) not in visited]
+            folders[:] = [
+                name
+                for name in sorted(folders)
+                if _identity(Path(folder, name)) not in visited
+                and not _is_result(Path(folder, f"{name}.wav"))  # stems of a file beside it
+            ]
             for name in sorted(names):
                 if _is_audio(name) and not _is_result(Path(folder, name)):
                     yield Path(folder, name), Path(folder).relative_to(path)

@@ -343,6 +343,17 @@ def test_impossible_models_are_refused(arguments):
         Apollo(**arguments)
 
 
+@pytest.mark.parametrize(
+    "first, second", [("apollo_plugin", "asteroid"), ("asteroid", "apollo_plugin")]
+)
+def test_asteroid_knows_the_model_in_either_order_of_imports(first, second):
+    program = f"import {first}, {second}; print(asteroid.models.get('apollo').__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "Apollo", done.stderr
+
+
 # ------------------------------------------------------------------------------- too little memory
 
 

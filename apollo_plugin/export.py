@@ -1,0 +1,237 @@
+"""Apollo without this package: programs for ONNX and ``torch.export``; ``apollo-export``.
+
+Two programs: the whole signal, and the streaming step with its state as inputs and outputs.
+"""
+
+import argparse
+import copy
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .checkpoints import CheckpointError
+from .data.demo import mixture
+from .model import Apollo
+from .programs import ExportError, StreamStep, WholeSignal
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+KINDS = ("whole", "stream")
+# What an exported program may differ from the model by, full scale 1.0.
+TOLERANCE = 1e-4
+
+
+def metadata(model: Apollo, kind: str) -> dict[str, Any]:
+    """What a host has to know of a program: rate and sizes in samples, and the state's shapes."""
+    bank = model.filterbank
+    info = {
+        "kind": kind,
+        "sample_rate": int(model.sample_rate),
+        "window": bank.kernel_size,
+        "hop": bank.stride,
+        "model_args": model.get_model_args(),
+    }
+    if kind == "stream":
+        step = StreamStep(model)
+        shapes = {name: list(value.shape) for name, value in step.initial_state(1).items()}
+        # Of one stream; the axis that grows with the streams is the second of context, else first.
+        info.update(latency=model.latency, delay_hops=step.delay, state=shapes)
+    return info
+
+
+def program(model: Apollo, kind: str) -> torch.export.ExportedProgram:
+    """The ``torch.export`` program of a model, for any number of streams and any length.
+
+    Args:
+        model: an Apollo.
+        kind: ``"whole"`` for :class:`WholeSignal`, ``"stream"`` for :class:`StreamStep`.
+
+    Raises:
+        ExportError: for what cannot be exported.
+    """
+    if kind not in KINDS:
+        raise ExportError(f"unknown kind '{kind}'; known: {', '.join(KINDS)}")
+    model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    streams = torch.export.Dim("streams", min=1)
+    if kind == "whole":
+        module: nn.Module = WholeSignal(model)
+        arguments = (torch.zeros(2, 10 * model.filterbank.kernel_size),)
+        n_min = model.filterbank.kernel_size // 2 + 1
+        shapes: tuple = ({0: streams, 1: torch.export.Dim("time", min=n_min)},)
+    else:
+        module = StreamStep(model)
+        state = module.initial_state(2)
+        arguments = (torch.zeros(2, 4, module.hop), torch.tensor(2**40), *state.values())
+        first = {0: streams}
+        hops = torch.export.Dim("hops", min=1)
+        shapes = ({0: streams, 1: hops}, None, None, first, first, {1: streams}, first)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Guards that torch's solver cannot prove of time // hop are left to the run.
+        return torch.export.export(
+            module,
+            arguments,
+            dynamic_shapes=shapes,
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+
+
+def export(
+    model: Apollo, path: str | os.PathLike, kind: str = "whole", format: str = "onnx"
+) -> float:
+    """Writes a program, whole or not at all, once it has been run and compared with the model.
+
+    Metadata are a JSON text under ``"apollo"``: in the ONNX file's metadata, or in the extra files
+    of ``torch.export.load(path, extra_files={"apollo": ""})``.
+
+    Args:
+        model: an Apollo.
+        path: of the file.
+        kind: ``"whole"`` or ``"stream"``.
+        format: ``"onnx"`` or ``"torch"``.
+
+    Returns:
+        the largest difference from the model's output on a second of music.
+
+    Raises:
+        ExportError: for an unknown kind or format, a missing package, a model that cannot be
+            exported, or a program that differs from the model by more than 1e-4.
+    """
+    if format not in FORMATS:
+        raise ExportError(f"unknown format '{format}'; known: {', '.join(FORMATS)}")
+    if format == "onnx":
+        try:
+            import onnx
+            import onnxruntime  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise ExportError(
+                f"ONNX needs {error.name}: pip install 'apollo-plugin[export]'"
+            ) from error
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part{FORMATS[format]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        exported = program(model, kind)
+        info = json.dumps(metadata(model, kind))
+        if format == "onnx":
+            names = ["wav"]
+            if kind == "stream":
+                names += ["end", *metadata(model, kind)["state"]]
+            outs = ["restored", *(f"next_{name}" for name in names[2:])]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for logger in ("onnxscript", "torch.onnx"):  # that torchvision is not there
+                    logging.getLogger(logger).setLevel(logging.ERROR)
+                written = torch.onnx.export(
+                    exported, input_names=names, output_names=outs, dynamo=True, verbose=False
+                )
+            proto = written.model_proto
+            onnx.helper.set_model_props(proto, {"apollo": info})
+            onnx.save(proto, beside)
+        else:
+            torch.export.save(exported, beside, extra_files={"apollo": info})
+        error = difference(model, beside, kind)
+        if not error <= TOLERANCE:
+            raise ExportError(f"'{path}' would differ from the model by {error:.2g}; not written")
+        os.replace(beside, path)
+    except OSError as error:
+        raise ExportError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    finally:
+        if path.parent.is_dir():
+            beside.unlink(missing_ok=True)
+    return error
+
+
+def difference(model: Apollo, path: str | os.PathLike, kind: str) -> float:
+    """Largest absolute difference of an exported program's output from the model's, on 1 s of
+    synthetic music in stereo; the streaming step takes it in pieces of 1 to 29 hops."""
+    rate = round(model.sample_rate)
+    wav = mixture(1.0, seed=7, sample_rate=rate)[:, : rate - 77]
+    run = _runner(Path(path))
+    model = copy.deepcopy(model).float().cpu()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(wav)).numpy()
+    if kind == "whole":
+        (restored,) = run({"wav": wav})
+        return float(np.abs(restored - expected).max())
+    step = StreamStep(model)
+    hop, n_samples = step.hop, wav.shape[1]
+    n_frames = 1 + n_samples // hop
+    padded = np.pad(wav, ((0, 0), (0, n_frames * hop - n_samples)), "reflect")
+    hops = np.pad(padded.reshape(2, -1, hop), ((0, 0), (0, step.delay), (0, 0)))
+    state = {name: value.numpy() for name, value in step.initial_state(2).items()}
+    parts, start = [], 0
+    while start < hops.shape[1]:
+        piece = np.ascontiguousarray(hops[:, start : start + 1 + start % 29])
+        out, *new = run({"wav": piece, "end": np.array(n_frames), **state})
+        state = dict(zip(state, new))
+        parts.append(out)
+        start += piece.shape[1]
+    restored = np.concatenate(parts, 1).reshape(2, -1)[:, step.delay * hop :][:, :n_samples]
+    return float(np.abs(restored - expected).max())
+
+
+def _runner(path: Path):
+    if path.suffix == FORMATS["onnx"]:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda inputs: session.run(None, inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = torch.export.load(path).module()
+
+    def run(inputs):
+        out = loaded(*(torch.from_numpy(np.asarray(value)) for value in inputs.values()))
+        return [part.numpy() for part in (out if isinstance(out, tuple) else (out,))]
+
+    return run
+
+
+# --------------------------------------------------------------------------------- apollo-export
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``apollo-export``; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="apollo-export",
+        description="Writes a model as ONNX or torch.export programs, compared with the model.",
+        epilog="docs/export.md shows how to run them with onnxruntime and numpy only.",
+    )
+    add = parser.add_argument
+    add("checkpoint", nargs="?", default="apollo-small", help="bundled name, file or Hub id")
+    add("-o", "--out", type=Path, default=Path("."), metavar="DIR", help="folder for the files")
+    add("--kind", choices=(*KINDS, "both"), default="both", help="(%(default)s)")
+    add("--format", choices=FORMATS, default="onnx", help="(%(default)s)")
+    add("--overwrite", action="store_true", help="replace files that exist")
+    args = parser.parse_args(argv)
+    try:
+        model = Apollo.from_pretrained(args.checkpoint)
+        name = Path(args.checkpoint.rstrip("/")).stem or "apollo"
+        for kind in KINDS if args.kind == "both" else (args.kind,):
+            suffix = "_stream" if kind == "stream" else ""
+            path = args.out / f"{name}{suffix}{FORMATS[args.format]}"
+            if path.exists() and not args.overwrite:
+                raise ExportError(f"'{path}' is there already and kept; --overwrite replaces it")
+            error = export(model, path, kind, args.format)
+            print(f"{path}  ({path.stat().st_size / 1e6:.1f} MB, within {error:.1g} of the model)")
+    except (CheckpointError, ExportError) as error:
+        print(f"apollo-export: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""Any source separator behind one interface: signals of any length, rate and number of channels."""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from asteroid import models
+from asteroid.models import BaseModel
+from asteroid.utils import hub_utils
+from huggingface_hub import logging
+from torch import nn
+
+from . import audio, checkpoints
+
+# torchaudio's pre-trained bundles, by the names of torchaudio.pipelines.
+BUNDLES = ("HDEMUCS_HIGH_MUSDB", "HDEMUCS_HIGH_MUSDB_PLUS", "CONVTASNET_BASE_LIBRI2MIX")
+# Windows begin at multiples of this, so that the strides of encoders fall as in the whole signal.
+_GRID = 1024
+
+
+class SeparatorError(ValueError):
+    """A separator that cannot be used: one line with what was expected and what came."""
+
+
+class Separator(nn.Module):
+    """A separator of any kind, in overlapping windows, so memory does not grow with the length.
+
+    Neighbouring windows are cross-faded in the middle half of their overlap. Of a separator that
+    looks no further than a quarter of the overlap the result is that of the whole signal.
+
+    Args:
+        model: an Asteroid ``BaseModel``; a bundle or model of torchaudio (``HDemucs``,
+            ``ConvTasNet``); or any callable ``(batch, channels, time) -> (batch, sources,
+            channels, time)``.
+        sample_rate: in Hz; the model's own unless given. Where neither is known, signals go in as
+            they come.
+        in_channels: how many the model takes; its own unless given. Models of one channel are run
+            on each channel of the signal.
+        sources: their names; the model's own unless given.
+        window_seconds: length of a window.
+        overlap_seconds: of neighbouring windows.
+
+    Attributes:
+        sources: names of the sources, None where they are not known.
+
+    Shape:
+        ``(channels, time)`` -> ``(sources, channels, time)``, on the CPU.
+
+    Raises:
+        SeparatorError: for what is no separator.
+
+    Example:
+        >>> import torch
+        >>> halves = Separator(lambda wav: torch.stack((wav / 2, wav / 2), 1))
+        >>> halves(torch.zeros(2, 100), 44100).shape
+        torch.Size([2, 2, 100])
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        sample_rate: float | None = None,
+        in_channels: int | None = None,
+        sources: list[str] | None = None,
+        window_seconds: float = 10.0,
+        overlap_seconds: float = 1.0,
+    ):
+        super().__init__()
+        if hasattr(model, "get_model") and hasattr(model, "sample_rate"):
+            sample_rate, model = sample_rate or model.sample_rate, model.get_model()
+        if not callable(model):
+            raise SeparatorError(
+                f"a separator is a model or a function, not {type(model).__name__}; "
+                "separators.load takes names"
+            )
+        if not 0 < 2 * overlap_seconds <= window_seconds < float("inf"):
+            raise SeparatorError(
+                f"overlap_seconds {overlap_seconds} has to lie between 0 and half of "
+                f"window_seconds {window_seconds}"
+            )
+        self.model = model
+        self.sample_rate = sample_rate or getattr(model, "sample_rate", None)
+        if self.sample_rate is None and isinstance(model, nn.Module):
+            raise SeparatorError(
+                f"{type(model).__name__} says nothing of its sample rate; pass separator_rate"
+            )
+        if self.sample_rate is not None and not 0 < self.sample_rate < float("inf"):
+            raise SeparatorError(f"a separator's sample rate of {self.sample_rate} Hz is none")
+        self.in_channels = in_channels or _channels(model)
+        sources = sources or getattr(model, "sources", None)
+        self.sources = None if sources is None else [str(source) for source in sources]
+        if self.sources and len(set(self.sources)) < len(self.sources):
+            raise SeparatorError(f"two sources have one name: {', '.join(self.sources)}")
+        self.window_seconds, self.overlap_seconds = window_seconds, overlap_seconds
+        self.eval()
+
+    @torch.no_grad()
+    def forward(
+        self, wav: torch.Tensor, sample_rate: int, progress: Callable[[int], None] | None = None
+    ) -> torch.Tensor:
+        """Separates ``(channels, time)`` of a rate in Hz to sources of the same rate and length.
+
+        Args:
+            wav: float32, on the CPU.
+            sample_rate: of ``wav``, in Hz.
+            progress: told how many more samples are done.
+
+        Raises:
+            SeparatorError: where the channels do not fit, or the model gives another shape.
+        """
+        if self.in_channels not in (None, 1, len(wav)):
+            raise SeparatorError(
+                f"the separator takes {self.in_channels} channels, the signal has {len(wav)}"
+            )
+        rate, n_samples = round(self.sample_rate or sample_rate), wav.shape[-1]
+        mix = audio.resample(wav, sample_rate, rate)
+        tell = progress or (lambda n: None)
+        window = max(2 * _GRID, round(self.window_seconds * rate))
+        overlap = min(max(4, round(self.overlap_seconds * rate)), window // 2)
+        hop = max(_GRID, (window - overlap) // _GRID * _GRID)
+        separated, start, stop, told = None, 0, 0, 0
+        while stop < mix.shape[-1]:
+            if (
+                start + window >= mix.shape[-1]
+            ):  # the last one: as long as the others, and to the end
+                start = min(start, max(0, mix.shape[-1] - window) // _GRID * _GRID)
+                end = mix.shape[-1]
+            else:
+                end = start + window
+            part = self._run(mix[:, start:end])
+            if separated is None:
+                separated = part.new_empty(len(part), *mix.shape)
+            elif len(part) != len(separated):
+                raise SeparatorError(
+                    f"the separator gave {len(separated)} sources at first and {len(part)} later"
+                )
+            if start == 0:
+                separated[..., :end] = part
+            else:
+                quarter = overlap // 4
+                left, right = stop - overlap + quarter, stop - quarter
+                rise = torch.linspace(0, 1, right - left + 2)[1:-1]
+                old, new = separated[..., left:right], part[..., left - start : right - start]
+                separated[..., left:right] = old + rise * (new - old)
+                separated[..., right:end] = part[..., right - start :]
+            start, stop = start + hop, end
+            done = stop * n_samples // mix.shape[-1]
+            tell(done - told)
+            told = done
+        if self.sources is None:
+            self.sources = [f"source{index + 1}" for index in range(len(separated))]
+        elif len(self.sources) != len(separated):
+            raise SeparatorError(
+                f"the separator gave {len(separated)} sources; "
+                f"{len(self.sources)} are named: {', '.join(self.sources)}"
+            )
+        if rate == sample_rate:
+            return separated
+        return torch.stack([audio.resample(s, rate, sample_rate, n_samples) for s in separated])
+
+    def _run(self, wav: torch.Tensor) -> torch.Tensor:
+        """One window, whatever shape the model speaks in."""
+        per_channel = self.in_channels == 1
+        batch = wav.unsqueeze(1) if per_channel else wav.unsqueeze(0)
+        weight = next(self.parameters(), None)
+        run = self.model.forward_wav if isinstance(self.model, BaseModel) else self.model
+        try:
+            out = run(batch if weight is None else batch.to(weight.device, weight.dtype))
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise SeparatorError(
+                f"the separator failed on a signal of shape {tuple(batch.shape)}: {reason}"
+            ) from error
+        if per_channel and torch.is_tensor(out) and out.ndim == 3:
+            out = out.unsqueeze(2)
+        expected = (len(batch), "sources", *batch.shape[1:])
+        shape = tuple(out.shape) if torch.is_tensor(out) else type(out).__name__
+        fits = torch.is_tensor(out) and out.ndim == 4 and out.shape[1] > 0
+        if not fits or (shape[0], *shape[2:]) != tuple(batch.shape):
+            raise SeparatorError(f"the separator gave {_words(shape)}; expected {_words(expected)}")
+        if not out.is_floating_point():
+            raise SeparatorError(f"the separator gave {out.dtype}; expected floating point")
+        out = out.float().cpu()
+        return out[:, :, 0].transpose(0, 1) if per_channel else out[0]
+
+
+def _words(shape: tuple | str) -> str:
+    return f"({', '.join(map(str, shape))})" if isinstance(shape, tuple) else f"a {shape}"
+
+
+def _channels(model: Any) -> int | None:
+    """Channels that a model takes, as far as it says; None for any number."""
+    if hasattr(model, "audio_channels"):  # torchaudio's HDemucs
+        return model.audio_channels
+    if hasattr(model, "num_sources"):  # and its ConvTasNet
+        return 1
+    return getattr(model, "in_channels", None)
+
+
+def load(name: str | os.PathLike, **kwargs) -> Separator:
+    """A pre-trained separator by name; nothing in a download is executed.
+
+    Args:
+        name: a bundle of ``torchaudio.pipelines`` (``"HDEMUCS_HIGH_MUSDB"``), an Asteroid model's
+            id on the Hugging Face Hub or Zenodo, or the path of an Asteroid model's file.
+        **kwargs: for :class:`Separator`.
+
+    Raises:
+        SeparatorError: in one line, whatever is wrong.
+    """
+    if os.path.isfile(name):
+        return Separator(_asteroid(Path(name), str(name)), **kwargs)
+    name = str(name)
+    if name.upper() in BUNDLES:
+        import torchaudio
+
+        bundle = getattr(torchaudio.pipelines, name.upper())
+        try:
+            return Separator(bundle, **kwargs)
+        except (OSError, RuntimeError) as error:  # torch.load there takes weights only
+            raise SeparatorError(f"'{name}' cannot be had: {_first_line(error)}") from error
+    if name.count("/") != 1 or "://" in name or name.startswith((".", "/", "~")):
+        raise SeparatorError(
+            f"no separator '{name}': no such file, no id on the Hub (owner/name), and none of "
+            f"torchaudio's {', '.join(BUNDLES)}"
+        )
+    logging.set_verbosity_error()  # its retries say nothing that the one line below does not
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            path = hub_utils.cached_download(name)
+    except Exception as error:  # of requests, urllib and the Hub's client alike
+        raise SeparatorError(
+            f"'{name}' cannot be had from the Hub: {_first_line(error)}"
+        ) from error
+    return Separator(_asteroid(Path(path), name), **kwargs)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _asteroid(path: Path, name: str) -> BaseModel:
+    """The model of an Asteroid package. Asteroid's own loader trusts the file more than this."""
+    try:
+        package = checkpoints.read(path, name)
+    except checkpoints.CheckpointError as error:
+        raise SeparatorError(str(error)) from error
+    keys = ("model_name", "model_args", "state_dict")
+    if not isinstance(package, dict) or not all(key in package for key in keys):
+        raise SeparatorError(f"'{name}' is no Asteroid model: it takes {', '.join(keys)}")
+    cls = getattr(models, str(package["model_name"]), None)
+    if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
+        raise SeparatorError(f"'{name}' is a {package['model_name']}, which Asteroid does not know")
+    args = dict(package["model_args"])
+    if name in hub_utils.SR_HASHTABLE:
+        args.setdefault("sample_rate", hub_utils.SR_HASHTABLE[name])
+    try:
+        model = cls(**args)
+        model.load_state_dict(package["state_dict"])
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+        raise SeparatorError(
+            f"'{name}' does not fit {cls.__name__}: {_first_line(error)}"
+        ) from error
+    return model

@@ -1,0 +1,196 @@
+"""Exported programs give the model's numbers, in onnxruntime and in torch, whole and live."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import small_model, tone
+
+from apollo_plugin import export
+from apollo_plugin.data.codecs import mp3
+from apollo_plugin.data.demo import mixture
+from apollo_plugin.export import ExportError, difference, main
+from apollo_plugin.programs import StreamStep, WholeSignal
+
+DOCS = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
+VARIANTS = {
+    "published": dict(),
+    "residual": dict(residual=True, band_gain=True),
+    "causal": dict(causal=True, residual=True),
+    "paper's bands": dict(band_width_hz=160, kernel_size=3),
+    "no context": dict(kernel_size=1, tcn_blocks=1),
+}
+
+
+def model_of(variant):
+    return small_model(n_layers=1, **VARIANTS[variant])
+
+
+# ------------------------------------------------------------------------- the modules themselves
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_whole_signal_is_the_model(variant):
+    model = model_of(variant)
+    for n_samples in (442, 4410, 9000):
+        wav = tone(n_samples)
+        wav[:, 2000:4500] = 0
+        assert (WholeSignal(model)(wav) - model(wav)).abs().max() < 2e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sample_rate", [8000, 22050, 48000])
+def test_other_rates_and_windows_of_odd_length(sample_rate):
+    wav = tone(6000)
+    model = small_model(n_layers=1, sample_rate=sample_rate, n_bands=20)
+    assert (WholeSignal(model)(wav) - model(wav)).abs().max() < 2e-6
+
+
+def stream(step, wav, sizes):
+    """Runs a whole signal through the step in pieces of so many hops."""
+    hop, n_samples = step.hop, wav.shape[1]
+    n_frames = 1 + n_samples // hop
+    padded = np.pad(wav.numpy(), ((0, 0), (0, n_frames * hop - n_samples)), "reflect")
+    hops = torch.from_numpy(padded).unflatten(1, (-1, hop))
+    hops = torch.nn.functional.pad(hops, (0, 0, 0, step.delay))
+    state, parts = list(step.initial_state(len(wav)).values()), []
+    while hops.shape[1]:
+        out, *state = step(hops[:, : sizes[0]], torch.tensor(n_frames), *state)
+        parts.append(out)
+        hops, sizes = hops[:, sizes[0] :], sizes[1:] + sizes[:1]
+    restored = torch.cat(parts, 1).flatten(1)
+    assert not restored[:, : step.delay * hop].any()
+    return restored[:, step.delay * hop :][:, :n_samples]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "variant, n_samples, sizes",
+    [
+        *((variant, 6001, [1, 3, 2]) for variant in VARIANTS),
+        ("residual", 882, [1]),
+        ("residual", 4410, [1]),
+        ("causal", 4411, [99]),
+    ],
+)
+def test_steps_are_the_model(variant, n_samples, sizes):
+    model, wav = model_of(variant), tone(n_samples)
+    wav[:, 3000:4500] = 0
+    assert (stream(StreamStep(model), wav, sizes) - model(wav)).abs().max() < 2e-6
+
+
+@torch.no_grad()
+def test_the_latency_is_the_streamers():
+    for variant in VARIANTS:
+        model = model_of(variant)
+        step = StreamStep(model)
+        # A hop has to be whole before it goes in.
+        assert step.delay * step.hop + step.hop == model.latency
+        state = step.initial_state(1)
+        shapes = [value.shape for value in state.values()]
+        _, *new = step(torch.zeros(1, 5, step.hop), torch.tensor(2**40), *state.values())
+        assert [value.shape for value in new] == shapes
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("kind", ["whole", "stream"])
+def test_torch_export(kind, tmp_path):
+    model = model_of("causal")
+    path = tmp_path / "folder" / "model.pt2"
+    assert export.export(model, path, kind, "torch") < export.TOLERANCE
+    extra = {"apollo": ""}
+    torch.export.load(path, extra_files=extra)
+    info = json.loads(extra["apollo"])
+    assert info["kind"] == kind and (info["hop"], info["window"]) == (441, 882)
+    assert [p.name for p in path.parent.iterdir()] == ["model.pt2"]
+    if kind == "whole":  # the comparison tells this model from another
+        other = small_model(n_layers=1, causal=True, residual=True, band_gain=True)
+        assert difference(other, path, kind) > export.TOLERANCE
+
+
+def test_apollo_export_and_the_documented_example(tmp_path, tiny_checkpoint, monkeypatch, capsys):
+    """The command, then every snippet of docs/export.md, on a real MP3."""
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    coded = mp3(torch.from_numpy(mixture(1.5, seed=3)), kbps=32)[:, :60001]
+    soundfile.write(tmp_path / "song.wav", coded.T.numpy(), 44100, "PCM_16")
+    assert main([str(tiny_checkpoint), "-o", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("within") == 2 and "tiny_stream.onnx" in printed
+    monkeypatch.chdir(tmp_path)
+    snippets = re.findall(r"```python\n(.*?)```", DOCS, re.S)
+    assert len(snippets) == 3
+    names: dict = {}
+    for snippet in snippets:
+        snippet = snippet.replace("apollo-small", "tiny")
+        exec(compile(snippet, "export.md", "exec"), names)
+    from apollo_plugin import Apollo
+
+    model = Apollo.from_pretrained(tiny_checkpoint)
+    wav = torch.from_numpy(names["wav"])
+    with torch.no_grad():
+        assert np.abs(names["restored"] - model(wav).numpy()).max() < 1e-4
+    written, rate = soundfile.read("restored.wav", dtype="float32")
+    assert rate == 44100 and np.abs(written.T - names["restored"]).max() < 1e-4
+    assert names["info"]["latency"] == model.latency
+    assert names["info"]["model_args"] == model.get_model_args()
+    # What is there is kept.
+    assert main([str(tiny_checkpoint), "-o", str(tmp_path), "--kind", "whole"]) == 1
+    assert "is there already and kept" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+def test_windows_of_odd_length_have_no_exported_step(tmp_path):
+    model = small_model(n_layers=1, sample_rate=22050)
+    with pytest.raises(ExportError, match="window of 441 samples .* is no two hops"):
+        export.export(model, tmp_path / "a.pt2", "stream", "torch")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_program_that_differs_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "difference", lambda *_: float("nan"))
+    with pytest.raises(ExportError, match="would differ from the model by nan; not written"):
+        export.export(model_of("no context"), tmp_path / "a.pt2", "whole", "torch")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "kind, format, message",
+    [
+        ("half", "torch", "unknown kind 'half'; known: whole"),
+        ("whole", "tf", "unknown format 'tf'"),
+    ],
+)
+def test_unknown_words(kind, format, message, tmp_path):
+    with pytest.raises(ExportError, match=message):
+        export.export(model_of("causal"), tmp_path / "a", kind, format)
+
+
+def test_a_missing_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(
+        ExportError, match=r"ONNX needs onnx: pip install 'apollo-plugin\[export\]'"
+    ):
+        export.export(model_of("causal"), tmp_path / "a.onnx")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "below"
+    assert main(["apollo-small", "-o", str(out), "--kind", "whole", "--format", "torch"]) == 1
+    error = capsys.readouterr().err
+    assert "cannot be written: Not a directory" in error and error.count("\n") == 1
+
+
+def test_an_unknown_checkpoint(capsys):
+    assert main(["nothing"]) == 1
+    assert capsys.readouterr().err.startswith("apollo-export: no checkpoint 'nothing'")
