@@ -1,8 +1,10 @@
 """A training run from a configuration: what the recipe's ``train.py`` calls."""
 
 import difflib
+import logging
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,15 @@ from .files import whole, write_json
 from .losses import GeneratorLoss
 from .model import Apollo
 from .system import ApolloSystem, TrainingError
+
+# Lightning's advertisements and what its own code is warned of.
+_NOISE = ("GPU available", "TPU available", "💡")
+logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+    lambda record: not record.getMessage().startswith(_NOISE)
+)
+warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+# While gradients are accumulated or warmed up an epoch may end before an optimizer's first step.
+warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before")
 
 Conf = dict[str, dict[str, Any]]
 

@@ -33,6 +33,8 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
     assert made == {"song.wav", "gentle.wav", "apollo.onnx", "my-apollo"}
     for key, value in names["model"].state_dict().items():
         assert torch.equal(value, names["again"].state_dict()[key])
+    tuned = names["tuned"].state_dict()
+    assert any(not torch.equal(v, tuned[key]) for key, v in names["model"].state_dict().items())
 
 
 def test_commands_are_understood():

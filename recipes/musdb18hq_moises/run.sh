@@ -81,7 +81,7 @@ must_match() {
 for name in stage stop_stage; do must_match "$name" '[0-9]+' "a number"; done
 for name in download demo resume; do must_match "$name" '0|1' "0 or 1"; done
 must_match seed '[0-9]+' "a number"
-must_match segment '[0-9]+(\.[0-9]+)?' "a number of seconds"
+must_match segment '([0-9]+(\.[0-9]+)?)?' "a number of seconds"
 must_match n_valid '[0-9]*' "a number"
 must_match n_test '[0-9]*' "a number"
 must_match n_jobs '([1-9][0-9]*)?' "a number from 1 up"
