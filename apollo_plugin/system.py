@@ -172,6 +172,9 @@ class ApolloSystem(System):
         self._set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return self.train_loader
 
+    def val_dataloader(self) -> DataLoader | list:
+        return [] if self.val_loader is None else self.val_loader
+
     def on_train_epoch_start(self) -> None:
         self._set_epoch(self.current_epoch)
 
