@@ -56,7 +56,7 @@ def test_two_processes_are_one(prepared, tmp_path):
 
 
 def test_killed_and_resumed(prepared, tmp_path):
-    options = "--n_items 2 --epochs 400 --batch_size 2 --limit_nothing".split()[:-1]
+    options = "--n_items 2 --epochs 400 --batch_size 2".split()
     exp = tmp_path / "an exp"
     process = subprocess.Popen(
         command(prepared, exp, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
