@@ -106,7 +106,7 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSys
     system = ApolloSystem(
         model,
         optimizers,
-        GeneratorLoss(**conf["loss"], per_item=True),
+        GeneratorLoss(**conf["loss"], per_item=True, sample_rate=conf["model"]["sample_rate"]),
         # In order: an item of the mixtures is random as it is.
         DataLoader(train_set, settings["batch_size"], drop_last=True, **workers),
         DataLoader(valid_set, 1, **workers),
