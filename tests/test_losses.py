@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchaudio
 from conftest import tone
 from test_discriminator import numbers, published_judge  # noqa: F401
 
@@ -14,6 +15,7 @@ from apollo_plugin.losses import (
     EnvelopeLoss,
     FeatureMatchingLoss,
     GeneratorLoss,
+    MelLoss,
     ReconstructionLoss,
     Signal,
     SNRLoss,
@@ -96,6 +98,16 @@ def test_a_batch_is_the_mean_of_its_items(loss):
     assert abs(loss(est, ref) - whole) > 1e-3
 
 
+def test_mel_is_the_mean_error_of_log_powers():
+    est, ref = 0.3 * torch.randn(2, 1, 8000), torch.randn(2, 1, 8000)
+    mel = torchaudio.transforms.MelSpectrogram(44100, 2048, hop_length=512, n_mels=64)
+    expected = (mel(est).log() - mel(ref).log()).abs().mean()
+    torch.testing.assert_close(MelLoss()(est, ref), expected, rtol=1e-4, atol=1e-4)
+    # Masked: 60 dB below a tone in the same frames.
+    loud = 10 * tone(8000)[:1, None]
+    assert MelLoss()(loud + 1e-4 * ref[:1], loud) < 1e-3
+
+
 def test_weights_and_parts():
     est, ref = tone(4000)[None], 2 * tone(4000)[None]
     total, parts = GeneratorLoss(reconstruction=2, snr=0.5)(est, ref)
@@ -108,7 +120,7 @@ def test_silence_gives_finite_losses_and_gradients(silent):
     est = torch.zeros(1, 2, 4000) if silent != "ref" else tone(4000)[None]
     ref = torch.zeros(1, 2, 4000) if silent != "est" else tone(4000)[None]
     est.requires_grad_()
-    total, _ = GeneratorLoss(1, 0, 0, snr=1, envelope=1)(est, ref)
+    total, _ = GeneratorLoss(1, 0, 0, snr=1, envelope=1, mel=1)(est, ref)
     total.backward()
     assert torch.isfinite(total) and torch.isfinite(est.grad).all()
 
