@@ -31,7 +31,11 @@ _WEIGHTS = Path(__file__).parent / "weights"
 BUNDLED: dict[str, tuple[str, str]] = {
     "apollo-small": (
         "apollo-small.safetensors",
-        "508394fefc3dc6d5b960e35f50285f2c3423375cea7d2cbed1b9b7d7e9dbe09a",
+        "084f097b3d6af6a65e86c23f88923b0f0b754dac550bcd427dfed0a39c712757",
+    ),
+    "apollo-small-streaming": (
+        "apollo-small-streaming.safetensors",
+        "d4ec1cd33457358b73ae52dcdb31b9f75e6de04a9743d45519823878883f57c9",
     ),
 }
 # Files that a model's repository on the Hub may hold, best first.

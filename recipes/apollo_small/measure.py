@@ -1,4 +1,6 @@
-"""Prints the table of the model card: SI-SNR and LSD of the MP3, of a checkpoint and of the paper.
+"""Prints the table of the model card: SI-SNR, SDR, LSD and ViSQOL of the MP3, of a checkpoint and
+of the paper's model, and the SI-SNR of music that was never coded to what the checkpoint makes of
+it.
 
 python recipes/apollo_small/measure.py FOLDER [CHECKPOINT]
 
@@ -7,11 +9,15 @@ where known, ``paper_restored.wav``. Each excerpt is measured whole, as the mean
 """
 
 import argparse
+import statistics
 from pathlib import Path
 
 from apollo_plugin import Apollo, audio
-from apollo_plugin.metrics import lsd, si_sdr
+from apollo_plugin.metrics import evaluate, si_sdr
 from apollo_plugin.restore import restore_audio
+from apollo_plugin.script import run
+
+METRICS = dict(si_sdr="SI-SNR in dB", sdr="SDR in dB", lsd="LSD", visqol="ViSQOL")
 
 
 def main() -> None:
@@ -25,19 +31,22 @@ def main() -> None:
     if not folders:
         raise SystemExit(f"'{args.folder}' holds no folders such as 32k")
     model = Apollo.from_pretrained(args.checkpoint)
-    print("| kbit/s | SI-SNR in dB: MP3, restored, paper's model | LSD: MP3, restored, paper's |")
-    print("| --- | --- | --- |")
+    print(f"| kbit/s | {' | '.join(METRICS.values())} | uncoded: SI-SNR in dB |")
+    print("| ---" * (len(METRICS) + 2) + " |")
+    visqol = []
     for folder in folders:
         original, rate = audio.read(folder / "original.wav")
         coded, _ = audio.read(folder / "mp3.wav")
-        rows = [coded, restore_audio(model, coded, rate)]
+        wavs = [coded, restore_audio(model, coded, rate)]
         if (folder / "paper_restored.wav").is_file():
-            rows.append(audio.read(folder / "paper_restored.wav")[0])
-        cells = [
-            ", ".join(f"{measure(wav, original):.2f}" for wav in rows) for measure in (si_sdr, lsd)
-        ]
-        print(f"| {folder.name.rstrip('k')} | {cells[0]} | {cells[1]} |")
+            wavs.append(audio.read(folder / "paper_restored.wav")[0])
+        rows = [evaluate(wav, original, rate, tuple(METRICS)) for wav in wavs]
+        visqol.append(rows[1]["visqol"])
+        cells = [", ".join(f"{row[name]:.2f}" for row in rows) for name in METRICS]
+        untouched = si_sdr(restore_audio(model, original, rate), original)
+        print(f"| {folder.name.rstrip('k')} | {' | '.join(cells)} | {untouched:.1f} |", flush=True)
+    print(f"\nMP3, restored, paper's model. Mean ViSQOL, restored: {statistics.fmean(visqol):.2f}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
