@@ -1,18 +1,19 @@
-"""The bundled checkpoint on songs it never heard (seeds beyond those of its training)."""
+"""The bundled checkpoints on songs it never heard (seeds beyond those of its training)."""
 
 import pytest
 import torch
 from conftest import tone
 
 from apollo_plugin import Apollo
+from apollo_plugin.checkpoints import BUNDLED
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.metrics import lsd, si_sdr
 
 
-@pytest.fixture(scope="module")
-def model():
-    return Apollo.from_pretrained("apollo-small")
+@pytest.fixture(scope="module", params=sorted(BUNDLED))
+def model(request):
+    return Apollo.from_pretrained(request.param)
 
 
 @pytest.mark.parametrize("kbps", [24, 32, 48, 64, 96])
@@ -36,3 +37,17 @@ def test_silence_and_short_input(model):
     with torch.no_grad():
         assert not model(torch.zeros(2, 10000)).any()
         assert torch.isfinite(model(tone(1))).all()
+
+
+def test_music_that_was_never_coded_stays(model):
+    original = torch.from_numpy(mixture(5.0, seed=1002))
+    assert si_sdr(model.restore(original), original) > 25
+
+
+def test_the_streaming_one_waits_20_ms():
+    model = Apollo.from_pretrained("apollo-small-streaming")
+    assert model.latency <= 0.020 * model.sample_rate
+    wav = torch.from_numpy(mixture(1.0, seed=1003))
+    streamer = model.streamer(n_channels=2)
+    live = torch.cat([*map(streamer.feed, wav.split(441, -1)), streamer.flush()], -1)
+    torch.testing.assert_close(live, model.restore(wav), rtol=0, atol=1e-5)
