@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset
@@ -38,8 +39,6 @@ warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is depre
 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before")
 
 Conf = dict[str, dict[str, Any]]
-
-_N_CHANNELS = 2
 
 
 def load_conf(path: str | os.PathLike, base: str | os.PathLike | None = None) -> Conf:
@@ -97,7 +96,7 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSys
     discriminator = None
     if conf["discriminator"]["adversarial_training"]:
         discriminator = MultiResolutionSTFTDiscriminator(
-            conf["discriminator"]["windows"], _N_CHANNELS, conf["discriminator"]["channels"]
+            conf["discriminator"]["windows"], _n_channels(conf), conf["discriminator"]["channels"]
         )
         optimizers.append(
             AdamW(discriminator.parameters(), optim["d_lr"], optim["d_betas"], **decay)
@@ -127,6 +126,10 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSys
     return system
 
 
+def _n_channels(conf: Conf) -> int:
+    return 1 if conf["data"]["mono"] else 2
+
+
 def n_devices(conf: Conf) -> int:
     """Processes on one machine: as many as the configuration says, or one for each GPU."""
     return conf["training"]["devices"] or max(1, torch.cuda.device_count())
@@ -142,8 +145,27 @@ def _make_model(conf: Conf) -> Apollo:
             f"'{init_from}' works at {model.sample_rate:g} Hz, the data at "
             f"{conf['model']['sample_rate']:g}; start from another checkpoint"
         )
+    model = widened(model, max(conf["model"]["kernel_size"], model.get_model_args()["kernel_size"]))
     conf["model"] = model.get_model_args()
     return model.train()
+
+
+def widened(model: Apollo, kernel_size: int) -> Apollo:
+    """The same function with longer convolutions over time, whose new taps start from zero.
+
+    Args:
+        model: any Apollo.
+        kernel_size: in frames, no less than the model's.
+    """
+    args, state = model.get_model_args(), model.state_dict()
+    more = kernel_size - args["kernel_size"]
+    wide = Apollo(**{**args, "kernel_size": kernel_size})
+    ahead = 0 if args["causal"] else more // 2
+    for name in state:
+        if name.endswith("conv.weight"):
+            state[name] = nn.functional.pad(state[name], (more - ahead, ahead))
+    wide.load_state_dict(state)
+    return wide
 
 
 def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] | None:
@@ -177,6 +199,7 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
             raise TrainingError(f"nothing to resume: '{last}' is missing; leave --resume away")
         _compare(conf, load_conf(exp_dir / "conf.yml"), exp_dir)
     pl.seed_everything(conf["main_args"]["seed"], workers=True, verbose=False)
+    memory.keep_freed_memory()
     system = make_system(conf, train_set, valid_set)
     trainer = make_trainer(conf)
     if rank_zero_only.rank == 0:
@@ -275,7 +298,7 @@ def _require_memory(conf: Conf, system: ApolloSystem, device: torch.device) -> N
     with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in settings["precision"]):
         needed = memory.training_bytes(
             system.model,
-            _N_CHANNELS * settings["batch_size"],
+            _n_channels(conf) * settings["batch_size"],
             conf["data"]["segment"],
             settings["recompute"],
             device,

@@ -95,6 +95,25 @@ def test_level(prepared):
     assert 0.1 <= min(levels) < 0.6 and max(levels) <= 1 and len(set(levels)) == 6
 
 
+def test_mono_is_one_of_the_channels(prepared):
+    both, one = dataset(prepared), dataset(prepared, mono=True)
+    channels = set()
+    for index in range(6):
+        (coded, original), (coded_one, original_one) = both[index], one[index]
+        assert coded_one.shape == original_one.shape == (1, original.shape[1])
+        channel = next(c for c in range(2) if torch.equal(original[c], original_one[0]))
+        assert torch.equal(coded[channel], coded_one[0])
+        channels.add(channel)
+    assert channels == {0, 1}
+
+
+def test_tilts_are_drawn(prepared):
+    data = dataset(prepared, tilt_db=3.0)
+    tilts = [data.draw(np.random.default_rng(i)).tilt_db for i in range(200)]
+    assert -3 <= min(tilts) < -2 and 2 < max(tilts) <= 3
+    assert {dataset(prepared).draw(np.random.default_rng(i)).tilt_db for i in range(9)} == {0.0}
+
+
 def test_another_codec(prepared):
     pytest.importorskip("av")
     coded, original = dataset(prepared, codec="aac")[0]
@@ -164,6 +183,8 @@ def test_no_pairs(tmp_path):
         ({"segment": 7.0}, "segment 7.0 s exceeds the 6.0 s"),
         ({"max_stems": 0}, "max_stems 0"),
         ({"max_stems": 12}, "max_stems 12"),
+        ({"tilt_db": -1.0}, "tilt_db -1.0"),
+        ({"tilt_db": float("nan")}, "tilt_db nan"),
         ({"codec": "flac"}, "unknown codec 'flac'; known: mp3"),
     ],
 )

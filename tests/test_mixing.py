@@ -12,7 +12,7 @@ from conftest import snr
 from apollo_plugin.audio import AudioError
 from apollo_plugin.data import tracks
 from apollo_plugin.data.codecs import mp3
-from apollo_plugin.data.mixing import KINDS, Library, Mix, Part, draw_stems
+from apollo_plugin.data.mixing import KINDS, Library, Mix, Part, draw_stems, tilted
 
 
 @pytest.fixture
@@ -120,6 +120,28 @@ def test_rendering_is_the_sum_coded_then_scaled(library):
     peak = max(expected.abs().max(), by_hand.abs().max())
     assert snr(original, expected / peak) > 100 and snr(coded, by_hand / peak) > 100
     assert max(original.abs().max(), coded.abs().max()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("tilt_db", [-3.0, 2.0])
+def test_tilt_is_in_db_an_octave(library, tilt_db):
+    time = np.arange(44100) / 44100
+    for hertz, octaves in ((50, 0), (100, 0), (400, 2), (3200, 5), (12800, 7)):
+        tone = np.sin(2 * np.pi * hertz * time)[None].astype(np.float32)
+        got = tilted(tone, tilt_db, 44100)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, 10 ** (tilt_db * octaves / 20) * tone, atol=1e-4)
+    mix = library.draw(np.random.default_rng(3), library.stems, 1.0, 128)
+    _, plain = library.render(mix, 44100)
+    _, coloured = library.render(replace(mix, tilt_db=tilt_db), 44100)
+    expected = tilted(plain.numpy(), tilt_db, 44100)
+    expected = torch.from_numpy(expected / np.abs(expected).max())
+    assert snr(coloured / coloured.abs().max(), expected) > 60
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 7])
+def test_tilt_of_next_to_nothing(n_samples):
+    wav = np.zeros((2, n_samples), np.float32)
+    assert not tilted(wav, 3.0, 44100).any() and tilted(wav, 3.0, 44100).shape == wav.shape
 
 
 def test_loud_sums_do_not_clip(library):

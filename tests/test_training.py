@@ -1,6 +1,9 @@
 """A run from a configuration: what it leaves, resume, fine-tuning, and a user's mistakes."""
 
 import json
+import platform
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -50,7 +53,9 @@ def conf(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def quiet():
+def quiet(monkeypatch):
+    # It would last for the tests of memory that come later.
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -319,3 +324,42 @@ def test_an_unknown_precision(conf):
     conf = settings(conf, precision="7-bit")
     with pytest.raises(ValueError, match="7-bit"):
         training.make_trainer(conf)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_longer_convolutions_change_nothing_at_first(conf, tmp_path, causal):
+    model, wav = small_model(causal=causal, kernel_size=5), tone(9000)
+    wide = training.widened(model, 11)
+    assert wide.get_model_args() == {**model.get_model_args(), "kernel_size": 11}
+    with torch.no_grad():
+        torch.testing.assert_close(wide(wav), model(wav), rtol=0, atol=1e-6)
+    assert (wide.latency == model.latency) == causal
+    # As a run begins; a kernel that is longer already stays.
+    checkpoints.save(model, tmp_path / "short.safetensors")
+    for asked, got in ((11, 11), (3, 5)):
+        conf["model"]["kernel_size"] = asked
+        begun = training._make_model(main_args(conf, init_from=str(tmp_path / "short.safetensors")))
+        assert begun.get_model_args()["kernel_size"] == got and begun.training
+
+
+def test_freed_memory_is_kept():
+    """In a process of its own: pages of a block that comes again are not asked for again."""
+    code = """if True:
+        import resource, sys, torch
+        from apollo_plugin import memory
+        if sys.argv[1] == "keep":
+            memory.keep_freed_memory()
+        faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for round in range(2):
+            before = faults()
+            for _ in range(5):
+                torch.ones(1 << 24)
+        print(faults() - before)
+    """
+    command = [sys.executable, "-c", code]
+    kept, given_back = (
+        int(subprocess.run([*command, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "plain")
+    )
+    if platform.libc_ver()[0] == "glibc":
+        assert kept < 1000 < given_back

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,13 @@ class MixtureDataset(Dataset):
         codec: ``"mp3"``, ``"aac"`` or ``"opus"``.
         level_db: both signals are turned down by 0 to this much after coding, so that a model does
             not count on a peak of 1 (not in the paper).
+        tilt_db: mixes are made darker or brighter before coding, by up to this much an octave (not
+            in the paper).
+        mono: items are one of the two channels, coded as stereo: as much to learn from at half the
+            cost of a step, since channels are restored independently (not in the paper).
 
     Items:
-        ``(coded, original)``, float32, ``(2, time)`` each.
+        ``(coded, original)``, float32, ``(2, time)`` each, or ``(1, time)``.
 
     Raises:
         AudioError: where stages 1 and 2 have not run, nothing sounds, or a file is damaged.
@@ -81,12 +85,16 @@ class MixtureDataset(Dataset):
         mixture_share: float = 0.0,
         codec: str = "mp3",
         level_db: float = 0.0,
+        tilt_db: float = 0.0,
+        mono: bool = False,
     ):
         if n_items < 1 or segment <= 0 or not 1 <= max_stems <= len(tracks.STEMS):
             raise ValueError(
                 f"n_items {n_items} and segment {segment} have to be positive, max_stems "
                 f"{max_stems} 1 to {len(tracks.STEMS)}"
             )
+        if not (0 <= level_db < np.inf and 0 <= tilt_db < np.inf):
+            raise ValueError(f"level_db {level_db} and tilt_db {tilt_db} have to be 0 or more")
         if codec not in CODECS:
             raise ValueError(f"unknown codec '{codec}'; known: {', '.join(CODECS)}")
         self.library = Library(root)
@@ -102,6 +110,7 @@ class MixtureDataset(Dataset):
         )
         self.max_stems, self.gain_db, self.bit_rates = max_stems, gain_db, tuple(bit_rates)
         self.mixture_share, self.codec, self.level_db = mixture_share, codec, level_db
+        self.tilt_db, self.mono = tilt_db, mono
         # Shared, so that workers which live longer than an epoch hear of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -120,12 +129,22 @@ class MixtureDataset(Dataset):
             coded, original = self.library.render(self.draw(random), self.sample_rate)
             if original.abs().max() > _LEAST_PEAK:
                 level = 10 ** (-random.uniform(0, self.level_db) / 20)
-                return level * coded, level * original
+                channels = slice(None)
+                if self.mono:
+                    channel = int(random.integers(len(original)))
+                    channels = slice(channel, channel + 1)
+                return level * coded[channels], level * original[channels]
         raise AudioError(f"'{self.library.root}': {_MAX_DRAWS} mixtures in a row were silent")
 
     def draw(self, random: np.random.Generator) -> Mix:
         """Draws the recipe of an item."""
         kbps = int(random.choice(self.bit_rates))
+        mix = self._draw(random, kbps)
+        if self.tilt_db:
+            mix = replace(mix, tilt_db=random.uniform(-self.tilt_db, self.tilt_db))
+        return mix
+
+    def _draw(self, random: np.random.Generator, kbps: int) -> Mix:
         if random.random() < self.mixture_share:
             return self.library.draw_song(random, self.segment, kbps, self.codec)
         stems = draw_stems(random, self.library.stems, None, self.max_stems)

@@ -19,6 +19,7 @@ from .codecs import CODECS
 
 # The four kinds of music of Table II.
 KINDS = ("vocals", "single_stem", "multi_stems", "multi_stems_vocals")
+_TILT_FROM = 100.0  # Hz
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Mix:
-    """The recipe of a mix; rendering it again gives the same samples."""
+    """The recipe of a mix; rendering it again gives the same samples.
+
+    ``tilt_db`` is in dB an octave, see :func:`tilted`.
+    """
 
     parts: tuple[Part, ...]
     kbps: int
     seconds: float
     codec: str = "mp3"
+    tilt_db: float = 0.0
 
 
 class Library:
@@ -122,12 +127,28 @@ class Library:
         for part in mix.parts:
             wav = self.songs[part.song].stems[part.stem].read(part.start, mix.seconds, sample_rate)
             original += np.float32(10 ** (part.gain_db / 20)) * wav
+        original = tilted(original, mix.tilt_db, sample_rate)
         # Beyond full scale the codec would clip, which is no coding noise.
         original /= max(1.0, np.abs(original).max())
         wav = torch.from_numpy(original)
         coded = CODECS[mix.codec](wav, sample_rate, mix.kbps)
         peak = max(wav.abs().max().item(), coded.abs().max().item())
         return (coded / peak, wav / peak) if wav.abs().max() > 0 else (coded, wav)
+
+
+def tilted(wav: np.ndarray, tilt_db: float, sample_rate: int) -> np.ndarray:
+    """Brighter or darker by ``tilt_db`` an octave from 100 Hz up, which stay as they were.
+
+    Args:
+        wav: ``(channels, time)``.
+        tilt_db: in dB an octave.
+        sample_rate: in Hz.
+    """
+    if tilt_db == 0:
+        return wav
+    hertz = np.fft.rfftfreq(wav.shape[-1], 1 / sample_rate)
+    gain = (np.maximum(hertz, _TILT_FROM) / _TILT_FROM) ** (tilt_db / 20 / np.log10(2))
+    return np.fft.irfft(np.fft.rfft(wav) * gain, wav.shape[-1]).astype(wav.dtype)
 
 
 def draw_stems(
