@@ -22,7 +22,7 @@ _PIECE_BYTES = 1 << 20
 # All that a layer keeps over its input.
 _LAYER_SIZES = 40
 # Of malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 # Length of the signal that a forward pass is measured with; activations grow with length.
 _PROBE_SECONDS = 0.25
 
@@ -49,16 +49,24 @@ def recomputed(model: Apollo) -> Iterator[None]:
         yield
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(every_size: bool = False) -> None:
     """Has this process keep the memory that it frees, where it runs on glibc (Linux).
 
     By default glibc gives large blocks back to the system at once and gets them anew, zeroed page
-    by page, for the next operation: a third of the time of a small model's step on a CPU.
+    by page, for the next operation: a quarter of the time of a small model on a CPU, of restoring
+    as of training. The command line and the recipe call this; other programs may.
+
+    Args:
+        every_size: blocks of more than 32 MiB too, as a training step has them. Without it, signals
+            go back to the system as before, and what is kept does not grow with them.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+        if every_size:
+            mallopt(_M_MMAP_MAX, 0)
+        else:
+            mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
 
 
 def _by_frames(forward, x, rotation):

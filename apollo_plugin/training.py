@@ -199,7 +199,7 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
             raise TrainingError(f"nothing to resume: '{last}' is missing; leave --resume away")
         _compare(conf, load_conf(exp_dir / "conf.yml"), exp_dir)
     pl.seed_everything(conf["main_args"]["seed"], workers=True, verbose=False)
-    memory.keep_freed_memory()
+    memory.keep_freed_memory(every_size=True)
     system = make_system(conf, train_set, valid_set)
     trainer = make_trainer(conf)
     if rank_zero_only.rank == 0:
