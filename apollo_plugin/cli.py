@@ -75,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         if args.diagnose:
             return _diagnose(args)
-        return _demo(parser, args) if args.demo else _restore(parser, args)
+        with warnings.catch_warnings():
+            # In one line, without the place in the code.
+            warnings.showwarning = lambda message, *_, **__: _say(str(message))
+            return _demo(parser, args) if args.demo else _restore(parser, args)
     except KeyboardInterrupt:
         _say("interrupted; what was finished is whole, nothing else was written")
         return 130
@@ -109,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("fp32", "bf16", "int8"),
         help="bf16 and int8 (CPU only) are faster and good to 40 and 30 dB; fp32, on CUDA bf16",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the model first: a minute more at the start, for hours of music on a GPU",
     )
     add("--keep-below", type=float, metavar="HZ", help="leave everything under HZ as it came")
     add("--mix", type=float, default=1.0, metavar="0..1", help="0 is as it came, 1 is restored (1)")
@@ -188,6 +196,10 @@ def _load(args: argparse.Namespace) -> "Apollo":
         raise CheckpointError(str(error)) from error
     for warning in caught:
         _say(str(warning.message))
+    if args.compile:
+        from .compiling import compiled
+
+        model = compiled(model)
     return model
 
 
