@@ -61,20 +61,21 @@ PRECISIONS = [
 
 
 def real_time_factor(
-    model: Apollo, device: str, iterations: int = 1000, limit: float = math.inf
+    model: Apollo, device: str, iterations: int = 1000, limit: float = math.inf, warm_up: int = 3
 ) -> list[float]:
     """Seconds that each run over 1 s of mono took, as in section III-C of the paper.
 
     Args:
         model: on its device.
         device: kind of it.
-        iterations: runs, after three that do not count.
+        iterations: runs that count.
         limit: seconds after which no further run begins.
+        warm_up: runs before them that do not count.
     """
     wav = 0.1 * torch.randn(1, int(model.sample_rate), device=device)
     times: list[float] = []
     begin = time.perf_counter()
-    for index in range(-min(3, iterations), iterations):
+    for index in range(-warm_up, iterations):
         wait(device)
         start = time.perf_counter()
         model.restore(wav)

@@ -28,7 +28,7 @@ def test_the_streaming_model_is_causal_and_small():
 def test_command_line(tiny_checkpoint, tmp_path):
     command = [sys.executable, "-m", "apollo_plugin.benchmark", "--models", str(tiny_checkpoint)]
     options = "--devices cpu --precisions fp32 int8 --iterations 3 --limit 5".split()
-    options += "--song_seconds 2 --stream_seconds 2".split()
+    options += "--song_seconds 1 2 --stream_seconds 2".split()
     done = subprocess.run(
         [*command, *options, "--json", tmp_path / "b.json"], capture_output=True, text=True
     )
@@ -41,6 +41,8 @@ def test_command_line(tiny_checkpoint, tmp_path):
     assert result["parameters"] == sum(p.numel() for p in model.parameters())
     assert result["rtf_runs"] == 3 and result["rtf_best_ms"] <= result["rtf_ms"]
     assert result["rtf_best_ms"] > 0.3 * result["matmul_ms"] > 0
+    assert result["song_seconds"] == [1, 2] and min(result["song_speed"]) > 0
+    assert len(result["song_peak_mb"]) == 2 and result["start_s"] > 0
     assert 0 < result["hop_median_ms"] <= result["hop_p99_ms"] and result["hop_ms"] == 10
     assert content["machine"]["torch"] == torch.__version__
     assert f"{result['rtf_best_ms']:.2f} (3)" in done.stdout
