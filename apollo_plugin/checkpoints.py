@@ -31,11 +31,11 @@ _WEIGHTS = Path(__file__).parent / "weights"
 BUNDLED: dict[str, tuple[str, str]] = {
     "apollo-small": (
         "apollo-small.safetensors",
-        "084f097b3d6af6a65e86c23f88923b0f0b754dac550bcd427dfed0a39c712757",
+        "b20faf2017f4cf539cd4e01bfde929222d59b00d90720f8ed3b7903e7dec6913",
     ),
     "apollo-small-streaming": (
         "apollo-small-streaming.safetensors",
-        "d4ec1cd33457358b73ae52dcdb31b9f75e6de04a9743d45519823878883f57c9",
+        "e5993f454fd6fde87195206975a0f40be6589ecc3edaa31c6f3721ae494f6cb4",
     ),
 }
 # Files that a model's repository on the Hub may hold, best first.

@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 from conftest import tone
 
 from apollo_plugin import Apollo
+from apollo_plugin.losses import GeneratorLoss
+from apollo_plugin.training import load_conf
 
 SCRIPT = Path(__file__).parent.parent / "recipes" / "apollo_small" / "train.py"
 
@@ -58,3 +61,16 @@ def test_a_folder_without_sounds(tmp_path):
     done = train(tmp_path, tmp_path / "out.safetensors")
     assert done.returncode != 0 and "holds no audio files" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPT.parent.glob("conf*.yml")), ids=lambda p: p.stem)
+def test_configurations_differ_from_the_recipe_s_in_known_keys(path):
+    base = SCRIPT.parent.parent / "musdb18hq_moises" / "local" / "conf.yml"
+    conf = load_conf(path, base)
+    model = Apollo(**conf["model"])
+    name = "apollo-small-streaming" if "streaming" in path.stem else "apollo-small"
+    bundled = Apollo.from_pretrained(name).get_model_args()
+    assert {**model.get_model_args(), "kernel_size": bundled["kernel_size"]} == bundled
+    if "finish" in path.stem:
+        assert model.get_model_args() == bundled
+    GeneratorLoss(**conf["loss"])
