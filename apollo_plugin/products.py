@@ -11,6 +11,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+# For fewer rows, a stream's, oneDNN's preparations take longer than MKL's whole product.
+_LEAST_ROWS = 256
 
 
 def linear(
@@ -57,7 +59,7 @@ def _onednn_does(x: torch.Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
-        and x.numel() > 0
+        and x.numel() >= _LEAST_ROWS * x.shape[-1] > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()

@@ -13,6 +13,12 @@ from apollo_plugin.products import linear
 SHAPES = [(5, 8), (1, 3), (2, 7, 5, 8), (0, 8), (2, 0, 5, 8)]
 
 
+@pytest.fixture(autouse=True, params=[0, products._LEAST_ROWS])
+def least_rows(request, monkeypatch):
+    """Few rows by oneDNN too, as many are, and as they are by default."""
+    monkeypatch.setattr(products, "_LEAST_ROWS", request.param)
+
+
 def tensors(shape, n_out=6, requires_grad=False, bias=True):
     """Input, layer and something to add."""
     torch.manual_seed(0)
