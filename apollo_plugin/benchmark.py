@@ -32,7 +32,7 @@ from pathlib import Path
 
 import torch
 
-from .compiling import compiled
+from .compiling import compiled, has_compiler
 from .costs import (
     PRECISIONS,
     Precision,
@@ -139,6 +139,7 @@ def measure(
     # Two channels, and a first guess at how long it takes.
     lengths = sorted({max(1.0, min(seconds, limit / (2 * rtf))) for seconds in song_seconds})
     speeds, peaks = [], []
+    model.restore(0.1 * torch.randn(2, rate, generator=generator))  # compiled anew for two channels
     for seconds in lengths:
         song = 0.1 * torch.randn(2, round(seconds * rate), generator=generator)
         with peak_memory(device) as peak:
@@ -150,10 +151,11 @@ def measure(
     hop = model.filterbank.stride
     stream = 0.1 * torch.randn(1, round(stream_seconds * rate), generator=generator)
     hops = stream_times(model, stream.split(hop, -1), device, limit)
+    how = " compiled" if has_compiler(torch.device(device)) else " (no compiler here)"
     return Result(
         model=name,
         device=device,
-        precision=precision.name + (" compiled" if compile_layers else ""),
+        precision=precision.name + (how if compile_layers else ""),
         parameters=n_parameters,
         flops_per_second=flops,
         rtf_ms=1000 * rtf,

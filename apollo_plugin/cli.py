@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             "name some files or folders, or --demo" if not args.demo else "--demo is alone"
         )
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs} has to be 1 or more")
     if args.reference and not args.report:
         parser.error("--reference is for --report")
     if args.out and not os.path.isdir(args.out):
@@ -117,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         "--compile",
         action="store_true",
         help="compile the model first: a minute more at the start, for hours of music on a GPU",
+    )
+    add(
+        "--jobs",
+        type=int,
+        default=_MOST_AT_ONCE,
+        metavar="N",
+        help="most files at a time (%(default)s); each is held in memory whole",
     )
     add("--keep-below", type=float, metavar="HZ", help="leave everything under HZ as it came")
     add("--mix", type=float, default=1.0, metavar="0..1", help="0 is as it came, 1 is restored (1)")
@@ -247,7 +256,9 @@ def _restore(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             _say(str(error))
             return 1
         restore = partial(_restore_one, model, settings, pipeline)
-        n_at_once = 1 if pipeline else _files_at_once(model, len(due))
+        # The compiler of PyTorch does not bear several threads.
+        alone = pipeline or args.compile
+        n_at_once = 1 if alone else min(args.jobs, _files_at_once(model, len(due)))
         # One file needs no bar over files.
         with (
             tqdm(
@@ -338,6 +349,8 @@ def _restore_one(
     from .pipelines import restore_stems
     from .restore import restore_file
 
+    if stop.is_set():
+        return False
     begin = time.perf_counter()
     bar = tqdm(
         unit="s",

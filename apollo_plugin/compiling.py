@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .precision import engine
+
 if TYPE_CHECKING:
     from .model import Apollo
 
@@ -16,7 +18,7 @@ def compiled(model: "Apollo") -> "Apollo":
 
     Where no compiler is installed (a C++ compiler for CPUs, Triton for CUDA) it runs as it was.
     The start takes about a minute, so it is for hours of audio: see the benchmark for what it
-    brings.
+    brings. Call it from one thread only: PyTorch's compiler does not bear several.
 
     Args:
         model: an Apollo in any precision, on the device where it will run.
@@ -24,7 +26,8 @@ def compiled(model: "Apollo") -> "Apollo":
     Warns:
         UserWarning: one line, where a compiler is there and fails; the layer goes on without it.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    with engine():  # copies of int8 layers are packed anew
+        model = copy.deepcopy(model).eval().requires_grad_(False)
     if has_compiler(next(model.parameters()).device):
         for layer in model.layers:
             for module in (layer.roformer, *layer.tcn):

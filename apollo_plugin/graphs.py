@@ -14,20 +14,30 @@ Recorder = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]
 _N_WARM_UPS = 3
 
 
-def cuda_graph(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:
-    """Records a step on the current CUDA device."""
-    # Plans, workspaces and libraries have to be there before; PyTorch wants them made elsewhere.
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_N_WARM_UPS):
+def cuda_graph(
+    step: Callable[[], None], reset: Callable[[], None], device: torch.device
+) -> Callable[[], None]:
+    """Records a step on a CUDA device, which need not be the current one."""
+    with torch.cuda.device(device):
+        # Plans and workspaces have to be there before; PyTorch wants them made elsewhere.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_N_WARM_UPS):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # The stream is named because PyTorch keeps its own on the device that recorded first;
+        # other threads may allocate meanwhile.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    reset()
-    return graph.replay
+        reset()
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return replay
 
 
 class RecordedStep:
@@ -43,11 +53,15 @@ class RecordedStep:
     def __init__(
         self, model: "Apollo", block: torch.Tensor, state: "ApolloState", recorder: Recorder
     ):
-        self.shape = block.shape
+        self._alike = block.shape, block.dtype
         self._block = torch.zeros_like(block, device=next(model.parameters()).device)
         self.state = _rebuilt(state, iter([t.clone() for t in _tensors(state)]))
         before = [tensor.clone() for tensor in _tensors(state)]
         self._replay = recorder(lambda: self._step(model), lambda: self._set(before))
+
+    def takes(self, block: torch.Tensor) -> bool:
+        """Whether a block is of the shape and type that was recorded."""
+        return (block.shape, block.dtype) == self._alike
 
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
         """The samples that are finished, on the model's device; :attr:`state` goes with them."""

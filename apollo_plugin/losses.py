@@ -195,7 +195,7 @@ class EnvelopeLoss(nn.Module):
 
 
 class MelLoss(nn.Module):
-    """Mean error of log powers in mel bands, in nepers; phase and fine structure do not matter.
+    """Mean error of natural log powers in mel bands; phase and fine structure do not matter.
 
     It asks for the right power where :class:`EnvelopeLoss`, an error of the single bins, is least a
     little below it. What lies more than 50 dB below the loudest band of its frame is as good as
@@ -235,7 +235,7 @@ class MelLoss(nn.Module):
 
 
 class LogSpectralLoss(nn.Module):
-    """Mean error of the log powers of single bins, in nepers, mean over STFT resolutions.
+    """Mean error of the natural log powers of single bins, mean over STFT resolutions.
 
     The power in a mel band can be right while most of its bins are too low and a few too high;
     this counts bins alike. Phase does not matter. What lies more than 20 dB below the original's

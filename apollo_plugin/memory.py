@@ -60,7 +60,7 @@ def keep_freed_memory(every_size: bool = False) -> None:
         every_size: blocks of more than 32 MiB too, as a training step has them. Without it, signals
             go back to the system as before, and what is kept does not grow with them.
     """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library, Windows
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
         if every_size:

@@ -71,7 +71,7 @@ class Int8Linear(nn.Module):
         zero = torch.zeros(len(weight), dtype=torch.int64)
         quantized = torch.quantize_per_channel(weight, scale.double(), zero, 0, torch.qint8)
         bias = None if layer.bias is None else layer.bias.detach().float()
-        with _engine():
+        with engine():
             self._packed = torch.ops.quantized.linear_prepack(quantized, bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -82,12 +82,13 @@ class Int8Linear(nn.Module):
         return torch.ops.quantized.linear_dynamic(x, self._packed, False)
 
 
-class _engine:
+class engine:
     """Chooses oneDNN, which has VNNI and AMX, for packing; products follow the packed weights."""
 
     def __enter__(self):
         self._before = torch.backends.quantized.engine
-        torch.backends.quantized.engine = _ENGINE
+        if _ENGINE in torch.backends.quantized.supported_engines:
+            torch.backends.quantized.engine = _ENGINE
 
     def __exit__(self, *_):
         torch.backends.quantized.engine = self._before

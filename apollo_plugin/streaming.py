@@ -1,5 +1,7 @@
 """Live restoration: blocks of any size in, restored samples out."""
 
+import warnings
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +17,7 @@ class ApolloStreamer:
 
     Args:
         model: an :class:`~apollo_plugin.Apollo`; it is used in its present mode and device. On
-            CUDA, blocks of one length are replayed from a graph.
+            CUDA, blocks of one length, a multiple of the hop, are replayed from a graph.
         n_channels: audio channels of the stream.
 
     Attributes:
@@ -38,14 +40,17 @@ class ApolloStreamer:
         self.model = model
         self.n_channels = n_channels
         self.latency = model.latency
-        on_cuda = next(model.parameters()).device.type == "cuda"
-        self._recorder: Recorder | None = cuda_graph if on_cuda else None
+        device = next(model.parameters()).device
+        self._recorder: Recorder | None = None
+        if device.type == "cuda":
+            self._recorder = partial(cuda_graph, device=device)
         self.reset()
 
     def reset(self) -> None:
         """Forgets everything fed so far."""
         self._state = None
         self._recorded: RecordedStep | None = None
+        self._last_shape: torch.Size | None = None
         # Of the shape, type and device that blocks come in.
         self._nothing = torch.zeros(self.n_channels, 0)
 
@@ -84,7 +89,7 @@ class ApolloStreamer:
                 f"{self.n_channels} channel(s); it takes ({self.n_channels}, samples)"
             )
         self._nothing = block[..., :0].clone()
-        if self._recorded and self._recorded.shape == streams.shape and not last:
+        if self._recorded and self._recorded.takes(streams) and not last:
             restored = self._recorded(streams)
         else:
             restored = self._plain_step(streams, last)
@@ -92,10 +97,22 @@ class ApolloStreamer:
         return restored[0] if block.ndim == 1 else restored
 
     def _plain_step(self, streams: torch.Tensor, last: bool) -> torch.Tensor:
+        if streams.shape[-1] == 0 and not last:
+            return streams
         if self._recorded:
             self._state, self._recorded = self._recorded.state, None
         before = self._state
         restored, self._state = self.model.step(streams, before, last)
-        if self._recorder and not last and streams.shape[-1] and settled(before, self._state):
-            self._recorded = RecordedStep(self.model, streams, self._state, self._recorder)
+        # One block of another length is no reason to record, two of a length are.
+        again, self._last_shape = streams.shape == self._last_shape, streams.shape
+        if self._recorder and not last and again and settled(before, self._state):
+            try:
+                self._recorded = RecordedStep(self.model, streams, self._state, self._recorder)
+            except RuntimeError as error:  # too little memory for it, above all
+                self._recorder = None
+                reason = " ".join(str(error).split())[:120]
+                warnings.warn(
+                    f"the stream's steps cannot be recorded, going on without: {reason}",
+                    stacklevel=2,
+                )
         return restored

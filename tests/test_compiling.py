@@ -1,6 +1,8 @@
 """Compiled layers give the numbers of plain ones, and a compiler that is missing or fails harms
 nothing."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -78,3 +80,26 @@ def test_from_the_command_line(tmp_path, tiny_checkpoint, monkeypatch, capsys):
     assert capsys.readouterr().err.count("apollo-restore: the compiler failed") == 1
     expected = Apollo.from_pretrained(tiny_checkpoint).restore(tone(20000))
     assert snr(audio.read(tmp_path / "a_restored.wav")[0], expected) > 90
+
+
+@needs_compiler
+def test_several_files_are_compiled_one_after_another(tmp_path):
+    """PyTorch's compiler in two threads ends the process with a segmentation fault."""
+    from apollo_plugin import audio, checkpoints
+
+    checkpoints.save(small_model(n_layers=1), tmp_path / "m.safetensors")
+    for name in "abc":
+        audio.write(tmp_path / "in" / f"{name}.wav", tone(30000), 44100)
+    command = [sys.executable, "-m", "apollo_plugin.cli", tmp_path / "in", "-o", tmp_path / "out"]
+    options = ["--checkpoint", tmp_path / "m.safetensors", "--compile", "--device", "cpu"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("->") == 3, done.stderr
+
+
+@pytest.mark.skipif(
+    "onednn" not in torch.backends.quantized.supported_engines, reason="no oneDNN int8 here"
+)
+def test_copies_of_int8_layers_stay_what_they_are(monkeypatch):
+    monkeypatch.setattr(compiling, "has_compiler", lambda device: False)
+    model, wav = convert(small_model(), "int8"), tone(20000)
+    assert torch.equal(compiled(model).restore(wav), model.restore(wav))

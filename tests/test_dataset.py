@@ -107,6 +107,13 @@ def test_mono_is_one_of_the_channels(prepared):
     assert channels == {0, 1}
 
 
+def test_a_channel_that_is_silent_is_drawn_anew(prepared, monkeypatch):
+    data = dataset(prepared, mono=True)
+    left = torch.stack((torch.ones(100), torch.zeros(100)))
+    monkeypatch.setattr(data.library, "render", lambda *_: (left + 0.01, left))
+    assert all(data[index][1].min() > 0 for index in range(6))
+
+
 def test_tilts_are_drawn(prepared):
     data = dataset(prepared, tilt_db=3.0)
     tilts = [data.draw(np.random.default_rng(i)).tilt_db for i in range(200)]

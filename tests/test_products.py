@@ -13,10 +13,17 @@ from apollo_plugin.products import linear
 SHAPES = [(5, 8), (1, 3), (2, 7, 5, 8), (0, 8), (2, 0, 5, 8)]
 
 
-@pytest.fixture(autouse=True, params=[0, products._LEAST_ROWS])
+@pytest.fixture(autouse=True, params=[1, products._LEAST_ROWS])
 def least_rows(request, monkeypatch):
     """Few rows by oneDNN too, as many are, and as they are by default."""
     monkeypatch.setattr(products, "_LEAST_ROWS", request.param)
+
+
+def test_what_goes_to_onednn(least_rows):
+    at_hand = products._ONEDNN is not None and torch.backends.mkldnn.is_available()
+    assert products._onednn_does(torch.zeros(300, 8)) == at_hand
+    assert products._onednn_does(torch.zeros(2, 5, 8)) == (at_hand and products._LEAST_ROWS == 1)
+    assert not products._onednn_does(torch.zeros(0, 8))
 
 
 def tensors(shape, n_out=6, requires_grad=False, bias=True):

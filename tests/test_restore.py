@@ -365,7 +365,8 @@ def test_an_interrupt_stops_all_files_that_are_under_way(run, tmp_path, monkeypa
 
     def endless(model, job, settings, progress):
         begun.append(job.source.stem)
-        barrier.wait(20)
+        if job.source.stem in "abc":
+            barrier.wait(20)
         if job.source.stem == "b":
             raise KeyboardInterrupt
         try:

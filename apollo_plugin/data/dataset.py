@@ -127,13 +127,12 @@ class MixtureDataset(Dataset):
         random = np.random.default_rng((self.seed, int(self._epoch), index))
         for _ in range(_MAX_DRAWS):
             coded, original = self.library.render(self.draw(random), self.sample_rate)
+            if self.mono:
+                channel = int(random.integers(len(original)))
+                coded, original = coded[channel : channel + 1], original[channel : channel + 1]
             if original.abs().max() > _LEAST_PEAK:
                 level = 10 ** (-random.uniform(0, self.level_db) / 20)
-                channels = slice(None)
-                if self.mono:
-                    channel = int(random.integers(len(original)))
-                    channels = slice(channel, channel + 1)
-                return level * coded[channels], level * original[channels]
+                return level * coded, level * original
         raise AudioError(f"'{self.library.root}': {_MAX_DRAWS} mixtures in a row were silent")
 
     def draw(self, random: np.random.Generator) -> Mix:
