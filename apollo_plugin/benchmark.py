@@ -132,14 +132,18 @@ def measure(
     flops = count_flops(model, second)
     shapes = matmul_shapes(model, second)
     model = convert(model.to(device), precision.name)
-    model = compiled(model) if compile_layers else model
+    kind = precision.name
+    if compile_layers:
+        model = compiled(model)
+        kind += " compiled" if has_compiler(torch.device(device)) else " (no compiler here)"
     start = real_time_factor(model, device, 1, warm_up=0)[0]
     times = real_time_factor(model, device, iterations, limit)
     rtf = statistics.mean(times)
     # Two channels, and a first guess at how long it takes.
     lengths = sorted({max(1.0, min(seconds, limit / (2 * rtf))) for seconds in song_seconds})
     speeds, peaks = [], []
-    model.restore(0.1 * torch.randn(2, rate, generator=generator))  # compiled anew for two channels
+    if compile_layers:  # anew for two channels
+        model.restore(0.1 * torch.randn(2, rate, generator=generator))
     for seconds in lengths:
         song = 0.1 * torch.randn(2, round(seconds * rate), generator=generator)
         with peak_memory(device) as peak:
@@ -151,11 +155,10 @@ def measure(
     hop = model.filterbank.stride
     stream = 0.1 * torch.randn(1, round(stream_seconds * rate), generator=generator)
     hops = stream_times(model, stream.split(hop, -1), device, limit)
-    how = " compiled" if has_compiler(torch.device(device)) else " (no compiler here)"
     return Result(
         model=name,
         device=device,
-        precision=precision.name + (how if compile_layers else ""),
+        precision=kind,
         parameters=n_parameters,
         flops_per_second=flops,
         rtf_ms=1000 * rtf,

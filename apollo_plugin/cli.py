@@ -1,15 +1,12 @@
 """``apollo-restore``: restores MP3s and other coded music from the command line."""
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -17,6 +14,8 @@ from typing import TYPE_CHECKING, TextIO
 from tqdm import tqdm
 
 if TYPE_CHECKING:
+    import threading
+
     from .model import Apollo
     from .pipelines import SeparateThenRestore
     from .restore import Job, Settings
@@ -199,12 +198,9 @@ def _load(args: argparse.Namespace) -> "Apollo":
     model = Apollo.from_pretrained(args.checkpoint).to(device)
     precision = args.precision or ("bf16" if device == "cuda" else "fp32")
     try:
-        with warnings.catch_warnings(record=True, action="always") as caught:
-            model = convert(model, precision)
+        model = convert(model, precision)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    for warning in caught:
-        _say(str(warning.message))
     if args.compile:
         from .compiling import compiled
 
@@ -223,6 +219,7 @@ def _settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> "Set
 
 def _restore(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     from .checkpoints import CheckpointError
+    from .data.parallel import each, threads
     from .restore import plan
 
     settings = _settings(parser, args)
@@ -255,22 +252,17 @@ def _restore(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         except CheckpointError as error:
             _say(str(error))
             return 1
-        restore = partial(_restore_one, model, settings, pipeline)
         # The compiler of PyTorch does not bear several threads.
         alone = pipeline or args.compile
         n_at_once = 1 if alone else min(args.jobs, _files_at_once(model, len(due)))
-        # One file needs no bar over files.
-        with (
-            tqdm(
-                total=len(due), unit="file", desc="files", disable=None if due[1:] else True
-            ) as bar,
-            _threads(n_at_once) as (pool, stop),
-        ):
-            for future in as_completed(
-                pool.submit(restore, job, results[job], stop) for job in due
-            ):
-                failed += not future.result()
-                bar.update()
+        with threads(n_at_once) as (pool, stop):
+            work = partial(_restore_one, model, settings, pipeline, results, stop)
+            # One file needs no bar over files.
+            hidden = None if len(due) > 1 else True
+            for _, done in each(pool, work, due, len(due), "files", "file", hidden):
+                if isinstance(done, Exception):  # a defect
+                    raise done
+                failed += not done
     if args.report and not _report(
         args, [(job.source.name, job.source, results[job]) for job in jobs]
     ):
@@ -288,22 +280,6 @@ def _files_at_once(model: "Apollo", n_files: int) -> int:
     device = next(model.parameters()).device.type
     most = {"cpu": torch.get_num_threads(), "cuda": 2}.get(device, 1)
     return min(n_files, most, _MOST_AT_ONCE)
-
-
-@contextlib.contextmanager
-def _threads(n_threads: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
-    """A pool that shares the cores between its threads, and what tells them to stop."""
-    import torch
-
-    stop, n_cores = threading.Event(), torch.get_num_threads()
-    torch.set_num_threads(max(1, n_cores // n_threads))
-    pool = ThreadPoolExecutor(n_threads)
-    try:
-        yield pool, stop
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(n_cores)
 
 
 def _result(job: "Job", settings: "Settings", stems: str | None) -> Path:
@@ -341,9 +317,9 @@ def _restore_one(
     model: "Apollo",
     settings: "Settings",
     pipeline: "SeparateThenRestore | None",
+    results: Mapping["Job", Path],
+    stop: "threading.Event",
     job: "Job",
-    result: Path,
-    stop: threading.Event,
 ) -> bool:
     from .audio import AudioError
     from .pipelines import restore_stems
@@ -351,6 +327,7 @@ def _restore_one(
 
     if stop.is_set():
         return False
+    result = results[job]
     begin = time.perf_counter()
     bar = tqdm(
         unit="s",

@@ -1,7 +1,6 @@
 """What a model costs to run: arithmetic, time, memory, and the limit that bare products set."""
 
 import contextlib
-import ctypes
 import math
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .memory import give_freed_memory_back
 from .model import Apollo
 from .precision import Int8Linear
 from .products import linear
@@ -200,9 +200,7 @@ def peak_memory(device: str) -> Iterator[list[float]]:
         line = next(line for line in status.read_text().splitlines() if line.startswith(name))
         return float(line.split()[1])
 
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        # What is free but kept would count as held.
-        ctypes.CDLL(None).malloc_trim(0)
+    give_freed_memory_back()  # or it would count as held
     try:
         refs.write_text("5")  # forgets the high-water mark (Linux)
         held = kilobytes("VmRSS")

@@ -29,6 +29,7 @@ class Signal:
     def __init__(self, wav: torch.Tensor):
         self.wav = wav
         self._spectra: dict[tuple[int, int], torch.Tensor] = {}
+        self._powers: dict[int, torch.Tensor] = {}
 
     @classmethod
     def of(cls, signal: "Signal | torch.Tensor") -> "Signal":
@@ -56,6 +57,13 @@ class Signal:
             spec = torch.stft(wav, window, hop, window=hann, return_complex=True)
             self._spectra[window, hop] = spec.unflatten(0, self.wav.shape[:2])
         return self._spectra[window, hop]
+
+    def power(self, window: int) -> torch.Tensor:
+        """Squared magnitudes of :meth:`stft` with a hop of a quarter of the window."""
+        if window not in self._powers:
+            spec = self.stft(window, window // 4)
+            self._powers[window] = spec.real.square() + spec.imag.square()
+        return self._powers[window]
 
     def detach(self) -> "Signal":
         """The same signal and spectra as constants."""
@@ -190,8 +198,7 @@ class EnvelopeLoss(nn.Module):
         return torch.stack(errors).mean()
 
     def _compressed(self, signal: Signal, window: int) -> torch.Tensor:
-        spec = signal.stft(window, window // 4)
-        return (spec.real.square() + spec.imag.square() + _POWER_EPS).pow(self.power / 2)
+        return (signal.power(window) + _POWER_EPS).pow(self.power / 2)
 
 
 class MelLoss(nn.Module):
@@ -230,8 +237,7 @@ class MelLoss(nn.Module):
 
     def _powers(self, signal: Signal) -> torch.Tensor:
         """``(batch, channels, frames, mels)``"""
-        spec = signal.stft(self.window, self.window // 4)
-        return (spec.real.square() + spec.imag.square()).transpose(-1, -2) @ self.bands
+        return signal.power(self.window).transpose(-1, -2) @ self.bands
 
 
 class LogSpectralLoss(nn.Module):
@@ -266,10 +272,7 @@ class LogSpectralLoss(nn.Module):
         return torch.stack([self._error(est, ref, window) for window in self.windows]).mean()
 
     def _error(self, est: Signal, ref: Signal, window: int) -> torch.Tensor:
-        est_power, ref_power = (
-            spec.real.square() + spec.imag.square()
-            for spec in (est.stft(window, window // 4), ref.stft(window, window // 4))
-        )
+        est_power, ref_power = est.power(window), ref.power(window)
         bins, frames = self._AROUND
         around = nn.functional.avg_pool2d(
             ref_power, self._AROUND, 1, (bins // 2, frames // 2), count_include_pad=False

@@ -60,13 +60,21 @@ def keep_freed_memory(every_size: bool = False) -> None:
         every_size: blocks of more than 32 MiB too, as a training step has them. Without it, signals
             go back to the system as before, and what is kept does not grow with them.
     """
+    _glibc("mallopt", _M_TRIM_THRESHOLD, 1 << 30)
+    if every_size:
+        _glibc("mallopt", _M_MMAP_MAX, 0)
+    else:
+        _glibc("mallopt", _M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
+
+
+def give_freed_memory_back() -> None:
+    """Gives the system what is free at present, kept or not, where this runs on glibc."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(function: str, *args: int) -> None:
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library, Windows
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-        if every_size:
-            mallopt(_M_MMAP_MAX, 0)
-        else:
-            mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
+        getattr(ctypes.CDLL(None), function)(*args)
 
 
 def _by_frames(forward, x, rotation):

@@ -1,4 +1,5 @@
-"""Work on many items by any ``concurrent.futures.Executor``: processes here, or a Dask cluster."""
+"""Work on many items by any ``concurrent.futures.Executor``: processes or threads here, or a Dask
+cluster."""
 
 import contextlib
 import multiprocessing
@@ -12,6 +13,7 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     ProcessPoolExecutor,
+    ThreadPoolExecutor,
     wait,
 )
 from itertools import islice
@@ -67,6 +69,28 @@ def executor(n_jobs: int | None = None, dask: str | None = None) -> Iterator[Exe
             pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def threads(n_threads: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
+    """Threads that share PyTorch's between them, and an event that is set where the work ends.
+
+    Python cannot end a thread: what takes long has to look at the event.
+
+    Args:
+        n_threads: their number, 1 or more.
+    """
+    import torch
+
+    stop, n_cores = threading.Event(), torch.get_num_threads()
+    torch.set_num_threads(max(1, n_cores // n_threads))
+    pool = ThreadPoolExecutor(n_threads)
+    try:
+        yield pool, stop
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_cores)
+
+
 def each(
     pool: Executor,
     function: Callable[[Item], Result],
@@ -74,6 +98,7 @@ def each(
     total: int,
     desc: str,
     unit: str,
+    disable: bool | None = None,
 ) -> Iterator[tuple[Item, Result | Exception]]:
     """Applies a function to each item, with a progress bar; results come as they are done.
 
@@ -84,6 +109,7 @@ def each(
         total: number of items.
         desc: title of the bar.
         unit: of the bar.
+        disable: the bar; None where there is no terminal.
 
     Yields:
         item and its result, or the exception that it ended with.
@@ -93,7 +119,7 @@ def each(
     """
     todo = iter(items)
     running: dict = {}
-    with tqdm(total=total, desc=desc, unit=unit, disable=None) as bar:
+    with tqdm(total=total, desc=desc, unit=unit, disable=disable) as bar:
         try:
             while True:
                 for item in islice(todo, _AHEAD - len(running)):
