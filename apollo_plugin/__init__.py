@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Apollo": ".model",
-    "ApolloStreamer": ".streaming",
-    "ApolloSystem": ".system",
-    "MultiResolutionSTFTDiscriminator": ".discriminator",
+    "ApolloStreamer": ".network.streaming",
+    "ApolloSystem": ".training.system",
+    "MultiResolutionSTFTDiscriminator": ".losses.adversarial",
 }
 __all__ = sorted(_PUBLIC)
 
@@ -31,7 +31,10 @@ def __dir__() -> list[str]:
 
 
 # The parts register themselves when they are imported; these see to it that they are.
-for _registry, _part in (("asteroid.models", ".model"), ("asteroid_filterbanks", ".filterbank")):
+for _registry, _part in (
+    ("asteroid.models", ".model"),
+    ("asteroid_filterbanks", ".network.filterbank"),
+):
     wrapt.register_post_import_hook(
         lambda _, part=_part: import_module(part, __name__) and None, _registry
     )

@@ -32,8 +32,8 @@ from pathlib import Path
 
 import torch
 
-from .compiling import compiled, has_compiler
-from .costs import (
+from .cli.terminal import run
+from .evaluation.timing import (
     PRECISIONS,
     Precision,
     count_flops,
@@ -47,8 +47,8 @@ from .costs import (
 from .files import write_json
 from .memory import keep_freed_memory
 from .model import Apollo
-from .precision import convert
-from .script import run
+from .network.compiling import compiled, has_compiler
+from .network.precision import convert
 
 RANDOM_MODELS = {
     "published": {},

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from .checkpoints import CheckpointError
 from .data.demo import mixture
+from .errors import CheckpointError, ExportError
 from .model import Apollo
-from .programs import ExportError, StreamStep, WholeSignal
+from .network.exportable import StreamStep, WholeSignal
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 KINDS = ("whole", "stream")

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import audio
+from .errors import AudioError, SeparatorError
 from .restore import restore_audio
-from .separators import Separator, SeparatorError
+from .separators import Separator
 
 if TYPE_CHECKING:
     from .model import Apollo
@@ -316,9 +317,9 @@ def restore_stems(
     try:
         stems = pipeline.restore(wav, sample_rate, progress)
     except SeparatorError as error:
-        raise audio.AudioError(f"'{job.source}': {error}") from error
+        raise AudioError(f"'{job.source}': {error}") from error
     if not torch.isfinite(stems.sum()):
-        raise audio.AudioError(f"'{job.source}' made a model overflow; scale it")
+        raise AudioError(f"'{job.source}' made a model overflow; scale it")
     n_clipped = 0
     # The remix is written last, so a folder with one is whole.
     for name, stem in [*zip(pipeline.sources, stems), (REMIX, stems.sum(0))]:

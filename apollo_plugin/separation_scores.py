@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from . import audio
-from .audio import AudioError
 from .data.codecs import mp3
 from .data.tracks import Song
+from .errors import AudioError, SeparatorError
 from .files import write_json
 from .pipelines import RestoreThenSeparate, SeparateThenRestore
-from .separators import Separator, SeparatorError
+from .separators import Separator
 
 if TYPE_CHECKING:
     from .model import Apollo

@@ -15,15 +15,12 @@ from huggingface_hub import logging
 from torch import nn
 
 from . import audio, checkpoints
+from .errors import CheckpointError, SeparatorError
 
 # torchaudio's pre-trained bundles, by the names of torchaudio.pipelines.
 BUNDLES = ("HDEMUCS_HIGH_MUSDB", "HDEMUCS_HIGH_MUSDB_PLUS", "CONVTASNET_BASE_LIBRI2MIX")
 # Windows begin at multiples of this, so that the strides of encoders fall as in the whole signal.
 _GRID = 1024
-
-
-class SeparatorError(ValueError):
-    """A separator that cannot be used: one line with what was expected and what came."""
 
 
 class Separator(nn.Module):
@@ -247,7 +244,7 @@ def _asteroid(path: Path, name: str) -> BaseModel:
     """The model of an Asteroid package. Asteroid's own loader trusts the file more than this."""
     try:
         package = checkpoints.read(path, name)
-    except checkpoints.CheckpointError as error:
+    except CheckpointError as error:
         raise SeparatorError(str(error)) from error
     keys = ("model_name", "model_args", "state_dict")
     if not isinstance(package, dict) or not all(key in package for key in keys):

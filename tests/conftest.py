@@ -1,38 +1,14 @@
-"""What the tests share: golden numbers, a small model with weights that matter, and measures."""
+"""Fixtures that the tests share."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import GOLDEN, small_model
 from safetensors.torch import load_file
 
-from apollo_plugin import Apollo
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def snr(est: torch.Tensor, ref: torch.Tensor) -> float:
-    """Plain signal-to-noise ratio in dB."""
-    est, ref = est.double(), ref.double()
-    return (10 * torch.log10(ref.square().sum() / (est - ref).square().sum())).item()
-
-
-def small_model(**options) -> Apollo:
-    """Random weights of a size at which every path makes a difference."""
-    torch.manual_seed(0)
-    return Apollo(**{"feature_dim": 16, "n_layers": 2, "n_heads": 2, **options}).eval()
-
-
-def tone(n_samples: int, n_channels: int = 2, sample_rate: int = 44100) -> torch.Tensor:
-    """Chords and a little noise, ``(channels, time)``."""
-    generator = torch.Generator().manual_seed(n_samples)
-    t = torch.arange(n_samples) / sample_rate
-    hertz = (
-        torch.tensor([[220.0], [277.2], [329.6]]) * torch.arange(1, n_channels + 1)[:, None, None]
-    )
-    noise = torch.randn(n_channels, n_samples, generator=generator)
-    return 0.1 * torch.sin(2 * torch.pi * hertz * t).sum(1) + 0.02 * noise
+from apollo_plugin import Apollo, MultiResolutionSTFTDiscriminator
 
 
 @pytest.fixture(scope="session")
@@ -81,3 +57,31 @@ def prepared(demo_sets, tmp_path_factory) -> Path:
         for name in ("valid", "test"):
             pairs.make_pairs(root / name, 1, pool, bit_rates=(24, 64), seconds=1.5)
     return root
+
+
+@pytest.fixture(scope="session")
+def numbers():
+    return load_file(GOLDEN / "discriminator.safetensors")
+
+
+@pytest.fixture(scope="session")
+def published_judge(numbers):
+    """The discriminators whose weights and answers the golden file holds."""
+    judge = MultiResolutionSTFTDiscriminator(windows=(32, 128)).eval()
+    renamed = (
+        (".discriminator.6.", ".score."),
+        (".0.weight_orig", ".parametrizations.weight.original"),
+        (".0.weight_u", ".parametrizations.weight.0._u"),
+        (".0.weight_v", ".parametrizations.weight.0._v"),
+        (".0.bias", ".bias"),
+        (".discriminator.", ".convs."),
+    )
+    state = {}
+    for key, value in numbers.items():
+        if key.startswith("weights."):
+            key = key.removeprefix("weights.")
+            for theirs, ours in renamed:
+                key = key.replace(theirs, ours)
+            state[key] = value.float()
+    judge.load_state_dict(state)
+    return judge

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from test_costs import conv_flops, linear_flops
+from helpers import conv_flops, linear_flops
 
 from apollo_plugin import Apollo, benchmark
 
@@ -60,7 +60,7 @@ def test_command_line(tiny_checkpoint, tmp_path):
     ],
 )
 def test_bad_input(options, reason, monkeypatch, capsys, tmp_path):
-    from apollo_plugin.script import run
+    from apollo_plugin.cli.terminal import run
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["benchmark", *options])

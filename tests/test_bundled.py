@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import tone
+from helpers import tone
 
 from apollo_plugin import Apollo
 from apollo_plugin.checkpoints import BUNDLED

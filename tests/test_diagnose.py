@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import tone
+from helpers import tone
 
 from apollo_plugin.cli import main
 from apollo_plugin.data.codecs import mp3

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import small_model, tone
+from helpers import small_model, tone
 
 from apollo_plugin import export
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.export import ExportError, difference, main
-from apollo_plugin.programs import StreamStep, WholeSignal
+from apollo_plugin.network.exportable import StreamStep, WholeSignal
 
 DOCS = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
 VARIANTS = {

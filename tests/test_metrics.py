@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
-from conftest import tone
+from helpers import tone
 
 from apollo_plugin import metrics
 from apollo_plugin.data.demo import mixture

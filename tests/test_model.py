@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from asteroid.models.base_models import BaseModel
-from conftest import small_model, snr, tone
+from helpers import small_model, snr, tone
 
 import apollo_plugin
 from apollo_plugin import Apollo

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 from asteroid.models import ConvTasNet
-from conftest import small_model, snr, tone
+from helpers import small_model, snr, tone
 
 from apollo_plugin import audio
 from apollo_plugin.cli import main

@@ -23,12 +23,5 @@ def test_links_lead_somewhere(target):
     assert (ROOT / target).is_file()
 
 
-def test_the_tree_names_files_that_are_there():
-    tree = README.split("## The tree")[1].split("```")[1]
-    names = set(re.findall(r"\b[a-z_]+\.py\b", tree))
-    there = {path.name for path in (ROOT / "apollo_plugin").rglob("*.py")} - {"__init__.py"}
-    assert names == there
-
-
 def test_ci_runs_the_test_command():
     assert sum(line.endswith("-m pytest") for line in README.splitlines()) == 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchaudio
 from asteroid.models import ConvTasNet
-from conftest import snr, tone
+from helpers import snr, tone
 from torch import nn
 
 from apollo_plugin import audio

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..audio import AudioError
+from ..errors import AudioError
 from ..files import write_json
 from . import tracks
 from .parallel import each

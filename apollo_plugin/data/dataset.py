@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..audio import AudioError, read
+from ..audio import read
+from ..errors import AudioError
 from . import tracks
 from .codecs import BIT_RATES, CODECS
 from .mixing import Library, Mix, draw_stems

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..audio import AudioError
+from ..errors import AudioError
 from . import tracks
 from .codecs import CODECS
 

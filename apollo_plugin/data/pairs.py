@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..audio import AudioError, probe, write
+from ..audio import probe, write
+from ..errors import AudioError
 from ..files import whole, write_json
 from .codecs import BIT_RATES
 from .mixing import KINDS, Library, Mix, draw_stems

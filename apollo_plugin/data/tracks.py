@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import audio
-from ..audio import AudioError
+from ..errors import AudioError
 from ..files import write_json
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ import soxr
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 from tqdm import tqdm
 
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import demo, parallel, tracks
 from apollo_plugin.files import whole
-from apollo_plugin.script import run
 
 RATE = 44100
 # Sample names by what they can play; the first that fits wins.

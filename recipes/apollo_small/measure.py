@@ -13,9 +13,9 @@ import statistics
 from pathlib import Path
 
 from apollo_plugin import Apollo, audio
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.metrics import evaluate, si_sdr
 from apollo_plugin.restore import restore_audio
-from apollo_plugin.script import run
 
 METRICS = dict(si_sdr="SI-SNR in dB", sdr="SDR in dB", lsd="LSD", visqol="ViSQOL")
 

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import parallel
-from apollo_plugin.results import CHECKPOINT, evaluate_experiment
-from apollo_plugin.script import run
+from apollo_plugin.evaluation.experiment import CHECKPOINT, evaluate_experiment
 
 
 def main():

@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 from asteroid.utils import parse_args_as_dict, prepare_parser_from_dict
 
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.dataset import MixtureDataset, PairDataset
-from apollo_plugin.script import run
 from apollo_plugin.training import load_conf, train
 
 BASE = Path(__file__).parent / "local" / "conf.yml"

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.codecs import decode_mp3, encode_mp3
 from apollo_plugin.data.dataset import MixtureDataset
-from apollo_plugin.script import run
 
 
 def main():

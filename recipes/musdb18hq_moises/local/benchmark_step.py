@@ -13,7 +13,7 @@ import torch
 import yaml
 from asteroid.utils import parse_args_as_dict, prepare_parser_from_dict
 
-from apollo_plugin.script import run
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.training import load_conf, make_system, make_trainer
 
 BASE = Path(__file__).parent / "conf.yml"

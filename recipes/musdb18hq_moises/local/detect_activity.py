@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import activity, parallel, tracks
-from apollo_plugin.script import run
 
 
 def main():

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from apollo_plugin import Apollo, files, separators
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import tracks
-from apollo_plugin.script import run
 from apollo_plugin.separation_scores import SOURCES, score_songs, table
 
 

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import parallel
 from apollo_plugin.data.pairs import make_pairs
-from apollo_plugin.script import run
 
 
 def main():

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from apollo_plugin.audio import AudioError
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import parallel, tracks
 from apollo_plugin.data.demo_sets import write_demo_sets
 from apollo_plugin.data.download import fetch_musdb18hq
-from apollo_plugin.script import run
 
 WHERE = """\
 MUSDB18-HQ: https://doi.org/10.5281/zenodo.3338373 (22 GB, non-commercial); --download 1 fetches it.

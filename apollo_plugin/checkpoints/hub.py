@@ -1,0 +1,164 @@
+"""Models as folders, and on the Hugging Face Hub: weights, configuration and model card."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import __version__, checkpoints
+from ..errors import CheckpointError
+from ..files import whole, write_json
+
+if TYPE_CHECKING:
+    from ..network.apollo import ApolloNetwork
+
+_CARD = """\
+# {name}
+
+A model of [Apollo](https://arxiv.org/abs/2409.08514), band-sequence modelling for audio
+restoration: it gives music back what MP3 and other lossy coding took from it.
+
+```python
+from apollo_plugin import Apollo
+
+model = Apollo.from_pretrained("{name}")
+restored = model.restore(wav)  # (channels, time) at {rate:g} Hz
+```
+
+```bash
+apollo-restore song.mp3 --checkpoint {name}
+```
+
+| | |
+| --- | --- |
+| parameters | {n_parameters:,} |
+| sample rate | {rate:g} Hz |
+| latency of a stream | {latency_ms:.0f} ms |
+{arguments}
+"""
+
+
+def model_card(model: "ApolloNetwork", name: str, license: str | None = None) -> str:
+    """The card that stands for a model of which nobody wrote one: what it is and how to use it.
+
+    Args:
+        model: an Apollo.
+        name: id on the Hub, or what else ``from_pretrained`` takes.
+        license: identifier of the Hub's (``"mit"``, ``"cc-by-sa-4.0"``).
+    """
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        license=license,
+        library_name="asteroid",
+        pipeline_tag="audio-to-audio",
+        tags=["apollo", "apollo-plugin", "asteroid", "audio-restoration", "music"],
+    )
+    text = _CARD.format(
+        name=name,
+        rate=model.sample_rate,
+        n_parameters=sum(weight.numel() for weight in model.parameters()),
+        latency_ms=1000 * model.latency / model.sample_rate,
+        arguments="\n".join(f"| `{k}` | {v} |" for k, v in model.get_model_args().items()),
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{text}"
+
+
+def save_pretrained(
+    model: "ApolloNetwork",
+    folder: str | os.PathLike,
+    card: str | os.PathLike | None = None,
+    license: str | None = None,
+    name: str | None = None,
+) -> Path:
+    """Writes ``model.safetensors``, ``config.json`` and the card, ``README.md``; each is whole.
+
+    Args:
+        model: an Apollo.
+        folder: made where it is missing. A card that lies there is kept unless one is given.
+        card: path of the model card; one is made unless given.
+        license: for a card that is made.
+        name: likewise; the folder's name unless given.
+
+    Returns:
+        the folder, which :meth:`Apollo.from_pretrained` takes.
+
+    Raises:
+        CheckpointError: where a file cannot be read or written.
+    """
+    folder = Path(folder)
+    try:
+        text = Path(card).read_text(encoding="utf-8") if card else None
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.save(model, folder / "model.safetensors")
+        config = {
+            "model_type": "apollo",
+            "architectures": ["Apollo"],
+            "apollo_plugin_version": __version__,
+            "model_args": model.get_model_args(),
+        }
+        write_json(folder / "config.json", config)
+        readme = folder / "README.md"
+        if text is not None or not readme.exists():
+            with whole(readme) as beside:
+                beside.write_text(
+                    text or model_card(model, name or folder.name, license), encoding="utf-8"
+                )
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        place = getattr(error, "filename", None) or card or folder
+        raise CheckpointError(f"'{place}': {reason}") from error
+    return folder
+
+
+def push_to_hub(
+    model: "ApolloNetwork",
+    repo_id: str,
+    card: str | os.PathLike | None = None,
+    license: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str = "Apollo model",
+) -> str:
+    """Uploads what :func:`save_pretrained` writes, in one commit.
+
+    Args:
+        model: an Apollo.
+        repo_id: ``owner/name``; made where it is missing.
+        card: path of the model card. Unless given, a card that is there is kept, else one is made.
+        license: for a card that is made.
+        private: of a repository that is made.
+        token: of the account; the one that ``hf auth login`` stored unless given.
+        commit_message: says what it is.
+
+    Returns:
+        the commit's address.
+
+    Raises:
+        CheckpointError: in one line, whatever is wrong.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+        if repo_id.count("/") != 1:
+            raise ValueError("a model's id is owner/name")
+        api = HfApi(token=token, library_name="apollo-plugin", library_version=__version__)
+        with tempfile.TemporaryDirectory() as folder:
+            save_pretrained(model, folder, card, license, name=repo_id)
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            keep = card is None and api.file_exists(repo_id, "README.md")
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                ignore_patterns=["README.md"] if keep else None,
+            )
+        return str(commit.commit_url)
+    except CheckpointError:
+        raise
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"'{repo_id}' cannot be pushed to the Hub: {reason}") from error

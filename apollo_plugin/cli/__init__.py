@@ -1,0 +1,5 @@
+"""The commands."""
+
+from .restore import main
+
+__all__ = ["main"]

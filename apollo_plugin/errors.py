@@ -1,0 +1,55 @@
+"""What can go wrong that a user can mend. Anything else that is raised is a defect."""
+
+
+class ApolloError(Exception):
+    """Base of the errors below: one line that names the thing, what is wrong, and what helps."""
+
+
+class SettingError(ApolloError, ValueError):
+    """A setting out of range, or settings that exclude each other."""
+
+
+class AudioError(ApolloError, ValueError):
+    """A sound file that cannot be read or written."""
+
+
+class DataError(ApolloError, ValueError):
+    """A data set, an index or a result that is missing or damaged."""
+
+
+class DeviceError(ApolloError, RuntimeError):
+    """A device, a precision or an amount of memory that this machine does not have."""
+
+
+class CheckpointError(ApolloError, ValueError):
+    """A checkpoint that cannot be found, read or used."""
+
+
+class TrainingError(ApolloError, RuntimeError):
+    """A training that cannot begin or go on."""
+
+
+class SeparatorError(ApolloError, ValueError):
+    """A separation model that cannot be loaded or used."""
+
+
+class ExportError(ApolloError, ValueError):
+    """A model that cannot be exported."""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An error's message on one line of at most ``limit`` characters.
+
+    Args:
+        error: any exception; an ``OSError`` is told by the system's own words and its file's name.
+        limit: longer messages end in three dots.
+
+    Example:
+        >>> one_line(FileNotFoundError(2, "No such file or directory", "a.wav"))
+        "'a.wav': No such file or directory"
+    """
+    if isinstance(error, OSError) and error.strerror:
+        text = f"'{error.filename}': {error.strerror}" if error.filename else error.strerror
+    else:
+        text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,15 @@
+"""Measuring a model on pairs of coded and original music, and the tables and figures of it."""
+
+from .experiment import CHECKPOINT, evaluate_experiment
+from .measure import ROWS_FILE, choose, evaluate_pair, evaluate_pairs, examples, write_csv
+
+__all__ = [
+    "CHECKPOINT",
+    "ROWS_FILE",
+    "choose",
+    "evaluate_experiment",
+    "evaluate_pair",
+    "evaluate_pairs",
+    "examples",
+    "write_csv",
+]

@@ -1,0 +1,245 @@
+"""A checkpoint over the fixed test pairs: in parallel, resumable, the untouched MP3 beside it.
+
+Each pair that is done is a line of ``evaluation.jsonl``, so what an interrupted run has measured is
+kept; lines of another checkpoint, pair or set of metrics are measured anew.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import soundfile
+
+from ..data.dataset import Pair, PairDataset
+from ..data.parallel import each
+from ..errors import AudioError
+from ..files import whole
+from ..metrics import METRICS, evaluate
+from ..report import MAX_ITEMS
+from ..report.comparison import Comparison, compare
+
+if TYPE_CHECKING:
+    from ..model import Apollo
+
+ROWS_FILE = "evaluation.jsonl"
+# What one pair tells: names of columns before the metrics, those of the MP3 with this prefix.
+KEYS = ("kbps", "kind", "name")
+INPUT = "input_"
+_LINES_SHOWN = 3
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PairJob:
+    """One pair to evaluate.
+
+    Args:
+        checkpoint: path of it.
+        digest: sha256 of it.
+        pair: the pair.
+        metrics: names of them.
+        device: where the model runs.
+    """
+
+    checkpoint: str
+    digest: str
+    pair: Pair
+    metrics: tuple[str, ...]
+    device: str
+
+
+def evaluate_pairs(
+    checkpoint: str | os.PathLike,
+    test_dir: str | os.PathLike,
+    exp_dir: str | os.PathLike,
+    pool: Executor,
+    metrics: Sequence[str] = METRICS,
+    device: str = "cpu",
+) -> list[Row]:
+    """Measures model and MP3 on every pair that is not measured yet.
+
+    Args:
+        checkpoint: file of the model.
+        test_dir: what stage 3 left.
+        exp_dir: folder for the rows.
+        pool: where the work is done.
+        metrics: which of :data:`apollo_plugin.metrics.METRICS`.
+        device: where the model runs.
+
+    Returns:
+        a row for each pair: ``kbps``, ``kind``, ``name``, each metric, and ``input_`` each metric.
+
+    Raises:
+        AudioError: where there are no pairs, or some could not be measured (the rest is kept).
+        CheckpointError: where the model cannot be loaded.
+        ValueError: where it works at another sample rate.
+    """
+    checkpoint, exp_dir = Path(checkpoint), Path(exp_dir)
+    pairs = PairDataset(test_dir).pairs
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    _check_rate(_model(str(checkpoint), digest, "cpu"), checkpoint, pairs[0])
+    rows_file = exp_dir / ROWS_FILE
+    marks = {_key(pair): _mark(pair, digest, metrics) for pair in pairs}
+    done = {key: row for key, mark, row in _read_rows(rows_file) if marks.get(key) == mark}
+    todo = [
+        PairJob(str(checkpoint), digest, pair, tuple(metrics), device)
+        for pair in pairs
+        if _key(pair) not in done
+    ]
+    failed: list[str] = []
+    _rewrite(rows_file, [[key, marks[key], row] for key, row in done.items()])
+    with rows_file.open("a", buffering=1) as file:
+        for job, outcome in each(pool, evaluate_pair, todo, len(todo), "evaluation", "pair"):
+            if isinstance(outcome, Exception):
+                failed.append(str(outcome))
+                continue
+            key = _key(job.pair)
+            done[key] = outcome
+            # Whole lines only: one write each.
+            file.write(json.dumps([key, marks[key], outcome]) + "\n")
+    if failed:
+        shown = "; ".join(failed[:_LINES_SHOWN])
+        raise AudioError(
+            f"{len(failed)} of {len(pairs)} pairs could not be evaluated: {shown}"
+            f"{' ...' * (len(failed) > _LINES_SHOWN)}; the others are kept, run it again once "
+            "these are mended"
+        )
+    return [done[_key(pair)] for pair in sorted(pairs, key=lambda p: (p.kbps, p.kind, p.name))]
+
+
+def evaluate_pair(job: PairJob) -> Row:
+    """Row of one pair; runs in a worker process."""
+    # Workers share the cores already. Read when visqol's kernels are first used.
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+    pair = job.pair
+    coded, original, rate = pair.read()
+    model = _model(job.checkpoint, job.digest, job.device)
+    if rate != int(model.sample_rate):
+        raise AudioError(f"'{pair.folder}' is at {rate} Hz; run stage 3 again")
+    restored = model.restore(coded)
+    row: Row = {"kbps": pair.kbps, "kind": pair.kind, "name": pair.name}
+    for prefix, wav in ((INPUT, coded), ("", restored)):
+        try:
+            figures = evaluate(wav, original, rate, job.metrics)
+        except ValueError as error:
+            raise AudioError(f"'{pair.folder}': {error}") from error
+        row.update({prefix + name: value for name, value in figures.items()})
+    return row
+
+
+def examples(
+    rows: Sequence[Row],
+    test_dir: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    n_examples: int,
+    device: str = "cpu",
+) -> Iterator[Comparison]:
+    """Pairs for the listening page, from all bit rates and kinds in turn, with their figures."""
+    checkpoint = Path(checkpoint)
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    model = _model(str(checkpoint), digest, device)
+    pairs = {_key(pair): pair for pair in PairDataset(test_dir).pairs}
+    for row in choose(rows, min(n_examples, MAX_ITEMS)):
+        coded, original, rate = pairs[_row_key(row)].read()
+        kind = row["kind"].replace("_", " ").capitalize()
+        name = f"{kind} at {row['kbps']} kbit/s, {row['name']}"
+        restored = model.restore(coded)
+        item = compare(name, coded, restored, rate, original, metrics=())
+        names = [key.removeprefix(INPUT) for key in row if key.startswith(INPUT)]
+        figures = [{n: row[prefix + n] for n in names} for prefix in (INPUT, "")]
+        versions = [replace(v, metrics=m) for v, m in zip(item.versions, [*figures, {}])]
+        yield replace(item, versions=versions)
+
+
+def choose(rows: Sequence[Row], count: int) -> list[Row]:
+    """So many rows, as different as can be: each case once before any comes twice."""
+    cases: dict[tuple, list[Row]] = {}
+    for row in rows:
+        cases.setdefault((row["kbps"], row["kind"]), []).append(row)
+    rates, kinds = (sorted({case[i] for case in cases}) for i in (0, 1))
+    # Along the diagonals, so that few examples still show every bit rate and kind.
+    order = [
+        (rate, kinds[(i + turn) % len(kinds)])
+        for turn in range(len(kinds))
+        for i, rate in enumerate(rates)
+    ]
+    order = [case for case in order if case in cases]
+    deepest = max(map(len, cases.values()), default=0)
+    chosen = [cases[c][depth] for depth in range(deepest) for c in order if depth < len(cases[c])]
+    return chosen[:count]
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
+    """``all_metrics.csv``: a row for each pair; whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    with whole(path) as beside:
+        beside.write_text(text.getvalue())
+
+
+@lru_cache(maxsize=1)
+def _model(checkpoint: str, digest: str, device: str) -> "Apollo":
+    """Loaded once by each process; ``digest`` tells a file of the same name from the last one."""
+    from ..model import Apollo
+
+    return Apollo.from_pretrained(checkpoint).to(device)
+
+
+def _check_rate(model: "Apollo", checkpoint: Path, pair: Pair) -> None:
+    path = pair.folder / "mp3.flac"
+    try:
+        rate = soundfile.info(path).samplerate
+    except soundfile.SoundFileError:
+        return  # which reading it will say more about
+    if rate != int(model.sample_rate):
+        raise ValueError(
+            f"'{checkpoint}' works at {int(model.sample_rate)} Hz and the pairs are at {rate} Hz; "
+            "evaluate a checkpoint of their rate, or make pairs of its rate"
+        )
+
+
+def _key(pair: Pair) -> str:
+    return f"{pair.kbps}/{pair.kind}/{pair.name}"
+
+
+def _row_key(row: Row) -> str:
+    return f"{row['kbps']}/{row['kind']}/{row['name']}"
+
+
+def _mark(pair: Pair, digest: str, metrics: Sequence[str]) -> str:
+    """Changes with whatever a row depends on: checkpoint, metrics, the pair's files."""
+    state = [digest, ",".join(metrics)]
+    for name in ("mp3.flac", "original.flac"):
+        try:
+            status = (pair.folder / name).stat()
+            state += [str(status.st_size), str(status.st_mtime_ns)]
+        except OSError:
+            state.append("missing")
+    return hashlib.sha256(" ".join(state).encode()).hexdigest()[:16]
+
+
+def _read_rows(path: Path) -> Iterator[tuple[str, str, Row]]:
+    if not path.is_file():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            key, mark, row = json.loads(line)
+        except ValueError:
+            continue  # the last line of a run that was killed
+        yield key, mark, row
+
+
+def _rewrite(path: Path, lines: Sequence[Sequence]) -> None:
+    with whole(path) as beside:
+        beside.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,0 +1,171 @@
+"""The forward pass in real arithmetic, from samples to samples, for export to other runtimes.
+
+The STFT and its inverse are convolutions, all states are tensors of fixed shapes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import ExportError
+from .apollo import ENVELOPE_FLOOR, ApolloNetwork
+
+
+class _Fourier(nn.Module):
+    """The filterbank's STFT as a convolution with its basis, the inverse as a transposed one."""
+
+    def __init__(self, model: ApolloNetwork):
+        super().__init__()
+        self.bank = bank = model.filterbank
+        basis = bank.filters().as_subclass(torch.Tensor).clone()
+        scale = bank.pre_synthesis(torch.ones(2 * bank.n_bins, 1))
+        self.register_buffer("analysis", basis)
+        self.register_buffer("synthesis", basis * scale.unsqueeze(-1))
+        self.register_buffer("squared", bank.window(basis).square()[None, None])
+
+    def spectrum(self, wav: torch.Tensor) -> torch.Tensor:
+        """``(streams, padded time)`` -> ``(streams, frames, bins, 2)``."""
+        spec = F.conv1d(wav.unsqueeze(1), self.analysis, stride=self.bank.stride)
+        return spec.unflatten(1, (2, self.bank.n_bins)).permute(0, 3, 2, 1)
+
+    def samples(self, spec: torch.Tensor) -> torch.Tensor:
+        """The windowed sum of frames, ``(streams, padded time)``."""
+        parts = spec.permute(0, 3, 2, 1).flatten(1, 2)
+        return F.conv_transpose1d(parts, self.synthesis, stride=self.bank.stride).squeeze(1)
+
+    def envelope(self, valid: torch.Tensor) -> torch.Tensor:
+        """Sum of squared windows of the frames ``(frames,)`` that are 1, ``(padded time,)``."""
+        total = F.conv_transpose1d(valid[None, None], self.squared, stride=self.bank.stride)
+        return total.flatten()
+
+
+class WholeSignal(nn.Module):
+    """``(streams, time)`` -> restored ``(streams, time)``; time above half a window."""
+
+    def __init__(self, model: ApolloNetwork):
+        super().__init__()
+        self.model, self.fourier = model, _Fourier(model)
+
+    def forward(self, wav: torch.Tensor) -> torch.Tensor:
+        """One step over everything."""
+        model, bank = self.model, self.model.filterbank
+        pad = bank.kernel_size // 2
+        padded = F.pad(wav.unsqueeze(1), (pad, pad), mode="reflect").squeeze(1)
+        spec = self.fourier.spectrum(padded)
+        n_features = model.get_model_args()["feature_dim"]
+        blocks = [
+            spec.new_zeros(spec.shape[0], block.behind, bank.n_bands, n_features)
+            for layer in model.layers
+            for block in layer.tcn
+        ]
+        spec, _ = model.network(spec, spec, blocks, last=True)
+        n_samples = wav.shape[-1]
+        total = self.fourier.samples(spec)[:, pad : pad + n_samples]
+        valid = torch.ones_like(spec[0, :, 0, 0])
+        envelope = self.fourier.envelope(valid)[pad : pad + n_samples]
+        return _divided(total, envelope, wav)
+
+
+class StreamStep(nn.Module):
+    """New hops of samples and the state -> as many restored hops, late, and the new state.
+
+    The hop that goes out is the one that came in :attr:`delay` hops before; until then zeros come
+    out. All states begin as zeros. Every layer always holds its whole context, look-ahead too, so
+    all shapes are fixed: frames before the first and after the last are masked to the zeros that
+    the convolutions' padding would be, by counting them.
+
+    Inputs:
+        ``wav`` ``(streams, hops, hop)``; ``end``: the number of frames of the signal, ``1 + time //
+        hop``, or any larger number while it is live; then the state.
+
+    Raises:
+        ExportError: for windows of an odd number of samples.
+    """
+
+    def __init__(self, model: ApolloNetwork):
+        super().__init__()
+        bank = model.filterbank
+        if bank.kernel_size != 2 * bank.stride:
+            raise ExportError(
+                f"a window of {bank.kernel_size} samples (win_ms at {model.sample_rate:g} Hz) is "
+                "no two hops; its streaming step cannot be exported, the whole signal can"
+            )
+        self.model, self.fourier = model, _Fourier(model)
+        self.hop = bank.stride
+        self.blocks = [block for layer in model.layers for block in layer.tcn]
+        self.n_ahead = sum(block.ahead for block in self.blocks)
+        self.delay = self.n_ahead + 1
+
+    def initial_state(self, n_streams: int) -> dict[str, torch.Tensor]:
+        """The zeros that a stream begins with, by name."""
+        bank, block = self.model.filterbank, self.blocks[0]
+        n_features = self.model.get_model_args()["feature_dim"]
+        context = (len(self.blocks), n_streams, block.behind + block.ahead)
+        return {
+            "frame": torch.zeros((), dtype=torch.int64),
+            "samples": torch.zeros(n_streams, self.delay * self.hop),
+            "spectrum": torch.zeros(n_streams, max(1, self.n_ahead), bank.n_bins, 2),
+            "context": torch.zeros(*context, bank.n_bands, n_features),
+            "overlap": torch.zeros(n_streams, self.hop),
+        }
+
+    def forward(
+        self,
+        wav: torch.Tensor,
+        end: torch.Tensor,
+        frame: torch.Tensor,
+        samples: torch.Tensor,
+        spectrum: torch.Tensor,
+        context: torch.Tensor,
+        overlap: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """The restored hops, then the new state in the order of the inputs."""
+        hop, n_hops = self.hop, wav.shape[1]
+        flat = wav.flatten(1)
+        # The window's first value is 0, so the sample that the reflection lacks is not missed.
+        mirror = torch.cat((torch.zeros_like(flat[:, :1]), flat[:, 1:hop].flip(-1)), -1)
+        history = torch.where(frame == 0, mirror, samples[:, -hop:])
+        samples = torch.cat((samples, flat), 1)
+        new_spec = self.fourier.spectrum(torch.cat((history, flat), 1))
+        spectrum = torch.cat((spectrum, new_spec), 1)
+
+        index = frame + torch.arange(n_hops, dtype=torch.int64)
+        x, contexts, late = self.model.encode(new_spec), [], 0
+        rotation, old = self.model.rotation(), iter(context.unbind())
+        for layer in self.model.layers:
+            x = layer.roformer(x, rotation)
+            for block in layer.tcn:
+                mask = _valid(index - late, end)[:, None, None]
+                x, state = block(x * mask, next(old), last=False)
+                contexts.append(state)
+                late += block.ahead
+        n_kept = spectrum.shape[1] - n_hops
+        begin = n_kept - self.n_ahead  # 1 without look-ahead, where a frame is kept for its shape
+        valid = _valid(index - late, end)
+        restored = self.model.decode(x, spectrum[:, begin : begin + n_hops])
+        total = self.fourier.samples(restored * valid[:, None, None])
+        total = total + F.pad(overlap, (0, n_hops * hop))
+        before = _valid(frame - late - 1, end) * self.fourier.squared[0, 0, hop:]
+        envelope = self.fourier.envelope(valid) + F.pad(before, (0, n_hops * hop))
+        n_out = n_hops * hop
+        out = _divided(total[:, :n_out], envelope[:n_out], samples[:, :n_out])
+        out = out.unflatten(1, (n_hops, hop)) * _valid(index - self.delay, end)[:, None]
+        return (
+            out,
+            frame + n_hops,
+            samples[:, n_out:],
+            spectrum[:, n_hops:],
+            torch.stack(contexts),
+            total[:, n_out:],
+        )
+
+
+def _valid(index: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+    """1.0 for the frames that the signal has, 0.0 for those before and after."""
+    return ((index >= 0) & (index < end)).to(torch.float32)
+
+
+def _divided(total: torch.Tensor, envelope: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """As in Apollo.step: where the envelope runs out, its missing weight goes to the input."""
+    missing = (ENVELOPE_FLOOR - envelope).clamp(min=0)
+    return (total + missing * source) / (envelope + missing)

@@ -1,0 +1,154 @@
+"""The layers of a band-sequence module (section II-C of the paper, Fig. 1c).
+
+Tensors are ``(streams, frames, bands, features)``: features last, so every 1x1 convolution is a
+matrix product without a copy. Audio channels and batch are folded into ``streams``.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .linear import linear
+
+_NORM_EPS = 1e-5
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation over the last axis [29]: gain, no bias, computed in float32.
+
+    Args:
+        n_features: size of the last axis.
+        n_groups: independent gains for the axis before it (one a band); None for a shared one.
+    """
+
+    def __init__(self, n_features: int, n_groups: int | None = None):
+        super().__init__()
+        shape = (n_features,) if n_groups is None else (n_groups, n_features)
+        self.weight = nn.Parameter(torch.ones(shape))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed = F.rms_norm(x.float(), x.shape[-1:], eps=_NORM_EPS)
+        return normed.to(self.weight.dtype) * self.weight
+
+
+class BandLinear(nn.Module):
+    """A linear layer with its own weights for each band, as one batched matrix product.
+
+    Shape:
+        ``(..., bands, in_features) -> (..., bands, out_features)``
+    """
+
+    def __init__(self, n_bands: int, in_features: int, out_features: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_bands, out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(n_bands, out_features))
+        bound = in_features**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.flatten(0, -3).transpose(0, 1)  # (bands, rows, in)
+        y = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.transpose(1, 2))
+        return y.transpose(0, 1).unflatten(0, x.shape[:-2])
+
+
+class BandRoformer(nn.Module):
+    """Rotary-position transformer over the bands of each frame [24]; frames do not see each other.
+
+    Rows of ``qkv`` are queries, keys, values; within a head the two members of a rotated pair lie
+    half a head apart. :mod:`apollo_plugin.checkpoints` brings published weights into this order.
+
+    Args:
+        n_features: N of the paper.
+        n_heads: attention heads; ``n_features / n_heads`` has to be even.
+        mlp_ratio: width of the gated MLP over N.
+    """
+
+    def __init__(self, n_features: int, n_heads: int, mlp_ratio: int = 4):
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm = RMSNorm(n_features)
+        self.qkv = nn.Linear(n_features, 3 * n_features, bias=False)
+        self.out = nn.Linear(n_features, n_features, bias=False)
+        self.mlp_norm = RMSNorm(n_features)
+        self.mlp_in = nn.Linear(n_features, 2 * mlp_ratio * n_features, bias=False)
+        self.mlp_out = nn.Linear(mlp_ratio * n_features, n_features, bias=False)
+
+    def forward(self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        shape = x.shape
+        # (streams * frames, bands, 3, heads, head features)
+        qkv = linear(self.norm(x), self.qkv).flatten(0, 1).unflatten(-1, (3, self.n_heads, -1))
+        q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
+        attended = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
+        )
+        x = linear(attended.transpose(1, 2).reshape(shape), self.out, plus=x)
+        # The gate passes two SiLUs, in the published code and so here.
+        gate, z = linear(self.mlp_norm(x), self.mlp_in, silu=True).chunk(2, -1)
+        return linear(F.silu(gate) * z, self.mlp_out, plus=x)
+
+
+def rotary(
+    n_positions: int, head_dim: int, device: torch.device | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and signed sines of the rotary embedding, base 10000, position = band index.
+
+    Returns:
+        two float32 tensors ``(n_positions, 1, 1, head_dim)`` for :func:`rotate`.
+    """
+    half = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)
+    frequency = 10000.0 ** (-half / head_dim)
+    position = torch.arange(n_positions, dtype=torch.float32, device=device)
+    angle = (position[:, None] * frequency)[:, None, None]
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def rotate(x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotates the pairs ``(x[i], x[i + head_dim / 2])``; bands on axis 1, pairs on the last."""
+    cos, sin = (part.to(x.dtype) for part in rotation)
+    first, second = x.chunk(2, -1)
+    return torch.addcmul(x * cos, torch.cat((second, first), -1), sin)
+
+
+class TemporalBlock(nn.Module):
+    """Residual depthwise convolution over time and a two-layer MLP; one block of the TCN [27].
+
+    A step with state. The state holds the frames that the next step still looks back on; before
+    the first frame they are zero padding, and ``last`` pads the end, so one step over everything
+    is an ordinary zero-padded convolution.
+
+    Args:
+        n_features: N of the paper; bands share the weights.
+        kernel_size: frames; odd.
+        causal: no look-ahead: all padding at the start.
+        ratio: width of the MLP over N.
+    """
+
+    def __init__(self, n_features: int, kernel_size: int, causal: bool, ratio: int = 4):
+        super().__init__()
+        self.ahead = 0 if causal else kernel_size // 2
+        self.behind = kernel_size - 1 - self.ahead
+        self.conv = nn.Conv1d(n_features, n_features, kernel_size, groups=n_features)
+        self.norm = RMSNorm(n_features)
+        self.mlp_in = nn.Linear(n_features, ratio * n_features)
+        self.mlp_out = nn.Linear(ratio * n_features, n_features)
+
+    def forward(
+        self, x: torch.Tensor, state: torch.Tensor, last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(streams, frames, bands, features)`` and state -> as many frames as are due, state."""
+        x = torch.cat((state, x), 1)
+        if last and self.ahead:
+            x = F.pad(x, (0, 0, 0, 0, 0, self.ahead))
+        n_context = self.behind + self.ahead
+        n_out = x.shape[1] - n_context
+        if n_out <= 0:
+            return x[:, :0], x
+        # Time and bands as the image axes of a channels-last depthwise convolution: no copy.
+        image = x.permute(0, 3, 1, 2)
+        y = F.conv2d(image, self.conv.weight.unsqueeze(-1), self.conv.bias, groups=x.shape[-1])
+        y = self.norm(y.permute(0, 2, 3, 1))
+        y = linear(y, self.mlp_in, silu=True)
+        here = x[:, self.behind : self.behind + n_out]
+        return linear(y, self.mlp_out, plus=here), x[:, n_out:]

@@ -1,0 +1,17 @@
+"""The listening page: sounds side by side, their pictures and their numbers, in one HTML file."""
+
+from .comparison import Comparison, Version, compare, compare_files
+from .page import MAX_ITEMS, Table, build, check_target, excerpt_seconds, write
+
+__all__ = [
+    "MAX_ITEMS",
+    "Comparison",
+    "Table",
+    "Version",
+    "build",
+    "check_target",
+    "compare",
+    "compare_files",
+    "excerpt_seconds",
+    "write",
+]

@@ -1,0 +1,269 @@
+"""A file, its restoration and the original beside each other: excerpt, levels, spectra, metrics.
+
+What the listening page (:mod:`apollo_plugin.report`) shows of one file.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchaudio
+
+from .. import audio
+from ..diagnose import Diagnosis, diagnose
+from ..errors import AudioError
+from ..metrics import METRICS, evaluate
+
+# What a song is cut to: long enough to hear, short enough to send.
+EXCERPT_SECONDS = 12.0
+# Decoders differ in how late an MP3 comes (1105 samples is common); more is another recording.
+_MAX_SHIFT_SECONDS = 0.2
+_MAX_LENGTH_DIFFERENCE = 1.0
+# Spectra: windows of 46 ms, so that partials are lines, and pictures of so many columns and rows.
+_WINDOW_SECONDS = 0.046
+_COLUMNS, _ROWS = 900, 320
+_FLOOR = 1e-12
+# Formats that give an input its label.
+_LOSSY = ("MP3", "AAC", "M4A", "OGG", "OPUS", "WMA", "AC3")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One of the sounds that are compared.
+
+    Args:
+        label: ``"Restored"``, ``"Original"``, and for the input its format or ``"Input"``.
+        wav: level-matched excerpt, ``(1 or 2, time)``.
+        gain: in dB, by which it was matched.
+        metrics: of the excerpt against the original; empty where that is unknown.
+    """
+
+    label: str
+    wav: torch.Tensor
+    gain: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One file as a page shows it.
+
+    Args:
+        name: of the file.
+        sample_rate: in Hz.
+        start: of the excerpt, in seconds.
+        seconds: length of the excerpt.
+        total_seconds: length of the file.
+        versions: as it came, restored, and the original where it is known.
+        spectrograms: dB by label, ``(rows, columns)``, low frequencies first; full scale sine is 0.
+        averages: dB over frequency by label, mean over time.
+        diagnosis: of the input.
+        notes: whatever else the reader has to know.
+    """
+
+    name: str
+    sample_rate: int
+    start: float
+    seconds: float
+    total_seconds: float
+    versions: list[Version]
+    spectrograms: dict[str, np.ndarray]
+    averages: dict[str, np.ndarray]
+    diagnosis: Diagnosis
+    notes: list[str]
+
+
+# The label of what the restoration changed: restored less input.
+CHANGE = "Change"
+
+
+def compare_files(
+    name: str,
+    source: str | os.PathLike,
+    restored: str | os.PathLike,
+    original: str | os.PathLike | None = None,
+    **kwargs,
+) -> Comparison:
+    """:func:`compare` for files; the original is resampled and aligned first.
+
+    Raises:
+        AudioError: for files that cannot be read, or an original that is another recording.
+    """
+    coded, rate = audio.read(source)
+    output, output_rate = audio.read(restored)
+    if (output.shape, output_rate) != (coded.shape, rate):
+        raise AudioError(
+            f"'{restored}' is no restoration of '{source}': their rates, channels or lengths "
+            "differ; restore it anew with --overwrite"
+        )
+    notes = []
+    reference = None
+    if original is not None:
+        reference, reference_rate = audio.read(original)
+        reference = audio.resample(reference, reference_rate, rate)
+        reference, shift = _align(reference, coded, rate, f"reference '{original}'", str(source))
+        if reference_rate != rate:
+            notes.append(f"The original was resampled from {reference_rate} to {rate} Hz.")
+        if shift:
+            notes.append(
+                f"The original was moved by {shift} samples ({1000 * shift / rate:.1f} ms) to lie "
+                "in line with the input."
+            )
+    suffix = Path(source).suffix[1:].upper()
+    label = suffix if suffix in _LOSSY else "Input"
+    return compare(name, coded, output, rate, reference, notes=notes, label=label, **kwargs)
+
+
+def compare(
+    name: str,
+    coded: torch.Tensor,
+    restored: torch.Tensor,
+    sample_rate: int,
+    original: torch.Tensor | None = None,
+    seconds: float = EXCERPT_SECONDS,
+    metrics: Sequence[str] = METRICS,
+    label: str = "MP3",
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """Prepares a file and its restoration for the page.
+
+    A long file is cut to the stretch in which the restoration changed most. The metrics are those
+    of the excerpt, before its levels are matched (ITU-R BS.1770, RMS below 0.4 s).
+
+    Args:
+        name: of the file.
+        coded: as it came, ``(channels, time)``.
+        restored: of the same shape.
+        sample_rate: in Hz.
+        original: of the same shape, where it is known.
+        seconds: length of the excerpt.
+        metrics: which of :data:`apollo_plugin.metrics.METRICS`.
+        label: what the input is called.
+        notes: whatever else the reader has to know.
+
+    Raises:
+        ValueError: for signals of different shapes.
+    """
+    notes = list(notes)
+    waves = {label: coded, "Restored": restored}
+    if original is not None:
+        waves["Original"] = original
+    if len({wav.shape for wav in waves.values()}) > 1:
+        raise ValueError(f"'{name}': {', '.join(waves)} differ in channels or length")
+    diagnosis = diagnose(coded, sample_rate)
+    n_total, n_keep = coded.shape[-1], round(seconds * sample_rate)
+    start = 0
+    if n_total > n_keep:
+        start = _busiest(coded, restored, n_keep, sample_rate)
+        waves = {key: wav[:, start : start + n_keep] for key, wav in waves.items()}
+    measured = {
+        key: evaluate(wav, waves["Original"], sample_rate, metrics)
+        for key, wav in waves.items()
+        if original is not None and key != "Original"
+    }
+    if coded.shape[0] > 2:
+        notes.append(f"Channels 1 and 2 of {coded.shape[0]} are heard.")
+    waves[CHANGE] = waves["Restored"] - waves[label]
+    spectra = {key: _spectrogram(wav, sample_rate) for key, wav in waves.items()}
+    del waves[CHANGE]
+    gains, level_note = _match_levels(waves, sample_rate)
+    if level_note:
+        notes.append(level_note)
+    return Comparison(
+        name=name,
+        sample_rate=sample_rate,
+        start=start / sample_rate,
+        seconds=waves[label].shape[-1] / sample_rate,
+        total_seconds=n_total / sample_rate,
+        versions=[
+            Version(key, wav[:2] * 10 ** (gains[key] / 20), gains[key], measured.get(key, {}))
+            for key, wav in waves.items()
+        ],
+        spectrograms={key: picture for key, (picture, _) in spectra.items()},
+        averages={key: average for key, (_, average) in spectra.items()},
+        diagnosis=diagnosis,
+        notes=notes,
+    )
+
+
+def _align(
+    reference: torch.Tensor, wav: torch.Tensor, rate: int, name: str, other: str
+) -> tuple[torch.Tensor, int]:
+    """Moves a reference to where it fits best, and to the length of ``wav``; samples moved."""
+    if reference.shape[0] != wav.shape[0]:
+        raise AudioError(
+            f"{name} has {reference.shape[0]} channel(s) and '{other}' has {wav.shape[0]}; "
+            "a comparison needs the same"
+        )
+    difference = abs(reference.shape[-1] - wav.shape[-1]) / rate
+    if difference > _MAX_LENGTH_DIFFERENCE:
+        raise AudioError(
+            f"{name} is {reference.shape[-1] / rate:.1f} s long and '{other}' "
+            f"{wav.shape[-1] / rate:.1f} s; it has to be the same recording"
+        )
+    reach = round(_MAX_SHIFT_SECONDS * rate)
+    # The first minute tells; correlation by FFT, padded so that nothing wraps.
+    one, two = (x[:, : 60 * rate].double().mean(0) for x in (wav, reference))
+    n_fft = 1 << (max(len(one), len(two)) + reach).bit_length()
+    product = torch.fft.rfft(one, n_fft) * torch.fft.rfft(two, n_fft).conj()
+    correlation = torch.fft.irfft(product, n_fft)
+    lags = torch.cat((correlation[-reach:], correlation[: reach + 1]))
+    shift = int(lags.argmax()) - reach if lags.max() > 0 else 0
+    moved = reference[:, max(0, -shift) :]
+    moved = torch.nn.functional.pad(moved, (max(0, shift), 0))[:, : wav.shape[-1]]
+    return torch.nn.functional.pad(moved, (0, wav.shape[-1] - moved.shape[-1])), shift
+
+
+def _busiest(coded: torch.Tensor, restored: torch.Tensor, n_keep: int, rate: int) -> int:
+    """Start of the stretch where most was changed, in steps of a quarter second."""
+    step = max(1, rate // 4)
+    change = (restored - coded).square().sum(0)
+    blocks = change[: len(change) // step * step].reshape(-1, step).double().sum(-1)
+    n_blocks = max(1, n_keep // step)
+    sums = torch.nn.functional.pad(blocks.cumsum(0), (1, 0))
+    sums = sums[n_blocks:] - sums[:-n_blocks]
+    return min(int(sums.argmax()) * step, coded.shape[-1] - n_keep)
+
+
+def _match_levels(waves: dict[str, torch.Tensor], rate: int) -> tuple[dict[str, float], str]:
+    """Gains in dB that bring all to the loudness of the first, and lower where one would clip."""
+    loudness = {key: _loudness(wav[:2], rate) for key, wav in waves.items()}
+    first = next(iter(loudness.values()))
+    gains = {
+        key: first - value if math.isfinite(first - value) else 0.0
+        for key, value in loudness.items()
+    }
+    peak = max(wav.abs().max().item() * 10 ** (gains[key] / 20) for key, wav in waves.items())
+    note = ""
+    if peak > 1:
+        lower = 20 * math.log10(peak)
+        gains = {key: gain - lower for key, gain in gains.items()}
+        note = f"All were lowered by {lower:.1f} dB, so that none clips."
+    return gains, note
+
+
+def _loudness(wav: torch.Tensor, rate: int) -> float:
+    if wav.shape[-1] > 0.4 * rate:
+        return float(torchaudio.functional.loudness(wav.float(), rate))
+    return 10 * math.log10(wav.square().mean().item() + 1e-20) if wav.any() else math.nan
+
+
+def _spectrogram(wav: torch.Tensor, rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Power of all channels in dB over (frequency, time), peaks kept; and its mean over time."""
+    n_fft = 1 << max(6, round(math.log2(_WINDOW_SECONDS * rate)))
+    hop = max(1, min(n_fft // 4, wav.shape[-1] // _COLUMNS))
+    window = torch.hann_window(n_fft)
+    # Frames that lie inside: what is beyond the ends would smear them over all frequencies.
+    wav = torch.nn.functional.pad(wav.float(), (0, max(0, n_fft - wav.shape[-1])))
+    spec = torch.stft(wav, n_fft, hop, window=window, center=False, return_complex=True)
+    # So that a sine of full scale is at 0 dB.
+    power = (spec.abs() / (window.sum() / 2)).square().mean(0)
+    average = 10 * torch.log10(power.mean(-1) + _FLOOR)
+    peaks = torch.nn.functional.adaptive_max_pool2d(
+        power[None], (min(_ROWS, len(power)), min(_COLUMNS, power.shape[-1]))
+    )[0]
+    return (10 * torch.log10(peaks + _FLOOR)).numpy(), average.numpy()

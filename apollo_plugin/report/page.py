@@ -1,0 +1,263 @@
+"""The listening page: one self-contained HTML file that opens from disk, without network.
+
+Sound is 16-bit FLAC, which every browser decodes without delay; pictures are palette PNGs; the page
+forbids itself to load anything (Content-Security-Policy). ``page.html`` holds markup and style,
+``page.js`` the player.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import soundfile
+
+from ..errors import AudioError
+from ..files import whole
+from .comparison import EXCERPT_SECONDS, Comparison, Version
+from .plots import data_uri, decibels, mean_spectrum, scale, spectrogram
+
+GENERATOR = '<meta name="generator" content="apollo_plugin">'
+# A page of more is too large to send, or to open on a phone.
+MAX_ITEMS = 24
+_SECONDS_IN_ALL = 96.0
+_BETTER = {1: "higher is better", -1: "lower is better"}
+_NAMES = {
+    "si_sdr": ("SI-SNR", "dB", 1),
+    "snr": ("SNR", "dB", 1),
+    "sdr": ("SDR", "dB", 1),
+    "sdr_v4": ("SDR v4", "dB", 1),
+    "lsd": ("LSD", "", -1),
+    "visqol": ("ViSQOL", "", 1),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table on the page.
+
+    Args:
+        caption: what it shows.
+        header: names of the columns.
+        rows: cells; the first of each row names it.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def excerpt_seconds(n_items: int) -> float:
+    """How much of each file fits on a page of so many: 12 s of a few, 4 s of many."""
+    return min(EXCERPT_SECONDS, max(4.0, _SECONDS_IN_ALL / max(1, n_items)))
+
+
+def check_target(path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Raises an AudioError where a page cannot be written; pages of before may be replaced."""
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise AudioError(f"'{path}' is no name of a page; it has to end in .html")
+    if path.is_dir():
+        raise AudioError(f"'{path}' is a folder; a page needs the name of a file")
+    if path.exists() and not overwrite:
+        with path.open("rb") as file:
+            if GENERATOR.encode() not in file.read(2000):
+                raise AudioError(
+                    f"'{path}' is there already and no listening page; --overwrite replaces it"
+                )
+
+
+def write(
+    path: str | os.PathLike,
+    items: Sequence[Comparison],
+    title: str = "Listening page",
+    intro: str = "",
+    tables: Sequence[Table] = (),
+    pictures: Sequence[tuple[str, bytes]] = (),
+) -> int:
+    """Writes the page whole or not at all.
+
+    Args:
+        path: of the file.
+        items: what is compared.
+        title: heading of the page.
+        intro: a sentence below it.
+        tables: results above the items.
+        pictures: PNG files above the items, each with its description.
+
+    Returns:
+        its size in bytes.
+
+    Raises:
+        AudioError: where it cannot be written.
+    """
+    page = build(items, title, intro, tables, pictures).encode()
+    try:
+        with whole(path) as beside:
+            beside.write_bytes(page)
+    except OSError as error:
+        raise AudioError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    return len(page)
+
+
+def build(
+    items: Sequence[Comparison],
+    title: str = "Listening page",
+    intro: str = "",
+    tables: Sequence[Table] = (),
+    pictures: Sequence[tuple[str, bytes]] = (),
+) -> str:
+    """The page as text; arguments are those of :func:`write`."""
+    folder = files(__package__)
+    script = (folder / "page.js").read_text("utf-8")
+    results = "".join(map(_table, tables)) + "".join(
+        f'<img class="chart" src="{data_uri(data)}" alt="{html.escape(text)}">'
+        for text, data in pictures
+    )
+    body = f'<section class="results"><h2>Results</h2>{results}</section>' if results else ""
+    body += "".join(_item(item, index) for index, item in enumerate(items))
+    count = f"{len(items)} file{'s' * (len(items) != 1)}"
+    # Markup and script are small beside the sound; the size is told to a tenth of a megabyte.
+    megabytes = (len(body) + len(script) + 12000) / 1e6
+    lines = [html.escape(intro)] if intro else []
+    lines.append(f"{count}; this page is {megabytes:.1f} MB and needs no network.")
+    parts = {
+        "title": html.escape(title),
+        "intro": "".join(f"<p>{line}</p>" for line in lines),
+        "body": body,
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    template = (folder / "page.html").read_text("utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+# ------------------------------------------------------------------------------------- one file
+
+
+def _item(item: Comparison, index: int) -> str:
+    labels = [version.label for version in item.versions]
+    name = html.escape(item.name)
+    buttons = "".join(
+        f'<button type="button" aria-pressed="false"><kbd aria-hidden="true">{number}</kbd>'
+        f"<span>{html.escape(label)}</span></button>"
+        for number, label in enumerate(labels, 1)
+    )
+    if len(labels) < 3:  # for X of the blind test
+        buttons += (
+            '<button type="button" aria-pressed="false" hidden>'
+            '<kbd aria-hidden="true">3</kbd><span>X</span></button>'
+        )
+    sound = {
+        "labels": labels,
+        "rate": item.sample_rate,
+        "seconds": item.seconds,
+        "audio": [_flac(version, item.sample_rate) for version in item.versions],
+    }
+    # Nothing in it may end the element that holds it.
+    data = json.dumps(sound).replace("<", "\\u003c")
+    pictures = "".join(spectrogram(item, label) for label in item.spectrograms)
+    return f"""
+<section class="item" aria-labelledby="item-{index}">
+<h2 id="item-{index}">{name}</h2>
+{_description(item)}
+<div class="deck">
+<button type="button" class="play" aria-label="Play">
+<svg class="go" viewBox="0 0 16 16" aria-hidden="true"><path d="M3 1l12 7-12 7z"/></svg>
+<svg class="pause" viewBox="0 0 16 16" aria-hidden="true">
+<path d="M2 1h4v14H2zM10 1h4v14h-4z"/></svg>
+</button>
+<div class="versions" role="group" aria-label="What is heard">{buttons}</div>
+<span class="clock" aria-hidden="true"></span>
+<input type="range" class="seek" aria-label="Position" min="0" max="{item.seconds:.3f}" step="0.01"
+value="0">
+</div>
+<div class="pictures">{pictures}</div>
+{scale(item)}
+{mean_spectrum(item)}
+{_metrics(item)}
+<details><summary>Blind test</summary>
+<p class="soft">A is {html.escape(labels[0])}, B is {html.escape(labels[1])}, X is one of them by
+chance. Listen with the three buttons or keys above, as often as you like.</p>
+<div class="trial"><button type="button" data-answer="a">X is A</button>
+<button type="button" data-answer="b">X is B</button><output></output></div>
+</details>
+<script type="application/json">{data}</script>
+</section>"""
+
+
+def _description(item: Comparison) -> str:
+    channels = {1: "mono", 2: "stereo"}[item.versions[0].wav.shape[0]]
+    length = f"{_clock(item.total_seconds)} long"
+    if item.seconds < item.total_seconds:
+        end = item.start + item.seconds
+        length = (
+            f"{item.seconds:.1f} of {_clock(item.total_seconds)} are here, from "
+            f"{_clock(item.start)} to {_clock(end)}, where the restoration changed most"
+        )
+    gains = ", ".join(f"{v.label} {decibels(v.gain, 1, '+')} dB" for v in item.versions)
+    lines = [
+        f"{item.sample_rate / 1000:g} kHz {channels}, {length}.",
+        f"The input: {item.diagnosis}.",
+        f"Level-matched: {gains}.",
+        *item.notes,
+    ]
+    return f'<p class="soft">{" ".join(html.escape(line) for line in lines)}</p>'
+
+
+def _metrics(item: Comparison) -> str:
+    measured = [version for version in item.versions if version.metrics]
+    if not measured:
+        return '<p class="soft">Without the original there is nothing to measure against.</p>'
+    rows = []
+    for name in measured[0].metrics:
+        title, unit, sign = _NAMES[name]
+        values = [version.metrics[name] for version in measured]
+        best = max((sign * value for value in values if not math.isnan(value)), default=None)
+        cells = [
+            f"*{decibels(value, 2)}*" if sign * value == best else decibels(value, 2)
+            for value in values
+        ]
+        rows.append([title, *cells, f"{unit}, {_BETTER[sign]}".lstrip(", ")])
+    header = ["", *(version.label for version in measured), ""]
+    return _table(Table("Distance to the original", header, rows))
+
+
+def _table(table: Table) -> str:
+    def cell(text: str, tag: str, scope: str = "") -> str:
+        strong = re.fullmatch(r"\*(.+)\*", text)
+        inner = f"<b>{html.escape(strong[1])}</b>" if strong else html.escape(text)
+        return f"<{tag}{scope}>{inner}</{tag}>"
+
+    head = "".join(cell(text, "th", " scope=col") for text in table.header)
+    rows = "".join(
+        f"<tr>{cell(row[0], 'th', ' scope=row')}{''.join(cell(c, 'td') for c in row[1:])}</tr>"
+        for row in table.rows
+    )
+    # The caption stands outside, where it wraps while a wide table scrolls.
+    caption = html.escape(table.caption)
+    return (
+        f'<p class="soft caption">{caption}</p>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{caption}">'
+        f'<table aria-label="{caption}">'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _flac(version: Version, sample_rate: int) -> str:
+    buffer = io.BytesIO()
+    samples = version.wav.clamp(-1, 1).T.numpy()
+    soundfile.write(buffer, samples, sample_rate, "PCM_16", format="FLAC")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{seconds % 60:04.1f}"

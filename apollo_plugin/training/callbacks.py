@@ -1,0 +1,110 @@
+"""What happens around the steps of a training run: checkpoints, examples, a line for each epoch."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+
+from ..files import whole, write_json
+
+# Decibels below its loudest point at which a spectrogram is black.
+_RANGE_DB = 100.0
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints beside their place and renames them; Lightning's own writes them to the
+    system's temporary folder and may copy them from there."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
+        with whole(path) as beside:
+            torch.save(checkpoint, beside)
+
+
+class BestModels(ModelCheckpoint):
+    """Keeps the last and the best checkpoints; ``best_k_models.json`` and ``best_model.pth`` (an
+    Asteroid package) follow them, so that a killed run has them too.
+
+    Args:
+        exp_dir: folder of the run.
+        save_top_k: how many of the best to keep.
+    """
+
+    def __init__(self, exp_dir: Path, save_top_k: int = 5):
+        super().__init__(
+            exp_dir / "checkpoints",
+            monitor="val_loss",
+            save_top_k=save_top_k,
+            save_last=True,
+            # After the schedulers have stepped; at the end of validation they have not.
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.exp_dir = exp_dir
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        best = self.best_model_path
+        super().on_train_epoch_end(trainer, pl_module)
+        if trainer.is_global_zero and self.best_model_path != best:
+            scores = {Path(k).name: v.item() for k, v in self.best_k_models.items()}
+            write_json(self.exp_dir / "best_k_models.json", scores)
+            with whole(self.exp_dir / "best_model.pth") as beside:
+                torch.save(pl_module.best_weights.serialize(), beside)
+
+
+class EpochLine(Callback):
+    """One line for each epoch."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        value = trainer.callback_metrics
+        rank_zero_info(
+            f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, "
+            f"{time.monotonic() - self._start:.0f} s: loss {value['loss']:.4f}, "
+            f"val_loss {value['val_loss']:.4f} (coded {value['val_loss_coded']:.4f}), "
+            f"reconstruction {value['val_reconstruction']:.4f} "
+            f"(coded {value['val_reconstruction_coded']:.4f}), "
+            f"SI-SNR {value['val_si_snr']:.2f} dB (coded {value['val_si_snr_coded']:.2f})"
+        )
+
+
+class Examples(Callback):
+    """The first validation pairs as sound and spectrogram in TensorBoard.
+
+    Args:
+        n_examples: how many.
+    """
+
+    def __init__(self, n_examples: int):
+        self.n_examples = n_examples
+
+    def on_validation_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        skipped = trainer.sanity_checking or not trainer.is_global_zero or trainer.logger is None
+        if skipped or batch_idx >= self.n_examples:
+            return
+        coded, original = batch
+        log, epoch = trainer.logger.experiment, trainer.current_epoch
+        signals = dict(restored=outputs)
+        if epoch == 0:
+            signals |= dict(coded=coded, original=original)
+        for name, wav in signals.items():
+            tag, mono = f"example_{batch_idx}/{name}", wav[0].float().mean(0).cpu()
+            log.add_audio(tag, mono.clamp(-1, 1), epoch, int(pl_module.model.sample_rate))
+            log.add_image(tag, _spectrogram(mono), epoch, dataformats="HW")
+
+
+def _spectrogram(wav: torch.Tensor) -> torch.Tensor:
+    """Levels from 0 to 1, highest frequency first: ``(bins, frames)``."""
+    spec = torch.stft(wav, 2048, 512, window=torch.hann_window(2048), return_complex=True)
+    level = 20 * spec.abs().clamp(min=1e-8).log10()
+    return ((level - level.max()) / _RANGE_DB + 1).clamp(0, 1).flip(0)

@@ -1,0 +1,189 @@
+"""Stage 6: a trained model as Asteroid's package, as safetensors, and with a card for the Hub."""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import shlex
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from asteroid.models.publisher import save_publishable
+
+from .. import checkpoints
+from ..data.dataset import MOISESDB_LICENSE, MUSDB_LICENSE
+from ..errors import CheckpointError
+from ..evaluation.experiment import CHECKPOINT
+from ..files import whole
+from ..model import Apollo
+
+RECIPE = "musdb18hq_moises/Apollo"
+_UNKNOWN_DATA = dict(
+    dataset="MUSDB18-HQ and MoisesDB",
+    task="restoration",
+    licenses=[MUSDB_LICENSE, MOISESDB_LICENSE],
+)
+
+
+def publish(exp_dir: str | os.PathLike, recipe: str = RECIPE) -> tuple[Path, list[str]]:
+    """Makes ``publish_dir`` of an experiment, whole or not at all; nothing is uploaded.
+
+    Args:
+        exp_dir: what stages 4 and 5 left: ``best_model.pth``, ``conf.yml``,
+            ``final_metrics.json`` and ``table2.md``.
+        recipe: for ``recipe_name.txt``.
+
+    Returns:
+        the folder, and lines that tell how it is uploaded.
+
+    Raises:
+        CheckpointError: where the model is missing or damaged.
+        ValueError: where it was not evaluated, or a file is damaged.
+    """
+    exp_dir = Path(exp_dir)
+    package = _read_package(exp_dir / CHECKPOINT)
+    metrics = _read_json(exp_dir / "final_metrics.json")
+    config = _read_yaml(exp_dir / "conf.yml")
+    # Flat and finite, as Asteroid lists them.
+    flat = {key: value for key, value in metrics.items() if not isinstance(value, (dict, list))}
+    model = Apollo.from_pretrained(package)
+    target = exp_dir / "publish_dir"
+    with whole(target) as beside:
+        beside.mkdir()
+        with contextlib.redirect_stdout(io.StringIO()):  # it would name the folder beside
+            save_publishable(beside, package, metrics=flat, train_conf=config, recipe=recipe)
+        (beside / "recipe_name.txt").write_text(recipe + "\n")
+        checkpoints.save(model, beside / "model.safetensors")
+        table = exp_dir / "table2.md"
+        figures = table.read_text("utf-8") if table.is_file() else ""
+        (beside / "README.md").write_text(card(exp_dir.resolve().name, package, figures), "utf-8")
+        _check(beside, model)
+    return target, [
+        "To upload it to the Hugging Face Hub, after `hf auth login`:",
+        f"  hf upload OWNER/{shlex.quote(exp_dir.resolve().name)} {shlex.quote(str(target))} .",
+        "OWNER is your name there. Mind the licences of the training data in its README.md.",
+    ]
+
+
+def card(name: str, package: dict[str, Any], figures: str) -> str:
+    """The model card in Markdown.
+
+    Args:
+        name: of the experiment.
+        package: Asteroid's, with ``dataset`` and ``licenses``.
+        figures: tables in Markdown.
+    """
+    licenses = package["licenses"]
+    n_parameters = sum(value.numel() for value in package["state_dict"].values())
+    head = {
+        "license": _license_id(licenses),
+        "library_name": "asteroid",
+        "pipeline_tag": "audio-to-audio",
+        "tags": ["apollo", "asteroid", "audio-restoration", "music", "mp3"],
+    }
+    if head["license"] == "other":
+        head["license_name"] = "non-commercial-training-data"
+    arguments = ", ".join(f"{key}={value!r}" for key, value in package["model_args"].items())
+    sources = "\n".join(
+        f"| [{entry['title']}]({entry['title_link']}) | {entry['author']} | {entry['license']} | "
+        f"{'no' if entry.get('non_commercial') else 'yes'} |"
+        for entry in licenses
+    )
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False).strip()}
+---
+
+# {name}
+
+Restores music that went through MP3: [Apollo: band-sequence modelling for high-quality audio
+restoration](https://arxiv.org/abs/2409.08514), trained with the recipe `{RECIPE}` of apollo_plugin.
+
+```python
+import apollo_plugin
+model = apollo_plugin.Apollo.from_pretrained("OWNER/{name}")
+restored = model.restore(wav)   # (channels, time) at {package["model_args"]["sample_rate"]:g} Hz
+```
+
+```bash
+apollo-restore song.mp3 --checkpoint OWNER/{name}
+```
+
+{n_parameters / 1e6:.2f} M parameters: `{arguments}`.
+
+## Figures
+
+{figures or "See final_metrics in model.pth."}
+SI-SNR, SNR and SDR in dB, higher is better; LSD, lower is better; ViSQOL, 1 to 4.7, higher is
+better, hears nothing above 15 kHz.
+
+## Training data and its licences
+
+{package["dataset"]}
+
+| data | by | licence | commercial use |
+| --- | --- | --- | --- |
+{sources}
+
+The weights are learnt from these recordings: use and pass them on under their terms.
+
+## Limits
+
+What lies above the MP3's cut-off is a plausible guess, not what was there. Trained on MP3 by LAME;
+other codecs were not heard. Below the cut-off the untouched MP3 may be closer to the original: the
+tables have its row.
+"""
+
+
+def _license_id(licenses: Sequence[dict[str, Any]]) -> str:
+    """The Hub's name of the strictest licence among the training data's."""
+    if any(entry.get("license") == MOISESDB_LICENSE["license"] for entry in licenses):
+        return "cc-by-nc-sa-4.0"
+    return "other" if any(entry.get("non_commercial") for entry in licenses) else "mit"
+
+
+def _read_package(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"'{path}' is missing; run stage 4 to its end")
+    try:
+        package = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"'{path}' is damaged, or no model package") from error
+    if not isinstance(package, dict) or not {"state_dict", "model_args"} <= set(package):
+        raise CheckpointError(f"'{path}' is no model package: it lacks state_dict or model_args")
+    package.setdefault("infos", {})
+    for key, value in _UNKNOWN_DATA.items():
+        package.setdefault(key, value)
+    return package
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"'{path}' is missing; run stage 5, a model is not published unmeasured")
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"'{path}' is damaged; run stage 5 again") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(yaml.safe_load(path.read_text()) or {})
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"'{path}' is no configuration in YAML") from error
+
+
+def _check(folder: Path, model: Apollo) -> None:
+    """What is published loads, without executing anything, and is the model."""
+    torch.load(folder / "model.pth", weights_only=True)
+    for name in ("model.pth", "model.safetensors"):
+        state = Apollo.from_pretrained(folder / name).state_dict()
+        wrong = [k for k, v in model.state_dict().items() if not torch.equal(state[k], v)]
+        if wrong:
+            raise CheckpointError(f"'{folder / name}' does not hold the model: {wrong[0]} differs")

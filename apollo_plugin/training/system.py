@@ -1,0 +1,255 @@
+"""The training of Apollo as an Asteroid System: two networks, two optimizers, one step each."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from asteroid.engine.system import System
+from asteroid.utils import flatten_dict
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from ..errors import TrainingError
+from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, ReconstructionLoss, Signal
+from ..metrics import si_sdr
+from ..model import Apollo
+from .memory import recomputed
+
+
+class ApolloSystem(System):
+    """Trains a generator against discriminators, or alone (sections II-E and III-B).
+
+    Batches are ``(coded, original)``, ``(batch, channels, time)`` each. The monitored ``val_loss``
+    is the part of the generator's loss that needs no discriminator.
+
+    Args:
+        model: the generator.
+        optimizer: of the generator; with a discriminator a pair, its own second.
+        loss_func: the generator's loss.
+        train_loader: for training; its data set's ``set_epoch``, if it has one, hears of epochs.
+        val_loader: for validation.
+        scheduler: of learning rates, stepped once an epoch; one, or one for each optimizer.
+        config: plain values, kept in checkpoints.
+        discriminator: None trains a plain regression model.
+        warmup_steps: optimizer steps of the generator before the discriminator joins.
+        gradient_clip: largest norm of each network's gradient.
+        accumulate: batches a step. The discriminator's new weights judge the last of them, its old
+            ones the others.
+        ema_decay: of the running average of the generator's weights, which is what validation and
+            ``best_model.pth`` take; 0 goes without.
+        recompute: keep few activations, see :mod:`apollo_plugin.memory`.
+    """
+
+    def __init__(
+        self,
+        model: Apollo,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        loss_func: GeneratorLoss,
+        train_loader: DataLoader,
+        val_loader: DataLoader | None = None,
+        scheduler: Any = None,
+        config: Mapping[str, Any] | None = None,
+        discriminator: MultiResolutionSTFTDiscriminator | None = None,
+        warmup_steps: int = 0,
+        gradient_clip: float = 5.0,
+        accumulate: int = 1,
+        ema_decay: float = 0.0,
+        recompute: bool = False,
+    ):
+        optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+        if len(optimizers) != (1 if discriminator is None else 2):
+            raise ValueError(
+                f"{len(optimizers)} optimizers do not fit {'a' if discriminator else 'no'} "
+                "discriminator: each network takes one"
+            )
+        if not 0 <= ema_decay < 1 or accumulate < 1 or warmup_steps < 0 or not gradient_clip > 0:
+            raise ValueError(
+                f"ema_decay {ema_decay} has to be in [0, 1), accumulate {accumulate} 1 or more, "
+                f"warmup_steps {warmup_steps} 0 or more, gradient_clip {gradient_clip} positive"
+            )
+        super().__init__(model, optimizers, loss_func, train_loader, val_loader, scheduler, config)
+        # Two optimizers: Lightning leaves backward passes and steps to training_step.
+        self.automatic_optimization = False
+        self.discriminator = discriminator
+        self.warmup_steps, self.gradient_clip, self.accumulate = (
+            warmup_steps,
+            gradient_clip,
+            accumulate,
+        )
+        self.recompute = recompute
+        self.average = None
+        if ema_decay:
+            self.average = AveragedModel(model, avg_fn=_Average(ema_decay)).requires_grad_(False)
+        # Steps of the generator so far; Lightning's global_step counts those of both.
+        self.register_buffer("n_steps", torch.zeros((), dtype=torch.int64))
+        self.reconstruction = ReconstructionLoss(
+            loss_func.comparisons["reconstruction"].windows, per_item=True
+        )
+
+    def configure_optimizers(self):
+        """The optimizers, and their schedulers as Lightning wants them."""
+        schedulers = self.scheduler or []
+        if not isinstance(schedulers, Sequence):
+            schedulers = [schedulers]
+        return list(self.optimizer), list(schedulers)
+
+    # ------------------------------------------------------------------------------- a step
+
+    def training_step(self, batch: Sequence[torch.Tensor], batch_nb: int) -> None:
+        """Discriminator step, then generator step with the discriminator that came of it."""
+        coded, original = batch
+        with recomputed(self.model) if self.recompute else contextlib.nullcontext():
+            est, ref = Signal(self(coded)), Signal(original)
+        optimizers = self._optimizers()
+        judged_est = judged_ref = None
+        log = {}
+
+        if self.discriminator is not None and self.n_steps >= self.warmup_steps:
+            judged_est, judged_ref = self.discriminator.judge(est.detach(), ref)
+            loss = self.loss_func.adversarial.discriminator_loss(
+                judged_est.scores, judged_ref.scores
+            )
+            log["discriminator/loss"] = loss
+            self._step(optimizers[1], self.discriminator, loss, log, batch, batch_nb)
+            with _frozen(self.discriminator):
+                judged_est, judged_ref = self.discriminator.judge(est, ref)
+
+        loss, parts = self.loss_func(est, ref, judged_est, judged_ref)
+        log |= {"loss": loss} | {f"loss/{name}": part for name, part in parts.items()}
+        if self._step(optimizers[0], self.model, loss, log, batch, batch_nb):
+            self.n_steps += 1
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+        self.log_dict({name: value.detach() for name, value in log.items()}, prog_bar=False)
+
+    def _step(self, optimizer, network, loss, log, batch, batch_nb) -> bool:
+        """Backward pass, and a clipped step where the gradients of enough batches are in."""
+        first = batch_nb - batch_nb % self.accumulate
+        n_batches = min(self.accumulate, self.trainer.num_training_batches - first)
+        self._require_finite(loss, log, batch, batch_nb)
+        self.manual_backward(loss / n_batches)
+        if batch_nb - first + 1 < n_batches:
+            return False
+        norm = nn.utils.clip_grad_norm_(network.parameters(), self.gradient_clip)
+        log["gradient/" + ("generator" if network is self.model else "discriminator")] = norm
+        self._require_finite(norm, log, batch, batch_nb)
+        optimizer.step()
+        optimizer.zero_grad()
+        return True
+
+    def _require_finite(self, value, log, batch, batch_nb):
+        if torch.isfinite(value):
+            return
+        size, world = len(batch[0]), self.trainer.world_size
+        items = [(batch_nb * size + i) * world + self.global_rank for i in range(size)]
+        where = [
+            f"the {name} signal of item {item}"
+            for name, signals in zip(("coded", "original"), batch)
+            for item, signal in zip(items, signals)
+            if not torch.isfinite(signal).all()
+        ]
+        where += [f"{name} is {v.item()}" for name, v in log.items() if not torch.isfinite(v)]
+        raise TrainingError(
+            f"NaN or infinity in epoch {self.current_epoch}, batch {batch_nb} (items "
+            f"{', '.join(map(str, items))}): {', '.join(where) or 'in a gradient'}; if the items "
+            "are sound, lower the learning rate; --resume goes on from the last checkpoint"
+        )
+
+    def _optimizers(self) -> list:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    # ------------------------------------------------------------------------- epochs and data
+
+    def train_dataloader(self) -> DataLoader:
+        # Lightning takes the first batches before it says which epoch it is, after a resume too.
+        self._set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        return self.train_loader
+
+    def val_dataloader(self) -> DataLoader | list:
+        return [] if self.val_loader is None else self.val_loader
+
+    def on_train_epoch_start(self) -> None:
+        self._set_epoch(self.current_epoch)
+
+    def _set_epoch(self, epoch: int) -> None:
+        if hasattr(self.train_loader.dataset, "set_epoch"):
+            self.train_loader.dataset.set_epoch(epoch)
+
+    def on_train_epoch_end(self) -> None:
+        """Schedulers step here: Lightning leaves them alone where there are two optimizers."""
+        schedulers = self.lr_schedulers() or []
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            scheduler.step()
+        for name, optimizer in zip(("generator", "discriminator"), self._optimizers()):
+            self.log(f"lr/{name}", optimizer.param_groups[0]["lr"])
+
+    # ------------------------------------------------------------------------------ validation
+
+    @property
+    def best_weights(self) -> Apollo:
+        """The model to validate and to keep: the running average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def validation_step(self, batch: Sequence[torch.Tensor], batch_nb: int) -> torch.Tensor:
+        """Losses and SI-SNR of the model, and of the coded signal, which it has to beat."""
+        coded, original = batch
+        est = self.best_weights(coded)
+        ref = Signal(original)
+        for name, wav in (("", est), ("_coded", coded)):
+            signal = Signal(wav)
+            values = {
+                f"val_loss{name}": self.loss_func(signal, ref)[0],
+                f"val_reconstruction{name}": self.reconstruction(signal, ref),
+            }
+            self.log_dict(values, batch_size=len(coded), sync_dist=True)
+            # Undefined for a silent channel; such items do not count.
+            si_snr = [si_sdr(*pair) for pair in zip(wav, original)]
+            si_snr = torch.tensor(si_snr, device=self.device)
+            si_snr = si_snr[torch.isfinite(si_snr)]
+            mean = si_snr.sum() / max(1, len(si_snr))
+            self.log(f"val_si_snr{name}", mean, batch_size=len(si_snr), sync_dist=True)
+        return est
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.logger is not None:
+            super().on_validation_epoch_end()
+
+    # ----------------------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """Adds what ``Apollo.from_pretrained`` needs."""
+        checkpoint["model_args"] = self.model.get_model_args()
+        return super().on_save_checkpoint(checkpoint)
+
+    @staticmethod
+    def config_to_hparams(dic: Mapping[str, Any]) -> dict[str, Any]:
+        """Flat, with text in place of what TensorBoard does not take (asteroid's own fails on
+        lists of strings)."""
+        plain = (bool, int, float, str)
+        return {
+            key: value if isinstance(value, plain) else str(value)
+            for key, value in flatten_dict(dict(dic)).items()
+        }
+
+
+class _Average:
+    """Exponential moving average; over few steps, that of the newest tenth of them."""
+
+    def __init__(self, decay: float):
+        self.decay = decay
+
+    def __call__(self, average, new, n_averaged):
+        return torch.lerp(average, new, torch.clamp(10 / (10 + n_averaged), min=1 - self.decay))
+
+
+@contextlib.contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients for the weights of a network, while they pass through it."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)

@@ -1,0 +1,259 @@
+"""The page in a real browser with a real MP3, and what it must not let through."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+import torch
+from helpers import snr, tone
+
+from apollo_plugin import Apollo, audio
+from apollo_plugin.cli.demo import Limits, main, restore_upload
+from apollo_plugin.data.codecs import encode_mp3
+from apollo_plugin.data.demo import mixture
+from apollo_plugin.restore import restore_audio
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
+NAME = "a song <b>&amp; more.mp3"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The command, with small limits; gives its address and its folder for temporary files."""
+    pytest.importorskip("gradio", reason="the extra `demo` is not installed")
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "apollo_plugin.demo_page", "--port", str(port)]
+    command += ["--max-mb", "1", "--max-minutes", "0.1"]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": root}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    line = process.stdout.readline()
+    assert f"http://127.0.0.1:{port}" in line
+    yield f"http://127.0.0.1:{port}", folder, process
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert not list(folder.glob("apollo-demo-*"))
+
+
+def page_of(playwright, server):
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(server)
+    page.wait_for_selector("#restore")
+    return page, requests
+
+
+def drop(page, path):
+    page.set_input_files("#upload input[type=file]", path)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_an_mp3_in_a_browser(server, tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    address, _, _ = server
+    song = tmp_path / NAME
+    song.write_bytes(encode_mp3(torch.from_numpy(mixture(2.0, seed=5)), kbps=32))
+    with sync_api.sync_playwright() as playwright:
+        page, requests = page_of(playwright, address)
+        # Nothing dropped yet.
+        page.click("#restore")
+        page.wait_for_selector("text=Drop a file first.")
+        drop(page, song)
+        page.wait_for_selector("#upload :text('a song')")
+        page.fill("input[aria-label*='Keep below']", "3000")
+        page.click("#restore")
+        page.wait_for_selector("#download a", timeout=120_000)
+        for player in ("#came", "#restored"):
+            page.wait_for_selector(f"{player} button[aria-label*='Play' i]")
+        assert "restored in" in page.input_value("#line textarea, #line input")
+        with page.expect_download() as download:
+            page.click("#download a")
+        download.value.save_as(tmp_path / "got.wav")
+        assert download.value.suggested_filename.endswith("_restored.wav")
+        outside = [u for u in requests if re.match("(http|ws)", u) and not u.startswith(address)]
+        assert outside == []
+        page.screenshot(path=tmp_path / "page.png")
+        # Longer than the limit, and no music.
+        soundfile.write(tmp_path / "long.wav", np.zeros(7 * 8000), 8000)
+        (tmp_path / "none.wav").write_text("no music")
+        for name, message in (
+            ("long.wav", "'long.wav' is longer than 6 s"),
+            ("none.wav", "'none.wav' is "),
+        ):
+            page.click(
+                "#upload button[aria-label*='Clear' i], #upload button[aria-label*='Remove' i]"
+            )
+            drop(page, tmp_path / name)
+            page.wait_for_selector(f"#upload :text('{name.split('.')[0]}')")
+            page.click("#restore")
+            page.wait_for_selector(f"text={message}")
+        page.context.browser.close()
+    wav, rate = audio.read(song)
+    expected = restore_audio(Apollo.from_pretrained("apollo-small"), wav, rate, keep_below=3000.0)
+    got, got_rate = audio.read(tmp_path / "got.wav")
+    assert got_rate == rate and snr(got, expected) > 90
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def status_of(request):
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def upload(address, name, content):
+    boundary = uuid.uuid4().hex
+    head = f'Content-Disposition: form-data; name="files"; filename="{name}"'
+    body = f"--{boundary}\r\n{head}\r\n\r\n".encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    return urllib.request.Request(
+        f"{address}/gradio_api/upload",
+        body,
+        {"Content-Type": f"multipart/form-data; boundary={boundary}"},
+    )
+
+
+def test_it_serves_nothing_but_the_page_and_its_sounds(server):
+    address, folder, _ = server
+    (folder / "secret.txt").write_text("a treasure")
+    inside = next(folder.glob("apollo-demo-*"))
+    for path in (
+        "/etc/passwd",
+        str(folder / "secret.txt"),
+        f"{inside}/../secret.txt",
+        f"{inside}/%2e%2e/secret.txt",
+        __file__,
+    ):
+        status, _, content = status_of(f"{address}/gradio_api/file={path}")
+        assert status in (403, 404) and b"a treasure" not in content and b"root:" not in content
+    status, headers, content = status_of(address)
+    assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
+    status, _, content = status_of(f"{address}/gradio_api/info")
+    assert json.loads(content)["named_endpoints"] == {}
+
+
+def test_it_binds_to_this_machine_only(server):
+    sockets = psutil.Process(server[2].pid).net_connections("inet")
+    listening = [s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN]
+    assert listening == ["127.0.0.1"]
+
+
+def test_uploads_that_are_too_large(server):
+    address, folder, _ = server
+    status, _, _ = status_of(upload(address, "a.wav", bytes(3 << 20)))
+    assert status == 413
+    status, _, content = status_of(upload(address, "../../../a.wav", b"x"))
+    assert status == 200
+    stored = Path(json.loads(content)[0])
+    assert stored.resolve().is_relative_to(next(folder.glob("apollo-demo-*")).resolve())
+
+
+# ----------------------------------------------------------------------------- without a browser
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Apollo.from_pretrained("apollo-small")
+
+
+def test_one_upload(model, tmp_path):
+    wav, told = tone(30000, 2, 48000), []
+    soundfile.write(tmp_path / "a.wav", wav.T.numpy(), 48000, "FLOAT")
+    paths = restore_upload(model, tmp_path / "a.wav", 2000.0, 0.5, Limits(), told.append)
+    assert [p.name for p in paths[:3]] == ["a.wav", "a_restored_16bit.wav", "a_restored.wav"]
+    expected = restore_audio(model, wav, 48000, 2000.0, 0.5)
+    assert snr(audio.read(paths[2])[0], expected) > 100
+    assert snr(audio.read(paths[0])[0], wav) > 60 and soundfile.info(paths[1]).subtype == "PCM_16"
+    assert told[-1] > 0.999 and told == sorted(told) and "0.6 s at 48000 Hz" in paths[3]
+
+
+@pytest.mark.parametrize(
+    "n_channels, rate, message",
+    [(3, 44100, "has 3 channels at 44100 Hz"), (1, 384000, "up to 2 at 192000 Hz")],
+)
+def test_sounds_that_would_fill_the_memory(model, tmp_path, n_channels, rate, message):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.zeros((5000, n_channels)), rate)
+    with pytest.raises(audio.AudioError, match=message) as caught:
+        restore_upload(model, path, 0, 1, Limits(), print)
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "m4a"])
+def test_sounds_that_are_too_long(model, tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "wav":
+        soundfile.write(path, np.zeros(80000), 8000)
+    else:
+        av = pytest.importorskip("av", reason="the extra `formats` is not installed")
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=8000, layout="mono")
+            for start in range(0, 80000, 1000):
+                frame = av.AudioFrame.from_ndarray(np.zeros((1, 1000), np.float32), "fltp", "mono")
+                frame.rate, frame.pts = 8000, start
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    with pytest.raises(audio.AudioError, match="is longer than 6 s"):
+        restore_upload(model, path, 0, 1, Limits(minutes=0.1), print)
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["--port", "0"], 2, "port 0 is none"),
+        (["--max-mb", "0"], 2, "limits of 0 MB"),
+        (["--max-minutes", "nan"], 2, "nan min are none"),
+        (["--checkpoint", "nothing"], 1, "apollo-demo: no checkpoint 'nothing'"),
+    ],
+)
+def test_arguments_that_are_refused(arguments, status, message, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as error:
+        code = error.code
+    error = capsys.readouterr().err
+    assert code == status and message in error and "Traceback" not in error
+
+
+def test_a_port_that_is_taken(capsys):
+    pytest.importorskip("gradio", reason="the extra `demo` is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["--port", str(port)]) == 1
+    error = capsys.readouterr().err
+    assert f"apollo-demo: 127.0.0.1:{port}: " in error and error.count("\n") == 1
+
+
+def test_without_gradio(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    begin = time.monotonic()
+    assert main([]) == 1
+    error = capsys.readouterr().err
+    assert "pip install 'apollo-plugin[demo]'" in error and error.count("\n") == 1
+    assert time.monotonic() - begin < 60

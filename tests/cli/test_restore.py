@@ -1,0 +1,577 @@
+"""apollo-restore as its users run it: files, folders, options, and everything that goes wrong."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from helpers import small_model, snr, tone
+
+from apollo_plugin import Apollo, audio, restore
+from apollo_plugin.cli import main
+from apollo_plugin.cli import restore as work
+from apollo_plugin.restore import Settings, plan, restore_audio
+
+
+@pytest.fixture
+def run(tiny_checkpoint, capsys):
+    """Runs the command line and gives back (status, stdout, stderr)."""
+
+    def run_(*arguments, checkpoint=tiny_checkpoint):
+        status = main([*map(str, arguments), "--checkpoint", str(checkpoint), "--device", "cpu"])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run_
+
+
+def save(path, wav, rate=44100, subtype="FLOAT"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wav.T.numpy(), rate, subtype)
+    return path
+
+
+def load(path):
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return torch.from_numpy(samples.T.copy()), rate
+
+
+def tree(folder):
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+
+
+# ------------------------------------------------------------------------------------ one signal
+
+
+def test_without_options_it_is_the_model():
+    model, wav = small_model(residual=True), tone(20000)
+    with torch.no_grad():
+        assert snr(restore_audio(model, wav, 44100), model(wav)) > 90
+
+
+def test_another_rate_is_the_resampled_change():
+    model, wav = small_model(residual=True, band_gain=True), tone(20000)
+    got = restore_audio(model, wav, 48000)
+    source = audio.resample(wav, 48000, 44100)
+    with torch.no_grad():
+        change = model(source) - source
+    expected = wav + audio.resample(change, 44100, 48000, 20000)
+    assert got.shape == wav.shape and snr(got, expected) > 90
+
+
+def test_what_lies_above_the_models_range_stays():
+    """A tone of 40 kHz in a file of 96 kHz, which the model at 44.1 kHz never sees."""
+    t = torch.arange(96000).double() / 96000
+    wav = (0.1 * torch.sin(2 * torch.pi * 40000 * t)).float()[None]
+    got = restore_audio(small_model(residual=True, band_gain=True), wav, 96000)
+    spectrum = torch.fft.rfft(got[0, 4800:-4800] * torch.hann_window(86400)).abs()
+    level = 2 * spectrum[int(40000 * 0.9)] / torch.hann_window(86400).sum()
+    assert abs(level - 0.1) < 1e-4
+
+
+@pytest.mark.parametrize("rate, keep_below", [(44100, 5000.0), (44100, 300.0), (48000, 9000.0)])
+def test_keep_below_leaves_the_low_band_alone(rate, keep_below):
+    model, wav = small_model(), tone(rate)
+    got = restore_audio(model, wav, rate, keep_below=keep_below)
+    window = torch.hann_window(rate)
+    changed, hertz = torch.fft.rfft((got - wav) * window).abs(), torch.fft.rfftfreq(rate, 1 / rate)
+    free = torch.fft.rfft((restore_audio(model, wav, rate) - wav) * window).abs()
+    low, high = hertz < keep_below - 5, hertz > keep_below + 205
+    assert 10 * torch.log10(changed[:, low].square().sum() / free[:, low].square().sum()) < -80
+    torch.testing.assert_close(changed[:, high], free[:, high], atol=1e-2, rtol=1e-2)
+
+
+def test_keep_below_beyond_the_band_changes_nothing():
+    wav = tone(5000)
+    assert torch.equal(restore_audio(small_model(), wav, 44100, keep_below=22000.0), wav)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.25, 1.0])
+def test_mix_is_linear(mix):
+    model, wav = small_model(), tone(9000)
+    full = restore_audio(model, wav, 44100)
+    assert snr(restore_audio(model, wav, 44100, mix=mix), wav + mix * (full - wav)) > 90
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44099, 48000, 192000])
+@pytest.mark.parametrize("n_samples", [1, 500])
+def test_odd_rates_and_lengths(rate, n_samples):
+    wav = tone(n_samples, 3)
+    got = restore_audio(small_model(n_layers=1), wav, rate, keep_below=1000.0, mix=0.5)
+    assert got.shape == wav.shape and torch.isfinite(got).all()
+
+
+# ------------------------------------------------------------------------------------- the files
+
+
+def test_a_file_beside_itself(run, tmp_path, tiny_checkpoint):
+    wav = tone(30000)
+    path = save(tmp_path / "mein Lied.wav", wav, subtype="PCM_16")
+    before = path.read_bytes()
+    status, out, err = run(path)
+    assert status == 0 and not err
+    assert "mein Lied_restored.wav" in out
+    got, rate = load(tmp_path / "mein Lied_restored.wav")
+    assert rate == 44100 and got.shape == wav.shape
+    model = Apollo.from_pretrained(tiny_checkpoint)
+    with torch.no_grad():
+        assert snr(got, model(load(path)[0])) > 90
+    assert path.read_bytes() == before
+    assert soundfile.info(tmp_path / "mein Lied_restored.wav").subtype == "FLOAT"
+
+
+def test_a_real_mp3(run, tmp_path):
+    from apollo_plugin.data.codecs import encode_mp3
+    from apollo_plugin.data.demo import mixture
+
+    (tmp_path / "a.mp3").write_bytes(encode_mp3(torch.from_numpy(mixture(2.0)), kbps=48))
+    assert run(tmp_path / "a.mp3", "-o", tmp_path / "out")[0] == 0
+    n_samples = load(tmp_path / "a.mp3")[0].shape[1]
+    assert load(tmp_path / "out" / "a_restored.wav")[0].shape == (2, n_samples)
+
+
+@pytest.mark.parametrize("n_channels, rate", [(1, 8000), (6, 48000), (1, 192000), (2, 11025)])
+def test_channels_and_rates_are_kept(run, tmp_path, n_channels, rate):
+    save(tmp_path / "a.wav", tone(3000, n_channels), rate)
+    assert run(tmp_path / "a.wav")[0] == 0
+    got, got_rate = load(tmp_path / "a_restored.wav")
+    assert got.shape == (n_channels, 3000) and got_rate == rate
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 441])
+def test_very_short_and_silent_files(run, tmp_path, n_samples):
+    save(tmp_path / "a.wav", tone(n_samples))
+    save(tmp_path / "b.wav", torch.zeros(2, n_samples))
+    assert run(tmp_path)[0] == 0
+    assert load(tmp_path / "a_restored.wav")[0].shape == (2, n_samples)
+    assert not load(tmp_path / "b_restored.wav")[0].any()
+
+
+def test_a_folder_keeps_its_tree_and_is_not_eaten_twice(run, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.wav", "x/b.flac", "x/y/c.wav", "x/y/c.flac", "ö (1)/d.wav"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(source / name, tone(1000).T.numpy(), 44100)
+    (source / "cover.jpg").write_bytes(b"no")
+    (source / ".hidden.wav").write_bytes(b"no")
+    expected = [
+        "a_restored.wav",
+        "x/b_restored.wav",
+        "x/y/c.flac_restored.wav",
+        "x/y/c.wav_restored.wav",
+        "ö (1)/d_restored.wav",
+    ]
+    status, out_text, _ = run(source, "-o", out)
+    assert status == 0 and tree(out) == expected
+    assert out_text.count("->") == 5
+    # Again into the folder itself: what came out is not taken for input.
+    assert run(source)[0] == 0
+    assert run(source)[0] == 0
+    assert len(tree(source)) == 2 * 5 + 2
+
+
+def test_globs(run, tmp_path):
+    for name in ("a1.wav", "a2.wav", "b.wav"):
+        save(tmp_path / name, tone(500))
+    assert run(tmp_path / "a*.wav", "-o", tmp_path / "out")[0] == 0
+    assert tree(tmp_path / "out") == ["a1_restored.wav", "a2_restored.wav"]
+
+
+def test_outputs_that_exist_are_kept(run, tmp_path):
+    save(tmp_path / "a.wav", tone(500))
+    target = tmp_path / "a_restored.wav"
+    target.write_bytes(b"precious")
+    status, _, err = run(tmp_path / "a.wav")
+    assert status == 0 and "--overwrite" in err and target.read_bytes() == b"precious"
+    assert run(tmp_path / "a.wav", "--overwrite")[0] == 0
+    assert load(target)[0].shape == (2, 500)
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_an_input_is_never_written_to_through_a_link(run, tmp_path, link):
+    path = save(tmp_path / "a.wav", tone(500))
+    before = path.read_bytes()
+    out = tmp_path / "out"
+    out.mkdir()
+    make = os.symlink if link == "symbolic" else os.link
+    make(path, out / "a_restored.wav")
+    status, _, err = run(path, "-o", out, "--overwrite")
+    assert status == 1 and "is an input" in err
+    assert path.read_bytes() == before
+
+
+def test_an_input_that_another_inputs_result_would_replace(run, tmp_path):
+    first, second = tmp_path / "a.wav", tmp_path / "a_restored.wav"
+    save(first, tone(500))
+    before = save(second, tone(600)).read_bytes()
+    status, _, err = run(first, second, "--overwrite")
+    assert status == 1 and "is an input" in err
+    assert second.read_bytes() == before
+    assert (tmp_path / "a_restored_restored.wav").is_file()
+
+
+@pytest.mark.parametrize(
+    "format, subtype, expected", [("flac", None, "PCM_24"), ("wav", "pcm_16", "PCM_16")]
+)
+def test_formats(run, tmp_path, format, subtype, expected):
+    save(tmp_path / "a.wav", tone(3000))
+    options = ["--subtype", subtype] if subtype else []
+    assert run(tmp_path / "a.wav", "--format", format, *options)[0] == 0
+    assert soundfile.info(tmp_path / f"a_restored.{format}").subtype == expected
+
+
+def test_clipping_is_reported(run, tmp_path):
+    save(tmp_path / "a.wav", 20 * tone(3000))
+    status, _, err = run(tmp_path / "a.wav", "--format", "FLAC")
+    assert status == 0 and "clipped" in err
+    status, _, err = run(tmp_path / "a.wav")
+    assert status == 0 and "clipped" not in err
+
+
+def test_keep_below_and_mix_reach_the_file(run, tmp_path, tiny_checkpoint):
+    wav = tone(20000)
+    save(tmp_path / "a.wav", wav)
+    assert run(tmp_path / "a.wav", "--keep-below", 4000, "--mix", 0.5)[0] == 0
+    model = Apollo.from_pretrained(tiny_checkpoint)
+    expected = restore_audio(model, wav, 44100, keep_below=4000.0, mix=0.5)
+    assert snr(load(tmp_path / "a_restored.wav")[0], expected) > 90
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(run, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    good = save(source / "good.wav", tone(2000))
+    (source / "empty.wav").write_bytes(b"")
+    (source / "text.mp3").write_text("no audio")
+    save(source / "nan.wav", torch.full((2, 100), float("nan")))
+    (source / "half.wav").write_bytes(good.read_bytes()[:5000])
+    soundfile.write(source / "none.wav", np.zeros((0, 1)), 44100)
+    status, text, err = run(source, tmp_path / "missing.wav", "-o", out)
+    assert status == 1
+    assert tree(out) == ["good_restored.wav"] and text.count("->") == 1
+    lines = err.strip().splitlines()
+    for name in ("empty.wav", "text.mp3", "nan.wav", "half.wav", "none.wav", "missing.wav"):
+        assert sum(name in line for line in lines) == 1, name
+    assert lines[-1].endswith("6 of 7 failed") and len(lines) == 7
+
+
+def test_samples_too_large_for_the_network(run, tmp_path):
+    save(tmp_path / "huge.wav", torch.full((1, 3000), 3e38))
+    status, _, err = run(tmp_path / "huge.wav")
+    assert status == 1 and "huge.wav" in err and tree(tmp_path)[:1] == ["huge.wav"]
+    assert not (tmp_path / "huge_restored.wav").exists()
+
+
+def test_a_folder_that_cannot_be_written(run, tmp_path):
+    path = save(tmp_path / "a.wav", tone(500))
+    status, _, err = run(path, "-o", "/proc/apollo")
+    assert status == 1 and "cannot be written" in err and len(err.strip().splitlines()) == 2
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "other", "hostile"])
+def test_bad_checkpoints(run, tmp_path, kind):
+    path, checkpoint = save(tmp_path / "a.wav", tone(500)), tmp_path / "bad.ckpt"
+    mark = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(mark),)
+
+    if kind == "truncated":
+        torch.save({"state_dict": {"BN.0.1.weight": torch.zeros(9999)}}, checkpoint)
+        checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
+    elif kind != "missing":
+        torch.save({"a": Evil() if kind == "hostile" else torch.zeros(2)}, checkpoint)
+    status, _, err = run(path, checkpoint=checkpoint)
+    assert status == 1 and "bad.ckpt" in err and len(err.strip().splitlines()) == 1
+    assert not mark.exists() and not (tmp_path / "a_restored.wav").exists()
+
+
+def test_a_folder_without_audio(run, tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    status, _, err = run(tmp_path)
+    assert status == 1 and "no audio files" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["a.wav", "--demo"],
+        ["a.wav", "--mix", "2"],
+        ["a.wav", "--mix", "nan"],
+        ["a.wav", "--keep-below", "-5"],
+        ["a.wav", "--keep-below", "nan"],
+        ["a.wav", "--format", "XYZ"],
+        ["a.wav", "--format", "FLAC", "--subtype", "FLOAT"],
+        ["a.wav", "-o", "out.wav"],
+        ["a.wav", "--device", "abacus"],
+        ["a.wav", "--unknown"],
+    ],
+)
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "apollo-restore: error:" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there(tmp_path, capsys):
+    path = save(tmp_path / "a.wav", tone(500))
+    assert main([str(path), "--device", "cuda"]) == 1
+    assert "no cuda device" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_leaves_nothing_half(run, tmp_path, monkeypatch):
+    path = save(tmp_path / "a.wav", tone(500))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    status, _, err = run(path)
+    assert status == 130 and "interrupted" in err
+    assert tree(tmp_path) == ["a.wav", "tiny.safetensors"]
+
+
+def test_files_side_by_side_are_the_same(run, tmp_path, monkeypatch):
+    wavs = {f"{i}.wav": tone(20000 + 3000 * i, 1 + i % 2) for i in range(5)}
+    for name, wav in wavs.items():
+        save(tmp_path / "in" / name, wav)
+    (tmp_path / "in" / "bad.wav").write_bytes(b"RIFF")
+    n_threads = torch.get_num_threads()
+    for n_at_once in (1, 3):
+        monkeypatch.setattr(work, "_files_at_once", lambda *_, n=n_at_once: n)
+        status, out, err = run(tmp_path / "in", "-o", tmp_path / str(n_at_once))
+        assert status == 1 and out.count("->") == 5 and "bad.wav" in err and "1 of 6 failed" in err
+        assert torch.get_num_threads() == n_threads
+    assert tree(tmp_path / "1") == tree(tmp_path / "3")
+    for name in tree(tmp_path / "1"):
+        assert snr(load(tmp_path / "3" / name)[0], load(tmp_path / "1" / name)[0]) > 90
+
+
+def test_an_interrupt_stops_all_files_that_are_under_way(run, tmp_path, monkeypatch):
+    for name in "abcdef":
+        save(tmp_path / "in" / f"{name}.wav", tone(2000))
+    begun, stopped, barrier = [], [], threading.Barrier(3)
+
+    def endless(model, job, settings, progress):
+        begun.append(job.source.stem)
+        if job.source.stem in "abc":
+            barrier.wait(20)
+        if job.source.stem == "b":
+            raise KeyboardInterrupt
+        try:
+            for _ in range(2000):
+                progress(1, 2000)
+                time.sleep(0.01)
+        except Exception:
+            stopped.append(job.source.stem)
+            raise
+
+    monkeypatch.setattr(work, "_files_at_once", lambda *_: 3)
+    monkeypatch.setattr(restore, "restore_file", endless)
+    status, out, err = run(tmp_path / "in", "-o", tmp_path / "out")
+    assert status == 130 and err.count("interrupted") == 1 and not out
+    assert sorted(begun[:3]) == ["a", "b", "c"] and {"a", "c"} <= set(stopped)
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_many_files_at_once_as_there_are_threads():
+    model, n_threads = small_model(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert [work._files_at_once(model, n) for n in (1, 2, 9)] == [1, 2, 3]
+        torch.set_num_threads(64)
+        assert work._files_at_once(model, 100) == 4
+    finally:
+        torch.set_num_threads(n_threads)
+    assert work._files_at_once(model.to("meta"), 9) == 1
+
+
+def test_plan_finds_a_file_once(tmp_path):
+    path = save(tmp_path / "a.wav", tone(10))
+    jobs, problems = plan([path, tmp_path, str(tmp_path / "*.wav")], None, Settings())
+    assert [job.source for job in jobs] == [path] and not problems
+
+
+# ----------------------------------------------------------------------------- as it is installed
+
+
+def command(*arguments, **kwargs):
+    program = Path(sys.executable).with_name("apollo-restore")
+    return subprocess.run(
+        [program, *arguments], capture_output=True, text=True, timeout=300, check=False, **kwargs
+    )
+
+
+def test_installed_command_runs_the_demo(tmp_path):
+    """Empty home, no network, no arguments but --demo: the first thing a user tries."""
+    environment = {**os.environ, "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = command("--demo", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "apollo_demo"
+    assert tree(folder) == ["mp3.wav", "original.wav", "restored.wav"]
+    rows = {
+        words[0]: [float(word) for word in words[1:]]
+        for words in map(str.split, done.stdout.splitlines())
+        if words[0].endswith(".wav")
+    }
+    (mp3_sdr, mp3_lsd), (sdr, lsd) = rows["mp3.wav"], rows["restored.wav"]
+    assert sdr > mp3_sdr - 0.5 and lsd < 0.7 * mp3_lsd
+
+
+def test_help_teaches():
+    done = command("--help")
+    assert done.returncode == 0
+    for word in ("--keep-below", "--overwrite", "examples:", "exit status"):
+        assert word in done.stdout
+
+
+def test_memory_does_not_grow_with_the_song(tmp_path, tiny_checkpoint):
+    """Peak memory of the command for 30 s and for 3 minutes differs by the song's own samples:
+    as it came, restored, and a resampler's or a reader's copy."""
+    peaks = []
+    for seconds in (30, 180):
+        path = save(tmp_path / f"{seconds}.wav", 0.1 * torch.randn(2, seconds * 44100))
+        code = (
+            "import resource, sys; from apollo_plugin.cli import main; "
+            "status = main(sys.argv[1:]); "
+            "print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path), "--checkpoint", str(tiny_checkpoint)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        status, peak = done.stdout.split()[-2:]
+        assert status == "0"
+        peaks.append(int(peak) * 1024)
+    song = 150 * 44100 * 2 * 4
+    assert peaks[1] - peaks[0] < 3 * song
+
+
+# ------------------------------------------------------- found by somebody who tried to break it
+
+
+def test_one_name_from_several_folders(run, tmp_path):
+    for name in ("A/01.wav", "B/01.wav", "C/disc/01.wav"):
+        save(tmp_path / name, tone(500))
+    out = tmp_path / "out"
+    status, text, _ = run(tmp_path / "A", tmp_path / "B" / "01.wav", tmp_path / "C", "-o", out)
+    assert status == 0 and text.count("->") == 3
+    assert tree(out) == ["A/01_restored.wav", "B/01_restored.wav", "disc/01_restored.wav"]
+
+
+def test_a_file_named_twice_and_through_a_link_is_one(run, tmp_path, monkeypatch):
+    path = save(tmp_path / "in" / "a.wav", tone(500))
+    (tmp_path / "in" / "same.wav").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    status, text, _ = run(path, "in/a.wav", "in/same.wav", "-o", "out")
+    assert status == 0 and text.count("->") == 1 and tree("out") == ["a_restored.wav"]
+
+
+def test_results_that_would_still_collide_are_refused(run, tmp_path):
+    for name in ("A/x/01.wav", "B/x/01.wav"):
+        save(tmp_path / name, tone(500))
+    files = [tmp_path / "A" / "x" / "01.wav", tmp_path / "B" / "x" / "01.wav"]
+    status, _, err = run(*files, "-o", tmp_path / "out")
+    assert status == 1 and "would be that of" in err
+    assert tree(tmp_path / "out") == ["x/01_restored.wav"]
+
+
+def test_names_do_not_depend_on_what_else_is_restored(run, tmp_path):
+    save(tmp_path / "song.wav", tone(500))
+    save(tmp_path / "song.flac", tone(600), subtype="PCM_16")
+    for name in ("song.wav", "song.flac"):
+        assert run(tmp_path / name)[0] == 0
+    assert load(tmp_path / "song.wav_restored.wav")[0].shape[1] == 500
+    assert load(tmp_path / "song.flac_restored.wav")[0].shape[1] == 600
+
+
+def test_a_remaster_of_the_users_own_is_an_input(run, tmp_path):
+    save(tmp_path / "x_restored.wav", tone(500))
+    status, text, _ = run(tmp_path, "-o", tmp_path / "out")
+    assert status == 0 and text.count("->") == 1
+
+
+def test_linked_folders_are_searched_and_loops_end(run, tmp_path):
+    save(tmp_path / "real" / "a.wav", tone(500))
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / "album").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "up").symlink_to(tmp_path / "top")
+    status, _, _ = run(tmp_path / "top", "-o", tmp_path / "out")
+    assert status == 0 and tree(tmp_path / "out") == ["album/a_restored.wav"]
+
+
+def test_broken_links_and_impossible_names(run, tmp_path):
+    save(tmp_path / "a.wav", tone(500))
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    long = "x" * 300 + ".wav"
+    status, text, err = run(tmp_path, tmp_path / long, "", "/dev/zero", "-o", tmp_path / "out")
+    assert status == 1 and text.count("->") == 1
+    for word in ("gone.wav", "loop.wav", long, "'' does not exist", "/dev/zero"):
+        assert word in err
+
+
+def test_a_name_too_long_for_its_result(run, tmp_path):
+    save(tmp_path / ("y" * 245 + ".wav"), tone(500))
+    save(tmp_path / "z.wav", tone(500))
+    status, text, err = run(tmp_path)
+    assert status == 1 and text.count("->") == 1 and "cannot be written" in err
+
+
+def test_names_that_are_not_utf_8_and_control_characters(run, tmp_path):
+    folder = os.fsencode(tmp_path)
+    source = save(tmp_path / "plain.wav", tone(500)).read_bytes()
+    (tmp_path / "plain.wav").unlink()
+    for name in (b"latin\xff.wav", b"two\nlines\x1b[31m.wav"):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(source)
+    status, text, _ = run(tmp_path, "-o", tmp_path / "out")
+    assert status == 0 and len(tree(tmp_path / "out")) == 2
+    assert len(text.splitlines()) == 2 and "\x1b" not in text
+
+
+def test_a_result_that_is_a_folder(run, tmp_path):
+    save(tmp_path / "a.wav", tone(500))
+    (tmp_path / "a_restored.wav").mkdir()
+    status, _, err = run(tmp_path / "a.wav")
+    assert status == 1 and "is a folder" in err
+
+
+def test_formats_that_cannot_hold_a_file_are_refused_before_the_work(run, tmp_path, monkeypatch):
+    save(tmp_path / "a.wav", tone(500), 96000)
+    monkeypatch.setattr(Apollo, "restore", lambda *_, **__: pytest.fail("too late"))
+    status, _, err = run(tmp_path / "a.wav", "--format", "MP3")
+    assert status == 1 and "cannot hold 2 channel(s) at 96000 Hz" in err
+
+
+def test_the_demo_asks_before_it_overwrites(run, tmp_path):
+    (tmp_path / "original.wav").write_bytes(b"precious")
+    status, _, err = run("--demo", "-o", tmp_path)
+    assert status == 1 and "--overwrite" in err
+    assert (tmp_path / "original.wav").read_bytes() == b"precious"
+    with pytest.raises(SystemExit):
+        run("--demo", "--mix", "5")
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_work(tmp_path, tiny_checkpoint):
+    for name in "abc":
+        save(tmp_path / "in" / f"{name}.wav", tone(500))
+    program = Path(sys.executable).with_name("apollo-restore")
+    arguments = [tmp_path / "in", "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([program, *arguments], stdout=full, check=False)
+    assert done.returncode == 0 and len(tree(tmp_path / "out")) == 3

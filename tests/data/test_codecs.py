@@ -1,0 +1,160 @@
+"""MP3 in memory: aligned, of equal length, at the paper's bit rates, noise where it should be."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from helpers import snr, tone
+
+from apollo_plugin import audio
+from apollo_plugin.data.codecs import BIT_RATES, CODECS, encode_mp3, mp3
+
+
+def pink(n_samples, n_channels=2):
+    """Noise that falls by 3 dB an octave: something in every band."""
+    generator = torch.Generator().manual_seed(1)
+    spectrum = torch.fft.rfft(torch.randn(n_channels, n_samples, generator=generator))
+    hertz = torch.fft.rfftfreq(n_samples, 1 / 44100).clamp(min=20)
+    wav = torch.fft.irfft(spectrum / hertz.sqrt(), n=n_samples)
+    return 0.3 * wav / wav.abs().max()
+
+
+def lag(coded, wav):
+    """By how many samples ``coded`` is late: the peak of the cross-correlation."""
+    n = 2 * wav.shape[-1]
+    product = torch.fft.rfft(coded[0], n) * torch.fft.rfft(wav[0], n).conj()
+    return int(torch.fft.irfft(product).argmax())
+
+
+@pytest.mark.parametrize("kbps", BIT_RATES)
+def test_aligned_at_every_bit_rate(kbps):
+    wav = pink(65536)
+    coded = mp3(wav, kbps=kbps)
+    assert coded.shape == wav.shape and coded.dtype == torch.float32
+    assert lag(coded, wav) == 0
+    # The last samples are there too, not silence.
+    assert snr(coded[:, -600:], wav[:, -600:]) > 3
+
+
+@pytest.mark.parametrize(
+    "kbps, edge", [(24, 4400), (32, 5700), (48, 7700), (64, 11200), (96, 15200)]
+)
+def test_low_pass_edges(kbps, edge):
+    coded = mp3(pink(88200), kbps=kbps)
+    power = torch.fft.rfft(coded * torch.hann_window(88200)).abs().square().mean(0)
+    hertz = torch.fft.rfftfreq(88200, 1 / 44100)
+    below = power[(hertz > 1000) & (hertz < edge - 700)].mean()
+    above = power[hertz > edge + 300].mean()
+    assert 10 * torch.log10(above / below) < -50
+    assert 10 * torch.log10(power[(hertz > edge - 700) & (hertz < edge - 300)].mean() / below) > -30
+
+
+def test_more_bits_less_noise():
+    wav = pink(88200)
+    figures = [snr(mp3(wav, kbps=kbps), wav) for kbps in BIT_RATES[1:]]
+    assert figures == sorted(figures) and figures[-1] - figures[0] > 4
+
+
+def test_24_kbit_is_32_kbit_frames_with_a_lower_low_pass():
+    wav = pink(88200)
+    assert len(encode_mp3(wav, kbps=24)) == len(encode_mp3(wav, kbps=32))
+    assert not torch.equal(mp3(wav, kbps=24), mp3(wav, kbps=32))
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 575, 576, 1105, 1151, 1152, 1153, 44101])
+@pytest.mark.parametrize("shape", [(), (1,), (2,)])
+def test_every_length_and_layout(n_samples, shape):
+    wav = tone(n_samples, 1)[0].expand(*shape, n_samples)
+    coded = mp3(wav, kbps=128)
+    assert coded.shape == wav.shape and torch.isfinite(coded).all()
+
+
+@pytest.mark.parametrize("rate", [32000, 44100, 48000])
+def test_rates_of_mpeg_1(rate):
+    wav = tone(rate, sample_rate=rate)
+    assert snr(mp3(wav, rate, 128), wav) > 15
+
+
+@pytest.mark.parametrize("coded_rate", [16000, 22050, 24000])
+def test_true_mpeg_2_is_aligned_and_half_as_wide(coded_rate):
+    wav = pink(88200)
+    coded = mp3(wav, kbps=24, coded_rate=coded_rate)
+    assert coded.shape == wav.shape and lag(coded, wav) == 0
+    power = torch.fft.rfft(coded * torch.hann_window(88200)).abs().square().mean(0)
+    hertz = torch.fft.rfftfreq(88200, 1 / 44100)
+    above = power[hertz > coded_rate / 2 + 200].mean()
+    assert 10 * torch.log10(above / power[(hertz > 1000) & (hertz < 3000)].mean()) < -80
+    # Its frames do hold 24 kbit/s: three quarters of what MPEG-1 must take.
+    small = len(encode_mp3(audio.resample(wav, 44100, coded_rate), coded_rate, 24))
+    assert small < 0.85 * len(encode_mp3(wav, kbps=24))
+
+
+@pytest.mark.parametrize("name", ["aac", "opus"])
+@pytest.mark.parametrize("rate", [44100, 48000])
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_aac_and_opus_are_aligned(name, rate, n_channels):
+    pytest.importorskip("av")
+    wav = pink(65536, n_channels)
+    figures = []
+    for kbps in (64, 128):
+        coded = CODECS[name](wav, rate, kbps)
+        assert coded.shape == wav.shape and coded.dtype == torch.float32
+        assert lag(coded, wav) == 0
+        assert snr(coded[:, -600:], wav[:, -600:]) > 3
+        figures.append(snr(coded, wav))
+    assert 4 < figures[0] < figures[1]
+
+
+@pytest.mark.parametrize("name", ["aac", "opus"])
+@pytest.mark.parametrize("n_samples", [1, 700, 1024, 1025])
+def test_aac_and_opus_of_every_length(name, n_samples):
+    pytest.importorskip("av")
+    wav = tone(n_samples, 1)
+    assert CODECS[name](wav[0], 44100, 64).shape == (n_samples,)
+    assert torch.isfinite(CODECS[name](wav, 44100, 64)).all()
+
+
+def test_without_pyav_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ValueError, match=r"aac needs PyAV: pip install 'apollo-plugin\[formats\]'"):
+        CODECS["aac"](tone(100))
+
+
+def test_the_same_again_and_in_threads():
+    wav = pink(44100)
+    expected = mp3(wav, kbps=48)
+    with ThreadPoolExecutor(4) as pool:
+        for coded in pool.map(lambda _: mp3(wav, kbps=48), range(8)):
+            assert torch.equal(coded, expected)
+
+
+def test_input_is_not_changed_and_full_scale_is_clipped():
+    wav = 3 * pink(5000)
+    before = wav.clone()
+    loud = mp3(wav, kbps=128)
+    assert torch.equal(wav, before)
+    assert snr(loud, mp3(wav.clamp(-1, 32767 / 32768), kbps=128)) > 200
+
+
+def test_silence_stays_silent():
+    assert mp3(torch.zeros(2, 10000), kbps=64).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "wav, options, reason",
+    [
+        (torch.zeros(2, 0), {}, "shape"),
+        (torch.zeros(0), {}, "shape"),
+        (torch.zeros(3, 100), {}, "channels"),
+        (torch.zeros(1, 2, 100), {}, "channels"),
+        (torch.tensor(1.0), {}, "channels"),
+        (torch.zeros(2, 100), {"sample_rate": 96000}, "96000"),
+        (torch.zeros(2, 100), {"coded_rate": 11025}, "11025"),
+        (torch.full((1, 100), float("nan")), {}, "NaN"),
+        (torch.full((1, 100), float("inf")), {}, "NaN or infinity"),
+    ],
+)
+def test_what_mp3_cannot_hold(wav, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        mp3(wav, **options)

@@ -1,0 +1,137 @@
+"""Means, intervals and tables against closed forms; the figure is looked at."""
+
+import math
+
+import numpy as np
+import pytest
+
+from apollo_plugin.data.mixing import KINDS
+from apollo_plugin.evaluation.experiment import (
+    PRINTED,
+    by_bit_rate,
+    figure2,
+    gains,
+    interval,
+    markdown,
+    mean,
+    summarise,
+    table2,
+)
+
+
+def make_rows(n_pairs=30, seed=0, rates=(24, 64, 128)):
+    random = np.random.default_rng(seed)
+    return [
+        {
+            "kbps": kbps,
+            "kind": kind,
+            "name": f"{index:05d}",
+            **{
+                prefix + metric: float(random.normal(10 + kbps / 10 + shift, 2))
+                for metric in ("si_sdr", "sdr", "visqol", "lsd")
+                for prefix, shift in (("input_", 0), ("", 1))
+            },
+        }
+        for kbps in rates
+        for kind in KINDS
+        for index in range(n_pairs)
+    ]
+
+
+def test_means_are_numpys():
+    rows = make_rows()
+    summary = summarise(rows)
+    assert summary["n_pairs"] == 360 and list(summary["by_kbps"]) == ["24", "64", "128"]
+    assert summary["sdr"] == pytest.approx(np.mean([row["sdr"] for row in rows]))
+    assert summary["sdr_imp"] == pytest.approx(summary["sdr"] - summary["input_sdr"])
+    vocals = [row["input_lsd"] for row in rows if row["kind"] == "vocals"]
+    assert summary["by_kind"]["vocals"]["input_lsd"] == pytest.approx(np.mean(vocals))
+
+
+def test_interval_is_that_of_a_normal_mean():
+    rows = make_rows(400, rates=(24,))
+    values = np.array([row["sdr"] for row in rows])
+    low, high = interval(rows, "sdr")
+    half = 1.96 * values.std() / math.sqrt(len(values))
+    assert low == pytest.approx(values.mean() - half, abs=0.15 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.15 * half)
+    assert interval(rows, "sdr") == (low, high)
+
+
+def test_pairs_of_one_mix_are_drawn_together():
+    """Six copies of a pair say no more than one."""
+    single = make_rows(100, rates=(24,))
+    copies = [{**row, "kbps": kbps} for kbps in (24, 32, 48, 64, 96, 128) for row in single]
+    one, six = (np.ptp(interval(rows, "sdr")) for rows in (single, copies))
+    assert six == pytest.approx(one, rel=0.05)
+
+
+def test_differences_are_paired():
+    rows = make_rows()
+    for row in rows:
+        row["sdr"] = row["input_sdr"] + 0.5
+    low, high = interval(rows, "sdr", "input_sdr")
+    assert low == pytest.approx(0.5) and high == pytest.approx(0.5)
+
+
+def test_what_is_no_number_is_left_out():
+    rows = make_rows(2)
+    rows[0]["sdr"], rows[1]["sdr"] = math.nan, -math.inf
+    assert mean(rows, "sdr") == pytest.approx(np.mean([row["sdr"] for row in rows[2:]]))
+    assert all(map(math.isfinite, interval(rows, "sdr")))
+    for row in rows:
+        row["visqol"] = math.nan
+    assert math.isnan(mean(rows, "visqol")) and math.isnan(interval(rows, "visqol")[0])
+    assert summarise(rows)["intervals"]["visqol"]
+    assert all(map(math.isnan, interval(rows[5:6], "sdr")))
+
+
+def test_what_is_printed_of_the_paper_adds_up():
+    """The paper's overall figures are the means of its four kinds."""
+    for first, (fourth, overall, *_) in PRINTED.values():
+        kinds = np.array([[float(x) for x in cell.split("/")] for cell in (*first, fourth)])
+        expected = np.array([float(x) for x in overall.split("/")])
+        assert np.abs(kinds.mean(0) - expected).max() < 0.011
+
+
+def test_table_2():
+    rows = [row for row in make_rows() if row["kind"] != "vocals"]
+    summary = summarise(rows)
+    table = table2(summary, "ours", 16_540_000, "5.10 (CPU)")
+    assert len(table.header) == 8 and all(len(row) == 8 for row in table.rows)
+    mp3, ours, apollo, _ = table.rows
+    assert ours[1] == "\u2013/\u2013/\u2013"  # a kind that the test set has not
+    single = summary["by_kind"]["single_stem"]
+    assert mp3[2] == f"{single['input_sdr']:.2f}/{single['input_si_sdr']:.2f}/" + (
+        f"{single['input_visqol']:.2f}"
+    )
+    assert ours[5].startswith(f"{summary['sdr']:.2f}/") and ours[6:] == ("16.54", "5.10 (CPU)")
+    assert "printed" in apollo[0] and apollo[5] == "16.64/16.00/4.12"
+
+
+def test_other_tables_and_markdown():
+    summary = summarise(make_rows())
+    text = markdown([gains(summary, "ours"), by_bit_rate(summary)], ["A note."])
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines[:6]} == {5}
+    assert f"| 64 | {summary['by_kbps']['64']['input_sdr']:.2f}, " in text
+    low, high = summary["intervals"]["sdr_imp"]
+    assert f"+{summary['sdr_imp']:.2f} [+{low:.2f}, +{high:.2f}]" in text
+    assert text.endswith("A note.\n")
+
+
+@pytest.mark.parametrize("metrics", [("sdr", "si_sdr", "visqol"), ("sdr",), ("lsd",)])
+def test_figure_2(tmp_path, metrics):
+    image = pytest.importorskip("PIL.Image")
+    kept = {"kbps", "kind", "name", *metrics, *("input_" + m for m in metrics)}
+    rows = [{k: v for k, v in row.items() if k in kept} for row in make_rows(5)]
+    figure2(tmp_path / "deep" / "figure2.png", summarise(rows), "ours")
+    with image.open(tmp_path / "deep" / "figure2.png") as picture:
+        width, height = picture.size
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    assert height == 528 and width == 576 * len(metrics)
+    # Both lines are drawn in every panel.
+    for panel in np.split(pixels, len(metrics), 1):
+        for colour in ((0x8A, 0x85, 0x7B), (0xC2, 0x41, 0x0C)):
+            assert (np.abs(panel - colour).sum(-1) < 12).sum() > 200
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["figure2.png"]

@@ -1,0 +1,253 @@
+"""Evaluation: the right figures, kept over interruptions, and one line for what fails."""
+
+import csv
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import small_model
+
+from apollo_plugin import Apollo, audio
+from apollo_plugin.data.dataset import PairDataset
+from apollo_plugin.evaluation import ROWS_FILE, choose, evaluate_pairs, examples, measure, write_csv
+from apollo_plugin.metrics import evaluate
+
+SCRIPT = Path(__file__).parents[2] / "recipes" / "musdb18hq_moises" / "eval.py"
+FAST = ("si_sdr", "sdr", "lsd")
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """A folder as stage 4 leaves it."""
+    folder = tmp_path / "exp" / "tiny"
+    folder.mkdir(parents=True)
+    model = small_model(n_layers=1, residual=True, band_gain=True)
+    torch.save(model.serialize(), folder / "best_model.pth")
+    return folder
+
+
+@pytest.fixture
+def test_dir(prepared, tmp_path):
+    """Pairs of its own for each test that may damage them."""
+    return Path(shutil.copytree(prepared / "test", tmp_path / "test"))
+
+
+def run(experiment, test_dir, metrics=FAST):
+    with ThreadPoolExecutor(2) as pool:
+        return evaluate_pairs(experiment / "best_model.pth", test_dir, experiment, pool, metrics)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Names of the pairs that are measured."""
+    names, real = [], measure.evaluate_pair
+    monkeypatch.setattr(
+        measure, "evaluate_pair", lambda job: names.append(job.pair.name) or real(job)
+    )
+    return names
+
+
+def test_figures_are_those_of_the_pairs(experiment, prepared):
+    rows = run(experiment, prepared / "test")
+    data = PairDataset(prepared / "test")
+    assert len(rows) == len(data) == 8
+    model = Apollo.from_pretrained(experiment / "best_model.pth")
+    by_key = {(row["kbps"], row["kind"], row["name"]): row for row in rows}
+    for index in (0, 5):
+        pair, (coded, original) = data.pairs[index], data[index]
+        row = by_key[pair.kbps, pair.kind, pair.name]
+        for prefix, wav in (("input_", coded), ("", model.restore(coded))):
+            for name, value in evaluate(wav, original, 44100, FAST).items():
+                assert row[prefix + name] == pytest.approx(value, rel=1e-6)
+    assert [(row["kbps"], row["kind"]) for row in rows] == sorted(
+        (row["kbps"], row["kind"]) for row in rows
+    )
+
+
+def test_csv(experiment, prepared, tmp_path):
+    rows = run(experiment, prepared / "test")
+    write_csv(tmp_path / "all.csv", rows)
+    with (tmp_path / "all.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert len(read) == 8 and [float(row["sdr"]) for row in read] == [row["sdr"] for row in rows]
+    assert list(read[0])[:6] == ["kbps", "kind", "name", "input_si_sdr", "input_sdr", "input_lsd"]
+
+
+def test_what_is_measured_is_kept(experiment, test_dir, calls):
+    first = run(experiment, test_dir)
+    assert len(calls) == 8
+    assert run(experiment, test_dir) == first and len(calls) == 8
+    # Half a line, as a run leaves that is killed while it writes, and a line less.
+    lines = (experiment / ROWS_FILE).read_text().splitlines(keepends=True)
+    (experiment / ROWS_FILE).write_text("".join(lines[:6]) + lines[6][:40])
+    assert run(experiment, test_dir) == first and len(calls) == 10
+    assert all(json.loads(line) for line in (experiment / ROWS_FILE).read_text().splitlines())
+
+
+def test_what_changed_is_measured_anew(experiment, test_dir, calls):
+    run(experiment, test_dir)
+    pair = PairDataset(test_dir).pairs[3]
+    coded, original, rate = pair.read()
+    audio.write(pair.folder / "mp3.flac", 0.5 * (coded + original), rate, "FLAC")
+    again = run(experiment, test_dir)
+    assert len(calls) == 9
+    row = next(r for r in again if (r["kbps"], r["kind"]) == (pair.kbps, pair.kind))
+    assert row["input_si_sdr"] > row["si_sdr"]
+    run(experiment, test_dir, ("lsd",))
+    assert len(calls) == 17
+    torch.manual_seed(1)
+    torch.save(
+        Apollo(feature_dim=8, n_layers=1, n_heads=2).serialize(), experiment / "best_model.pth"
+    )
+    run(experiment, test_dir, ("lsd",))
+    assert len(calls) == 25
+
+
+def test_an_interrupt_keeps_what_was_done(experiment, test_dir, monkeypatch):
+    real, count = measure.evaluate_pair, []
+
+    def interrupted(job):
+        count.append(job)
+        if len(count) == 5:
+            raise KeyboardInterrupt
+        return real(job)
+
+    monkeypatch.setattr(measure, "evaluate_pair", interrupted)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
+        evaluate_pairs(experiment / "best_model.pth", test_dir, experiment, pool, ("lsd",))
+    kept = len((experiment / ROWS_FILE).read_text().splitlines())
+    assert 1 <= kept <= 7
+    count.clear()
+    monkeypatch.setattr(measure, "evaluate_pair", lambda job: count.append(job) or real(job))
+    assert len(run(experiment, test_dir, ("lsd",))) == 8 and len(count) == 8 - kept
+
+
+def damage_length(folder):
+    wav, rate = audio.read(folder / "mp3.flac")
+    audio.write(folder / "mp3.flac", wav[:, :-100], rate, "FLAC")
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        (damage_length, "differ; run stage 3"),
+        (lambda folder: (folder / "mp3.flac").write_bytes(b"fLaC and no more"), "damaged"),
+        (lambda folder: (folder / "original.flac").unlink(), "No such file"),
+    ],
+)
+def test_damaged_pairs_are_named_and_the_others_kept(experiment, test_dir, calls, damage, reason):
+    folder = PairDataset(test_dir).pairs[2].folder
+    whole = shutil.copytree(folder, test_dir.parent / "whole")
+    damage(folder)
+    with pytest.raises(audio.AudioError) as caught:
+        run(experiment, test_dir)
+    text = str(caught.value)
+    assert "1 of 8 pairs" in text and str(folder) in text and reason in text and "\n" not in text
+    shutil.rmtree(folder)
+    shutil.copytree(whole, folder)
+    # Only the mended one is left to do.
+    assert len(run(experiment, test_dir)) == 8 and len(calls) == 9
+
+
+def test_no_pairs(experiment, tmp_path):
+    with pytest.raises(audio.AudioError, match="stage 3"):
+        run(experiment, tmp_path / "nowhere")
+    (tmp_path / "pairs.json").write_text("[]")
+    with pytest.raises(audio.AudioError, match="lists no pairs"):
+        run(experiment, tmp_path)
+
+
+def test_a_checkpoint_of_another_rate(experiment, prepared):
+    model = Apollo(sample_rate=16000, n_bands=20, feature_dim=8, n_layers=1, n_heads=2)
+    torch.save(model.serialize(), experiment / "best_model.pth")
+    with pytest.raises(ValueError, match="works at 16000 Hz and the pairs are at 44100 Hz"):
+        run(experiment, prepared / "test")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 8, 100])
+def test_examples_show_all_kinds(experiment, prepared, count):
+    rows = run(experiment, prepared / "test", ("lsd",))
+    chosen = choose(rows, count)
+    assert len(chosen) == min(count, 8)
+    assert len({(row["kbps"], row["kind"]) for row in chosen}) == len(chosen)
+    if count >= 2:
+        assert len({row["kbps"] for row in chosen[:2]}) == 2
+        assert len({row["kind"] for row in chosen[:2]}) == 2
+
+
+def test_examples_carry_their_figures(experiment, prepared):
+    rows = run(experiment, prepared / "test", ("lsd",))
+    (item,) = examples(rows, prepared / "test", experiment / "best_model.pth", 1)
+    row = choose(rows, 1)[0]
+    coded, restored, original = item.versions
+    assert coded.metrics == {"lsd": row["input_lsd"]} and restored.metrics == {"lsd": row["lsd"]}
+    assert original.metrics == {} and f"{row['kbps']} kbit/s" in item.name
+
+
+def script(experiment, test_dir, *options):
+    command = [sys.executable, str(SCRIPT), "--exp_dir", str(experiment)]
+    command += ["--test_dir", str(test_dir), "--use_gpu", "0", "--n_jobs", "2", *options]
+    return command
+
+
+def test_the_script_killed_and_run_again(experiment, prepared):
+    """With all metrics, in processes, to the files that stage 5 promises."""
+    command = script(experiment, prepared / "test", "--n_examples", "2", "--iterations", "2")
+    rows = experiment / ROWS_FILE
+    first = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (rows.is_file() and rows.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = rows.read_text().splitlines()
+    assert 1 <= len(kept) < 8
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert rows.read_text().splitlines()[: len(kept)] == kept
+    names = {path.name for path in experiment.iterdir()}
+    assert {"all_metrics.csv", "final_metrics.json", "table2.md", "figure2.png", "report"} <= names
+    assert not [name for name in names if name.endswith(".part")]
+    final = json.loads((experiment / "final_metrics.json").read_text())
+    assert final["n_pairs"] == 8 and final["rtf_runs"] == 2
+    model = Apollo.from_pretrained(experiment / "best_model.pth")
+    assert final["parameters"] == sum(p.numel() for p in model.parameters())
+    page = (experiment / "report" / "index.html").read_text()
+    assert page.count('class="item"') == 2 and "untouched MP3" in page
+    table = (experiment / "table2.md").read_text()
+    assert "Apollo, as printed in the paper" in table and f"{final['sdr']:.2f}" in table
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--checkpoint", "nothing.pth"], "'nothing.pth' is missing"),
+        (["--n_examples", "-1"], "n_examples -1"),
+        (["--test_dir", "nowhere"], "stage 3"),
+    ],
+)
+def test_the_script_says_in_one_line_what_is_wrong(
+    experiment, prepared, options, reason, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", script(experiment, prepared / "test", *options)[1:])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    err = capsys.readouterr().err
+    assert ended.value.code == 1 and reason in err and len(err.splitlines()) == 1
+
+
+def test_a_place_that_cannot_be_written(experiment, prepared, tmp_path):
+    (tmp_path / "file").write_text("")
+    with ThreadPoolExecutor(1) as pool, pytest.raises(OSError):
+        evaluate_pairs(
+            experiment / "best_model.pth", prepared / "test", tmp_path / "file" / "x", pool, FAST
+        )

@@ -1,0 +1,76 @@
+"""What the tests share: golden numbers, a small model with weights that matter, and measures."""
+
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from apollo_plugin import Apollo
+
+GOLDEN = Path(__file__).parent / "golden"
+# Of the items of Noisy, in samples.
+LENGTH = 4410
+
+
+def snr(est: torch.Tensor, ref: torch.Tensor) -> float:
+    """Plain signal-to-noise ratio in dB."""
+    est, ref = est.double(), ref.double()
+    return (10 * torch.log10(ref.square().sum() / (est - ref).square().sum())).item()
+
+
+def small_model(**options) -> Apollo:
+    """Random weights of a size at which every path makes a difference."""
+    torch.manual_seed(0)
+    return Apollo(**{"feature_dim": 16, "n_layers": 2, "n_heads": 2, **options}).eval()
+
+
+def tone(n_samples: int, n_channels: int = 2, sample_rate: int = 44100) -> torch.Tensor:
+    """Chords and a little noise, ``(channels, time)``."""
+    generator = torch.Generator().manual_seed(n_samples)
+    t = torch.arange(n_samples) / sample_rate
+    hertz = (
+        torch.tensor([[220.0], [277.2], [329.6]]) * torch.arange(1, n_channels + 1)[:, None, None]
+    )
+    noise = torch.randn(n_channels, n_samples, generator=generator)
+    return 0.1 * torch.sin(2 * torch.pi * hertz * t).sum(1) + 0.02 * noise
+
+
+def linear_flops(model: Apollo, n_frames: int) -> int:
+    """Two operations for each weight that a frame meets, and the attention over the bands."""
+    bands, n = model.filterbank.n_bands, model.get_model_args()["feature_dim"]
+    per_frame = 0
+    for name, weight in model.named_parameters():
+        # One weight for all bands, or for each band its own.
+        if weight.ndim == 2 and "layers" in name:
+            per_frame += 2 * bands * weight.numel()
+        elif weight.ndim == 3 and ("encoders" in name or "decoders" in name):
+            per_frame += 2 * weight.numel()
+    per_frame += len(model.layers) * 2 * 2 * bands * bands * n
+    return n_frames * per_frame
+
+
+def conv_flops(model: Apollo, n_frames: int) -> int:
+    convs = [block.conv for layer in model.layers for block in layer.tcn]
+    return sum(2 * n_frames * model.filterbank.n_bands * conv.weight.numel() for conv in convs)
+
+
+class Noisy(Dataset):
+    """Items as the mixtures have them: functions of epoch and index."""
+
+    def __init__(self, n_items=4, broken=None):
+        self.n_items, self.broken, self.epoch, self.asked = n_items, broken, None, []
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.n_items
+
+    def __getitem__(self, index):
+        self.asked.append((self.epoch, index))
+        original = tone(LENGTH + 10 * index + (self.epoch or 0))[:, :LENGTH]
+        generator = torch.Generator().manual_seed(index)
+        coded = original + 0.05 * torch.randn(original.shape, generator=generator)
+        if index == self.broken:
+            coded[0, 7] = float("nan")
+        return coded, original

@@ -1,0 +1,119 @@
+"""train.py as a user runs it: two processes are one, killed and resumed, errors in one line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from apollo_plugin import Apollo
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "musdb18hq_moises"
+SMALL = (
+    "--segment 0.3 --feature_dim 16 --n_layers 1 --n_heads 2 --tcn_blocks 1 --residual true "
+    "--windows [64,256] --channels 2 --num_workers 0 --n_examples 0"
+).split()
+
+
+def command(prepared, exp, *arguments):
+    paths = ["--data_dir", prepared, "--exp_dir", exp]
+    return [sys.executable, RECIPE / "train.py", *map(str, (*paths, *SMALL, *arguments))]
+
+
+def train(prepared, exp, *arguments, **options):
+    options = dict(capture_output=True, text=True, timeout=300, check=False) | options
+    return subprocess.run(command(prepared, exp, *arguments), **options)
+
+
+def last(exp):
+    return torch.load(exp / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_two_processes_are_one(prepared, tmp_path):
+    """One step: AdamW's first moment is a tenth (half for the discriminator) of the gradient."""
+    for name, batch, devices in (("one", 4, 1), ("two", 2, 2)):
+        options = f"--n_items 4 --epochs 1 --batch_size {batch} --devices {devices}".split()
+        done = train(prepared, tmp_path / name, *options)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("epoch 1 of 1") == 1
+    one, two = last(tmp_path / "one"), last(tmp_path / "two")
+    for a, b in zip(one["optimizer_states"], two["optimizer_states"]):
+        moments = [
+            torch.cat([state["exp_avg"].flatten() for state in each["state"].values()])
+            for each in (a, b)
+        ]
+        assert moments[0].norm() > 1e-6
+        assert (moments[0] - moments[1]).norm() < 1e-4 * moments[0].norm()
+    for key, value in one["state_dict"].items():
+        if "._u" in key or "._v" in key:
+            torch.testing.assert_close(value, two["state_dict"][key])
+    model = Apollo.from_pretrained(tmp_path / "two" / "best_model.pth")
+    assert model(torch.zeros(2, 100)).shape == (2, 100)
+
+
+def test_killed_and_resumed(prepared, tmp_path):
+    options = "--n_items 2 --epochs 400 --batch_size 2".split()
+    exp = tmp_path / "an exp"
+    process = subprocess.Popen(
+        command(prepared, exp, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (exp / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    epoch = last(exp)["epoch"]
+    Apollo.from_pretrained(exp / "checkpoints" / "last.ckpt")
+    options[options.index("--epochs") + 1] = str(epoch + 2)
+    refused = train(prepared, exp, *options)
+    assert refused.returncode == 1 and refused.stderr.splitlines()[-1] == (
+        f"train.py: '{exp}' holds a run; pass --resume 1 or another --tag"
+    )
+    done = train(prepared, exp, *options, "--resume", 1)
+    assert done.returncode == 0, done.stderr
+    assert f"epoch {epoch + 2} of {epoch + 2}" in done.stderr and last(exp)["epoch"] == epoch + 1
+    assert not list(exp.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "arguments, status, complaint",
+    [
+        (["--data_dir", "nowhere"], 1, "train.py: 'nowhere/train/tracks.json': No such file"),
+        (["--conf", "nowhere.yml"], 1, "train.py: 'nowhere.yml': No such file or directory"),
+        (["--windows", "[0]"], 1, "train.py: "),
+        (["--snr", "-1"], 1, "train.py: loss weight snr is -1.0; it has to be 0 or more"),
+        (["--feature_dim", "15"], 1, "train.py: feature_dim 15 must be a multiple of 4"),
+        (["--n_layer", "1"], 2, "unrecognized arguments: --n_layer 1"),
+        (["--init_from", "nowhere.bin"], 1, "train.py: no checkpoint 'nowhere.bin'"),
+        (["--precision", "half-ish"], 1, "train.py: "),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    prepared, tmp_path, monkeypatch, capsys, arguments, status, complaint
+):
+    """In this process: importing takes longer than the rest."""
+    import runpy
+
+    monkeypatch.chdir(tmp_path)
+    script, *options = command(prepared, "exp", *arguments)[1:]
+    monkeypatch.setattr(sys, "argv", [str(script), *options])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code == status and complaint in lines[-1], lines
+    assert not (tmp_path / "exp" / "checkpoints").exists()
+
+
+def test_a_stage_that_did_not_run(prepared, tmp_path):
+    import shutil
+
+    data = shutil.copytree(prepared, tmp_path / "data")
+    (data / "valid" / "pairs.json").unlink()
+    done = train(data, tmp_path / "exp")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "pairs.json': No such file or directory; run stage 3 first" in done.stderr

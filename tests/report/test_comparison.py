@@ -1,0 +1,132 @@
+"""What a page shows of a file: the right stretch, equal levels, aligned originals, true spectra."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torchaudio
+from helpers import tone
+
+from apollo_plugin import audio
+from apollo_plugin.report.comparison import CHANGE, compare, compare_files
+
+FAST = ("snr", "si_sdr", "lsd")
+
+
+def test_short_files_are_whole():
+    ref = tone(44100)
+    item = compare("a.mp3", 0.9 * ref, 0.95 * ref, 44100, ref, metrics=FAST)
+    assert (item.start, item.seconds, item.total_seconds) == (0, 1, 1)
+    assert [version.label for version in item.versions] == ["MP3", "Restored", "Original"]
+    coded, restored, original = (version.metrics for version in item.versions)
+    # Before the levels are matched, after which all three would be equal.
+    assert coded["snr"] == pytest.approx(20, abs=1e-3)
+    assert restored["snr"] == pytest.approx(20 * math.log10(20), abs=1e-3)
+    assert original == {}
+
+
+def test_levels_are_matched_by_loudness():
+    ref = tone(88200)
+    item = compare("a", 0.5 * ref, 0.3 * ref, 44100, ref, metrics=())
+    gains = [version.gain for version in item.versions]
+    expected = [0, 20 * math.log10(0.5 / 0.3), 20 * math.log10(0.5)]
+    assert gains == pytest.approx(expected, abs=1e-3)
+    loudness = [float(torchaudio.functional.loudness(v.wav, 44100)) for v in item.versions]
+    assert np.ptp(loudness) < 1e-3
+
+
+def test_nothing_clips_after_matching():
+    loud = 0.9 * torch.sign(tone(44100))
+    peaky = loud.clone() * 0.1
+    peaky[:, 1000] = 0.9
+    item = compare("a", loud, peaky, 44100)
+    assert max(float(version.wav.abs().max()) for version in item.versions) <= 1 + 1e-6
+    assert any("lowered" in note for note in item.notes)
+
+
+def test_the_excerpt_is_where_most_was_changed():
+    coded = tone(44100 * 8)
+    restored = coded.clone()
+    restored[:, 44100 * 5 : 44100 * 6] += 0.05 * torch.randn(2, 44100)
+    item = compare("a", coded, restored, 44100, seconds=2)
+    assert item.seconds == 2 and item.total_seconds == 8
+    assert item.start <= 5 and item.start + 2 >= 6
+    untouched = compare("a", coded, coded, 44100, seconds=2)
+    assert untouched.seconds == 2 and untouched.versions[1].gain == 0
+
+
+def test_spectra_are_in_decibels_of_a_full_scale_sine():
+    t = torch.arange(44100) / 44100
+    sine = torch.sin(2 * torch.pi * 5512.5 * t)[None]
+    item = compare("a", 0.1 * sine, sine, 44100)
+    for label, level in (("MP3", -20), ("Restored", 0), (CHANGE, 20 * math.log10(0.9))):
+        picture, average = item.spectrograms[label], item.averages[label]
+        assert picture.max() == pytest.approx(level, abs=0.05)
+        assert average.max() == pytest.approx(level, abs=0.05)
+        # A quarter of the way up to 22.05 kHz.
+        assert picture.max(1).argmax() / len(picture) == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("shift", [-1105, 0, 700])
+def test_an_original_is_aligned(tmp_path, shift):
+    ref = tone(60000) + 0.1 * torch.randn(2, 60000)
+    coded = ref[:, 5000:55000] + 0.001 * torch.randn(2, 50000)
+    original = ref[:, 5000 + shift : 55000 + shift + 100]
+    for name, wav in (("coded.mp3", coded), ("restored.wav", coded), ("original.wav", original)):
+        audio.write(tmp_path / name, wav, 44100)
+    item = compare_files(
+        "a", *(tmp_path / n for n in ("coded.mp3", "restored.wav", "original.wav")), metrics=FAST
+    )
+    inside = (item.versions[0].wav - item.versions[2].wav)[:, 2000:-2000]
+    assert inside.abs().max() < 0.02
+    assert any(f"moved by {shift} samples" in note for note in item.notes) == (shift != 0)
+
+
+def test_an_original_of_another_rate(tmp_path):
+    ref = tone(48000, sample_rate=48000)
+    coded = audio.resample(ref, 48000, 44100)
+    audio.write(tmp_path / "coded.wav", coded, 44100)
+    audio.write(tmp_path / "original.wav", ref, 48000)
+    item = compare_files(
+        "a", tmp_path / "coded.wav", tmp_path / "coded.wav", tmp_path / "original.wav", metrics=FAST
+    )
+    assert item.versions[0].label == "Input" and item.versions[0].metrics["snr"] > 60
+    assert "resampled from 48000" in item.notes[0]
+
+
+@pytest.mark.parametrize(
+    "original, reason",
+    [
+        (tone(44100 * 3), "same recording"),
+        (tone(44100, 1), "1 channel(s) and"),
+    ],
+)
+def test_another_recording_is_refused(tmp_path, original, reason):
+    audio.write(tmp_path / "a.wav", tone(44100), 44100)
+    audio.write(tmp_path / "original.wav", original, 44100)
+    with pytest.raises(audio.AudioError) as caught:
+        compare_files("a", tmp_path / "a.wav", tmp_path / "a.wav", tmp_path / "original.wav")
+    assert reason in str(caught.value) and "original.wav" in str(caught.value)
+
+
+def test_a_result_of_another_file_is_refused(tmp_path):
+    audio.write(tmp_path / "a.wav", tone(44100), 44100)
+    audio.write(tmp_path / "b.wav", tone(44000), 44100)
+    with pytest.raises(audio.AudioError, match="no restoration of"):
+        compare_files("a", tmp_path / "a.wav", tmp_path / "b.wav")
+    with pytest.raises(ValueError, match="differ in channels or length"):
+        compare("a", tone(100), tone(99), 44100)
+
+
+@pytest.mark.parametrize("n_samples", [1, 50, 3000])
+@pytest.mark.parametrize("n_channels", [1, 2, 6])
+def test_short_silent_and_many(n_samples, n_channels):
+    wav = tone(n_samples, n_channels)
+    for coded, restored in ((wav, 0.9 * wav), (0 * wav, wav), (wav, 0 * wav), (0 * wav, 0 * wav)):
+        item = compare("a", coded, restored, 44100, wav, metrics=FAST)
+        for version in item.versions:
+            assert version.wav.shape == (min(2, n_channels), n_samples)
+            assert torch.isfinite(version.wav).all() and math.isfinite(version.gain)
+        for picture in item.spectrograms.values():
+            assert np.isfinite(picture).all() and picture.ndim == 2

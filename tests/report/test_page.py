@@ -1,0 +1,429 @@
+"""The listening page: what is in it, and how it behaves in a real browser."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from helpers import tone
+
+from apollo_plugin import audio, report
+from apollo_plugin.cli import main
+from apollo_plugin.data.codecs import mp3
+from apollo_plugin.report import plots
+from apollo_plugin.report.comparison import compare
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
+HOSTILE = "<img src=x onerror=alert(1)>\"'&</script>.mp3"
+
+
+@pytest.fixture(scope="module")
+def items():
+    ref = tone(4 * 44100) + 0.05 * torch.randn(2, 4 * 44100)
+    coded = mp3(ref, kbps=32)
+    restored = coded + 0.02 * torch.randn(coded.shape)
+    return [
+        compare(HOSTILE, coded, restored, 44100, ref, metrics=("si_sdr", "lsd")),
+        compare("short.wav", coded[:, :66150], restored[:, :66150], 44100, label="Input"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(items, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    table = report.Table("Table of <b>tests</b>", ["", "SDR"], [["MP3", "*1.00*"], ["Ours", "2"]])
+    chart = plots.png(np.zeros((4, 4), np.uint8))
+    report.write(path, items, "A <page>", "Of & for tests.", [table], [("A chart", chart)])
+    return path
+
+
+class Outline(HTMLParser):
+    """Tags with their attributes, and the ids that labels refer to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+
+def test_page_is_self_contained(page):
+    text = page.read_text("utf-8")
+    tags = Outline(text).tags
+    for tag, attributes in tags:
+        for name in ("src", "href", "action", "data", "poster"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, name)
+    assert "url(" not in text and "@import" not in text and "http://" not in text
+    policy = next(a["content"] for t, a in tags if a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'") and "unsafe-eval" not in policy
+
+
+def test_names_are_escaped(page):
+    text = page.read_text("utf-8")
+    assert HOSTILE not in text and "<img src=x" not in text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text
+    assert "<title>A &lt;page&gt;</title>" in text and "Table of &lt;b&gt;tests" in text
+    # One script runs, and two blocks of data lie beside it.
+    assert text.count("<script") == text.count("</script>") == 3
+
+
+def test_the_sound_in_the_page_is_the_sound(page, items):
+    blocks = re.findall(r'<script type="application/json">(.*?)</script>', page.read_text("utf-8"))
+    for block, item in zip(blocks, items, strict=True):
+        data = json.loads(block)
+        assert data["labels"] == [version.label for version in item.versions]
+        assert data["seconds"] == item.seconds and data["rate"] == 44100
+        for sound, version in zip(data["audio"], item.versions, strict=True):
+            wav, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)), always_2d=True)
+            assert rate == 44100
+            # 16 bits of it.
+            assert np.abs(wav.T - version.wav.numpy()).max() < 2**-15
+
+
+def test_size_and_cut_off_are_stated(page, items):
+    text = page.read_text("utf-8")
+    stated = float(re.search(r"this page is ([\d.]+) MB", text)[1])
+    assert stated == pytest.approx(page.stat().st_size / 1e6, abs=0.1)
+    cutoff = items[0].diagnosis.cutoff / 1000
+    assert 5.4 < cutoff < 6 and text.count(f"cut-off {cutoff:.1f} kHz") >= 5
+    assert "Without the original" in text and "<b>" in text
+
+
+def test_png_against_another_reader():
+    image = pytest.importorskip("PIL.Image")
+    indices = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    picture = image.open(io.BytesIO(plots.png(indices)))
+    picture.load()
+    assert picture.size == (32, 8) and (np.asarray(picture) == indices).all()
+    brightness = np.asarray(picture.convert("L"), dtype=int).ravel()
+    assert brightness[0] < 5 and brightness[-1] > 240 and (np.diff(brightness) >= -1).all()
+
+
+@pytest.mark.parametrize(
+    "value, digits, sign, text",
+    [
+        (-1.234, 1, "", "\u22121.2"),
+        (-0.01, 1, "+", "0.0"),
+        (2, 0, "+", "+2"),
+        (float("nan"), 2, "", "\u2013"),
+        (float("-inf"), 2, "", "\u2212\u221e"),
+    ],
+)
+def test_numbers_in_print(value, digits, sign, text):
+    assert plots.decibels(value, digits, sign) == text
+
+
+# -------------------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="the browser tests need playwright"
+    )
+    if CHROMIUM is None:
+        pytest.skip("the browser tests need chromium on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser, page):
+    tab = browser.new_page(viewport={"width": 1200, "height": 900})
+    tab.problems, tab.requests = [], []
+    tab.on("console", lambda message: tab.problems.append(message.text))
+    tab.on("pageerror", lambda error: tab.problems.append(str(error)))
+    tab.on("dialog", lambda dialog: tab.problems.append("a dialog: " + dialog.message))
+    tab.on("request", lambda request: tab.requests.append(request.url))
+    tab.goto(page.as_uri())
+    yield tab
+    assert tab.problems == []
+    assert all(url.startswith(("file:", "data:")) for url in tab.requests)
+    tab.close()
+
+
+def until(tab, condition):
+    # The page forbids eval, and with it playwright's own way of waiting.
+    for _ in range(100):
+        if tab.evaluate(f"Boolean({condition})"):
+            return
+        tab.wait_for_timeout(30)
+    raise AssertionError(f"never came true: {condition}")
+
+
+def state(tab, index=0):
+    return tab.evaluate(
+        f"(() => {{ const p = apollo.players[{index}];"
+        " return [p.playing, p.position, p.selected, p.deck && p.deck.began]; })()"
+    )
+
+
+def test_pictures_are_there(tab):
+    sizes = tab.eval_on_selector_all(
+        "img", "all => all.map(i => [i.complete, i.naturalWidth, i.clientWidth])"
+    )
+    assert len(sizes) == 4 + 3 + 2 + 1  # spectrograms, scales, the chart
+    assert all(complete and width > 3 and shown > 3 for complete, width, shown in sizes)
+    lines = tab.eval_on_selector_all("polyline", "all => all.map(l => l.getBBox().width)")
+    assert len(lines) == 7 and min(lines) > 900
+
+
+def test_switching_keeps_the_position(tab):
+    tab.click(".play >> nth=0")
+    until(tab, "apollo.players[0].playing")
+    began = state(tab)[3]
+    for key in "23121":
+        tab.wait_for_timeout(60)
+        before = state(tab)[1]
+        tab.keyboard.press(key)
+        playing, position, selected, still = state(tab)
+        assert playing and selected == int(key) - 1
+        # The same sources still run from the same instant: nothing was started anew.
+        assert still == began and 0 <= position - before < 0.5
+    tab.click(".versions button >> nth=2")
+    tab.keyboard.press(" ")
+    playing, position, selected, _ = state(tab)
+    assert not playing and selected == 2 and position > 0.25
+    tab.wait_for_timeout(80)
+    assert state(tab)[1] == position
+    assert "Paused" in tab.inner_text("#says")
+
+
+def test_versions_run_in_step_to_the_sample(tab):
+    """The player's own graph, rendered offline: version k holds ``k`` plus its own position."""
+    n_samples, at = 44032, 128 * 120
+    out = tab.evaluate(
+        """async ([n, at]) => {
+          const context = new OfflineAudioContext(1, n, 44100);
+          const buffers = [0, 1, 2].map((k) => {
+            const buffer = context.createBuffer(1, n, 44100);
+            buffer.getChannelData(0).forEach((_, i, all) => { all[i] = k + i / 65536; });
+            return buffer;
+          });
+          const deck = new apollo.Deck(context, buffers);
+          deck.start(0);
+          for (const [index, when] of [[2, at], [1, 2 * at]]) {
+            context.suspend(when / 44100).then(() => { deck.select(index); context.resume(); });
+          }
+          return Array.from((await context.startRendering()).getChannelData(0));
+        }""",
+        [n_samples, at],
+    )
+    version = np.array(out) - np.arange(n_samples) / 65536
+    ramp = int(0.012 * 44100) + 130
+    assert np.abs(version[:at]).max() < 1e-5
+    assert np.abs(version[at + ramp : 2 * at] - 2).max() < 1e-5
+    assert np.abs(version[2 * at + ramp :] - 1).max() < 1e-5
+    # No gap and no click in between: at most a thirtieth of the way from one sample to the next.
+    assert np.abs(np.diff(version)).max() < 2 / 30
+
+
+def test_keys_seek(tab):
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    assert state(tab)[1] == pytest.approx(2)
+    tab.keyboard.press("ArrowLeft")
+    assert state(tab)[1] == pytest.approx(1)
+    for _ in range(9):
+        tab.keyboard.press("ArrowRight")
+    assert state(tab)[1] == pytest.approx(4)
+    tab.keyboard.press("Home")
+    assert state(tab)[1] == 0
+    tab.keyboard.press(" ")
+    until(tab, "apollo.players[0].playing")
+    tab.keyboard.press("ArrowRight")
+    assert 0.9 < state(tab)[1] < 1.5
+    assert tab.get_attribute(".seek >> nth=0", "aria-valuetext").endswith("of 4.0 seconds")
+
+
+def test_a_click_on_a_picture_goes_there(tab):
+    box = tab.locator(".field").nth(1).bounding_box()
+    tab.locator(".field").nth(1).click(position={"x": box["width"] * 0.75, "y": 20})
+    _, position, selected, _ = state(tab)
+    assert position == pytest.approx(3, abs=0.1) and selected == 1
+    assert "hears" in tab.locator("figure").nth(1).get_attribute("class")
+
+
+def test_one_item_plays_at_a_time(tab):
+    tab.click(".play >> nth=0")
+    until(tab, "apollo.players[0].playing")
+    tab.click(".play >> nth=1")
+    until(tab, "apollo.players[1].playing")
+    assert not state(tab)[0] and state(tab)[3] is None
+    # It goes round, without an end.
+    tab.wait_for_timeout(1700)
+    playing, position, *_ = state(tab, 1)
+    assert playing and position < 1.5
+    tab.keyboard.press("3")  # there is no third version
+    assert state(tab, 1)[2] == 0
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_blind(tab, index):
+    tab.locator("summary").nth(index).click()
+    until(tab, f"apollo.players[{index}].blind")
+    buttons = tab.locator("section.item").nth(index).locator(".versions button")
+    assert [b.inner_text().split()[-1] for b in buttons.all()] == ["A", "B", "X"]
+    tab.keyboard.press("3")
+    assert state(tab, index)[2] == 2
+    # What a picture would give away is hidden.
+    hears = tab.locator("section.item").nth(index).locator(".hears")
+    assert hears.count() == 0
+    outputs = tab.locator("output").nth(index)
+    for _ in range(3):
+        truth = tab.evaluate(f"apollo.players[{index}].order[2]")
+        tab.locator("section.item").nth(index).locator("[data-answer]").nth(truth).click()
+    assert "3 of 3 right" in outputs.inner_text() and "13 %" in outputs.inner_text()
+    tab.locator("summary").nth(index).click()
+    until(tab, f"!apollo.players[{index}].blind")
+    assert buttons.nth(0).inner_text().endswith(("MP3", "Input"))
+    assert buttons.nth(2).is_visible() == (index == 0)
+
+
+def test_words_for_those_who_cannot_see(tab):
+    unnamed = tab.eval_on_selector_all(
+        "button, input, img, svg[role], .scroll",
+        """all => all.filter(e => !(e.getAttribute("aria-label") || e.getAttribute("alt")
+           || e.textContent || e.hidden)).length""",
+    )
+    assert unnamed == 0
+    assert tab.locator(".versions button[aria-pressed=true]").count() == 2
+    assert tab.get_attribute("#says", "aria-live") == "polite"
+    tab.keyboard.press("2")
+    assert tab.inner_text("#says") == "Restored"
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement !== document.body")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone(browser, page, scheme):
+    tab = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    tab.goto(page.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") == 360
+    heights = tab.eval_on_selector_all(
+        ".versions button:not([hidden]), .play", "all => all.map(b => b.clientHeight)"
+    )
+    assert min(heights) >= 44  # a finger's width
+    ink, paper = tab.evaluate(
+        "(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))"
+    )
+    bright = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
+    assert (bright[0] < bright[1]) == (scheme == "light") and abs(bright[0] - bright[1]) > 500
+    tab.close()
+
+
+# ------------------------------------------------------------------------------ command line
+
+
+@pytest.fixture
+def run(tiny_checkpoint, capsys):
+    def run_(*arguments):
+        status = main([*map(str, arguments), "--checkpoint", str(tiny_checkpoint)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run_
+
+
+def test_report_of_a_folder(run, tmp_path):
+    for name in ("one.wav", "two.wav"):
+        audio.write(tmp_path / "in" / name, tone(30000), 44100)
+    page = tmp_path / "pages" / "page.html"
+    status, out, err = run(tmp_path / "in", "--report", page)
+    assert status == 0 and f"{page}  (2 file(s)" in out
+    assert ">one.wav</h2>" in page.read_text() and ">two.wav</h2>" in page.read_text()
+    # Again, from the results that are kept: our own page is replaced.
+    status, out, err = run(tmp_path / "in", "--report", page)
+    assert status == 0 and "kept" in err and page.is_file()
+    assert sorted(p.name for p in page.parent.iterdir()) == ["page.html"]
+
+
+def test_report_with_the_original(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no ffmpeg is
+    ref = tone(30000)
+    audio.write(tmp_path / "song.wav", mp3(ref, kbps=64), 44100)
+    audio.write(tmp_path / "ref.wav", ref, 44100)
+    page = tmp_path / "page.html"
+    status, _, err = run(
+        tmp_path / "song.wav", "--report", page, "--reference", tmp_path / "ref.wav"
+    )
+    text = page.read_text()
+    assert status == 0 and "Distance to the original" in text and "SI-SNR" in text
+    assert err.count("metric sdr_v4 is left out") == 1 and "SDR v4" not in text
+
+
+@pytest.mark.parametrize(
+    "name, content, reason",
+    [
+        ("page.html", "my own words", "no listening page; --overwrite"),
+        ("page.txt", None, "has to end in .html"),
+        ("folder.html", "", "is a folder"),
+    ],
+)
+def test_places_where_no_page_can_be(run, tmp_path, name, content, reason):
+    audio.write(tmp_path / "song.wav", tone(3000), 44100)
+    target = tmp_path / name
+    if content:
+        target.write_text(content)
+    elif content == "":
+        target.mkdir()
+    status, _, err = run(tmp_path / "song.wav", "--report", target)
+    assert status == 1 and reason in err and len(err.splitlines()) == 1
+    # Refused before the work.
+    assert not (tmp_path / "song_restored.wav").exists()
+    if content:
+        assert target.read_text() == content
+
+
+def test_references_that_do_not_fit(run, tmp_path):
+    for name, n_samples in (("a.wav", 3000), ("b.wav", 3000), ("long.wav", 90000)):
+        audio.write(tmp_path / name, tone(n_samples), 44100)
+    page = tmp_path / "page.html"
+    for arguments, reason in (
+        (
+            (tmp_path / "a.wav", tmp_path / "b.wav", "--reference", tmp_path / "long.wav"),
+            "one file",
+        ),
+        ((tmp_path / "a.wav", "--reference", tmp_path / "none.wav"), "is no file"),
+        ((tmp_path / "a.wav", "--reference", tmp_path / "long.wav"), "same recording"),
+    ):
+        status, _, err = run(*arguments, "--report", page)
+        assert status == 1 and reason in err and "Traceback" not in err and not page.exists()
+    with pytest.raises(SystemExit):
+        run(tmp_path / "a.wav", "--reference", tmp_path / "b.wav")
+
+
+def test_too_many_files_for_a_page(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MAX_ITEMS", 2)
+    for index in range(3):
+        audio.write(tmp_path / f"{index}.wav", tone(2000), 44100)
+    status, out, err = run(tmp_path, "--report", tmp_path / "page.html")
+    assert status == 0 and "first 2 of 3" in err and "(2 file(s)" in out
+    assert report.excerpt_seconds(1) == 12 and report.excerpt_seconds(100) == 4
+
+
+def test_a_page_that_cannot_be_written(items, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(audio.AudioError, match="cannot be written"):
+        report.write(tmp_path / "file" / "page.html", items[1:])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_package_data_is_declared():
+    declared = (Path(__file__).parents[2] / "setup.cfg").read_text()
+    assert "page.html" in declared and "page.js" in declared

@@ -1,0 +1,150 @@
+"""What is published loads everywhere, executes nothing, and says where it comes from."""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import small_model, tone
+
+from apollo_plugin import Apollo
+from apollo_plugin.checkpoints import CheckpointError
+from apollo_plugin.data.dataset import MUSDB_LICENSE
+from apollo_plugin.training.publishing import publish
+
+SCRIPT = Path(__file__).parents[2] / "recipes/musdb18hq_moises/local/publish.py"
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    folder = tmp_path / "my exp"
+    folder.mkdir()
+    torch.save(small_model(residual=True).serialize(), folder / "best_model.pth")
+    metrics = {"sdr": 12.5, "n_pairs": 8, "by_kind": {"vocals": {"sdr": 1.0}}, "rtf_device": "CPU"}
+    (folder / "final_metrics.json").write_text(json.dumps(metrics))
+    (folder / "table2.md").write_text("| untouched MP3 | 10.00 |\n")
+    (folder / "conf.yml").write_text("training:\n  epochs: 3\n")
+    return folder
+
+
+def test_all_files_hold_the_model(experiment):
+    folder, _ = publish(experiment)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["README.md", "model.pth", "model.safetensors", "recipe_name.txt"]
+    model = Apollo.from_pretrained(experiment / "best_model.pth")
+    wav = tone(5000)
+    for source in (folder, folder / "model.pth", folder / "model.safetensors"):
+        assert torch.equal(Apollo.from_pretrained(source)(wav), model(wav))
+
+
+def test_asteroids_package(experiment):
+    folder, _ = publish(experiment)
+    package = torch.load(folder / "model.pth", weights_only=True)
+    infos = package["infos"]
+    assert (
+        package["model_name"] == "Apollo" and package["dataset"] and len(package["licenses"]) == 2
+    )
+    assert infos["training_config"] == {"training": {"epochs": 3}}
+    assert infos["final_metrics"] == {"sdr": 12.5, "n_pairs": 8, "rtf_device": "CPU"}
+    assert infos["recipe_name"] == (folder / "recipe_name.txt").read_text().strip()
+    # What Asteroid's uploader makes of it.
+    from asteroid.models.publisher import _populate_publishable, make_license_notice
+
+    populated = _populate_publishable(package, "Somebody", "Somewhere", "somebody")
+    assert populated["infos"]["upload_name"] and "MoisesDB" in make_license_notice(
+        "x", package["licenses"], "Somebody"
+    )
+
+
+def test_card(experiment):
+    folder, _ = publish(experiment)
+    text = (folder / "README.md").read_text("utf-8")
+    head = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", text, re.S)[1])
+    assert head["license"] == "cc-by-nc-sa-4.0" and head["pipeline_tag"] == "audio-to-audio"
+    assert "| untouched MP3 | 10.00 |" in text and "MUSDB18-HQ" in text and "MoisesDB" in text
+    assert "non-commercial" in text and "residual=True" in text
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    names = {"wav": tone(3000)}
+    exec(snippet.replace("OWNER/my exp", str(folder)), names)
+    assert names["restored"].shape == (2, 3000)
+
+
+def test_licences_are_those_of_the_data(experiment):
+    package = small_model().serialize()
+    package.update(dataset="MUSDB18-HQ", task="restoration", licenses=[MUSDB_LICENSE])
+    torch.save(package, experiment / "best_model.pth")
+    folder, _ = publish(experiment)
+    text = (folder / "README.md").read_text("utf-8")
+    assert "license: other" in text and "MoisesDB" not in text
+    package.update(dataset="my own songs", licenses=[])
+    torch.save(package, experiment / "best_model.pth")
+    assert "license: mit" in (publish(experiment)[0] / "README.md").read_text("utf-8")
+
+
+def test_a_second_time_replaces_the_first(experiment):
+    folder, _ = publish(experiment)
+    (folder / "stale.txt").write_text("of before")
+    publish(experiment)
+    assert not (folder / "stale.txt").exists() and (folder / "model.pth").exists()
+    assert not list(experiment.glob("*.part")) and not list(experiment.glob(".*"))
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize(
+    "name, content, reason",
+    [
+        ("best_model.pth", None, "run stage 4"),
+        ("best_model.pth", b"", "is damaged"),
+        ("best_model.pth", b"PK\x03\x04 half a file", "is damaged"),
+        ("best_model.pth", {"state_dict": {}}, "lacks state_dict or model_args"),
+        ("best_model.pth", {"state_dict": {}, "model_args": {}, "x": Evil()}, "is damaged"),
+        ("final_metrics.json", None, "run stage 5"),
+        ("final_metrics.json", b'{"sdr": ', "run stage 5 again"),
+        ("final_metrics.json", b"[1, 2]", "run stage 5 again"),
+        ("conf.yml", b"a: [1,\nb: }", "no configuration in YAML"),
+    ],
+)
+def test_bad_input(experiment, capsys, name, content, reason):
+    path = experiment / name
+    path.unlink()
+    if isinstance(content, dict):
+        torch.save(content, path)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises((CheckpointError, ValueError), match=reason) as caught:
+        publish(experiment)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+    assert "executed" not in capsys.readouterr().out
+    assert not (experiment / "publish_dir").exists()
+
+
+def test_a_model_that_cannot_be_built_leaves_the_last_one(experiment):
+    folder, _ = publish(experiment)
+    before = (folder / "model.pth").read_bytes()
+    package = small_model().serialize()
+    package["state_dict"].popitem()
+    torch.save(package, experiment / "best_model.pth")
+    with pytest.raises(CheckpointError):
+        publish(experiment)
+    assert (folder / "model.pth").read_bytes() == before
+
+
+def test_the_script_prints_the_upload_and_does_not_run_it(experiment, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--exp_dir", str(experiment)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    out = capsys.readouterr().out
+    assert not ended.value.code
+    assert f"hf upload OWNER/'my exp' '{experiment / 'publish_dir'}' ." in out
+    (experiment / "best_model.pth").unlink()
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert ended.value.code == 1 and len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,367 @@
+"""A run from a configuration: what it leaves, resume, fine-tuning, and a user's mistakes."""
+
+import json
+import platform
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import LENGTH, Noisy, small_model, tone
+
+from apollo_plugin import Apollo, checkpoints, training
+from apollo_plugin.checkpoints import CheckpointError
+from apollo_plugin.training import callbacks, load_conf, memory, run, train
+from apollo_plugin.training.system import ApolloSystem, TrainingError
+
+LOCAL = Path(__file__).parents[2] / "recipes" / "musdb18hq_moises" / "local"
+SMALL = """
+data: {n_items: 4, segment: 0.1}
+model: {feature_dim: 16, n_layers: 1, n_heads: 2, tcn_blocks: 1, residual: true}
+discriminator: {windows: [64, 256], channels: 2}
+training:
+  {epochs: 4, batch_size: 2, num_workers: 0, ema_decay: 0.9, save_top_k: 2, n_examples: 1,
+   devices: 1}
+"""
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL."""
+
+
+class Mortal(Noisy):
+    def __init__(self, *args, dies_at=None):
+        super().__init__(*args)
+        self.dies_at = dies_at
+
+    def __getitem__(self, index):
+        if (self.epoch, index) == self.dies_at:
+            raise Killed
+        return super().__getitem__(index)
+
+
+@pytest.fixture
+def conf(tmp_path):
+    (tmp_path / "small.yml").write_text(SMALL)
+    conf = load_conf(tmp_path / "small.yml", LOCAL / "conf.yml")
+    conf["main_args"] = dict(exp_dir=str(tmp_path / "exp"), data_dir="data", seed=3)
+    return conf
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    # It would last for the tests of memory that come later.
+    monkeypatch.setattr(run, "keep_freed_memory", lambda every_size: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def main_args(conf, **changes):
+    return {**conf, "main_args": {**conf["main_args"], **changes}}
+
+
+def settings(conf, **changes):
+    return {**conf, "training": {**conf["training"], **changes}}
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_what_a_run_leaves(conf, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    conf = settings(conf, epochs=2)
+    metrics = train(conf, Noisy(), Noisy(2))
+    exp = tmp_path / "exp"
+    assert json.loads((exp / "train_metrics.json").read_text()) == metrics
+    assert metrics["epochs"] == 2 and metrics["steps"] == 4
+    best = json.loads((exp / "best_k_models.json").read_text())
+    assert min(best.values()) == pytest.approx(metrics["best_val_loss"])
+    assert set(best) | {"last.ckpt"} == {path.name for path in (exp / "checkpoints").iterdir()}
+    saved = yaml.safe_load((exp / "conf.yml").read_text())
+    assert saved["optim"]["g_lr"] == 0.001 and saved["data"]["n_items"] == 4
+    # The best checkpoint's running average.
+    state = read(exp / "checkpoints" / min(best, key=best.get))["state_dict"]
+    model = Apollo.from_pretrained(exp / "best_model.pth")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[f"average.module.{key}"]), key
+    assert not torch.equal(
+        state["average.module.layers.0.roformer.qkv.weight"],
+        state["model.layers.0.roformer.qkv.weight"],
+    )
+    assert model(tone(LENGTH)).shape == (2, LENGTH)
+    last = Apollo.from_pretrained(exp / "checkpoints" / "last.ckpt")
+    assert last.get_model_args() == model.get_model_args()
+    events = EventAccumulator(str(exp / "logs")).Reload()
+    tags = events.Tags()
+    assert {"val_loss", "val_loss_coded", "val_si_snr", "lr/generator"} <= set(tags["scalars"])
+    for kind in ("audio", "images"):
+        assert set(tags[kind]) == {f"example_0/{n}" for n in ("coded", "original", "restored")}
+    assert len(events.Audio("example_0/restored")) == 2
+
+
+def test_a_resumed_run_is_an_uninterrupted_one(conf, tmp_path):
+    whole = Mortal()
+    train(conf, whole, Noisy(2))
+    broken = main_args(conf, exp_dir=str(tmp_path / "broken"))
+    first, second = Mortal(4, dies_at=(2, 1)), Mortal()
+    with pytest.raises(Killed):
+        train(broken, first, Noisy(2))
+    assert first.asked[-1] == (2, 0)
+    assert not (tmp_path / "broken" / "train_metrics.json").exists()
+    train(main_args(broken, resume=1), second, Noisy(2))
+    assert first.asked[:8] + second.asked == whole.asked
+    one, other = (read(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("exp", "broken"))
+    assert one["epoch"] == other["epoch"] == 3 and one["global_step"] == other["global_step"]
+    torch.testing.assert_close(one["state_dict"], other["state_dict"], rtol=0, atol=0)
+    for key in ("optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
+    a, b = (
+        json.loads((tmp_path / n / "best_k_models.json").read_text()) for n in ("exp", "broken")
+    )
+    assert a == b
+    states = [Apollo.from_pretrained(tmp_path / n / "best_model.pth") for n in ("exp", "broken")]
+    torch.testing.assert_close(*(s.state_dict() for s in states), rtol=0, atol=0)
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    files = callbacks.WholeFiles()
+    files.save_checkpoint({"step": 1}, path)
+
+    def half(value, target):
+        Path(target).write_bytes(b"half")
+        raise Killed
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(Killed):
+        files.save_checkpoint({"step": 2}, path)
+    assert files.load_checkpoint(path, weights_only=True) == {"step": 1}
+    assert [found.name for found in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_early_stopping(conf):
+    conf["optim"]["g_lr"] = conf["optim"]["d_lr"] = 0.0
+    metrics = train(settings(conf, epochs=9, early_stop=2, ema_decay=0.0), Noisy(), Noisy(2))
+    assert metrics["epochs"] == 3
+
+
+def test_a_finished_run_is_kept_and_a_broken_one_not_overwritten(conf, tmp_path):
+    short = settings(conf, epochs=1)
+    train(short, Noisy(), Noisy(2))
+    last = tmp_path / "exp" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    assert train(short, Noisy(), Noisy(2)) is None
+    (tmp_path / "exp" / "train_metrics.json").unlink()
+    with pytest.raises(TrainingError, match="holds a run; pass --resume 1 or another --tag"):
+        train(short, Noisy(), Noisy(2))
+    assert last.read_bytes() == before
+    longer = main_args(settings(conf, epochs=2), resume=1)
+    assert train(longer, Noisy(), Noisy(2))["epochs"] == 2
+    wider = {**longer, "model": {**conf["model"], "feature_dim": 32}}
+    with pytest.raises(
+        TrainingError, match="trained with feature_dim 16, not 32; pass --feature_dim 16"
+    ):
+        train(wider, Noisy(), Noisy(2))
+
+
+def test_nothing_to_resume(conf):
+    with pytest.raises(TrainingError, match="nothing to resume: '.*last.ckpt' is missing"):
+        train(main_args(conf, resume=1), Noisy(), Noisy(2))
+
+
+def test_fine_tuning(conf, tmp_path, tiny_checkpoint):
+    conf["optim"]["g_lr"] = 0.0
+    conf["discriminator"]["adversarial_training"] = False
+    train(settings(main_args(conf, init_from=str(tiny_checkpoint)), epochs=1), Noisy(), Noisy(2))
+    tuned = Apollo.from_pretrained(tmp_path / "exp" / "best_model.pth")
+    source = Apollo.from_pretrained(tiny_checkpoint)
+    assert tuned.get_model_args() == source.get_model_args()
+    torch.testing.assert_close(tuned.state_dict(), source.state_dict())
+    saved = yaml.safe_load((tmp_path / "exp" / "conf.yml").read_text())
+    assert saved["model"]["band_gain"] is True
+    # A resumed run needs the checkpoint no more.
+    tiny_checkpoint.unlink()
+    resumed = main_args(conf, init_from=str(tiny_checkpoint), resume=1)
+    assert train(settings(resumed, epochs=2), Noisy(), Noisy(2))["epochs"] == 2
+
+
+def test_a_wrong_init_from(conf, tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint 'nowhere.ckpt': no such file"):
+        train(main_args(conf, init_from="nowhere.ckpt"), Noisy(), Noisy(2))
+    checkpoints.save(small_model(sample_rate=16000), tmp_path / "slow.safetensors")
+    with pytest.raises(ValueError, match="works at 16000 Hz, the data at 44100"):
+        train(main_args(conf, init_from=str(tmp_path / "slow.safetensors")), Noisy(), Noisy(2))
+    assert not (tmp_path / "exp" / "conf.yml").exists()
+
+
+def test_fewer_items_than_a_batch(conf):
+    with pytest.raises(ValueError, match="1 items an epoch do not fill one batch of 2"):
+        train(conf, Noisy(1), Noisy(2))
+
+
+def test_too_little_memory(conf, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1e6)
+    with pytest.raises(TrainingError, match="0.0 GB are free on cpu: set --recompute true"):
+        train(conf, Noisy(), Noisy(2))
+    monkeypatch.setattr(memory, "available_bytes", lambda device: None)
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ):
+
+        def fails(self, batch, batch_nb, error=error):
+            raise error
+
+        monkeypatch.setattr(ApolloSystem, "training_step", fails)
+        with pytest.raises(TrainingError, match="out of memory: set --recompute true"):
+            train(conf, Noisy(), Noisy(2))
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("trainning: {epochs: 2}", "has no group 'trainning'; did you mean 'training'?"),
+        ("model: {n_layer: 2}", "model has no key 'n_layer'; did you mean 'n_layers'?"),
+        ("loss: {qqqq: 2}", "loss has no key 'qqqq'; known: reconstruction"),
+        ("model: 3", "has to hold groups of keys"),
+        ("model: {n_layers", "is no YAML"),
+    ],
+)
+def test_configurations_with_mistakes(tmp_path, text, complaint):
+    (tmp_path / "mine.yml").write_text(text)
+    with pytest.raises(ValueError, match=complaint.replace("?", r"\?")) as error:
+        load_conf(tmp_path / "mine.yml", LOCAL / "conf.yml")
+    assert "mine.yml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_configurations_of_the_recipe():
+    """The paper's values; keys are unique, as asteroid's parser needs them; the demo is smaller."""
+    paper, demo = load_conf(LOCAL / "conf.yml"), load_conf(
+        LOCAL / "conf_demo.yml", LOCAL / "conf.yml"
+    )
+    keys = [key for group in paper.values() for key in group]
+    assert len(keys) == len(set(keys))
+    model = Apollo(**paper["model"])
+    assert model.get_model_args() == Apollo().get_model_args()
+    assert (paper["data"]["n_items"], paper["training"]["epochs"]) == (40000, 500)
+    assert (paper["optim"]["g_lr"], paper["optim"]["d_lr"]) == (1e-3, 1e-4)
+    assert (paper["optim"]["lr_decay"], paper["optim"]["lr_step"]) == (0.98, 2)
+    count = sum(p.numel() for p in Apollo(**demo["model"]).parameters())
+    assert count < 0.02 * sum(p.numel() for p in model.parameters())
+
+
+def test_what_a_step_takes_is_foreseen():
+    """The estimate against what the allocator was asked for, with and without recomputing."""
+    model = small_model(feature_dim=32, n_heads=4).train()
+    wav = tone(44100)
+    for recompute in (False, True):
+        foreseen = memory.training_bytes(model, 2, 1.0, recompute)
+        with torch.profiler.profile(profile_memory=True) as profile:
+            if recompute:
+                with memory.recomputed(model):
+                    est = model(wav)
+            else:
+                est = model(wav)
+            est.square().mean().backward()
+        level = peak = 0
+        for event in profile.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                level += event.nbytes()
+                peak = max(peak, level)
+        assert 0.6 * peak < foreseen < 2 * peak, recompute
+
+
+def test_available_memory():
+    assert 1e8 < memory.available_bytes(torch.device("cpu")) < 1e14
+
+
+def test_recomputing_gives_the_same_gradients(monkeypatch):
+    """In pieces of one frame and one band, and in one piece."""
+    wav, gradients, outputs = tone(3000), [], []
+    for piece in (None, 1, 1 << 30):
+        model = small_model(residual=True).train()
+        if piece is None:
+            est = model(wav)
+        else:
+            monkeypatch.setattr(memory, "_PIECE_BYTES", piece)
+            with memory.recomputed(model):
+                est = model(wav)
+        est.square().sum().backward()
+        outputs.append(est.detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        assert "forward" not in vars(model.layers[0].roformer)
+    for index in (1, 2):
+        torch.testing.assert_close(outputs[0], outputs[index], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradients[0], gradients[index], rtol=1e-3, atol=1e-4)
+
+
+def test_compiled_layers_give_the_same_numbers(conf, tmp_path, monkeypatch):
+    """Traced by torch.compile; a backend that needs no C++ compiler."""
+    compiled = []
+
+    def compile_(function, compile_=torch.compile):
+        compiled.append(function)
+        return compile_(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    conf = settings(conf, epochs=1)
+    train(conf, Noisy(2), Noisy(1))
+    other = main_args(settings(conf, compile=True), exp_dir=str(tmp_path / "compiled"))
+    train(other, Noisy(2), Noisy(1))
+    assert len(compiled) == 2
+    one, two = (read(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("exp", "compiled"))
+    torch.testing.assert_close(one["state_dict"], two["state_dict"], rtol=0, atol=1e-5)
+
+
+def test_an_unknown_precision(conf):
+    conf = settings(conf, precision="7-bit")
+    with pytest.raises(ValueError, match="7-bit"):
+        training.make_trainer(conf)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_longer_convolutions_change_nothing_at_first(conf, tmp_path, causal):
+    model, wav = small_model(causal=causal, kernel_size=5), tone(9000)
+    wide = run.widened(model, 11)
+    assert wide.get_model_args() == {**model.get_model_args(), "kernel_size": 11}
+    with torch.no_grad():
+        torch.testing.assert_close(wide(wav), model(wav), rtol=0, atol=1e-6)
+    assert (wide.latency == model.latency) == causal
+    # As a run begins; a kernel that is longer already stays.
+    checkpoints.save(model, tmp_path / "short.safetensors")
+    for asked, got in ((11, 11), (3, 5)):
+        conf["model"]["kernel_size"] = asked
+        begun = run._make_model(main_args(conf, init_from=str(tmp_path / "short.safetensors")))
+        assert begun.get_model_args()["kernel_size"] == got and begun.training
+
+
+@pytest.mark.parametrize("megabytes, how", [(16, "False"), (64, "True")])
+def test_freed_memory_is_kept(megabytes, how):
+    """In a process of its own: pages of a block that comes again are not asked for again."""
+    code = """if True:
+        import resource, sys, torch
+        from apollo_plugin import memory
+        size = int(sys.argv[1]) << 18
+        if sys.argv[2] != "plain":
+            memory.keep_freed_memory(every_size=sys.argv[2] == "True")
+        faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for round in range(2):
+            before = faults()
+            for _ in range(5):
+                together = [torch.ones(size) for _ in range(3)]
+                del together
+        print(faults() - before)
+    """
+    command = [sys.executable, "-c", code, str(megabytes)]
+    kept, given_back = (
+        int(subprocess.run([*command, way], capture_output=True, text=True, check=True).stdout)
+        for way in (how, "plain")
+    )
+    if platform.libc_ver()[0] == "glibc":
+        assert kept < 200 and kept < given_back / 4
