@@ -15,7 +15,7 @@ _STALE_SECONDS = 24 * 3600
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """A place beside ``path`` to write to; renamed to it at the end, removed after an error.
 
     Args:
@@ -27,7 +27,7 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     Example:
         >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "deep" / "a.txt"
-        >>> with whole(target) as beside:
+        >>> with atomic_write(target) as beside:
         ...     _ = beside.write_text("all of it")
         >>> target.read_text(), len(list(target.parent.iterdir()))
         ('all of it', 1)
@@ -50,6 +50,10 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
         _remove(aside)
 
 
+# The former name, until every branch has the new one.
+whole = atomic_write
+
+
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         if path.is_dir():
@@ -60,5 +64,5 @@ def _remove(path: Path) -> None:
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 1) -> None:
     """Writes JSON whole or not at all."""
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(value, indent=indent) + "\n")

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from apollo_plugin.files import whole, write_json
+from apollo_plugin.files import atomic_write, write_json
 
 
 def test_an_error_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("before")
-    with pytest.raises(KeyboardInterrupt), whole(path) as beside:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as beside:
         beside.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["a.txt"]
@@ -21,11 +21,11 @@ def test_an_error_leaves_what_was_there(tmp_path):
 def test_a_folder_is_replaced_as_one(tmp_path):
     path = tmp_path / "folder"
     for content in ("first", "second"):
-        with whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.mkdir()
             (beside / content).write_text(content)
         assert os.listdir(path) == [content]
-    with pytest.raises(ValueError), whole(path) as beside:
+    with pytest.raises(ValueError), atomic_write(path) as beside:
         beside.mkdir()
         (beside / "third").touch()
         raise ValueError
@@ -36,7 +36,7 @@ def test_two_at_once_leave_one_whole_folder(tmp_path):
     path = tmp_path / "folder"
 
     def write(number):
-        with whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.mkdir()
             for name in "ab":
                 (beside / name).write_text(str(number))
@@ -58,7 +58,7 @@ def test_what_a_killed_process_left_goes_after_a_day(tmp_path):
 
 
 def test_nothing_is_seen_before_the_end(tmp_path):
-    with whole(tmp_path / "b" / "c.json") as beside:
+    with atomic_write(tmp_path / "b" / "c.json") as beside:
         beside.write_text("{}")
         assert not (tmp_path / "b" / "c.json").exists()
     assert (tmp_path / "b" / "c.json").exists()

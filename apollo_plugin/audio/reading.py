@@ -13,7 +13,7 @@ import soxr
 import torch
 
 from ..errors import AudioError
-from ..files import whole
+from ..files import atomic_write
 
 # What can be written: formats that keep rate, channels and length.
 FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
@@ -164,7 +164,7 @@ def write(
         format = "RF64"
     n_clipped = 0
     try:
-        with whole(path) as beside, beside.open("w+b", buffering=0) as file:
+        with atomic_write(path) as beside, beside.open("w+b", buffering=0) as file:
             sink = _Sink(file)
             with soundfile.SoundFile(
                 sink, "w", sample_rate, wav.shape[0], subtype, None, format

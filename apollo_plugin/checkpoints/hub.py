@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__, checkpoints
 from ..errors import CheckpointError
-from ..files import whole, write_json
+from ..files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from ..network.apollo import ApolloNetwork
@@ -100,7 +100,7 @@ def save_pretrained(
         write_json(folder / "config.json", config)
         readme = folder / "README.md"
         if text is not None or not readme.exists():
-            with whole(readme) as beside:
+            with atomic_write(readme) as beside:
                 beside.write_text(
                     text or model_card(model, name or folder.name, license), encoding="utf-8"
                 )

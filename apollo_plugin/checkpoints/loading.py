@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
-from ..files import whole
+from ..files import atomic_write
 from . import published_layout as published
 from .published_layout import State
 
@@ -133,7 +133,7 @@ def save(model: torch.nn.Module, path: str | os.PathLike, half: bool = False) ->
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
     # Through bytes: save_file would make a file that only its owner can read.
     metadata = {"model_args": json.dumps(model.get_model_args())}
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_bytes(safetensors.torch.save(state, metadata=metadata))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ..files import whole, write_json
+from ..files import atomic_write, write_json
 from .demo import song
 from .parallel import each
 
@@ -88,7 +88,7 @@ def _write_song(job: _Job) -> bool:
     if folder.is_dir():
         return False
     stems = song(job.seconds, job.seed, _RATE)
-    with whole(folder) as beside:
+    with atomic_write(folder) as beside:
         beside.mkdir()
         if moises:
             _write_moisesdb(beside, artist, title, stems, job)

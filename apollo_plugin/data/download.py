@@ -10,7 +10,7 @@ import requests
 from tqdm import tqdm
 
 from ..errors import AudioError
-from ..files import whole
+from ..files import atomic_write
 
 MUSDB18HQ_URL = "https://zenodo.org/records/3338373/files/musdb18hq.zip?download=1"
 MUSDB18HQ_SHA256 = "baac80d0483c61d74b2e5f3be75fa557eec52898339e6aa45c1fa48833c5d21d"
@@ -78,7 +78,7 @@ def unzip(archive: str | os.PathLike, folder: str | os.PathLike) -> None:
         AudioError: where the archive is damaged or would write outside of the folder.
     """
     try:
-        with zipfile.ZipFile(archive) as file, whole(folder) as beside:
+        with zipfile.ZipFile(archive) as file, atomic_write(folder) as beside:
             beside.mkdir()
             for item in tqdm(file.infolist(), desc=Path(folder).name, unit="file", disable=None):
                 if not (beside / item.filename).resolve().is_relative_to(beside.resolve()):

@@ -14,7 +14,7 @@ import torch
 
 from ..audio import probe, write
 from ..errors import AudioError
-from ..files import whole, write_json
+from ..files import atomic_write, write_json
 from .codecs import BIT_RATES
 from .mixing import KINDS, Library, Mix, draw_stems
 from .parallel import each
@@ -145,7 +145,7 @@ def _write(
     folder: Path, about: dict, coded: torch.Tensor, original: torch.Tensor, sample_rate: int
 ) -> None:
     # The folder appears with all three in it.
-    with whole(folder) as beside:
+    with atomic_write(folder) as beside:
         beside.mkdir()
         write(beside / "original.flac", original, sample_rate, "FLAC")
         write(beside / "mp3.flac", coded, sample_rate, "FLAC")

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import report
 from ..data.mixing import KINDS
-from ..files import whole, write_json
+from ..files import atomic_write, write_json
 from ..metrics import METRICS, unavailable
 from ..report import Table
 from ..report.plots import decibels
@@ -214,7 +214,7 @@ def figure2(path: str | os.PathLike, summary: dict[str, Any], name: str) -> None
         axis.grid(axis="y", color="#dcd8cf", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         figure.savefig(beside, format="png")
 
 
@@ -293,7 +293,7 @@ def evaluate_experiment(
         f"{len(times)} runs over 1 s of mono (the paper: 1000, on its GPU)."
     ]
     text = markdown(tables, notes)
-    with whole(exp_dir / "table2.md") as beside:
+    with atomic_write(exp_dir / "table2.md") as beside:
         beside.write_text(text)
     figure2(exp_dir / "figure2.png", summary, name)
     page = exp_dir / "report" / "index.html"

@@ -21,7 +21,7 @@ import soundfile
 from ..data.dataset import Pair, PairDataset
 from ..data.parallel import each
 from ..errors import AudioError
-from ..files import whole
+from ..files import atomic_write
 from ..metrics import METRICS, evaluate
 from ..report import MAX_ITEMS
 from ..report.comparison import Comparison, compare
@@ -184,7 +184,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text.getvalue())
 
 
@@ -241,5 +241,5 @@ def _read_rows(path: Path) -> Iterator[tuple[str, str, Row]]:
 
 
 def _rewrite(path: Path, lines: Sequence[Sequence]) -> None:
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text("".join(json.dumps(line) + "\n" for line in lines))

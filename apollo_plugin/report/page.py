@@ -21,7 +21,7 @@ from pathlib import Path
 import soundfile
 
 from ..errors import AudioError
-from ..files import whole
+from ..files import atomic_write
 from .comparison import EXCERPT_SECONDS, Comparison, Version
 from .plots import data_uri, decibels, mean_spectrum, scale, spectrogram
 
@@ -101,7 +101,7 @@ def write(
     """
     page = build(items, title, intro, tables, pictures).encode()
     try:
-        with whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_bytes(page)
     except OSError as error:
         raise AudioError(f"'{path}' cannot be written: {error.strerror or error}") from error

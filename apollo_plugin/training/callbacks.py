@@ -10,7 +10,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from ..files import whole, write_json
+from ..files import atomic_write, write_json
 
 # Decibels below its loudest point at which a spectrogram is black.
 _RANGE_DB = 100.0
@@ -21,7 +21,7 @@ class WholeFiles(TorchCheckpointIO):
     system's temporary folder and may copy them from there."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        with whole(path) as beside:
+        with atomic_write(path) as beside:
             torch.save(checkpoint, beside)
 
 
@@ -52,7 +52,7 @@ class BestModels(ModelCheckpoint):
         if trainer.is_global_zero and self.best_model_path != best:
             scores = {Path(k).name: v.item() for k, v in self.best_k_models.items()}
             write_json(self.exp_dir / "best_k_models.json", scores)
-            with whole(self.exp_dir / "best_model.pth") as beside:
+            with atomic_write(self.exp_dir / "best_model.pth") as beside:
                 torch.save(pl_module.best_weights.serialize(), beside)
 
 

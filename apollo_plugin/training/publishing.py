@@ -19,7 +19,7 @@ from .. import checkpoints
 from ..data.dataset import MOISESDB_LICENSE, MUSDB_LICENSE
 from ..errors import CheckpointError
 from ..evaluation.experiment import CHECKPOINT
-from ..files import whole
+from ..files import atomic_write
 from ..model import Apollo
 
 RECIPE = "musdb18hq_moises/Apollo"
@@ -53,7 +53,7 @@ def publish(exp_dir: str | os.PathLike, recipe: str = RECIPE) -> tuple[Path, lis
     flat = {key: value for key, value in metrics.items() if not isinstance(value, (dict, list))}
     model = Apollo.from_pretrained(package)
     target = exp_dir / "publish_dir"
-    with whole(target) as beside:
+    with atomic_write(target) as beside:
         beside.mkdir()
         with contextlib.redirect_stdout(io.StringIO()):  # it would name the folder beside
             save_publishable(beside, package, metrics=flat, train_conf=config, recipe=recipe)

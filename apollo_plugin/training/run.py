@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import TrainingError
-from ..files import whole, write_json
+from ..files import atomic_write, write_json
 from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator
 from ..memory import keep_freed_memory
 from ..model import Apollo
@@ -204,7 +204,7 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
     system = make_system(conf, train_set, valid_set)
     trainer = make_trainer(conf)
     if rank_zero_only.rank == 0:
-        with whole(exp_dir / "conf.yml") as beside:
+        with atomic_write(exp_dir / "conf.yml") as beside:
             beside.write_text(yaml.safe_dump(conf, sort_keys=False))
     _require_memory(conf, system, trainer.strategy.root_device)
     start = time.monotonic()

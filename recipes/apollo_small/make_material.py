@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import demo, parallel, tracks
-from apollo_plugin.files import whole
+from apollo_plugin.files import atomic_write
 
 RATE = 44100
 # Sample names by what they can play; the first that fits wins.
@@ -374,7 +374,7 @@ def make_song(
             wav = performers[random.integers(len(performers))](song)
             if np.abs(wav).max() > 1e-4:
                 stems[str(name)] = balanced(rested(treated(wav, random), song), random)
-        with whole(folder) as beside:
+        with atomic_write(folder) as beside:
             beside.mkdir()
             for name, wav in limited(stems, random).items():
                 soundfile.write(beside / f"{name}.flac", wav.T, RATE, subtype="PCM_16")

@@ -38,7 +38,7 @@ def main():
         print(line)
     if not scored:
         raise ValueError("no song could be scored")
-    with files.whole(args.out / "table.md") as beside:
+    with files.atomic_write(args.out / "table.md") as beside:
         beside.write_text(table(scored) + "\n")
     print(table(scored))
     return 1 if problems else 0
