@@ -35,6 +35,13 @@ def tone(n_samples: int, n_channels: int = 2, sample_rate: int = 44100) -> torch
     return 0.1 * torch.sin(2 * torch.pi * hertz * t).sum(1) + 0.02 * noise
 
 
+def one_line(caught, path) -> str:
+    """The message of an error that ``pytest.raises`` caught: it names the path, on one line."""
+    text = str(caught.value)
+    assert str(path) in text and "\n" not in text
+    return text
+
+
 def linear_flops(model: Apollo, n_frames: int) -> int:
     """Two operations for each weight that a frame meets, and the attention over the bands."""
     bands, n = model.filterbank.n_bands, model.get_model_args()["feature_dim"]

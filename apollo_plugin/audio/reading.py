@@ -1,7 +1,6 @@
-"""Reading, resampling and writing any audio file."""
+"""Reading any audio file."""
 
 import contextlib
-import io
 import os
 import re
 from collections.abc import Iterator
@@ -13,10 +12,7 @@ import soxr
 import torch
 
 from ..errors import AudioError
-from ..files import atomic_write
 
-# What can be written: formats that keep rate, channels and length.
-FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
 # What a folder is searched for; a file that is named is read whatever it is called.
 SUFFIXES = frozenset(
     f".{suffix}"
@@ -31,8 +27,6 @@ _UNKNOWN_FORMAT = (1, 4)
 _CHUNK = r"\b(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"
 # Read around a part that is to be resampled, in seconds.
 _RESAMPLING_MARGIN = 0.05
-# A RIFF file counts its bytes in 32 bits.
-_WAV_LIMIT = 2**32 - 2**16
 
 
 def read(path: str | os.PathLike, max_seconds: float = float("inf")) -> tuple[torch.Tensor, int]:
@@ -132,128 +126,6 @@ def read_part(
         samples = soxr.resample(samples, rate, sample_rate, quality="VHQ")[skip : skip + n_samples]
         samples = np.pad(samples, ((0, n_samples - len(samples)), (0, 0)))
     return samples.T
-
-
-def write(
-    path: str | os.PathLike,
-    wav: torch.Tensor,
-    sample_rate: int,
-    format: str = "WAV",
-    subtype: str | None = None,
-) -> int:
-    """Writes a file whole or not at all: beside its place first, then renamed.
-
-    Args:
-        path: of the file; its folder is made where it is missing.
-        wav: ``(channels, time)``, full scale 1.0.
-        sample_rate: in Hz.
-        format: soundfile's name of the container, ``"WAV"``, ``"FLAC"``, ``"OGG"`` and so on.
-        subtype: soundfile's name of the sample type; ``"FLOAT"`` where the format has it, else the
-            format's default.
-
-    Returns:
-        how many samples lay beyond full scale and were clipped (0 for floating point).
-
-    Raises:
-        AudioError: where the file cannot be written.
-    """
-    path = Path(path)
-    subtype = subtype or default_subtype(format)
-    n_bytes = wav.numel() * {"FLOAT": 4, "DOUBLE": 8, "PCM_16": 2, "PCM_24": 3}.get(subtype, 4)
-    if format == "WAV" and n_bytes > _WAV_LIMIT:
-        format = "RF64"
-    n_clipped = 0
-    try:
-        with atomic_write(path) as beside, beside.open("w+b", buffering=0) as file:
-            sink = _Sink(file)
-            with soundfile.SoundFile(
-                sink, "w", sample_rate, wav.shape[0], subtype, None, format
-            ) as sound:
-                for block in wav.split(1 << 18, -1):
-                    samples = block.detach().cpu().float()
-                    if subtype not in ("FLOAT", "DOUBLE"):
-                        n_clipped += int((samples.abs() > 1).sum())
-                        samples = samples.clamp(-1, 1)
-                    sound.write(samples.T.numpy())
-                    if sink.error:
-                        break
-            if sink.error:
-                raise sink.error
-    except (OSError, soundfile.SoundFileError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise AudioError(f"'{path}' cannot be written: {reason}") from error
-    return n_clipped
-
-
-class _Sink:
-    """A file that remembers a failed write: libsndfile forgets those of its last flush."""
-
-    def __init__(self, file: io.FileIO):
-        self.seek, self.tell, self.read, self.readinto = (
-            file.seek,
-            file.tell,
-            file.read,
-            file.readinto,
-        )
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        rest = memoryview(data)
-        try:
-            while rest and not self.error:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            self.error = error
-        return len(data)
-
-
-def check_writable(format: str, subtype: str | None, sample_rate: int, n_channels: int) -> None:
-    """Raises an AudioError where a format cannot hold a rate or a number of channels."""
-    subtype = subtype or default_subtype(format)
-    try:
-        soundfile.SoundFile(
-            io.BytesIO(), "w", sample_rate, n_channels, subtype, format=format
-        ).close()
-    except soundfile.SoundFileError as error:
-        raise AudioError(
-            f"{format} ({subtype}) cannot hold {n_channels} channel(s) at {sample_rate} Hz; "
-            "choose another --format"
-        ) from error
-
-
-def default_subtype(format: str) -> str:
-    """Floating point where the format knows it, so that nothing clips."""
-    if soundfile.check_format(format, "FLOAT"):
-        return "FLOAT"
-    return (
-        "PCM_24" if soundfile.check_format(format, "PCM_24") else soundfile.default_subtype(format)
-    )
-
-
-def resample(wav: torch.Tensor, old_rate: int, new_rate: int, n_samples: int | None = None):
-    """Linear-phase resampling at soxr's highest quality, for any pair of rates.
-
-    Args:
-        wav: ``(channels, time)``.
-        old_rate: of ``wav``, in Hz.
-        new_rate: of the result, in Hz.
-        n_samples: length of the result; ``time * new_rate / old_rate`` rounded up unless given.
-
-    Returns:
-        float32 tensor ``(channels, n_samples)``.
-    """
-    if old_rate == new_rate:
-        return wav
-    if n_samples is None:
-        n_samples = -(-wav.shape[-1] * new_rate // old_rate)
-    samples = np.ascontiguousarray(wav.T.numpy(), dtype=np.float32)
-    resampled = soxr.resample(samples, old_rate, new_rate, quality="VHQ")
-    # soxr rounds the length in its own way, by a sample at most.
-    missing = n_samples - len(resampled)
-    if missing > 0:
-        resampled = np.pad(resampled, ((0, missing), (0, 0)))
-    return torch.from_numpy(resampled[:n_samples]).T
 
 
 @contextlib.contextmanager

@@ -1,0 +1,30 @@
+"""Resampling between any two rates."""
+
+import numpy as np
+import soxr
+import torch
+
+
+def resample(wav: torch.Tensor, old_rate: int, new_rate: int, n_samples: int | None = None):
+    """Linear-phase resampling at soxr's highest quality, for any pair of rates.
+
+    Args:
+        wav: ``(channels, time)``.
+        old_rate: of ``wav``, in Hz.
+        new_rate: of the result, in Hz.
+        n_samples: length of the result; ``time * new_rate / old_rate`` rounded up unless given.
+
+    Returns:
+        float32 tensor ``(channels, n_samples)``.
+    """
+    if old_rate == new_rate:
+        return wav
+    if n_samples is None:
+        n_samples = -(-wav.shape[-1] * new_rate // old_rate)
+    samples = np.ascontiguousarray(wav.T.numpy(), dtype=np.float32)
+    resampled = soxr.resample(samples, old_rate, new_rate, quality="VHQ")
+    # soxr rounds the length in its own way, by a sample at most.
+    missing = n_samples - len(resampled)
+    if missing > 0:
+        resampled = np.pad(resampled, ((0, missing), (0, 0)))
+    return torch.from_numpy(resampled[:n_samples]).T

@@ -1,0 +1,113 @@
+"""Writing audio files, whole or not at all."""
+
+import io
+import os
+from pathlib import Path
+
+import soundfile
+import torch
+
+from ..errors import AudioError
+from ..files import atomic_write
+
+# What can be written: formats that keep rate, channels and length.
+FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
+# A RIFF file counts its bytes in 32 bits.
+_WAV_LIMIT = 2**32 - 2**16
+
+
+def write(
+    path: str | os.PathLike,
+    wav: torch.Tensor,
+    sample_rate: int,
+    format: str = "WAV",
+    subtype: str | None = None,
+) -> int:
+    """Writes a file whole or not at all: beside its place first, then renamed.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+        wav: ``(channels, time)``, full scale 1.0.
+        sample_rate: in Hz.
+        format: soundfile's name of the container, ``"WAV"``, ``"FLAC"``, ``"OGG"`` and so on.
+        subtype: soundfile's name of the sample type; ``"FLOAT"`` where the format has it, else the
+            format's default.
+
+    Returns:
+        how many samples lay beyond full scale and were clipped (0 for floating point).
+
+    Raises:
+        AudioError: where the file cannot be written.
+    """
+    path = Path(path)
+    subtype = subtype or default_subtype(format)
+    n_bytes = wav.numel() * {"FLOAT": 4, "DOUBLE": 8, "PCM_16": 2, "PCM_24": 3}.get(subtype, 4)
+    if format == "WAV" and n_bytes > _WAV_LIMIT:
+        format = "RF64"
+    n_clipped = 0
+    try:
+        with atomic_write(path) as beside, beside.open("w+b", buffering=0) as file:
+            sink = _Sink(file)
+            with soundfile.SoundFile(
+                sink, "w", sample_rate, wav.shape[0], subtype, None, format
+            ) as sound:
+                for block in wav.split(1 << 18, -1):
+                    samples = block.detach().cpu().float()
+                    if subtype not in ("FLOAT", "DOUBLE"):
+                        n_clipped += int((samples.abs() > 1).sum())
+                        samples = samples.clamp(-1, 1)
+                    sound.write(samples.T.numpy())
+                    if sink.error:
+                        break
+            if sink.error:
+                raise sink.error
+    except (OSError, soundfile.SoundFileError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise AudioError(f"'{path}' cannot be written: {reason}") from error
+    return n_clipped
+
+
+class _Sink:
+    """A file that remembers a failed write: libsndfile forgets those of its last flush."""
+
+    def __init__(self, file: io.FileIO):
+        self.seek, self.tell, self.read, self.readinto = (
+            file.seek,
+            file.tell,
+            file.read,
+            file.readinto,
+        )
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        rest = memoryview(data)
+        try:
+            while rest and not self.error:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+
+def check_writable(format: str, subtype: str | None, sample_rate: int, n_channels: int) -> None:
+    """Raises an AudioError where a format cannot hold a rate or a number of channels."""
+    subtype = subtype or default_subtype(format)
+    try:
+        soundfile.SoundFile(
+            io.BytesIO(), "w", sample_rate, n_channels, subtype, format=format
+        ).close()
+    except soundfile.SoundFileError as error:
+        raise AudioError(
+            f"{format} ({subtype}) cannot hold {n_channels} channel(s) at {sample_rate} Hz; "
+            "choose another --format"
+        ) from error
+
+
+def default_subtype(format: str) -> str:
+    """Floating point where the format knows it, so that nothing clips."""
+    if soundfile.check_format(format, "FLOAT"):
+        return "FLOAT"
+    return (
+        "PCM_24" if soundfile.check_format(format, "PCM_24") else soundfile.default_subtype(format)
+    )
