@@ -1,20 +1,14 @@
 """Apollo, band-sequence modelling for audio restoration (Fig. 1 of the paper)."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from .filterbank import AnalysisState, ApolloSTFT, SynthesisState
-from .layers import BandLinear, BandRoformer, RMSNorm, TemporalBlock, rotary
-
-# Where the end of a signal meets the last window's slope, dividing by less would turn the network's
-# rounding into a click (by 1e-5 for the worst length). See Apollo.step.
-ENVELOPE_FLOOR = 0.05
-# Gains that band_gain starts from and never exceeds (natural logarithm). The STFT of full-scale
-# music reaches about exp(5); what a codec took lies far below.
-_INITIAL_LOG_GAIN = -4.0
-_MAX_LOG_GAIN = 6.0
+from .filterbank import ApolloSTFT
+from .layers import INITIAL_LOG_GAIN, BandGain, BandLinear, BandSequenceModule, RMSNorm, rotary
+from .stft import AnalysisState, SynthesisState, finish
 
 
 class ApolloState(NamedTuple):
@@ -25,24 +19,16 @@ class ApolloState(NamedTuple):
         samples: input samples whose output is still to come, ``(streams, n)``.
         spec: input frames that wait for the network's look-ahead, for the residual path and for
             digital silence, complex ``(streams, frames, bins)``.
-        blocks: context of each block of each TCN, ``(streams, frames, bands, features)``.
+        blocks: for each module the context of each block of its TCN, ``(streams, frames, bands,
+            features)``.
         synthesis: of the inverse STFT.
     """
 
     analysis: AnalysisState
     samples: torch.Tensor
-    spec: torch.Tensor | None
-    blocks: list[torch.Tensor]
+    spec: torch.Tensor
+    blocks: list[list[torch.Tensor]]
     synthesis: SynthesisState
-
-
-class BandSequenceModule(nn.Module):
-    """A Roformer over the bands, then a TCN over time (section II-C)."""
-
-    def __init__(self, roformer: BandRoformer, tcn: list[TemporalBlock]):
-        super().__init__()
-        self.roformer = roformer
-        self.tcn = nn.ModuleList(tcn)
 
 
 class ApolloNetwork(nn.Module):
@@ -126,7 +112,7 @@ class ApolloNetwork(nn.Module):
         self.filterbank = ApolloSTFT(
             window, window, sample_rate=sample_rate, n_bands=n_bands, band_width_hz=band_width_hz
         )
-        groups = [(len(bands), width) for width, bands in self.filterbank.groups.items()]
+        groups = [(len(bands), width) for width, bands in self.filterbank.bands.groups.items()]
         self.encoders = nn.ModuleList(
             nn.Sequential(
                 RMSNorm(2 * width + 1, count), BandLinear(count, 2 * width + 1, feature_dim)
@@ -135,11 +121,7 @@ class ApolloNetwork(nn.Module):
         )
         self.layers = nn.ModuleList(
             BandSequenceModule(
-                BandRoformer(feature_dim, n_heads, mlp_ratio),
-                [
-                    TemporalBlock(feature_dim, kernel_size, causal, tcn_ratio)
-                    for _ in range(tcn_blocks)
-                ],
+                feature_dim, n_heads, mlp_ratio, kernel_size, causal, tcn_ratio, tcn_blocks
             )
             for _ in range(n_layers)
         )
@@ -151,11 +133,9 @@ class ApolloNetwork(nn.Module):
             for count, width in groups
         )
         if band_gain:
-            n_bands = self.filterbank.n_bands
-            self.envelope = nn.Linear(n_bands, n_bands, bias=False)
-            nn.init.zeros_(self.envelope.weight)
+            self.envelope = BandGain(self.filterbank.n_bands)
             for decoder in self.decoders:
-                nn.init.constant_(decoder[-1].bias[:, -1], _INITIAL_LOG_GAIN)
+                nn.init.constant_(decoder[-1].bias[:, -1], INITIAL_LOG_GAIN)
 
     # ------------------------------------------------------------------------ the one forward pass
 
@@ -174,18 +154,23 @@ class ApolloNetwork(nn.Module):
         """State before the first sample of ``n_streams`` signals."""
         weight = next(self.parameters())
         wav = torch.empty(0, dtype=self._signal_dtype, device=weight.device)
-        n_bands, n_features = self.filterbank.n_bands, self._args["feature_dim"]
+        spec = wav.new_zeros(n_streams, 0, self.filterbank.n_bins)
         return ApolloState(
             self.filterbank.initial_analysis(n_streams, wav),
             wav.new_zeros(n_streams, 0),
-            None,
-            [
-                weight.new_zeros(n_streams, block.behind, n_bands, n_features)
-                for layer in self.layers
-                for block in layer.tcn
-            ],
+            torch.complex(spec, spec),
+            self.initial_contexts(n_streams, weight),
             self.filterbank.initial_synthesis(n_streams, wav),
         )
+
+    def initial_contexts(self, n_streams: int, like: torch.Tensor) -> list[list[torch.Tensor]]:
+        """What stands before the first frame in each block of each TCN: zeros, of the type and
+        device of ``like``."""
+        n_bands, n_features = self.filterbank.n_bands, self._args["feature_dim"]
+        return [
+            [like.new_zeros(n_streams, block.behind, n_bands, n_features) for block in layer.tcn]
+            for layer in self.layers
+        ]
 
     def step(
         self, wav: torch.Tensor, state: ApolloState | None, last: bool
@@ -204,97 +189,67 @@ class ApolloNetwork(nn.Module):
         """
         if state is None:
             state = self.initial_state(wav.shape[0])
-        dtype = wav.dtype
-        analysis, samples, spec, blocks, synthesis = state
-        wav = wav.to(samples)
-        samples = torch.cat((samples, wav), -1)
-        if last and samples.shape[-1] == 0 and analysis.n_seen == 0:
-            return wav.to(dtype), state
-        new_spec, analysis = self.filterbank.analysis(wav, analysis, last)
-        if new_spec is None:
-            return wav[:, :0].to(dtype), ApolloState(analysis, samples, spec, blocks, synthesis)
-        spec = new_spec if spec is None else torch.cat((spec, new_spec), 1)
+        source = wav.to(state.samples)
+        new_spec, analysis = self.filterbank.analysis(source, state.analysis, last)
+        spec = torch.cat((state.spec, new_spec), 1)
         views = torch.view_as_real(new_spec), torch.view_as_real(spec)
-        restored, blocks = self.network(*views, blocks, last)
-        n_frames = restored.shape[1]
-        spec = spec[:, n_frames:]
-        if n_frames == 0:
-            return wav[:, :0].to(dtype), ApolloState(analysis, samples, spec, blocks, synthesis)
+        restored, blocks = self.network(*views, state.blocks, last)
         total, envelope, synthesis = self.filterbank.synthesis(
-            torch.view_as_complex(restored), synthesis, last
+            torch.view_as_complex(restored), state.synthesis, last
         )
+        samples = torch.cat((state.samples, source), -1)
         n_out = min(total.shape[-1], samples.shape[-1])
-        total, envelope, source = total[:, :n_out], envelope[:n_out], samples[:, :n_out]
-        # The inverse STFT divides by the envelope. At the very end (2 ms at most) the envelope runs
-        # out; there the weight that is missing is given to the input.
-        missing = (ENVELOPE_FLOOR - envelope).clamp(min=0)
-        wav = (total + missing * source) / (envelope + missing)
-        return wav.to(dtype), ApolloState(analysis, samples[:, n_out:], spec, blocks, synthesis)
+        out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out])
+        spec = spec[:, restored.shape[1] :]
+        return out.to(wav.dtype), ApolloState(analysis, samples[:, n_out:], spec, blocks, synthesis)
 
     def network(
         self,
         new_spec: torch.Tensor,
         spec: torch.Tensor,
-        blocks: list[torch.Tensor],
+        blocks: Sequence[Sequence[torch.Tensor]],
         last: bool,
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
         """New frames of the spectrum, and all that wait, to as many restored frames as are due.
 
         Real arithmetic only: spectra are real views, ``(streams, frames, bins, 2)``.
         """
         x = self.encode(new_spec)
         rotation = self.rotation()
-        old, new = iter(blocks), []
-        for layer in self.layers:
-            if x.shape[1]:
-                x = layer.roformer(x, rotation)
-            for block in layer.tcn:
-                x, state = block(x, next(old), last)
-                new.append(state)
-        spec = spec[:, : x.shape[1]]
-        return (self.decode(x, spec) if x.shape[1] else spec), new
+        contexts = []
+        for layer, context in zip(self.layers, blocks):
+            x, context = layer(x, rotation, context, last)
+            contexts.append(context)
+        return self.decode(x, spec[:, : x.shape[1]]), contexts
 
     def rotation(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of the Roformers' queries and keys, see :func:`~apollo_plugin.layers.rotary`."""
+        """Of the Roformers' queries and keys, see :func:`~apollo_plugin.network.layers.rotary`."""
         head_dim = self._args["feature_dim"] // self._args["n_heads"]
         return rotary(self.filterbank.n_bands, head_dim, next(self.parameters()).device)
 
     def encode(self, spec: torch.Tensor) -> torch.Tensor:
         """Frames of a spectrum to features, ``(streams, frames, bands, features)``."""
         dtype = next(self.parameters()).dtype
-        features = self.filterbank.split(spec)
-        x = torch.cat([enc(f.to(dtype)) for enc, f in zip(self.encoders, features)], -2)
-        return self.filterbank.sort_bands(x)
+        bands = self.filterbank.bands
+        features = [f.to(dtype) for f in bands.split(spec)]
+        x = torch.cat([encoder(f) for encoder, f in zip(self.encoders, features)], -2)
+        return bands.to_frequency_order(x)
 
     def decode(self, x: torch.Tensor, spec: torch.Tensor) -> torch.Tensor:
         """Features, and the input's spectrum at the same frames, to the restored spectrum."""
-        x = self.filterbank.sort_bands(x, back=True)
-        counts = [len(bands) for bands in self.filterbank.groups.values()]
-        parts = [dec(part) for dec, part in zip(self.decoders, x.split(counts, -2))]
+        bands = self.filterbank.bands
+        groups = bands.to_groups(x).split([len(group) for group in bands.groups.values()], -2)
+        parts = [decoder(group) for decoder, group in zip(self.decoders, groups)]
         parts = [part.to(self._signal_dtype) for part in parts]
         if self.band_gain:
-            parts = self._scale_bands(parts, spec)
-        restored = self.filterbank.merge([nn.functional.glu(part) for part in parts])
+            log_gain = torch.cat([group[..., -1] for group in bands.split(spec)], -1)
+            parts = self.envelope(parts, log_gain)
+        restored = bands.merge([nn.functional.glu(part) for part in parts])
         if self.residual:
             restored = spec + restored
         # Digital silence stays digital silence, whatever the biases say.
         sounding = spec.abs().amax((-2, -1), keepdim=True) > 0
         return restored * sounding
-
-    def _scale_bands(self, parts: list[torch.Tensor], spec: torch.Tensor) -> list[torch.Tensor]:
-        """Multiplies each band by ``exp`` of its log gain: what its decoder says (the last
-        feature) plus a linear map of the log gains of all bands at the input."""
-        log_gain = torch.cat([group[..., -1] for group in self.filterbank.split(spec)], -1)
-        envelope = self.envelope(log_gain.to(self.envelope.weight.dtype)).to(log_gain)
-        scaled, start = [], 0
-        for part in parts:
-            level = envelope[..., start : start + part.shape[-2]].unsqueeze(-1) + part[..., -1:]
-            start += part.shape[-2]
-            gain = level.clamp(max=_MAX_LOG_GAIN).exp()
-            # GLU scales with its first half.
-            value, gate = part[..., :-1].chunk(2, -1)
-            scaled.append(torch.cat((value * gain, gate), -1))
-        return scaled
 
     @property
     def _signal_dtype(self) -> torch.dtype:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ExportError
-from .apollo import ENVELOPE_FLOOR, ApolloNetwork
+from .apollo import ApolloNetwork
+from .stft import finish
 
 
 class _Fourier(nn.Module):
@@ -52,18 +53,13 @@ class WholeSignal(nn.Module):
         pad = bank.kernel_size // 2
         padded = F.pad(wav.unsqueeze(1), (pad, pad), mode="reflect").squeeze(1)
         spec = self.fourier.spectrum(padded)
-        n_features = model.get_model_args()["feature_dim"]
-        blocks = [
-            spec.new_zeros(spec.shape[0], block.behind, bank.n_bands, n_features)
-            for layer in model.layers
-            for block in layer.tcn
-        ]
+        blocks = model.initial_contexts(spec.shape[0], spec)
         spec, _ = model.network(spec, spec, blocks, last=True)
         n_samples = wav.shape[-1]
         total = self.fourier.samples(spec)[:, pad : pad + n_samples]
         valid = torch.ones_like(spec[0, :, 0, 0])
         envelope = self.fourier.envelope(valid)[pad : pad + n_samples]
-        return _divided(total, envelope, wav)
+        return finish(total, envelope, wav)
 
 
 class StreamStep(nn.Module):
@@ -133,12 +129,12 @@ class StreamStep(nn.Module):
         x, contexts, late = self.model.encode(new_spec), [], 0
         rotation, old = self.model.rotation(), iter(context.unbind())
         for layer in self.model.layers:
-            x = layer.roformer(x, rotation)
+            masks = []
             for block in layer.tcn:
-                mask = _valid(index - late, end)[:, None, None]
-                x, state = block(x * mask, next(old), last=False)
-                contexts.append(state)
+                masks.append(_valid(index - late, end)[:, None, None])
                 late += block.ahead
+            x, new = layer(x, rotation, [next(old) for _ in masks], False, masks)
+            contexts += new
         n_kept = spectrum.shape[1] - n_hops
         begin = n_kept - self.n_ahead  # 1 without look-ahead, where a frame is kept for its shape
         valid = _valid(index - late, end)
@@ -148,7 +144,7 @@ class StreamStep(nn.Module):
         before = _valid(frame - late - 1, end) * self.fourier.squared[0, 0, hop:]
         envelope = self.fourier.envelope(valid) + F.pad(before, (0, n_hops * hop))
         n_out = n_hops * hop
-        out = _divided(total[:, :n_out], envelope[:n_out], samples[:, :n_out])
+        out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out])
         out = out.unflatten(1, (n_hops, hop)) * _valid(index - self.delay, end)[:, None]
         return (
             out,
@@ -163,9 +159,3 @@ class StreamStep(nn.Module):
 def _valid(index: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
     """1.0 for the frames that the signal has, 0.0 for those before and after."""
     return ((index >= 0) & (index < end)).to(torch.float32)
-
-
-def _divided(total: torch.Tensor, envelope: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """As in Apollo.step: where the envelope runs out, its missing weight goes to the input."""
-    missing = (ENVELOPE_FLOOR - envelope).clamp(min=0)
-    return (total + missing * source) / (envelope + missing)

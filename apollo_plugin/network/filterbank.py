@@ -1,59 +1,25 @@
 """STFT, band split and gain-shape features as an :mod:`asteroid_filterbanks` filterbank.
 
-The transform is computed by FFT. :meth:`ApolloSTFT.analysis` and :meth:`ApolloSTFT.synthesis` are
-steps with state: a whole signal is one step, a stream is many, and the numbers are the same.
-Asteroid's ``Encoder`` and ``Decoder`` reach the same two FFTs through :class:`_FourierFilters`.
+Asteroid's ``Encoder`` and ``Decoder`` reach the FFTs of :mod:`.stft` through
+:class:`_FourierFilters`.
 """
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import asteroid_filterbanks
 import torch
 import torch.nn.functional as F
 from asteroid_filterbanks import Filterbank
 
-# Keeps the gain of a silent band away from log(0); the published model has the same figure.
-_GAIN_EPS = torch.finfo(torch.float32).eps
+from .bands import BandSplit, equal_widths, widths_of_hz
+from .stft import STFT, _reflected
+
 # torch.istft refuses to divide by less.
 _MIN_ENVELOPE = 1e-11
 
 
-class AnalysisState(NamedTuple):
-    """What :meth:`ApolloSTFT.analysis` carries from step to step.
-
-    Args:
-        samples: the newest samples of the padded signal, ``(streams, n)``; of the bare signal
-            until the left padding is known.
-        n_pending: how many of them at the end no frame has begun with yet; None until the left
-            padding is known.
-        n_seen: length of the bare signal so far.
-    """
-
-    samples: torch.Tensor
-    n_pending: int | None
-    n_seen: int
-
-
-class SynthesisState(NamedTuple):
-    """What :meth:`ApolloSTFT.synthesis` carries: the overlap that later frames will add to.
-
-    Args:
-        overlap: unfinished sum of windowed frames, one row a stream and a last row with the sum of
-            squared windows, ``(streams + 1, kernel_size - stride rounded up to strides)``.
-        skip: samples of left padding that are still to be dropped from the output.
-    """
-
-    overlap: torch.Tensor
-    skip: int
-
-
-class ApolloSTFT(Filterbank):
+class ApolloSTFT(STFT, Filterbank):
     """Periodic-Hann STFT with centred, reflect-padded frames, split into bands.
-
-    The numbers are those of ``torch.stft(wav, kernel_size, stride, window=hann, center=True)`` and
-    of ``torch.istft(spec, ..., length=time)``. Signals of ``kernel_size // 2`` samples or fewer,
-    which ``torch.stft`` refuses, are reflected as often as it takes.
 
     Args:
         n_filters: FFT length in samples; has to equal ``kernel_size``.
@@ -66,6 +32,8 @@ class ApolloSTFT(Filterbank):
             rounded to bins (160 in the paper's section III-B).
 
     Attributes:
+        bands: the :class:`~apollo_plugin.network.bands.BandSplit` with the features.
+        n_bands: number of bands.
         band_widths: bins in each band.
         band_edges_hz: lower edge of each band, and the upper edge of the last.
 
@@ -93,187 +61,23 @@ class ApolloSTFT(Filterbank):
             )
         self.n_bins = kernel_size // 2 + 1
         self.n_feats_out = 2 * self.n_bins
-        self.n_bands = n_bands
         self.band_width_hz = band_width_hz
-        self.band_widths = self._split_bins()
-        self.n_bands = len(self.band_widths)
         bin_hz = sample_rate / kernel_size
-        edges = [sum(self.band_widths[:band]) for band in range(len(self.band_widths) + 1)]
+        if band_width_hz is None:
+            widths = equal_widths(self.n_bins, n_bands)
+        else:
+            widths = widths_of_hz(band_width_hz, kernel_size, sample_rate)
+        self.bands = BandSplit(widths)
+        self.n_bands = len(widths)
+        edges = [sum(widths[:band]) for band in range(len(widths) + 1)]
         # A bin stands for half a bin's width to either side of its centre.
         self.band_edges_hz = [
             min(max((edge - 0.5) * bin_hz, 0.0), sample_rate / 2) for edge in edges
         ]
-        # Bands of equal width share one batched product: {width: bands of that width}.
-        self.groups: dict[int, list[int]] = {}
-        for band, width in enumerate(self.band_widths):
-            self.groups.setdefault(width, []).append(band)
-        grouped_bands = [band for bands in self.groups.values() for band in bands]
-        grouped_bins = [
-            bin_ for band in grouped_bands for bin_ in range(edges[band], edges[band + 1])
-        ]
-        # Left out where grouping changes no order (the published layout), so nothing is copied.
-        in_order = grouped_bands == sorted(grouped_bands)
-        for name, order in (("band", grouped_bands), ("bin", grouped_bins)):
-            take = None if in_order else torch.tensor(order)
-            back = None if in_order else torch.argsort(torch.tensor(order))
-            self.register_buffer(f"_{name}_take", take, persistent=False)
-            self.register_buffer(f"_{name}_back", back, persistent=False)
 
-    def _split_bins(self) -> list[int]:
-        if self.band_width_hz is None:
-            if not 1 <= self.n_bands <= self.kernel_size // 2:
-                raise ValueError(
-                    f"n_bands {self.n_bands} must lie between 1 and {self.kernel_size // 2}, "
-                    f"half of the window of {self.kernel_size} samples"
-                )
-            width = self.kernel_size // 2 // self.n_bands
-            return [width] * (self.n_bands - 1) + [self.n_bins - width * (self.n_bands - 1)]
-        bins_per_band = self.band_width_hz * self.kernel_size / self.sample_rate
-        if bins_per_band < 1:
-            raise ValueError(
-                f"band_width_hz {self.band_width_hz} is less than the distance of two bins, "
-                f"{self.sample_rate / self.kernel_size:g} Hz"
-            )
-        n_bands = max(1, math.ceil(self.n_bins / bins_per_band - 0.5))
-        edges = [round(band * bins_per_band) for band in range(n_bands)] + [self.n_bins]
-        return [upper - lower for lower, upper in zip(edges, edges[1:])]
-
-    def window(self, like: torch.Tensor) -> torch.Tensor:
-        """The window, made anew so that casting the model to bfloat16 cannot round it."""
-        return torch.hann_window(self.kernel_size, dtype=like.dtype, device=like.device)
-
-    # ----------------------------------------------------------------------------- STFT, stepwise
-
-    def initial_analysis(self, n_streams: int, like: torch.Tensor) -> AnalysisState:
-        """The state before the first sample."""
-        return AnalysisState(like.new_zeros(n_streams, 0), None, 0)
-
-    def analysis(
-        self, wav: torch.Tensor, state: AnalysisState, last: bool
-    ) -> tuple[torch.Tensor | None, AnalysisState]:
-        """All frames that the signal so far completes.
-
-        Args:
-            wav: new samples, ``(streams, n)``.
-            state: from the step before.
-            last: no sample follows, so the right padding is due.
-
-        Returns:
-            complex spectrum ``(streams, frames, bins)``, None where no frame is complete, and the
-            state.
-        """
-        pad = self.kernel_size // 2
-        samples, n_pending, n_seen = state
-        n_seen += wav.shape[-1]
-        samples = torch.cat((samples, wav), -1)
-        if n_pending is None:
-            # The window's first value is zero, so the frame's first sample is not waited for.
-            if n_seen < pad and not last:
-                return None, AnalysisState(samples, None, n_seen)
-            samples = torch.cat((_reflected(samples, -pad, 0), samples), -1)
-            n_pending = samples.shape[-1]
-        else:
-            n_pending += wav.shape[-1]
-        # What the right padding reflects.
-        n_mirror = min(n_seen, pad + 1)
-        if last:
-            right = _reflected(samples[:, samples.shape[-1] - n_mirror :], n_mirror, n_mirror + pad)
-            samples = torch.cat((samples, right), -1)
-            n_pending += pad
-        spec = None
-        if n_pending >= self.kernel_size:
-            pending = samples[:, samples.shape[-1] - n_pending :]
-            spec = self.frames_to_spec(pending.unfold(-1, self.kernel_size, self.stride))
-            n_pending -= spec.shape[1] * self.stride
-        n_kept = max(n_pending, n_mirror)
-        return spec, AnalysisState(samples[:, samples.shape[-1] - n_kept :], n_pending, n_seen)
-
-    def frames_to_spec(self, frames: torch.Tensor) -> torch.Tensor:
-        """``(..., kernel_size)`` samples to ``(..., bins)`` complex numbers."""
-        return torch.fft.rfft(frames * self.window(frames))
-
-    def initial_synthesis(self, n_streams: int, like: torch.Tensor) -> SynthesisState:
-        """The state before the first frame."""
-        n_overlap = math.ceil(self.kernel_size / self.stride) - 1
-        overlap = like.new_zeros(n_streams + 1, n_overlap * self.stride)
-        return SynthesisState(overlap, self.kernel_size // 2)
-
-    def synthesis(
-        self, spec: torch.Tensor, state: SynthesisState, last: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, SynthesisState]:
-        """Overlap-add of all samples to which no later frame will add.
-
-        Args:
-            spec: complex spectrum ``(streams, frames, bins)``.
-            state: from the step before.
-            last: no frame follows.
-
-        Returns:
-            windowed sum ``(streams, n)``; the envelope ``(n,)`` that it has to be divided by (sum
-            of squared windows, eq. of the least-squares inverse STFT); the state. The samples
-            start with the signal's first; where ``last`` they end with the right padding.
-        """
-        window = self.window(spec.real)
-        frames = torch.fft.irfft(spec, n=self.kernel_size) * window
-        squared = window.square().expand(1, frames.shape[1], -1)
-        total = self._overlap_add(torch.cat((frames, squared)), state.overlap)
-        n_done = total.shape[-1] if last else frames.shape[1] * self.stride
-        done = total[:, min(state.skip, n_done) : n_done]
-        rest = SynthesisState(total[:, n_done:], max(0, state.skip - n_done))
-        return done[:-1], done[-1], rest
-
-    def _overlap_add(self, frames: torch.Tensor, overlap: torch.Tensor) -> torch.Tensor:
-        """``(rows, frames, kernel_size)`` on top of ``overlap`` -> ``(rows, time)``."""
-        n_hops = math.ceil(self.kernel_size / self.stride)
-        frames = F.pad(frames, (0, n_hops * self.stride - self.kernel_size))
-        hops = frames.unflatten(-1, (n_hops, self.stride))
-        n_frames = hops.shape[1]
-        total = F.pad(overlap, (0, n_frames * self.stride)).unflatten(-1, (-1, self.stride))
-        for hop in range(n_hops):
-            total = total + F.pad(hops[:, :, hop], (0, 0, hop, n_hops - 1 - hop))
-        return total.flatten(1)
-
-    # ------------------------------------------------------------------------ bands and features
-
-    def split(self, spec: torch.Tensor) -> list[torch.Tensor]:
-        """Gain-shape features, eq. (1), of each group of equally wide bands.
-
-        The gain is the norm over the band's bins, as in the published code and in Gull.
-
-        Args:
-            spec: complex spectrum ``(streams, frames, bins)``, or its real view with a last axis
-                of 2.
-
-        Returns:
-            for each group a real tensor ``(streams, frames, bands, 2 * width + 1)``: real parts
-            and imaginary parts over the gain, log gain.
-        """
-        spec = torch.view_as_real(spec) if spec.is_complex() else spec
-        if self._bin_take is not None:
-            spec = spec.index_select(-2, self._bin_take)
-        features, start = [], 0
-        for width, bands in self.groups.items():
-            stop = start + width * len(bands)
-            band = spec[..., start:stop, :].unflatten(-2, (len(bands), width))
-            gain = (band.square().sum((-2, -1)) + _GAIN_EPS).sqrt().unsqueeze(-1)
-            shape = band.transpose(-2, -1).flatten(-2) / gain
-            features.append(torch.cat((shape, gain.log()), -1))
-            start = stop
-        return features
-
-    def merge(self, bands: list[torch.Tensor]) -> torch.Tensor:
-        """Inverse of the grouping: ``(streams, frames, bands, 2 * width)`` tensors, real parts
-        before imaginary parts, to the real view of a spectrum, ``(streams, frames, bins, 2)``."""
-        parts = [band.unflatten(-1, (2, -1)).transpose(-2, -1).flatten(-3, -2) for band in bands]
-        spec = torch.cat(parts, -2).contiguous()
-        return spec if self._bin_back is None else spec.index_select(-2, self._bin_back)
-
-    def sort_bands(self, grouped: torch.Tensor, back: bool = False) -> torch.Tensor:
-        """Bands (axis -2) from the order of the groups to that of frequency, or back."""
-        order = self._band_take if back else self._band_back
-        return grouped if order is None else grouped.index_select(-2, order)
-
-    # ----------------------------------------------------------------------- Asteroid's interface
+    @property
+    def band_widths(self) -> list[int]:
+        return self.bands.widths
 
     def filters(self) -> torch.Tensor:
         """The windowed Fourier basis, ``(2 * bins, 1, kernel_size)``: cosines, then -sines.
@@ -329,17 +133,6 @@ class ApolloSTFT(Filterbank):
         config = super().get_config()
         config.update(n_bands=self.n_bands, band_width_hz=self.band_width_hz)
         return config
-
-
-def _reflected(wav: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Positions ``start`` to ``stop`` of the endlessly reflected signal.
-
-    Reflection repeats with a period of twice the length less two, so it is defined for every
-    length; for paddings shorter than the signal it is ``F.pad(..., mode="reflect")``.
-    """
-    period = max(1, 2 * (wav.shape[-1] - 1))
-    position = torch.arange(start, stop, device=wav.device).remainder(period)
-    return wav.index_select(-1, torch.minimum(position, period - position))
 
 
 class _FourierFilters(torch.Tensor):

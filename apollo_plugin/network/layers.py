@@ -1,8 +1,10 @@
-"""The layers of a band-sequence module (section II-C of the paper, Fig. 1c).
+"""The layers of a band-sequence module (section II-C of the paper, Fig. 1c), and the module.
 
 Tensors are ``(streams, frames, bands, features)``: features last, so every 1x1 convolution is a
 matrix product without a copy. Audio channels and batch are folded into ``streams``.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +13,15 @@ from torch import nn
 from .linear import linear
 
 _NORM_EPS = 1e-5
+# Gains that BandGain starts from and never exceeds (natural logarithm). The STFT of full-scale
+# music reaches about exp(5); what a codec took lies far below.
+INITIAL_LOG_GAIN = -4.0
+_MAX_LOG_GAIN = 6.0
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation over the last axis [29]: gain, no bias, computed in float32.
+    """Root-mean-square normalisation over the last axis (Zhang and Sennrich, 2019): gain, no
+    bias, computed in float32.
 
     Args:
         n_features: size of the last axis.
@@ -53,7 +60,8 @@ class BandLinear(nn.Module):
 
 
 class BandRoformer(nn.Module):
-    """Rotary-position transformer over the bands of each frame [24]; frames do not see each other.
+    """Rotary-position transformer over the bands of each frame (Su et al., 2021); frames do
+    not see each other.
 
     Rows of ``qkv`` are queries, keys, values; within a head the two members of a rotated pair lie
     half a head apart. :mod:`apollo_plugin.checkpoints` brings published weights into this order.
@@ -112,7 +120,8 @@ def rotate(x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torc
 
 
 class TemporalBlock(nn.Module):
-    """Residual depthwise convolution over time and a two-layer MLP; one block of the TCN [27].
+    """Residual depthwise convolution over time and a two-layer MLP; one block of the TCN (Luo and
+    Mesgarani, 2019).
 
     A step with state. The state holds the frames that the next step still looks back on; before
     the first frame they are zero padding, and ``last`` pads the end, so one step over everything
@@ -152,3 +161,99 @@ class TemporalBlock(nn.Module):
         y = linear(y, self.mlp_in, silu=True)
         here = x[:, self.behind : self.behind + n_out]
         return linear(y, self.mlp_out, plus=here), x[:, n_out:]
+
+
+class BandSequenceModule(nn.Module):
+    """A Roformer over the bands, then a TCN over time (section II-C).
+
+    A step with state, which holds the context of each block of the TCN.
+
+    Args:
+        n_features: N of the paper.
+        n_heads: attention heads.
+        mlp_ratio: width of the Roformer's MLP over N.
+        kernel_size: of the TCN's convolutions, in frames; odd.
+        causal: convolutions look back only.
+        tcn_ratio: width of the TCN's MLPs over N.
+        tcn_blocks: convolutional blocks of the TCN.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_heads: int,
+        mlp_ratio: int,
+        kernel_size: int,
+        causal: bool,
+        tcn_ratio: int,
+        tcn_blocks: int,
+    ):
+        super().__init__()
+        self.roformer = BandRoformer(n_features, n_heads, mlp_ratio)
+        self.tcn = nn.ModuleList(
+            TemporalBlock(n_features, kernel_size, causal, tcn_ratio) for _ in range(tcn_blocks)
+        )
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        contexts: Sequence[torch.Tensor],
+        last: bool,
+        masks: Sequence[torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """A step.
+
+        Args:
+            x: new frames, ``(streams, frames, bands, features)``, any number of them.
+            rotation: of the Roformer's queries and keys, see :func:`rotary`.
+            contexts: of each block, from the step before.
+            last: no frame follows.
+            masks: factors for the frames that go into each block, ``(frames, 1, 1)``; for programs
+                of fixed shapes, which hold frames that are none.
+
+        Returns:
+            as many frames as are due, and the contexts.
+        """
+        if x.shape[1]:
+            x = self.roformer(x, rotation)
+        new = []
+        for index, (block, context) in enumerate(zip(self.tcn, contexts)):
+            x, context = block(x if masks is None else x * masks[index], context, last)
+            new.append(context)
+        return x, new
+
+
+class BandGain(nn.Module):
+    """Level and detail of each band apart: decoded bands times ``exp`` of a log gain.
+
+    The log gain of a band is what its decoder says, as the last of its features, plus a linear map
+    of the log gains of all bands at the input.
+
+    Args:
+        n_bands: bands of the network.
+    """
+
+    def __init__(self, n_bands: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_bands, n_bands))
+
+    def forward(self, parts: list[torch.Tensor], log_gain: torch.Tensor) -> list[torch.Tensor]:
+        """Scales what goes into a GLU.
+
+        Args:
+            parts: decoded bands by group, ``(streams, frames, bands, features + 1)``.
+            log_gain: of the input's bands in the order of the groups, ``(streams, frames, bands)``.
+
+        Returns:
+            the parts without their last feature.
+        """
+        envelope = F.linear(log_gain.to(self.weight.dtype), self.weight).to(log_gain)
+        scaled = []
+        levels = envelope.split([part.shape[-2] for part in parts], -1)
+        for part, level in zip(parts, levels):
+            gain = (level.unsqueeze(-1) + part[..., -1:]).clamp(max=_MAX_LOG_GAIN).exp()
+            # GLU scales with its first half.
+            value, gate = part[..., :-1].chunk(2, -1)
+            scaled.append(torch.cat((value * gain, gate), -1))
+        return scaled

@@ -1,15 +1,22 @@
-"""Live restoration: blocks of any size in, restored samples out."""
+"""Live restoration: blocks of any size in, restored samples out.
+
+On a GPU the launch of a step's hundreds of small kernels takes longer than they do, so there a step
+is recorded once and replayed.
+"""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
-from .graphs import RecordedStep, Recorder, cuda_graph, settled
+from .apollo import ApolloNetwork, ApolloState
 
-if TYPE_CHECKING:
-    from .apollo import ApolloNetwork
+# Runs a step as often as it takes, undoes what that did, and gives back what replays it.
+Recorder = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]]
+_N_WARM_UPS = 3
 
 
 class ApolloStreamer:
@@ -34,7 +41,7 @@ class ApolloStreamer:
         torch.Size([1, 3000])
     """
 
-    def __init__(self, model: "ApolloNetwork", n_channels: int = 1):
+    def __init__(self, model: ApolloNetwork, n_channels: int = 1):
         if n_channels < 1:
             raise ValueError(f"n_channels {n_channels} has to be 1 or more")
         self.model = model
@@ -48,7 +55,7 @@ class ApolloStreamer:
 
     def reset(self) -> None:
         """Forgets everything fed so far."""
-        self._state = None
+        self._state: ApolloState | None = None
         self._recorded: RecordedStep | None = None
         self._last_shape: torch.Size | None = None
         # Of the shape, type and device that blocks come in.
@@ -116,3 +123,80 @@ class ApolloStreamer:
                     stacklevel=2,
                 )
         return restored
+
+
+def cuda_graph(
+    step: Callable[[], None], reset: Callable[[], None], device: torch.device
+) -> Callable[[], None]:
+    """Records a step on a CUDA device, which need not be the current one."""
+    with torch.cuda.device(device):
+        # Plans and workspaces have to be there before; PyTorch wants them made elsewhere.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_N_WARM_UPS):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # The stream is named because PyTorch keeps its own on the device that recorded first;
+        # other threads may allocate meanwhile.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            step()
+        reset()
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return replay
+
+
+class RecordedStep:
+    """A model's step for blocks of one length, in the state that a stream settles into.
+
+    Args:
+        model: an :class:`~apollo_plugin.Apollo`.
+        block: ``(streams, n)``, of the length and type of all that will come.
+        state: settled, see :func:`settled`; it stays as it is.
+        recorder: :func:`cuda_graph`, or what does the same.
+    """
+
+    def __init__(
+        self, model: ApolloNetwork, block: torch.Tensor, state: ApolloState, recorder: Recorder
+    ):
+        self._alike = block.shape, block.dtype
+        self._block = torch.zeros_like(block, device=next(model.parameters()).device)
+        self.state = tree_map(lambda x: x.clone() if torch.is_tensor(x) else x, state)
+        before = [tensor.clone() for tensor in _tensors(state)]
+        self._replay = recorder(lambda: self._step(model), lambda: self._set(before))
+
+    def takes(self, block: torch.Tensor) -> bool:
+        """Whether a block is of the shape and type that was recorded."""
+        return (block.shape, block.dtype) == self._alike
+
+    def __call__(self, block: torch.Tensor) -> torch.Tensor:
+        """The samples that are finished, on the model's device; :attr:`state` goes with them."""
+        self._block.copy_(block)
+        self._replay()
+        return self._restored.clone()
+
+    def _step(self, model: ApolloNetwork) -> None:
+        self._restored, state = model.step(self._block, self.state, last=False)
+        self._set(_tensors(state))
+
+    def _set(self, tensors: list[torch.Tensor]) -> None:
+        for mine, new in zip(_tensors(self.state), tensors):
+            mine.copy_(new)
+
+
+def settled(before: ApolloState | None, after: ApolloState) -> bool:
+    """Whether a step left a state of the shapes that it found: from then on every step is alike."""
+    return before is not None and _signature(before) == _signature(after)
+
+
+def _signature(state: ApolloState) -> list[Any]:
+    return [leaf.shape if torch.is_tensor(leaf) else leaf for leaf in tree_leaves(state)]
+
+
+def _tensors(state: ApolloState) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(state) if torch.is_tensor(leaf)]

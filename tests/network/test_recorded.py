@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import small_model, snr, tone
 
-from apollo_plugin.network.graphs import settled
+from apollo_plugin.network.streaming import settled
 
 
 class Recorder:

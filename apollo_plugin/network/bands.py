@@ -1,0 +1,132 @@
+"""Bands of a spectrum and their gain-shape features, eq. (1) of the paper."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+# Keeps the gain of a silent band away from log(0); the published model has the same figure.
+_GAIN_EPS = torch.finfo(torch.float32).eps
+
+
+def equal_widths(n_bins: int, n_bands: int) -> list[int]:
+    """Bins of ``n_bands`` equally wide bands, the last one with what remains: the published split,
+    where Nyquist's bin is not counted for the width.
+
+    Raises:
+        ValueError: where the bands are none, or more than the bins.
+    """
+    if not 1 <= n_bands < n_bins:
+        raise ValueError(f"n_bands {n_bands} must lie between 1 and {n_bins - 1}, the STFT's bins")
+    width = (n_bins - 1) // n_bands
+    return [width] * (n_bands - 1) + [n_bins - width * (n_bands - 1)]
+
+
+def widths_of_hz(band_width_hz: float, kernel_size: int, sample_rate: float) -> list[int]:
+    """Bins of bands whose edges are the multiples of a width in Hz, rounded to bins (section III-B
+    of the paper).
+
+    Args:
+        band_width_hz: width of all bands but the last, which takes what remains.
+        kernel_size: window length in samples.
+        sample_rate: in Hz.
+
+    Raises:
+        ValueError: for bands narrower than the distance of two bins.
+    """
+    n_bins = kernel_size // 2 + 1
+    bins_per_band = band_width_hz * kernel_size / sample_rate
+    if bins_per_band < 1:
+        raise ValueError(
+            f"band_width_hz {band_width_hz} is less than the distance of two bins, "
+            f"{sample_rate / kernel_size:g} Hz"
+        )
+    n_bands = max(1, math.ceil(n_bins / bins_per_band - 0.5))
+    edges = [round(band * bins_per_band) for band in range(n_bands)] + [n_bins]
+    return [upper - lower for lower, upper in zip(edges, edges[1:])]
+
+
+class BandSplit(nn.Module):
+    """A spectrum's bins as bands of several widths.
+
+    Bands of equal width are a group: they share one batched matrix product. Within a group bands
+    keep their order; where groups change the order of all bands, :meth:`to_groups` and
+    :meth:`to_frequency_order` go between the two.
+
+    Args:
+        widths: bins of each band, from 0 Hz up.
+
+    Attributes:
+        widths: the same.
+        groups: the bands of each width, ``{width: [band, ...]}``.
+
+    Raises:
+        ValueError: for a band without bins.
+    """
+
+    _bands_grouped: torch.Tensor | None
+    _bands_sorted: torch.Tensor | None
+    _bins_grouped: torch.Tensor | None
+    _bins_sorted: torch.Tensor | None
+
+    def __init__(self, widths: Sequence[int]):
+        super().__init__()
+        self.widths = list(widths)
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"bands of {self.widths} bins: each takes one bin or more")
+        self.groups: dict[int, list[int]] = {}
+        for band, width in enumerate(self.widths):
+            self.groups.setdefault(width, []).append(band)
+        edges = [sum(self.widths[:band]) for band in range(len(self.widths) + 1)]
+        bands = [band for members in self.groups.values() for band in members]
+        bins = [bin_ for band in bands for bin_ in range(edges[band], edges[band + 1])]
+        # None where grouping changes no order (the published layout), so nothing is copied.
+        changed = bands != sorted(bands)
+        for name, order in (("bands", torch.tensor(bands)), ("bins", torch.tensor(bins))):
+            self.register_buffer(f"_{name}_grouped", order if changed else None, persistent=False)
+            back = torch.argsort(order) if changed else None
+            self.register_buffer(f"_{name}_sorted", back, persistent=False)
+
+    def to_groups(self, x: torch.Tensor) -> torch.Tensor:
+        """Bands (axis -2) from the order of frequency to that of the groups."""
+        return _ordered(x, self._bands_grouped)
+
+    def to_frequency_order(self, x: torch.Tensor) -> torch.Tensor:
+        """Bands (axis -2) from the order of the groups to that of frequency."""
+        return _ordered(x, self._bands_sorted)
+
+    def split(self, spec: torch.Tensor) -> list[torch.Tensor]:
+        """Gain-shape features of each group.
+
+        The gain is the norm over the band's bins, as in the published code and in Gull.
+
+        Args:
+            spec: complex spectrum ``(streams, frames, bins)``, or its real view with a last axis
+                of 2.
+
+        Returns:
+            for each group a real tensor ``(streams, frames, bands, 2 * width + 1)``: real parts
+            and imaginary parts over the gain, log gain.
+        """
+        spec = torch.view_as_real(spec) if spec.is_complex() else spec
+        spec = _ordered(spec, self._bins_grouped)
+        features, start = [], 0
+        for width, bands in self.groups.items():
+            stop = start + width * len(bands)
+            band = spec[..., start:stop, :].unflatten(-2, (len(bands), width))
+            gain = (band.square().sum((-2, -1)) + _GAIN_EPS).sqrt().unsqueeze(-1)
+            shape = band.transpose(-2, -1).flatten(-2) / gain
+            features.append(torch.cat((shape, gain.log()), -1))
+            start = stop
+        return features
+
+    def merge(self, bands: list[torch.Tensor]) -> torch.Tensor:
+        """Inverse of the grouping: ``(streams, frames, bands, 2 * width)`` tensors, real parts
+        before imaginary parts, to the real view of a spectrum, ``(streams, frames, bins, 2)``."""
+        parts = [band.unflatten(-1, (2, -1)).transpose(-2, -1).flatten(-3, -2) for band in bands]
+        return _ordered(torch.cat(parts, -2).contiguous(), self._bins_sorted)
+
+
+def _ordered(x: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    return x if order is None else x.index_select(-2, order)
