@@ -37,7 +37,7 @@ _WINDOW_SECONDS = 0.09
 # Of a long file this many frames are looked at, spread evenly.
 _MAX_FRAMES = 3000
 # LAME's low-pass edges (-70 dB) in Hz for stereo, by kbit/s.
-_MP3_EDGES = {24: 4400, 32: 5700, 48: 7700, 64: 11200, 96: 15200, 128: 16500}
+MP3_EDGES = {24: 4400, 32: 5700, 48: 7700, 64: 11200, 96: 15200, 128: 16500}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Diagnosis:
         if self.cutoff is None:
             limit = min(_FULL_BAND_HZ, _FULL_BAND * self.sample_rate / 2)
             return f"looks uncoded: no edge below {limit / 1000:.1f} kHz, nothing to restore above"
-        near = [f"{kbps}" for kbps, hz in _MP3_EDGES.items() if abs(self.cutoff - hz) < 0.07 * hz]
+        near = [f"{kbps}" for kbps, hz in MP3_EDGES.items() if abs(self.cutoff - hz) < 0.07 * hz]
         like = f", as MP3 at {near[0]} kbit/s has it in stereo" if near else ""
         return f"cut off at {self.cutoff / 1000:.1f} kHz (by {self.drop:.0f} dB){like}"
 

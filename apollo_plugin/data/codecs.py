@@ -7,7 +7,8 @@ of the paper; noise depends on level, so code first and rescale afterwards.)
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import lameenc
 import numpy as np
@@ -79,7 +80,121 @@ def opus(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.T
     return _through_ffmpeg(wav, sample_rate, kbps, "libopus", "ogg", "flt", 48000)
 
 
-CODECS: dict[str, Callable[..., torch.Tensor]] = {"mp3": mp3, "aac": aac, "opus": opus}
+def mp3_vbr(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+    """Codes a signal as MP3 whose frames are as long as they need to be, ``kbps`` in the mean
+    (LAME's ABR, by FFmpeg), and decodes it again.
+
+    Args, returns and raises like :func:`mp3`; needs the extra ``formats``.
+    """
+    options = {"abr": "1"}
+    return _through_ffmpeg(wav, sample_rate, kbps, "libmp3lame", "mp3", "fltp", 44100, options)
+
+
+def mp3_mono(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+    """Codes each channel as an MP3 of its own with half of the bits.
+
+    Args, returns and raises like :func:`mp3`.
+    """
+    channels = _channels(wav)
+    half = _mp3_kbps(kbps / 2)
+    coded = [mp3(channel, sample_rate, half) for channel in channels]
+    return torch.stack(coded).reshape(wav.shape)
+
+
+def vorbis(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+    """Codes a signal as Ogg Vorbis (libvorbis) and decodes it again.
+
+    Vorbis is steered by a quality, here the one that takes ``kbps`` for stereo at 44.1 kHz; its
+    least is that of 64 kbit/s.
+
+    Args, returns and raises like :func:`mp3`.
+    """
+    channels = _channels(wav)
+    # Xiph's nominal rates for qualities of 0, 0.1 ... 0.6.
+    quality = float(np.interp(kbps, (64, 80, 96, 112, 128, 160, 192), np.arange(7) / 10))
+    file = io.BytesIO()
+    about = dict(format="OGG", subtype="VORBIS", compression_level=1 - quality)
+    with soundfile.SoundFile(file, "w", sample_rate, len(channels), **about) as out:
+        # libsndfile overruns its stack when it codes long signals at once.
+        for block in channels.clamp(-1, 1).T.split(1 << 15):
+            out.write(block.numpy())
+    file.seek(0)
+    decoded = soundfile.read(file, dtype="float32", always_2d=True)[0].T[:, : channels.shape[-1]]
+    if decoded.shape != channels.shape:
+        raise ValueError(f"{channels.shape[-1]} samples were coded, {decoded.shape[-1]} came back")
+    return torch.from_numpy(np.ascontiguousarray(decoded)).reshape(wav.shape)
+
+
+def lowpass(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+    """A steep low-pass and nothing else: at 4 kHz for 24 kbit/s, rising to 18 kHz for 128.
+
+    Args, returns and raises like :func:`mp3`.
+    """
+    channels = _channels(wav)
+    edge = float(np.interp(kbps, (24, 128), (4000, 18000)))
+    hertz = torch.fft.rfftfreq(channels.shape[-1], 1 / sample_rate)
+    # Half a cosine of 300 Hz: a brick wall would ring audibly.
+    gain = 0.5 + 0.5 * torch.cos(torch.pi * ((hertz - edge) / 300).clamp(0, 1))
+    return torch.fft.irfft(torch.fft.rfft(channels) * gain, channels.shape[-1]).reshape(wav.shape)
+
+
+def uncoded(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+    """The signal itself: what needs no restoring should come back as it is.
+
+    Args, returns and raises like :func:`mp3`.
+    """
+    return _channels(wav).reshape(wav.shape).clone()
+
+
+CODECS: dict[str, Callable[..., torch.Tensor]] = dict(
+    mp3=mp3,
+    mp3_vbr=mp3_vbr,
+    mp3_mono=mp3_mono,
+    mp3_22khz=partial(mp3, coded_rate=22050),
+    mp3_32khz=partial(mp3, coded_rate=32000),
+    aac=aac,
+    opus=opus,
+    vorbis=vorbis,
+    lowpass=lowpass,
+    uncoded=uncoded,
+)
+# What people have on their discs: shares to draw from, half of them MP3 as the paper has it.
+EVERYDAY: Mapping[str, float] = dict(
+    mp3=0.5,
+    mp3_vbr=0.06,
+    mp3_mono=0.05,
+    mp3_22khz=0.05,
+    mp3_32khz=0.04,
+    aac=0.08,
+    opus=0.06,
+    vorbis=0.06,
+    lowpass=0.06,
+    uncoded=0.04,
+)
+
+
+def draw_codec(random: np.random.Generator, shares: Mapping[str, float]) -> str:
+    """Draws one of :data:`CODECS`.
+
+    Args:
+        random: generator.
+        shares: how often each is to come, in any unit.
+
+    Raises:
+        ValueError: for an unknown name or shares that cannot be drawn by.
+    """
+    unknown = [name for name in shares if name not in CODECS]
+    if unknown:
+        raise ValueError(f"unknown codec '{unknown[0]}'; known: {', '.join(CODECS)}")
+    weights = np.array(list(shares.values()), float)
+    if not (len(weights) and (weights >= 0).all() and 0 < weights.sum() < np.inf):
+        raise ValueError(f"shares {dict(shares)} of codecs have to be positive")
+    return str(random.choice(list(shares), p=weights / weights.sum()))
+
+
+def _mp3_kbps(kbps: float) -> int:
+    """The nearest of MPEG-1's bit rates."""
+    return min((32, 40, 48, 56, 64, 80, 96, 112, 128, 160), key=lambda rate: abs(rate - kbps))
 
 
 def _channels(wav: torch.Tensor) -> torch.Tensor:
@@ -124,7 +239,9 @@ def decode_mp3(coded: bytes, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(aligned)).reshape(like.shape)
 
 
-def _through_ffmpeg(wav, sample_rate, kbps, name, container, layout, coded_rate):
+def _through_ffmpeg(
+    wav, sample_rate, kbps, name, container, layout, coded_rate, options=None
+):
     try:
         import av
     except ImportError as error:
@@ -133,7 +250,7 @@ def _through_ffmpeg(wav, sample_rate, kbps, name, container, layout, coded_rate)
     inside = resample(channels, sample_rate, coded_rate)
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
-        stream = output.add_stream(name, rate=coded_rate)
+        stream = output.add_stream(name, rate=coded_rate, options=options or {})
         stream.layout = "stereo" if len(inside) == 2 else "mono"
         stream.bit_rate = 1000 * kbps
         # Silence pushes the last samples through; what is too much is cut after decoding.

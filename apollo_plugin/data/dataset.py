@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from ..audio import read
 from ..errors import AudioError
 from . import tracks
-from .codecs import BIT_RATES, CODECS
+from .codecs import BIT_RATES, EVERYDAY, draw_codec
 from .mixing import Library, Mix, draw_stems
 
 # Quieter mixtures than this (about -80 dB) are drawn anew: a segment is active, its parts may rest.
@@ -56,7 +56,8 @@ class MixtureDataset(Dataset):
         gain_db: stems are scaled by -gain_db to gain_db.
         bit_rates: drawn from, in kbit/s.
         mixture_share: share of items that are a song as it is (the published code has 0.5).
-        codec: ``"mp3"``, ``"aac"`` or ``"opus"``.
+        codec: one of :data:`~apollo_plugin.data.codecs.CODECS`, or ``"everyday"`` to draw from
+            them as :data:`~apollo_plugin.data.codecs.EVERYDAY` has it.
         level_db: both signals are turned down by 0 to this much after coding, so that a model does
             not count on a peak of 1 (not in the paper).
         tilt_db: mixes are made darker or brighter before coding, by up to this much an octave (not
@@ -96,8 +97,8 @@ class MixtureDataset(Dataset):
             )
         if not (0 <= level_db < np.inf and 0 <= tilt_db < np.inf):
             raise ValueError(f"level_db {level_db} and tilt_db {tilt_db} have to be 0 or more")
-        if codec not in CODECS:
-            raise ValueError(f"unknown codec '{codec}'; known: {', '.join(CODECS)}")
+        self.codecs = EVERYDAY if codec == "everyday" else {codec: 1.0}
+        draw_codec(np.random.default_rng(0), self.codecs)  # says so now if there is none
         self.library = Library(root)
         if segment > self.library.segment:
             raise ValueError(
@@ -110,7 +111,7 @@ class MixtureDataset(Dataset):
             seed,
         )
         self.max_stems, self.gain_db, self.bit_rates = max_stems, gain_db, tuple(bit_rates)
-        self.mixture_share, self.codec, self.level_db = mixture_share, codec, level_db
+        self.mixture_share, self.level_db = mixture_share, level_db
         self.tilt_db, self.mono = tilt_db, mono
         # Shared, so that workers which live longer than an epoch hear of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -145,10 +146,12 @@ class MixtureDataset(Dataset):
         return mix
 
     def _draw(self, random: np.random.Generator, kbps: int) -> Mix:
+        # A single codec takes nothing from the generator.
+        codec = draw_codec(random, self.codecs) if len(self.codecs) > 1 else next(iter(self.codecs))
         if random.random() < self.mixture_share:
-            return self.library.draw_song(random, self.segment, kbps, self.codec)
+            return self.library.draw_song(random, self.segment, kbps, codec)
         stems = draw_stems(random, self.library.stems, None, self.max_stems)
-        return self.library.draw(random, stems, self.segment, kbps, self.gain_db, self.codec)
+        return self.library.draw(random, stems, self.segment, kbps, self.gain_db, codec)
 
     def get_infos(self) -> dict[str, Any]:
         """For publishing models: ``dataset``, ``task`` and ``licenses`` of what is in here."""

@@ -1,0 +1,120 @@
+"""Makes what an envelope path learns from: band energies of mixes, coded in several ways.
+
+python recipes/apollo_small/make_energies.py --data data/train --out energies/train --n_mixes 2000
+
+``--data`` is a split that stages 1 and 2 of the recipe musdb18hq_moises have prepared. A mix is
+rendered once and coded as MP3 at two of the paper's bit rates and once by another codec or rate
+(``EVERYDAY``), since mixing costs more than coding. Each mix becomes a file ``NUMBER.npz``: for
+each coding the ``features`` of :class:`EnvelopePath` in half precision, the ``log_gains`` of the
+original, and how it was coded. Files are a function of ``--seed`` and their number alone and those
+that are there are kept, so the command goes on where it was stopped, and any number of trainings
+may read what is there meanwhile.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
+from apollo_plugin.data.mixing import Library, Mix, draw_stems, tilted
+from apollo_plugin.envelope import EnvelopePath
+from apollo_plugin.files import whole
+from apollo_plugin.filterbank import ApolloSTFT
+from apollo_plugin.script import run
+
+RATE = 44100
+OTHERS = {name: share for name, share in EVERYDAY.items() if name != "mp3"}
+
+
+def draw(library: Library, random: np.random.Generator, seconds: float) -> Mix:
+    """Half of the mixes are songs as they are, half are stems of several songs."""
+    if random.random() < 0.5:
+        mix = library.draw_song(random, seconds, 0)
+    else:
+        stems = draw_stems(random, library.stems, None)
+        mix = library.draw(random, stems, seconds, 0)
+    return mix
+
+
+def render(library: Library, mix: Mix, tilt_db: float) -> torch.Tensor:
+    wav = np.zeros((2, round(mix.seconds * RATE)), np.float32)
+    for part in mix.parts:
+        stem = library.songs[part.song].stems[part.stem].read(part.start, mix.seconds, RATE)
+        wav += np.float32(10 ** (part.gain_db / 20)) * stem
+    wav = tilted(wav, tilt_db, RATE)
+    return torch.from_numpy(wav / max(1.0, np.abs(wav).max()))
+
+
+@torch.no_grad()
+def make(library: Library, index: int, seed: int, seconds: float, fixed: bool) -> dict | None:
+    """Arrays of one mix; None where it is silent.
+
+    Args:
+        library: songs to draw from.
+        index: number of the mix.
+        seed: of everything random, with the number.
+        seconds: length of the mix.
+        fixed: code it as MP3 at each of the paper's bit rates, as validation wants it.
+    """
+    random = np.random.default_rng((seed, index))
+    mix = draw(library, random, seconds)
+    wav = render(library, mix, 0.0 if random.random() < 0.5 else random.uniform(-1.5, 1.5))
+    if wav.abs().max() < 1e-2:
+        return None
+    wav = wav * 10 ** (-random.uniform(0, 12) / 20)  # coding noise depends on level
+    if fixed:
+        codings = [("mp3", kbps) for kbps in BIT_RATES]
+    else:
+        rates = random.choice(BIT_RATES, 2, replace=False, p=(0.19, 0.19, 0.19, 0.19, 0.16, 0.08))
+        other = draw_codec(random, OTHERS)
+        codings = [*(("mp3", int(kbps)) for kbps in rates), (other, int(random.choice(BIT_RATES)))]
+    stft, path = ApolloSTFT(882, 882, sample_rate=RATE), EnvelopePath()
+    wavs = torch.cat([wav, *(CODECS[name](wav, RATE, kbps) for name, kbps in codings)])
+    spec, _ = stft.analysis(wavs, stft.initial_analysis(len(wavs), wavs), last=True)
+    spec = torch.view_as_real(spec)
+    features = path.features(spec[2:]).unflatten(0, (len(codings), 2))
+    return dict(
+        features=features.half().numpy(),
+        log_gains=path.log_gains(spec[:2]).half().numpy(),
+        codecs=np.array([name for name, _ in codings]),
+        kbps=np.array([kbps for _, kbps in codings]),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="a split, stages 1 and 2 done")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the files")
+    parser.add_argument("--n_mixes", type=int, default=2000)
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of a mix")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fixed", action="store_true", help="every bit rate of MP3: validation")
+    parser.add_argument("--wait", type=Path, help="pause while this file exists")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    library = Library(args.data)
+    args.out.mkdir(parents=True, exist_ok=True)
+    start, n_made = time.time(), 0
+    for index in range(args.n_mixes):
+        file = args.out / f"{index:06d}.npz"
+        if file.exists():
+            continue
+        while args.wait and args.wait.exists():
+            time.sleep(5)
+        arrays = make(library, index, args.seed, args.seconds, args.fixed)
+        if arrays is None:
+            continue
+        with whole(file) as beside, beside.open("wb") as out:
+            np.savez(out, **arrays)
+        n_made += 1
+        if n_made % 50 == 0:
+            print(f"{index + 1} of {args.n_mixes}, {(time.time() - start) / n_made:.2f} s a mix")
+
+
+if __name__ == "__main__":
+    run(main)

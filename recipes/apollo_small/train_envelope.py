@@ -1,0 +1,229 @@
+"""Trains the envelope path alone, on the band energies that make_energies.py leaves.
+
+python recipes/apollo_small/train_envelope.py --energies energies --out envelope.safetensors
+
+``--energies`` holds ``train`` and ``valid`` (made with ``--fixed``). The path starts from ridge
+regression. Whatever is in ``train`` when a file is wanted may be drawn, so energies can be made
+meanwhile. The state is kept beside ``--out``: the same command goes on where it was stopped, with
+another ``--steps`` too. Written are the averaged weights that did best on validation, by the
+over-time error above the cut-off, mean of MP3 at 24 to 96 kbit/s.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from apollo_plugin.budget import bands_above, level_errors
+from apollo_plugin.diagnose import MP3_EDGES
+from apollo_plugin.envelope import EMPTY, ENERGY_FLOOR, EnvelopePath
+from apollo_plugin.files import whole
+from apollo_plugin.script import run
+
+RATE = 44100
+NEPER = 8.685889638  # dB
+SCALES = (5, 20, 80)  # frames
+POOL = 24  # files held at once
+
+
+def relevelled(features, log_gains, gain_db):
+    """What the features and log gains would be had both signals been filtered after coding.
+
+    Args:
+        features: ``(..., frames, n_in)`` of :class:`EnvelopePath`.
+        log_gains: of the original, ``(..., frames, n_bands)``.
+        gain_db: ``(..., 1, n_bands)``.
+    """
+    n_bands = log_gains.shape[-1]
+    gain = 10 ** (gain_db / 10)
+
+    def energy(log_gain):
+        return (torch.exp(2 * log_gain) - ENERGY_FLOOR).clamp(min=0) * gain
+
+    coded = energy(features[..., :n_bands])
+    # What was empty stays so however loud it is made, as long as it comes from the same file.
+    empty = (coded < EMPTY) | (features[..., n_bands : 2 * n_bands] > 0.5)
+    rest = features[..., 2 * n_bands :].unflatten(-1, (-1, n_bands))
+    rest = rest.masked_fill(empty.unsqueeze(-2), 0.0).flatten(-2)
+    level = 0.5 * (coded.masked_fill(empty, 0.0) + ENERGY_FLOOR).log()
+    target = 0.5 * (energy(log_gains) + ENERGY_FLOOR).log()
+    return torch.cat((level, empty.to(level), rest), -1), target
+
+
+class Energies:
+    """Crops of what make_energies.py wrote, from a pool of files that is slowly renewed."""
+
+    def __init__(self, folder: Path, frames: int, seed: int):
+        self.folder, self.frames = folder, frames
+        self.random = np.random.default_rng(seed)
+        self.pool: list[dict] = []
+
+    def renew(self) -> None:
+        files = sorted(self.folder.glob("*.npz"))
+        if not files:
+            raise ValueError(f"'{self.folder}' holds no energies; run make_energies.py first")
+        with np.load(files[self.random.integers(len(files))]) as file:
+            arrays = {name: file[name] for name in ("features", "log_gains")}
+        self.pool = [*self.pool[-POOL + 1 :], arrays]
+
+    def batch(self, n_items: int) -> tuple[torch.Tensor, torch.Tensor]:
+        random, features, targets = self.random, [], []
+        for _ in range(n_items):
+            arrays = self.pool[random.integers(len(self.pool))]
+            n_codings, n_channels, n_frames, _ = arrays["features"].shape
+            coding, channel = random.integers(n_codings), random.integers(n_channels)
+            start = random.integers(max(1, n_frames - self.frames + 1))
+            keep = slice(start, start + self.frames)
+            features.append(torch.from_numpy(arrays["features"][coding, channel, keep]))
+            targets.append(torch.from_numpy(arrays["log_gains"][channel, keep]))
+        features, targets = torch.stack(features).float(), torch.stack(targets).float()
+        # Level, and a gentle slope over octaves.
+        octave = torch.log2((torch.arange(targets.shape[-1]) + 0.5) / 16)
+        tilt = torch.from_numpy(random.normal(0, 0.7, (n_items, 1, 1))).float()
+        level = torch.from_numpy(random.uniform(-18, 6, (n_items, 1, 1))).float()
+        return relevelled(features, targets, level + tilt * octave)
+
+
+def loss_function(est, target, empty):
+    """Huber of the log gains, and squares of their errors averaged over several spans of time.
+
+    Args:
+        est: ``(items, frames, bands)``, natural logarithms.
+        target: of the same shape.
+        empty: where the codec left nothing, 1, else 0: other bands count a tenth.
+    """
+    weight = 0.1 + 0.9 * empty
+    weight[..., 64:] *= 0.5  # above 16 kHz
+    loss = (weight * F.huber_loss(est, target, reduction="none", delta=0.8)).mean()
+    error = (weight * (est - target)).transpose(1, 2)
+    for scale in SCALES:
+        loss = loss + 0.5 * F.avg_pool1d(error, scale).square().mean()
+    return loss
+
+
+@torch.no_grad()
+def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
+    """Bias, band by band and over-time error in dB at each bit rate, mean over files."""
+    figures: dict[int, list] = {}
+    for file in sorted(folder.glob("*.npz")):
+        with np.load(file) as arrays:
+            rates, features = arrays["kbps"], torch.from_numpy(arrays["features"]).float()
+            log_gains = torch.from_numpy(arrays["log_gains"]).float()
+        est, _ = path(features.flatten(0, 1), path.initial_contexts(2 * len(rates)), last=True)
+        for kbps, one in zip(rates.tolist(), est.unflatten(0, (-1, 2))):
+            bands = bands_above(MP3_EDGES[kbps], RATE)
+            if len(bands) > 2:
+                both = [NEPER * x[..., list(bands)].transpose(1, 2) for x in (one, log_gains)]
+                figures.setdefault(kbps, []).append(level_errors(*both)[:3])
+    if not figures:
+        raise ValueError(f"'{folder}' holds no energies; run make_energies.py --fixed first")
+    return {kbps: np.mean(rows, 0) for kbps, rows in sorted(figures.items())}
+
+
+def ridge(folder: Path, path: EnvelopePath, alpha: float = 3e-3, n_files: int = 80):
+    """The linear map of a frame's features to its log gains of least squares: weight and bias."""
+    n_in = path.n_in
+    square, product = torch.zeros(n_in + 1, n_in + 1).double(), torch.zeros(n_in + 1, path.n_bands)
+    product = product.double()
+    for file in sorted(folder.glob("*.npz"))[:n_files]:
+        with np.load(file) as arrays:
+            x = torch.from_numpy(arrays["features"][:, :, ::7]).double()
+            y = torch.from_numpy(arrays["log_gains"][:, ::7]).double()
+        y = y.expand(len(x), *y.shape).flatten(0, 2)
+        x = F.pad(x.flatten(0, 2), (0, 1), value=1.0)
+        square, product = square + x.T @ x, product + x.T @ y
+    square += alpha * square.trace() / n_in * torch.eye(n_in + 1)
+    weight = torch.linalg.solve(square, product).T.float()
+    return weight[:, :-1], weight[:, -1]
+
+
+def report(figures: dict[int, np.ndarray]) -> str:
+    return "  ".join(f"{kbps}: {b:+.1f} {e:.1f} {t:.2f}" for kbps, (b, e, t) in figures.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--energies", type=Path, required=True, help="folder: train and valid")
+    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--steps", type=int, default=20000, help="in all, earlier runs included")
+    parser.add_argument("--batch", type=int, default=8, help="crops a step")
+    parser.add_argument("--frames", type=int, default=440, help="of a crop")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--causal", action="store_true", help="no look-ahead")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--validate_every", type=int, default=250, help="steps")
+    parser.add_argument("--wait", type=Path, help="pause while this file exists")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    state_file = args.out.with_suffix(".state")
+    path = EnvelopePath(causal=args.causal)
+    average = torch.optim.swa_utils.AveragedModel(
+        path, avg_fn=lambda old, new, n: old + (new - old) * max(0.002, 10 / (10 + n))
+    )
+    optimizer = torch.optim.AdamW(path.parameters(), args.lr, weight_decay=0.01)
+    step, best = 0, float("inf")
+    data = Energies(args.energies / "train", args.frames, args.seed)
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        path.load_state_dict(state["path"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, best = state["step"], state["best"]
+        data.random = np.random.default_rng((args.seed, step))
+    else:
+        path.set_linear_map(*ridge(args.energies / "train", path))
+        average.module.load_state_dict(path.state_dict())
+        print(f"ridge  {report(validate(path, args.energies / 'valid'))}", flush=True)
+    for _ in range(POOL):
+        data.renew()
+    start, recent = time.time(), []
+    edge = path.ahead or 20  # where a crop lacks context
+    while step < args.steps:
+        while args.wait and args.wait.exists():
+            time.sleep(5)
+        step += 1
+        warm_up, left = min(1, step / 200), (args.steps - step) / args.steps
+        # Constant, then linearly to nothing over the last quarter: more steps may be added.
+        optimizer.param_groups[0]["lr"] = args.lr * warm_up * min(1, 4 * left)
+        if step % 4 == 0:
+            data.renew()
+        features, target = data.batch(args.batch)
+        est, _ = path(features, path.initial_contexts(len(features)), last=True)
+        empty = features[..., path.n_bands : 2 * path.n_bands]
+        inside = (slice(None), slice(edge, features.shape[1] - path.ahead))
+        loss = loss_function(est[inside], target[inside], empty[inside])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(path.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(path)
+        recent.append(loss.item())
+        if step % args.validate_every == 0 or step == args.steps:
+            figures = validate(average.module, args.energies / "valid")
+            value = float(np.mean([row[2] for row in figures.values()][:5]))
+            n_files = len(list((args.energies / "train").glob("*.npz")))
+            print(
+                f"{step:6d}  loss {np.mean(recent):.4f}  over time {value:.3f} dB  "
+                f"{report(figures)}  {n_files} files, {(time.time() - start) / 60:.0f} min",
+                flush=True,
+            )
+            recent.clear()
+            if value < best:
+                best = value
+                with whole(args.out) as beside:
+                    save_file(average.module.state_dict(), beside)
+            state = dict(path=path.state_dict(), average=average.state_dict(), step=step)
+            state |= dict(optimizer=optimizer.state_dict(), best=best)
+            with whole(state_file) as beside:
+                torch.save(state, beside)
+
+
+if __name__ == "__main__":
+    run(main)
