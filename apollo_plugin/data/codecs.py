@@ -239,9 +239,7 @@ def decode_mp3(coded: bytes, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(aligned)).reshape(like.shape)
 
 
-def _through_ffmpeg(
-    wav, sample_rate, kbps, name, container, layout, coded_rate, options=None
-):
+def _through_ffmpeg(wav, sample_rate, kbps, name, container, layout, coded_rate, options=None):
     try:
         import av
     except ImportError as error:

@@ -21,9 +21,9 @@ import torch
 from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
 from apollo_plugin.data.mixing import Library, Mix, draw_stems, tilted
 from apollo_plugin.envelope import EnvelopePath
-from apollo_plugin.files import whole
+from apollo_plugin.files import atomic_write
 from apollo_plugin.filterbank import ApolloSTFT
-from apollo_plugin.script import run
+from apollo_plugin.cli.terminal import run
 
 RATE = 44100
 OTHERS = {name: share for name, share in EVERYDAY.items() if name != "mp3"}
@@ -109,7 +109,7 @@ def main() -> None:
         arrays = make(library, index, args.seed, args.seconds, args.fixed)
         if arrays is None:
             continue
-        with whole(file) as beside, beside.open("wb") as out:
+        with atomic_write(file) as beside, beside.open("wb") as out:
             np.savez(out, **arrays)
         n_made += 1
         if n_made % 50 == 0:

@@ -16,12 +16,12 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from song import make_song
+from sounds import Sources
 from tqdm import tqdm
 
 from apollo_plugin.data import parallel, tracks
 from apollo_plugin.cli.terminal import run
-from song import make_song
-from sounds import Sources
 
 
 def main():
@@ -47,9 +47,7 @@ def main():
             raise ValueError(f"'{path}' does not exist")
     pools = ["valid"] * args.n_valid + ["test"] * args.n_test + ["train"] * args.n_train
     sources = Sources(args.samples, args.font, args.real, args.real_valid)
-    work = partial(
-        make_song, out=args.out, sources=sources, seconds=args.seconds, seed=args.seed
-    )
+    work = partial(make_song, out=args.out, sources=sources, seconds=args.seconds, seed=args.seed)
     songs: dict[str, list] = {name: [] for name in tracks.SPLITS}
     jobs = [(pool, index) for index, pool in enumerate(pools)]
     with parallel.executor(args.n_jobs) as pool:

@@ -10,8 +10,6 @@ import mido
 import numpy as np
 import soundfile
 import soxr
-
-from apollo_plugin.data import demo
 from sounds import (
     BASSES,
     CYMBALS,
@@ -32,6 +30,8 @@ from sounds import (
     pitched,
     place,
 )
+
+from apollo_plugin.data import demo
 
 
 def kit(song: Song) -> np.ndarray:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from performers import perform
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
+from sounds import CHORDS, RATE, Song, Sources
 
 from apollo_plugin.data import tracks
 from apollo_plugin.files import atomic_write
-from performers import perform
-from sounds import CHORDS, RATE, Song, Sources
+
 
 def treated(wav: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """What a mixing desk does: filter, drive, room, place."""

@@ -109,7 +109,9 @@ def choose_real(song: Song, kinds: tuple[str, ...]) -> np.ndarray:
     """A real sound of one of ``kinds``, which are names of folders."""
     if song.pool != "train" and song.sources.real_valid and song.random.random() < 0.5:
         # None of these is heard in training.
-        paths = [p for kind in kinds for p in sorted(song.sources.real_valid.glob(f"{kind}/*.flac"))]
+        paths = [
+            p for kind in kinds for p in sorted(song.sources.real_valid.glob(f"{kind}/*.flac"))
+        ]
         if paths:
             return read_sample(paths[song.random.integers(len(paths))])
     folders = [song.sources.real / kind for kind in kinds if (song.sources.real / kind).is_dir()]

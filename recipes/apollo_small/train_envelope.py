@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ridge import Ridge
 from safetensors.torch import save_file
 
 from apollo_plugin.budget import bands_above, level_errors
 from apollo_plugin.diagnose import MP3_EDGES
 from apollo_plugin.envelope import EMPTY, ENERGY_FLOOR, EnvelopePath
-from apollo_plugin.files import whole
-from apollo_plugin.script import run
+from apollo_plugin.files import atomic_write
+from apollo_plugin.cli.terminal import run
 
 RATE = 44100
 NEPER = 8.685889638  # dB
@@ -124,21 +125,15 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
     return {kbps: np.mean(rows, 0) for kbps, rows in sorted(figures.items())}
 
 
-def ridge(folder: Path, path: EnvelopePath, alpha: float = 3e-3, n_files: int = 80):
-    """The linear map of a frame's features to its log gains of least squares: weight and bias."""
-    n_in = path.n_in
-    square, product = torch.zeros(n_in + 1, n_in + 1).double(), torch.zeros(n_in + 1, path.n_bands)
-    product = product.double()
+def start_map(folder: Path, path: EnvelopePath, n_files: int = 80):
+    """Ridge regression of a frame's log gains on its features: weight and bias."""
+    ridge = Ridge(path.n_in, path.n_bands)
     for file in sorted(folder.glob("*.npz"))[:n_files]:
         with np.load(file) as arrays:
-            x = torch.from_numpy(arrays["features"][:, :, ::7]).double()
-            y = torch.from_numpy(arrays["log_gains"][:, ::7]).double()
-        y = y.expand(len(x), *y.shape).flatten(0, 2)
-        x = F.pad(x.flatten(0, 2), (0, 1), value=1.0)
-        square, product = square + x.T @ x, product + x.T @ y
-    square += alpha * square.trace() / n_in * torch.eye(n_in + 1)
-    weight = torch.linalg.solve(square, product).T.float()
-    return weight[:, :-1], weight[:, -1]
+            x = torch.from_numpy(arrays["features"][:, :, ::7])
+            y = torch.from_numpy(arrays["log_gains"][:, ::7])
+        ridge.add(x, y.expand(len(x), *y.shape))
+    return ridge.solve()
 
 
 def report(figures: dict[int, np.ndarray]) -> str:
@@ -178,7 +173,7 @@ def main() -> None:
         step, best = state["step"], state["best"]
         data.random = np.random.default_rng((args.seed, step))
     else:
-        path.set_linear_map(*ridge(args.energies / "train", path))
+        path.set_linear_map(*start_map(args.energies / "train", path))
         average.module.load_state_dict(path.state_dict())
         print(f"ridge  {report(validate(path, args.energies / 'valid'))}", flush=True)
     for _ in range(POOL):
@@ -217,11 +212,11 @@ def main() -> None:
             recent.clear()
             if value < best:
                 best = value
-                with whole(args.out) as beside:
+                with atomic_write(args.out) as beside:
                     save_file(average.module.state_dict(), beside)
             state = dict(path=path.state_dict(), average=average.state_dict(), step=step)
             state |= dict(optimizer=optimizer.state_dict(), best=best)
-            with whole(state_file) as beside:
+            with atomic_write(state_file) as beside:
                 torch.save(state, beside)
 
 

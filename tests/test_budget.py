@@ -1,0 +1,97 @@
+"""The error budget against closed forms: each kind of error gives its own figure and no other."""
+
+import math
+
+import pytest
+import torch
+
+from apollo_plugin.budget import band_levels, bands_above, error_budget, level_errors
+
+
+def noise(n_samples=88200, n_channels=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(n_channels, n_samples, generator=generator)
+
+
+def filtered(wav, gain):
+    spectrum = torch.fft.rfft(wav.double())
+    hertz = torch.fft.rfftfreq(wav.shape[-1], 1 / 44100)
+    return torch.fft.irfft(spectrum * gain(hertz), wav.shape[-1]).float()
+
+
+@pytest.mark.parametrize("gain_db", [-12.0, 3.0])
+def test_a_gain_is_bias_alone(gain_db):
+    wav = noise()
+    budget = error_budget(10 ** (gain_db / 20) * wav, wav, 44100, 5700)
+    assert budget.bias == pytest.approx(gain_db, abs=1e-3)
+    assert budget.band < 1e-3 and budget.time < 1e-3
+    assert budget.si_sdr_below > 100  # scale-invariant
+
+
+def test_a_slope_over_bands_is_the_error_band_by_band():
+    slope = torch.linspace(-6, 6, 40).reshape(1, 40, 1)
+    ref = torch.randn(2, 40, 300).double()
+    budget = level_errors(ref + slope, ref)
+    assert budget.bias == pytest.approx(0, abs=1e-5)
+    assert budget.band == pytest.approx(12 / math.sqrt(12) * math.sqrt(41 / 39), abs=1e-4)
+    assert budget.time == pytest.approx(0, abs=1e-5)
+
+
+def test_a_shelf_in_a_signal():
+    """Half of the bands 6 dB up: 3 dB of bias, 3 dB band by band."""
+    wav = noise()
+    up = filtered(wav, lambda hertz: torch.where(hertz > 10875, 2.0, 1.0))
+    budget = error_budget(up, wav, 44100, 5750)  # 23 .. 63: 20.5 bands on either side
+    assert budget.bias == pytest.approx(3.01, abs=0.2)
+    assert budget.band == pytest.approx(3.01, abs=0.1)
+    assert budget.time < 0.5
+
+
+def test_a_tremolo_is_error_over_time():
+    wav = noise(441000)
+    seconds = torch.arange(441000) / 44100
+    depth_db = 4.0
+    tremolo = 10 ** (depth_db * torch.sin(2 * torch.pi * seconds) / 20)
+    budget = error_budget(tremolo * wav, wav, 44100, 7700)
+    assert budget.time == pytest.approx(depth_db / math.sqrt(2), rel=0.02)
+    assert abs(budget.bias) < 0.1 and budget.band < 0.1
+
+
+def test_two_noises_of_one_envelope():
+    """Sums of 5 Hann-windowed bins: some 3 to 4 dB, nothing else."""
+    budget = error_budget(noise(441000), noise(441000, seed=1), 44100, 4400)
+    assert 3 < budget.time < 4.5
+    assert abs(budget.bias) < 0.3 and budget.band < 0.5
+
+
+def test_what_lies_below_the_cutoff_is_told_from_what_lies_above():
+    wav = noise()
+    low = filtered(wav, lambda hertz: (hertz < 8000).double())
+    budget = error_budget(low, wav, 44100, 8000)
+    assert budget.si_sdr_below > 100
+    assert budget.bias < -40
+    spoiled = error_budget(
+        wav + filtered(noise(seed=1), lambda hertz: (hertz < 7000) * 0.1), wav, 44100, 8000
+    )
+    assert spoiled.si_sdr_below == pytest.approx(20 + 10 * math.log10(7700 / 7000), abs=0.2)
+    assert spoiled.time < 0.3
+
+
+def test_levels_are_those_of_an_stft():
+    wav = noise(4410, 1)
+    levels = band_levels(wav, 44100)
+    window = torch.hann_window(882, dtype=torch.float64)
+    frame = torch.fft.rfft(wav[0, 441 : 441 + 882].double() * window).abs().square()
+    expected = 10 * (frame[40:45].sum() + 1e-6).log10()
+    assert levels[0, 8, 2] == pytest.approx(expected.item(), abs=1e-6)
+    assert bands_above(4400, 44100) == range(18, 64)
+    assert bands_above(4000, 16000) == range(16, 32)
+
+
+def test_silence_and_bad_input():
+    silent = torch.zeros(1, 44100)
+    assert error_budget(silent, silent, 44100, 5000)[:3] == (0, 0, 0)
+    with pytest.raises(ValueError, match="differ"):
+        error_budget(noise(1000), noise(1001), 44100, 5000)
+    with pytest.raises(ValueError, match="16500"):
+        error_budget(noise(1000), noise(1000), 44100, 16500)
