@@ -3,12 +3,13 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from helpers import snr, tone
 
 from apollo_plugin import audio
-from apollo_plugin.data.codecs import BIT_RATES, CODECS, encode_mp3, mp3
+from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec, encode_mp3, mp3
 
 
 def pink(n_samples, n_channels=2):
@@ -90,10 +91,18 @@ def test_true_mpeg_2_is_aligned_and_half_as_wide(coded_rate):
     assert small < 0.85 * len(encode_mp3(wav, kbps=24))
 
 
-@pytest.mark.parametrize("name", ["aac", "opus"])
+def edge(coded):
+    """Where the spectrum of coded pink noise ends, in kHz."""
+    power = torch.fft.rfft(coded * torch.hann_window(coded.shape[-1])).abs().square().mean(0)
+    hertz = torch.fft.rfftfreq(coded.shape[-1], 1 / 44100)
+    level = [power[(hertz >= 500 * i) & (hertz < 500 * i + 500)].mean() for i in range(44)]
+    return max(i + 1 for i in range(44) if level[i] * (i + 0.5) > 1e-3 * level[4] * 4.5) / 2
+
+
+@pytest.mark.parametrize("name", ["aac", "opus", "vorbis", "mp3_vbr", "mp3_mono"])
 @pytest.mark.parametrize("rate", [44100, 48000])
 @pytest.mark.parametrize("n_channels", [1, 2])
-def test_aac_and_opus_are_aligned(name, rate, n_channels):
+def test_other_codecs_are_aligned(name, rate, n_channels):
     pytest.importorskip("av")
     wav = pink(65536, n_channels)
     figures = []
@@ -106,9 +115,71 @@ def test_aac_and_opus_are_aligned(name, rate, n_channels):
     assert 4 < figures[0] < figures[1]
 
 
-@pytest.mark.parametrize("name", ["aac", "opus"])
+@pytest.mark.parametrize("name", CODECS)
+def test_every_codec_at_every_bit_rate(name):
+    pytest.importorskip("av")
+    wav = pink(30000)
+    before = wav.clone()
+    for kbps in BIT_RATES:
+        coded = CODECS[name](wav, 44100, kbps)
+        assert coded.shape == wav.shape and coded.dtype == torch.float32
+        assert torch.isfinite(coded).all() and snr(coded, wav) > 0.5
+    assert torch.equal(wav, before)
+
+
+@pytest.mark.parametrize(
+    "name, kbps, low, high",
+    [
+        ("mp3_22khz", 64, 9.5, 11.5),
+        ("mp3_32khz", 128, 14, 16.5),
+        ("mp3_vbr", 24, 4, 7),
+        ("lowpass", 24, 4, 4.5),
+        ("lowpass", 64, 9, 10),
+        ("lowpass", 128, 18, 18.5),
+        ("uncoded", 24, 22, 22),
+    ],
+)
+def test_where_the_others_end(name, kbps, low, high):
+    pytest.importorskip("av")
+    assert low <= edge(CODECS[name](pink(88200), 44100, kbps)) <= high
+
+
+def test_a_low_pass_leaves_what_is_below():
+    wav = pink(88200)
+    spectra = [torch.fft.rfft(x)[..., : 2 * 3990] for x in (CODECS["lowpass"](wav, 44100, 24), wav)]
+    torch.testing.assert_close(*spectra, rtol=0, atol=1e-3)
+    assert torch.equal(CODECS["uncoded"](wav, 44100, 24), wav)
+
+
+def test_mono_files_do_not_know_of_each_other():
+    wav = pink(30000)
+    wav[1] = 0
+    coded = CODECS["mp3_mono"](wav, 44100, 64)
+    assert coded[1].abs().max() < 1e-4
+    assert torch.equal(coded[0], mp3(wav[0], kbps=32))
+
+
+def test_codecs_are_drawn_by_their_shares():
+    random = np.random.default_rng(0)
+    drawn = [draw_codec(random, EVERYDAY) for _ in range(3000)]
+    assert set(drawn) == set(EVERYDAY) == set(CODECS)
+    for name, share in EVERYDAY.items():
+        spread = (share * (1 - share) / 3000) ** 0.5
+        assert drawn.count(name) / 3000 == pytest.approx(share, abs=4 * spread)
+    for shares, reason in (
+        ({"mp4": 1.0}, "unknown codec 'mp4'; known: mp3"),
+        ({}, "have to be positive"),
+        ({"mp3": 0.0}, "have to be positive"),
+        ({"mp3": -1.0, "aac": 2.0}, "have to be positive"),
+        ({"mp3": float("nan")}, "have to be positive"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            draw_codec(random, shares)
+
+
+@pytest.mark.parametrize("name", [name for name in CODECS if not name.startswith("mp3_")])
 @pytest.mark.parametrize("n_samples", [1, 700, 1024, 1025])
-def test_aac_and_opus_of_every_length(name, n_samples):
+def test_other_codecs_of_every_length(name, n_samples):
     pytest.importorskip("av")
     wav = tone(n_samples, 1)
     assert CODECS[name](wav[0], 44100, 64).shape == (n_samples,)

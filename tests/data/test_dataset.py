@@ -211,3 +211,15 @@ def test_a_song_that_is_gone_is_named(prepared, tmp_path):
     shutil.copy(prepared / "train" / "segments.json", tmp_path)
     with pytest.raises(AudioError, match=r"\.gone' cannot be read"):
         MixtureDataset(tmp_path, n_items=1)[0]
+
+
+def test_everyday_codecs(prepared):
+    pytest.importorskip("av")
+    data = dataset(prepared, codec="everyday", n_items=40)
+    random = np.random.default_rng(0)
+    drawn = [data.draw(random).codec for _ in range(200)]
+    assert 0.35 < drawn.count("mp3") / 200 < 0.65 and len(set(drawn)) >= 8
+    for coded, original in (data[index] for index in range(8)):
+        assert coded.shape == original.shape and torch.isfinite(coded).all()
+    with pytest.raises(ValueError, match="unknown codec 'ogg'"):
+        dataset(prepared, codec="ogg")

@@ -1,4 +1,4 @@
-"""The script behind the bundled checkpoint: it learns, repeats itself, and says what it lacks."""
+"""The scripts behind the bundled checkpoints: material, energies, trainings and measurements."""
 
 import subprocess
 import sys
@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import tone
+from conftest import small_model, tone
+from safetensors.torch import load_file
 
-from apollo_plugin import Apollo
+from apollo_plugin import Apollo, checkpoints
+from apollo_plugin.envelope import EnvelopePath
 from apollo_plugin.losses import GeneratorLoss
 from apollo_plugin.training import load_conf
 
-SCRIPT = Path(__file__).parents[2] / "recipes" / "apollo_small" / "train.py"
+SCRIPT = Path(__file__).parent.parent / "recipes" / "apollo_small" / "train.py"
 
 
 def train(folder, out, *arguments):
@@ -74,3 +76,186 @@ def test_configurations_differ_from_the_recipe_s_in_known_keys(path):
     if "finish" in path.stem:
         assert model.get_model_args() == bundled
     GeneratorLoss(**conf["loss"])
+
+
+# ------------------------------------------------------------------------------------- material
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """The recipe's folder, whose modules import each other."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return SCRIPT.parent
+
+
+@pytest.fixture(scope="module")
+def real_sounds(tmp_path_factory):
+    """Ten recordings a kind; each is a click train of its own interval."""
+    root = tmp_path_factory.mktemp("real")
+    for kind in ("drums", "cymbals", "percussion", "vocals_sung", "guitars"):
+        (root / kind).mkdir()
+        for index in range(10):
+            wav = np.zeros(30000, np.float32)
+            wav[500 :: 3000 + 100 * index] = 0.5
+            soundfile.write(root / kind / f"{index}.flac", wav, 44100)
+    return root
+
+
+def song(real, pool="train", seed=0, seconds=2):
+    from sounds import CHORDS, Song, Sources
+
+    sources = Sources(real, Path("none"), real)
+    random = np.random.default_rng(seed)
+    return Song(random, pool, sources, seconds * 44100, 0.5, 48, CHORDS[0])
+
+
+def test_every_tenth_real_sound_is_held_out(recipe, real_sounds):
+    from sounds import choose_real
+
+    heard = {}
+    for pool in ("train", "valid"):
+        some = song(real_sounds, pool)
+        heard[pool] = {choose_real(some, ("guitars",)).tobytes() for _ in range(80)}
+    assert len(heard["train"]) == 9 and len(heard["valid"]) == 1
+    assert not heard["train"] & heard["valid"]
+    with pytest.raises(ValueError, match="no folder harps or lutes"):
+        choose_real(song(real_sounds), ("harps", "lutes"))
+
+
+def test_an_excerpt_begins_with_an_onset(recipe):
+    from sounds import excerpt
+
+    wav = np.zeros((2, 44100))
+    wav[:, 20000:20100] = 1.0
+    sound = excerpt(wav, np.random.default_rng(0))
+    assert 0 < np.flatnonzero(sound[0])[0] < 1000
+    assert np.abs(sound).max() == 1 and abs(sound[0, -1]) < 0.01
+
+
+def test_real_sounds_are_played(recipe, real_sounds):
+    from performers import real_kit, real_notes, real_phrases
+
+    for performer, kinds in (
+        (real_kit, ()),
+        (real_phrases, (("vocals_sung",),)),
+        (real_notes, (("guitars",),)),
+    ):
+        wavs = [performer(song(real_sounds), *kinds) for _ in range(2)]
+        assert np.array_equal(*wavs) and wavs[0].shape == (2, 88200) and np.abs(wavs[0]).max() > 0.1
+
+
+def test_stems_of_a_loud_song_add_up_to_a_compressed_record(recipe):
+    from song import brightened, squashed
+
+    random = np.random.default_rng(1)
+    stems = {name: 0.1 * random.standard_normal((2, 44100)) for name in ("a", "b")}
+    stems["a"][:, :22050] *= 0.03
+    stems["b"][:, :22050] *= 0.03
+    mix = stems["a"] + stems["b"]
+    squashed_mix = sum(squashed(stems, np.random.default_rng(2)).values())
+
+    def contrast(wav):
+        return np.std(wav[:, 24000:]) / np.std(wav[:, :20000])
+
+    def crest(wav):
+        return np.abs(wav[:, 24000:]).max() / np.std(wav[:, 24000:])
+
+    assert contrast(squashed_mix) < 0.5 * contrast(mix)
+    assert crest(squashed_mix) < crest(mix)
+    # One gain for all: where both stems agree in sign they still do.
+    assert (np.sign(squashed_mix) == np.sign(mix)).all()
+    bright = sum(brightened(stems, np.random.default_rng(2)).values())
+    spectra = [np.abs(np.fft.rfft(wav)).mean(0) for wav in (bright, mix)]
+    gain = spectra[0] / spectra[1]
+    assert gain[-2000:].mean() > 1.2 and abs(gain[:100].mean() - 1) < 0.05
+
+
+# ------------------------------------------------------------------ energies, envelope, measuring
+
+
+def command(name, *arguments):
+    script = [sys.executable, SCRIPT.parent / name, *map(str, arguments)]
+    return subprocess.run(script, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_from_mixes_to_an_envelope(prepared, tmp_path):
+    pytest.importorskip("av")
+    for split, n_mixes, more in (("train", 3, ()), ("valid", 1, ("--fixed",))):
+        out = tmp_path / "energies" / split
+        options = ("--data", prepared / split, "--out", out, "--n_mixes", n_mixes, "--seconds", 1)
+        done = command("make_energies.py", *options, *more)
+        assert done.returncode == 0, done.stderr
+        assert len(list(out.iterdir())) == n_mixes
+    with np.load(out / "000000.npz") as arrays:
+        assert arrays["kbps"].tolist() == [24, 32, 48, 64, 96, 128]
+        assert arrays["features"].shape == (6, 2, 101, 440)
+        n_empty = arrays["features"][..., 88:176].sum((1, 2, 3))
+        assert (np.diff(n_empty.astype(float)) < 0).all()  # more bits, fewer empty bands
+    first = (tmp_path / "energies" / "train" / "000000.npz").stat().st_mtime_ns
+    (tmp_path / "energies" / "train" / "000001.npz").unlink()
+    done = command("make_energies.py", *options[:2], "--out", tmp_path / "energies" / "train")
+    train = ("--energies", tmp_path / "energies", "--out", tmp_path / "e.safetensors")
+    short = ("--batch", 2, "--frames", 90, "--validate_every", 2)
+    done = command("train_envelope.py", *train, "--steps", 2, *short)
+    assert done.returncode == 0 and "ridge" in done.stdout, done.stderr
+    done = command("train_envelope.py", *train, "--steps", 4, *short)
+    assert done.returncode == 0 and "ridge" not in done.stdout, done.stderr
+    assert "     4  loss" in done.stdout and "     2  loss" not in done.stdout
+    assert (tmp_path / "energies" / "train" / "000000.npz").stat().st_mtime_ns == first
+    weights = load_file(tmp_path / "e.safetensors")
+    path = EnvelopePath()
+    path.load_state_dict(weights)
+    assert not torch.equal(path.encoder.weight, EnvelopePath().encoder.weight)
+    # Measured on the validation pairs of stage 3, the baseline beside.
+    small = tmp_path / "small.safetensors"
+    checkpoints.save(small_model(), small)
+    done = command(
+        "measure.py", prepared / "valid", small, "--energies", tmp_path / "energies" / "train",
+        "--no_visqol", "--n_most", 1,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith(("| 24", "| 64"))]
+    assert len(rows) == 4 and "nan" not in "".join(rows)
+    assert rows[2].count(";") >= 4
+
+
+def test_ridge_is_least_squares(recipe):
+    from ridge import Ridge
+
+    random = np.random.default_rng(0)
+    x = random.standard_normal((500, 4))
+    y = x @ random.standard_normal((4, 3)) + 2 + 0.1 * random.standard_normal((500, 3))
+    ridge = Ridge(4, 3)
+    for part in (slice(0, 100), slice(100, 500)):
+        ridge.add(torch.from_numpy(x[part]), torch.from_numpy(y[part]))
+    weight, bias = ridge.solve()
+    expected = np.linalg.lstsq(np.c_[x, np.ones(500)], y, rcond=None)[0]
+    np.testing.assert_allclose(np.c_[weight, bias], expected.T, atol=0.02)
+
+
+def test_filtering_after_coding_is_what_the_features_say(recipe):
+    """``relevelled`` against the features of a signal that was scaled indeed."""
+    from train_envelope import relevelled
+
+    path = EnvelopePath()
+    spec = torch.randn(1, 6, 442, 2)
+    spec[:, :, 200:] = 0
+    features, log_gains = path.features(spec), path.log_gains(spec)
+    gain_db = torch.full((1, 1, 88), -9.0)
+    scaled = 10 ** (-9 / 20) * spec
+    moved, target = relevelled(features, log_gains, gain_db)
+    torch.testing.assert_close(moved, path.features(scaled), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(target, path.log_gains(scaled), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name, arguments, reason",
+    [
+        ("measure.py", ("{}",), "holds no folders such as 32k"),
+        ("train_envelope.py", ("--energies", "{}", "--out", "{}/e"), "holds no energies"),
+        ("make_material.py", ("--samples", "{}/no", "--out", "{}"), "/no' does not exist"),
+    ],
+)
+def test_one_line_says_what_is_missing(tmp_path, name, arguments, reason):
+    done = command(name, *(argument.format(tmp_path) for argument in arguments))
+    assert done.returncode != 0 and reason in done.stderr and "Traceback" not in done.stderr
