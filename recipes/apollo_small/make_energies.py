@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
 from apollo_plugin.data.mixing import Library, Mix, draw_stems, tilted
-from apollo_plugin.envelope import EnvelopePath
 from apollo_plugin.files import atomic_write
-from apollo_plugin.filterbank import ApolloSTFT
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.network.envelope import EnvelopePath
+from apollo_plugin.network.filterbank import ApolloSTFT
 
 RATE = 44100
 OTHERS = {name: share for name, share in EVERYDAY.items() if name != "mp3"}

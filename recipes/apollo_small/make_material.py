@@ -20,8 +20,8 @@ from song import make_song
 from sounds import Sources
 from tqdm import tqdm
 
-from apollo_plugin.data import parallel, tracks
 from apollo_plugin.cli.terminal import run
+from apollo_plugin.data import parallel, tracks
 
 
 def main():

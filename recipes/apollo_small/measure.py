@@ -20,13 +20,13 @@ import torch
 from ridge import Baseline
 
 from apollo_plugin import Apollo, audio
-from apollo_plugin.budget import ErrorBudget, bands_above, error_budget, level_errors
-from apollo_plugin.diagnose import MP3_EDGES
-from apollo_plugin.envelope import EnvelopePath
-from apollo_plugin.filterbank import ApolloSTFT
-from apollo_plugin.metrics import evaluate, si_sdr
-from apollo_plugin.restore import restore_audio
 from apollo_plugin.cli.terminal import run
+from apollo_plugin.diagnose import MP3_EDGES
+from apollo_plugin.evaluation.budget import ErrorBudget, bands_above, error_budget, level_errors
+from apollo_plugin.metrics import evaluate, si_sdr
+from apollo_plugin.network.envelope import EnvelopePath
+from apollo_plugin.network.filterbank import ApolloSTFT
+from apollo_plugin.restore import restore_audio
 
 METRICS = dict(si_sdr="SI-SNR in dB", sdr="SDR in dB", lsd="LSD", visqol="ViSQOL")
 RATE = 44100

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from ridge import Ridge
 from safetensors.torch import save_file
 
-from apollo_plugin.budget import bands_above, level_errors
-from apollo_plugin.diagnose import MP3_EDGES
-from apollo_plugin.envelope import EMPTY, ENERGY_FLOOR, EnvelopePath
-from apollo_plugin.files import atomic_write
 from apollo_plugin.cli.terminal import run
+from apollo_plugin.diagnose import MP3_EDGES
+from apollo_plugin.evaluation.budget import bands_above, level_errors
+from apollo_plugin.files import atomic_write
+from apollo_plugin.network.envelope import EMPTY, ENERGY_FLOOR, EnvelopePath
 
 RATE = 44100
 NEPER = 8.685889638  # dB

@@ -12,8 +12,8 @@ from conftest import small_model, tone
 from safetensors.torch import load_file
 
 from apollo_plugin import Apollo, checkpoints
-from apollo_plugin.envelope import EnvelopePath
 from apollo_plugin.losses import GeneratorLoss
+from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.training import load_conf
 
 SCRIPT = Path(__file__).parent.parent / "recipes" / "apollo_small" / "train.py"
@@ -191,9 +191,11 @@ def test_from_mixes_to_an_envelope(prepared, tmp_path):
         assert arrays["features"].shape == (6, 2, 101, 440)
         n_empty = arrays["features"][..., 88:176].sum((1, 2, 3))
         assert (np.diff(n_empty.astype(float)) < 0).all()  # more bits, fewer empty bands
-    first = (tmp_path / "energies" / "train" / "000000.npz").stat().st_mtime_ns
-    (tmp_path / "energies" / "train" / "000001.npz").unlink()
-    done = command("make_energies.py", *options[:2], "--out", tmp_path / "energies" / "train")
+    first = (out.parent / "train" / "000000.npz").stat().st_mtime_ns
+    (out.parent / "train" / "000001.npz").unlink()
+    again = ("--data", prepared / "train", "--out", out.parent / "train", "--n_mixes", 3)
+    done = command("make_energies.py", *again, "--seconds", 1)
+    assert done.returncode == 0 and len(list((out.parent / "train").iterdir())) == 3
     train = ("--energies", tmp_path / "energies", "--out", tmp_path / "e.safetensors")
     short = ("--batch", 2, "--frames", 90, "--validate_every", 2)
     done = command("train_envelope.py", *train, "--steps", 2, *short)
@@ -201,7 +203,7 @@ def test_from_mixes_to_an_envelope(prepared, tmp_path):
     done = command("train_envelope.py", *train, "--steps", 4, *short)
     assert done.returncode == 0 and "ridge" not in done.stdout, done.stderr
     assert "     4  loss" in done.stdout and "     2  loss" not in done.stdout
-    assert (tmp_path / "energies" / "train" / "000000.npz").stat().st_mtime_ns == first
+    assert (out.parent / "train" / "000000.npz").stat().st_mtime_ns == first
     weights = load_file(tmp_path / "e.safetensors")
     path = EnvelopePath()
     path.load_state_dict(weights)

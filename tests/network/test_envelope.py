@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from apollo_plugin.envelope import ENERGY_FLOOR, EnvelopePath
-from apollo_plugin.filterbank import ApolloSTFT
+from apollo_plugin.network.envelope import ENERGY_FLOOR, EnvelopePath
+from apollo_plugin.network.filterbank import ApolloSTFT
 
 
 def trained(**options):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from apollo_plugin.budget import band_levels, bands_above, error_budget, level_errors
+from apollo_plugin.evaluation.budget import band_levels, bands_above, error_budget, level_errors
 
 
 def noise(n_samples=88200, n_channels=2, seed=0):

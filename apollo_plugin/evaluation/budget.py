@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from .metrics import si_sdr
+from ..metrics import si_sdr
 
 # A full-scale sine has some 7e4 in its band, rounding to 16 bits leaves 1e-7.
 ENERGY_FLOOR = 1e-6
