@@ -23,16 +23,15 @@ _FLATTEST = -8.0
 class EnvelopePath(nn.Module):
     """Predicts the log gain of each band of the original spectrum, frame by frame.
 
-    A log gain is the natural logarithm of a band's norm over its bins, the unit of
-    :meth:`~apollo_plugin.network.filterbank.ApolloSTFT.split`; :data:`ENERGY_FLOOR` is added to the squared
-    norm. Bands are numbered from 0 Hz, each ``band_bins`` bins wide and the last one with what
-    remains: 88 of 250 Hz for the published STFT. They need not be the bands of the tokens.
+    A log gain is the natural logarithm of a band's norm over its bins, as ``ApolloSTFT.split`` has
+    it; :data:`ENERGY_FLOOR` is added to the squared norm. Bands are numbered from 0 Hz, each
+    ``band_bins`` bins wide and the last one with what remains: 88 of 250 Hz for the published STFT.
+    They need not be the bands of the tokens.
 
-    Everything about it is a step with state, as in
-    :class:`~apollo_plugin.network.layers.TemporalBlock`, of which it is made: ``features`` of new frames
-    and the contexts of the step before give as many frames as are due, ``ahead`` frames later than
-    they came in, and the rest after ``last``. With nothing trained it predicts the log gains of its
-    input; :meth:`set_linear_map` puts a closed form in their place.
+    Everything about it is a step with state, like the ``TemporalBlock`` that it is made of:
+    ``features`` of new frames and the contexts of the step before give as many frames as are due,
+    ``ahead`` frames later than they came in, and the rest after ``last``. With nothing trained it
+    predicts the log gains of its input; :meth:`set_linear_map` puts a closed form in their place.
 
     Args:
         n_bins: bins of the spectrum.

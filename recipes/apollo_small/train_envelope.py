@@ -55,6 +55,13 @@ def relevelled(features, log_gains, gain_db):
     return torch.cat((level, empty.to(level), rest), -1), target
 
 
+def energies_in(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise ValueError(f"'{folder}' holds no energies; run make_energies.py first")
+    return files
+
+
 class Energies:
     """Crops of what make_energies.py wrote, from a pool of files that is slowly renewed."""
 
@@ -64,9 +71,7 @@ class Energies:
         self.pool: list[dict] = []
 
     def renew(self) -> None:
-        files = sorted(self.folder.glob("*.npz"))
-        if not files:
-            raise ValueError(f"'{self.folder}' holds no energies; run make_energies.py first")
+        files = energies_in(self.folder)
         with np.load(files[self.random.integers(len(files))]) as file:
             arrays = {name: file[name] for name in ("features", "log_gains")}
         self.pool = [*self.pool[-POOL + 1 :], arrays]
@@ -110,7 +115,7 @@ def loss_function(est, target, empty):
 def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
     """Bias, band by band and over-time error in dB at each bit rate, mean over files."""
     figures: dict[int, list] = {}
-    for file in sorted(folder.glob("*.npz")):
+    for file in energies_in(folder):
         with np.load(file) as arrays:
             rates, features = arrays["kbps"], torch.from_numpy(arrays["features"]).float()
             log_gains = torch.from_numpy(arrays["log_gains"]).float()
@@ -120,15 +125,13 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
             if len(bands) > 2:
                 both = [NEPER * x[..., list(bands)].transpose(1, 2) for x in (one, log_gains)]
                 figures.setdefault(kbps, []).append(level_errors(*both)[:3])
-    if not figures:
-        raise ValueError(f"'{folder}' holds no energies; run make_energies.py --fixed first")
     return {kbps: np.mean(rows, 0) for kbps, rows in sorted(figures.items())}
 
 
 def start_map(folder: Path, path: EnvelopePath, n_files: int = 80):
     """Ridge regression of a frame's log gains on its features: weight and bias."""
     ridge = Ridge(path.n_in, path.n_bands)
-    for file in sorted(folder.glob("*.npz"))[:n_files]:
+    for file in energies_in(folder)[:n_files]:
         with np.load(file) as arrays:
             x = torch.from_numpy(arrays["features"][:, :, ::7])
             y = torch.from_numpy(arrays["log_gains"][:, ::7])
@@ -159,6 +162,10 @@ def main() -> None:
     torch.manual_seed(args.seed)
     state_file = args.out.with_suffix(".state")
     path = EnvelopePath(causal=args.causal)
+    edge = path.ahead or 20  # where a crop lacks context
+    if args.frames < max(SCALES) + edge + path.ahead:
+        least = max(SCALES) + edge + path.ahead
+        raise ValueError(f"crops of {args.frames} frames are too short; take {least} or more")
     average = torch.optim.swa_utils.AveragedModel(
         path, avg_fn=lambda old, new, n: old + (new - old) * max(0.002, 10 / (10 + n))
     )
@@ -179,7 +186,6 @@ def main() -> None:
     for _ in range(POOL):
         data.renew()
     start, recent = time.time(), []
-    edge = path.ahead or 20  # where a crop lacks context
     while step < args.steps:
         while args.wait and args.wait.exists():
             time.sleep(5)

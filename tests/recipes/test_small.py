@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import small_model, tone
+from helpers import small_model, tone
 from safetensors.torch import load_file
 
 from apollo_plugin import Apollo, checkpoints
@@ -16,7 +16,7 @@ from apollo_plugin.losses import GeneratorLoss
 from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.training import load_conf
 
-SCRIPT = Path(__file__).parent.parent / "recipes" / "apollo_small" / "train.py"
+SCRIPT = Path(__file__).parents[2] / "recipes" / "apollo_small" / "train.py"
 
 
 def train(folder, out, *arguments):
@@ -182,22 +182,22 @@ def test_from_mixes_to_an_envelope(prepared, tmp_path):
     pytest.importorskip("av")
     for split, n_mixes, more in (("train", 3, ()), ("valid", 1, ("--fixed",))):
         out = tmp_path / "energies" / split
-        options = ("--data", prepared / split, "--out", out, "--n_mixes", n_mixes, "--seconds", 1)
+        options = ("--data", prepared / split, "--out", out, "--n_mixes", n_mixes, "--seconds", 2)
         done = command("make_energies.py", *options, *more)
         assert done.returncode == 0, done.stderr
         assert len(list(out.iterdir())) == n_mixes
     with np.load(out / "000000.npz") as arrays:
         assert arrays["kbps"].tolist() == [24, 32, 48, 64, 96, 128]
-        assert arrays["features"].shape == (6, 2, 101, 440)
+        assert arrays["features"].shape == (6, 2, 201, 440)
         n_empty = arrays["features"][..., 88:176].sum((1, 2, 3))
         assert (np.diff(n_empty.astype(float)) < 0).all()  # more bits, fewer empty bands
     first = (out.parent / "train" / "000000.npz").stat().st_mtime_ns
     (out.parent / "train" / "000001.npz").unlink()
     again = ("--data", prepared / "train", "--out", out.parent / "train", "--n_mixes", 3)
-    done = command("make_energies.py", *again, "--seconds", 1)
+    done = command("make_energies.py", *again, "--seconds", 2)
     assert done.returncode == 0 and len(list((out.parent / "train").iterdir())) == 3
     train = ("--energies", tmp_path / "energies", "--out", tmp_path / "e.safetensors")
-    short = ("--batch", 2, "--frames", 90, "--validate_every", 2)
+    short = ("--batch", 2, "--frames", 150, "--validate_every", 2)
     done = command("train_envelope.py", *train, "--steps", 2, *short)
     assert done.returncode == 0 and "ridge" in done.stdout, done.stderr
     done = command("train_envelope.py", *train, "--steps", 4, *short)
@@ -255,6 +255,11 @@ def test_filtering_after_coding_is_what_the_features_say(recipe):
     [
         ("measure.py", ("{}",), "holds no folders such as 32k"),
         ("train_envelope.py", ("--energies", "{}", "--out", "{}/e"), "holds no energies"),
+        (
+            "train_envelope.py",
+            ("--energies", "{}", "--out", "{}/e", "--frames", "90"),
+            "136 or more",
+        ),
         ("make_material.py", ("--samples", "{}/no", "--out", "{}"), "/no' does not exist"),
     ],
 )
