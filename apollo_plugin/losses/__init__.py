@@ -1,18 +1,15 @@
 """Section II-E of the paper: discriminators, what they are trained with, and losses of ours."""
 
-from .adversarial import Judgement, MultiResolutionSTFTDiscriminator, STFTDiscriminator
-from .spectral import (
-    WINDOWS,
+from .adversarial import (
     AdversarialLoss,
-    EnvelopeLoss,
     FeatureMatchingLoss,
-    GeneratorLoss,
-    LogSpectralLoss,
-    MelLoss,
-    ReconstructionLoss,
-    Signal,
-    SNRLoss,
+    Judgement,
+    MultiResolutionSTFTDiscriminator,
+    STFTDiscriminator,
 )
+from .generator import GeneratorLoss
+from .signal import WINDOWS, Signal
+from .spectral import EnvelopeLoss, LogSpectralLoss, MelLoss, ReconstructionLoss, SNRLoss
 
 __all__ = [
     "WINDOWS",

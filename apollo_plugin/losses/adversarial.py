@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .spectral import WINDOWS, Signal
+from .signal import WINDOWS, Signal, _relative_error
 
 _SLOPE = 0.2
 # Energy below which a signal is left as it is: silence has no unit energy.
@@ -108,3 +108,49 @@ class MultiResolutionSTFTDiscriminator(nn.Module):
             judgement.scores.append(score)
             judgement.features.append(features)
         return judgement
+
+
+class AdversarialLoss(nn.Module):
+    """Least squares between scores and what they should be [31]: eq. (3), means in place of sums.
+
+    A score is a list of one tensor for each discriminator.
+    """
+
+    def discriminator_loss(
+        self, est_scores: Sequence[torch.Tensor], scores: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """For the discriminator: originals score 1, estimates 0."""
+        losses = [
+            (real.float() - 1).square().mean() + fake.float().square().mean()
+            for fake, real in zip(est_scores, scores)
+        ]
+        return torch.stack(losses).mean()
+
+    def generator_loss(self, est_scores: Sequence[torch.Tensor]) -> torch.Tensor:
+        """For the generator: estimates score 1."""
+        return torch.stack([(fake.float() - 1).square().mean() for fake in est_scores]).mean()
+
+
+class FeatureMatchingLoss(nn.Module):
+    """Relative error of the discriminators' feature maps, mean over layers: eq. (5).
+
+    Args:
+        per_item: see the module.
+    """
+
+    def __init__(self, per_item: bool = False):
+        super().__init__()
+        self.per_item = per_item
+
+    def forward(
+        self,
+        est_features: Sequence[Sequence[torch.Tensor]],
+        features: Sequence[Sequence[torch.Tensor]],
+    ) -> torch.Tensor:
+        """Feature maps of the estimate and of the original, for each discriminator and layer."""
+        errors = [
+            _relative_error(est, ref.detach(), self.per_item)
+            for est_layers, layers in zip(est_features, features)
+            for est, ref in zip(est_layers, layers)
+        ]
+        return torch.stack(errors).mean()

@@ -6,70 +6,16 @@ averaged, which makes a batch the mean of its items: gradients do not depend on 
 over processes or accumulated. The published training has one item a process, so it does the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torchaudio.functional import melscale_fbanks
 
-# Window lengths in samples of section II-E; hops are half of them.
-WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
-_EPS = 1e-8
+from .signal import WINDOWS, Signal, _relative_error
+
 # Added to powers before a root or a logarithm is taken.
 _POWER_EPS = 1e-9
-
-
-class Signal:
-    """A batch of waveforms and its spectra, each computed when it is first asked for.
-
-    Args:
-        wav: ``(batch, channels, time)``.
-    """
-
-    def __init__(self, wav: torch.Tensor):
-        self.wav = wav
-        self._spectra: dict[tuple[int, int], torch.Tensor] = {}
-        self._powers: dict[int, torch.Tensor] = {}
-
-    @classmethod
-    def of(cls, signal: "Signal | torch.Tensor") -> "Signal":
-        """The signal itself, or a tensor as one."""
-        return signal if isinstance(signal, cls) else cls(signal)
-
-    def stft(self, window: int, hop: int | None = None) -> torch.Tensor:
-        """Centred STFT with a Hann window, complex ``(batch, channels, bins, frames)``.
-
-        Args:
-            window: in samples.
-            hop: in samples; half of the window unless given.
-
-        Raises:
-            ValueError: where the signal is no longer than half a window.
-        """
-        n_samples = self.wav.shape[-1]
-        if window < 2 or n_samples <= window // 2:
-            raise ValueError(f"{n_samples} samples are too few for an STFT window of {window}")
-        hop = hop or window // 2
-        if (window, hop) not in self._spectra:
-            # Precision of float32 at least, under autocast too.
-            wav = self.wav.flatten(0, 1).to(torch.promote_types(self.wav.dtype, torch.float32))
-            hann = torch.hann_window(window, dtype=wav.dtype, device=wav.device)
-            spec = torch.stft(wav, window, hop, window=hann, return_complex=True)
-            self._spectra[window, hop] = spec.unflatten(0, self.wav.shape[:2])
-        return self._spectra[window, hop]
-
-    def power(self, window: int) -> torch.Tensor:
-        """Squared magnitudes of :meth:`stft` with a hop of a quarter of the window."""
-        if window not in self._powers:
-            spec = self.stft(window, window // 4)
-            self._powers[window] = spec.real.square() + spec.imag.square()
-        return self._powers[window]
-
-    def detach(self) -> "Signal":
-        """The same signal and spectra as constants."""
-        constant = Signal(self.wav.detach())
-        constant._spectra = {key: spec.detach() for key, spec in self._spectra.items()}
-        return constant
 
 
 class ReconstructionLoss(nn.Module):
@@ -100,52 +46,6 @@ class ReconstructionLoss(nn.Module):
         errors = [
             _relative_error(est.stft(window).abs(), ref.stft(window).abs(), self.per_item)
             for window in self.windows
-        ]
-        return torch.stack(errors).mean()
-
-
-class AdversarialLoss(nn.Module):
-    """Least squares between scores and what they should be [31]: eq. (3), means in place of sums.
-
-    A score is a list of one tensor for each discriminator.
-    """
-
-    def discriminator_loss(
-        self, est_scores: Sequence[torch.Tensor], scores: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
-        """For the discriminator: originals score 1, estimates 0."""
-        losses = [
-            (real.float() - 1).square().mean() + fake.float().square().mean()
-            for fake, real in zip(est_scores, scores)
-        ]
-        return torch.stack(losses).mean()
-
-    def generator_loss(self, est_scores: Sequence[torch.Tensor]) -> torch.Tensor:
-        """For the generator: estimates score 1."""
-        return torch.stack([(fake.float() - 1).square().mean() for fake in est_scores]).mean()
-
-
-class FeatureMatchingLoss(nn.Module):
-    """Relative error of the discriminators' feature maps, mean over layers: eq. (5).
-
-    Args:
-        per_item: see the module.
-    """
-
-    def __init__(self, per_item: bool = False):
-        super().__init__()
-        self.per_item = per_item
-
-    def forward(
-        self,
-        est_features: Sequence[Sequence[torch.Tensor]],
-        features: Sequence[Sequence[torch.Tensor]],
-    ) -> torch.Tensor:
-        """Feature maps of the estimate and of the original, for each discriminator and layer."""
-        errors = [
-            _relative_error(est, ref.detach(), self.per_item)
-            for est_layers, layers in zip(est_features, features)
-            for est, ref in zip(est_layers, layers)
         ]
         return torch.stack(errors).mean()
 
@@ -279,102 +179,3 @@ class LogSpectralLoss(nn.Module):
         )
         floor = self._FLOOR * around + _POWER_EPS
         return ((est_power + floor).log() - (ref_power + floor).log()).abs().mean()
-
-
-class GeneratorLoss(nn.Module):
-    """Weighted sum of named losses: eq. (6) unless told otherwise.
-
-    Args:
-        reconstruction: alpha of the paper, weight of :class:`ReconstructionLoss`.
-        feature_matching: beta, weight of :class:`FeatureMatchingLoss`.
-        adversarial: gamma, weight of :class:`AdversarialLoss`.
-        snr: weight of :class:`SNRLoss`.
-        envelope: weight of :class:`EnvelopeLoss`.
-        mel: weight of :class:`MelLoss`.
-        log_spectral: weight of :class:`LogSpectralLoss`.
-        windows: of the reconstruction loss.
-        per_item: see the module.
-        sample_rate: of the signals, in Hz.
-
-    Raises:
-        ValueError: where a weight is negative, or none of the losses that need no discriminator
-            is positive.
-    """
-
-    def __init__(
-        self,
-        reconstruction: float = 1.0,
-        feature_matching: float = 1.0,
-        adversarial: float = 1.0,
-        snr: float = 0.0,
-        envelope: float = 0.0,
-        mel: float = 0.0,
-        log_spectral: float = 0.0,
-        windows: Sequence[int] = WINDOWS,
-        per_item: bool = False,
-        sample_rate: float = 44100,
-    ):
-        super().__init__()
-        self.weights = dict(
-            reconstruction=reconstruction,
-            feature_matching=feature_matching,
-            adversarial=adversarial,
-            snr=snr,
-            envelope=envelope,
-            mel=mel,
-            log_spectral=log_spectral,
-        )
-        for name, weight in self.weights.items():
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"loss weight {name} is {weight}; it has to be 0 or more")
-        if not reconstruction + snr + envelope + mel + log_spectral > 0:
-            raise ValueError(
-                "one of the weights reconstruction, snr, envelope, mel and log_spectral has to "
-                "exceed 0"
-            )
-        self.comparisons = nn.ModuleDict(
-            dict(
-                reconstruction=ReconstructionLoss(windows, per_item),
-                snr=SNRLoss(),
-                envelope=EnvelopeLoss(per_item=per_item),
-                mel=MelLoss(sample_rate),
-                log_spectral=LogSpectralLoss(),
-            )
-        )
-        self.adversarial = AdversarialLoss()
-        self.feature_matching = FeatureMatchingLoss(per_item)
-
-    def forward(
-        self,
-        est_targets: Signal | torch.Tensor,
-        targets: Signal | torch.Tensor,
-        est_judgement: tuple[Sequence, Sequence] | None = None,
-        judgement: tuple[Sequence, Sequence] | None = None,
-    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        """The sum and its parts; a part of weight 0 is not computed.
-
-        Args:
-            est_targets: the generator's output.
-            targets: the original.
-            est_judgement: scores and features that the discriminators give the output; without
-                them the sum has no adversarial part.
-            judgement: those of the original.
-        """
-        est, ref = Signal.of(est_targets), Signal.of(targets)
-        parts = {
-            name: loss(est, ref) for name, loss in self.comparisons.items() if self.weights[name]
-        }
-        if est_judgement is not None:
-            if self.weights["adversarial"]:
-                parts["adversarial"] = self.adversarial.generator_loss(est_judgement[0])
-            if self.weights["feature_matching"]:
-                parts["feature_matching"] = self.feature_matching(est_judgement[1], judgement[1])
-        return sum(self.weights[name] * part for name, part in parts.items()), parts
-
-
-def _relative_error(est: torch.Tensor, ref: torch.Tensor, per_item: bool) -> torch.Tensor:
-    """Mean absolute error over mean absolute value, in float32 at least."""
-    dtype = torch.promote_types(ref.dtype, torch.float32)
-    est, ref = est.to(dtype), ref.to(dtype)
-    axes = tuple(range(1, ref.ndim)) if per_item else tuple(range(ref.ndim))
-    return ((est - ref).abs().mean(axes) / (ref.abs().mean(axes) + _EPS)).mean()

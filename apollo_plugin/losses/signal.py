@@ -1,0 +1,68 @@
+"""A batch of waveforms whose spectra are computed once, and the relative error of section II-E."""
+
+import torch
+
+# Window lengths in samples of section II-E; hops are half of them.
+WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
+_EPS = 1e-8
+
+
+class Signal:
+    """A batch of waveforms and its spectra, each computed when it is first asked for.
+
+    Args:
+        wav: ``(batch, channels, time)``.
+    """
+
+    def __init__(self, wav: torch.Tensor):
+        self.wav = wav
+        self._spectra: dict[tuple[int, int], torch.Tensor] = {}
+        self._powers: dict[int, torch.Tensor] = {}
+
+    @classmethod
+    def of(cls, signal: "Signal | torch.Tensor") -> "Signal":
+        """The signal itself, or a tensor as one."""
+        return signal if isinstance(signal, cls) else cls(signal)
+
+    def stft(self, window: int, hop: int | None = None) -> torch.Tensor:
+        """Centred STFT with a Hann window, complex ``(batch, channels, bins, frames)``.
+
+        Args:
+            window: in samples.
+            hop: in samples; half of the window unless given.
+
+        Raises:
+            ValueError: where the signal is no longer than half a window.
+        """
+        n_samples = self.wav.shape[-1]
+        if window < 2 or n_samples <= window // 2:
+            raise ValueError(f"{n_samples} samples are too few for an STFT window of {window}")
+        hop = hop or window // 2
+        if (window, hop) not in self._spectra:
+            # Precision of float32 at least, under autocast too.
+            wav = self.wav.flatten(0, 1).to(torch.promote_types(self.wav.dtype, torch.float32))
+            hann = torch.hann_window(window, dtype=wav.dtype, device=wav.device)
+            spec = torch.stft(wav, window, hop, window=hann, return_complex=True)
+            self._spectra[window, hop] = spec.unflatten(0, self.wav.shape[:2])
+        return self._spectra[window, hop]
+
+    def power(self, window: int) -> torch.Tensor:
+        """Squared magnitudes of :meth:`stft` with a hop of a quarter of the window."""
+        if window not in self._powers:
+            spec = self.stft(window, window // 4)
+            self._powers[window] = spec.real.square() + spec.imag.square()
+        return self._powers[window]
+
+    def detach(self) -> "Signal":
+        """The same signal and spectra as constants."""
+        constant = Signal(self.wav.detach())
+        constant._spectra = {key: spec.detach() for key, spec in self._spectra.items()}
+        return constant
+
+
+def _relative_error(est: torch.Tensor, ref: torch.Tensor, per_item: bool) -> torch.Tensor:
+    """Mean absolute error over mean absolute value, in float32 at least."""
+    dtype = torch.promote_types(ref.dtype, torch.float32)
+    est, ref = est.to(dtype), ref.to(dtype)
+    axes = tuple(range(1, ref.ndim)) if per_item else tuple(range(ref.ndim))
+    return ((est - ref).abs().mean(axes) / (ref.abs().mean(axes) + _EPS)).mean()
