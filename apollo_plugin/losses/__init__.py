@@ -9,11 +9,19 @@ from .adversarial import (
 )
 from .generator import GeneratorLoss
 from .signal import WINDOWS, Signal
-from .spectral import EnvelopeLoss, LogSpectralLoss, MelLoss, ReconstructionLoss, SNRLoss
+from .snr import SNRLoss
+from .spectral import (
+    BandEnergyLoss,
+    EnvelopeLoss,
+    LogSpectralLoss,
+    MelLoss,
+    ReconstructionLoss,
+)
 
 __all__ = [
     "WINDOWS",
     "AdversarialLoss",
+    "BandEnergyLoss",
     "EnvelopeLoss",
     "FeatureMatchingLoss",
     "GeneratorLoss",

@@ -5,9 +5,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from .adversarial import AdversarialLoss, FeatureMatchingLoss
+from .adversarial import AdversarialLoss, FeatureMatchingLoss, Judgement
 from .signal import WINDOWS, Signal
-from .spectral import EnvelopeLoss, LogSpectralLoss, MelLoss, ReconstructionLoss, SNRLoss
+from .snr import SNRLoss
+from .spectral import (
+    BandEnergyLoss,
+    EnvelopeLoss,
+    LogSpectralLoss,
+    MelLoss,
+    ReconstructionLoss,
+)
 
 
 class GeneratorLoss(nn.Module):
@@ -21,6 +28,9 @@ class GeneratorLoss(nn.Module):
         envelope: weight of :class:`EnvelopeLoss`.
         mel: weight of :class:`MelLoss`.
         log_spectral: weight of :class:`LogSpectralLoss`.
+        band_energy: weight of :class:`BandEnergyLoss`.
+        snr_below: what the SNR counts: None everything, a number of Hz, or ``"cutoff"``; see
+            :class:`SNRLoss`.
         windows: of the reconstruction loss.
         per_item: see the module.
         sample_rate: of the signals, in Hz.
@@ -39,12 +49,24 @@ class GeneratorLoss(nn.Module):
         envelope: float = 0.0,
         mel: float = 0.0,
         log_spectral: float = 0.0,
+        band_energy: float = 0.0,
+        snr_below: float | str | None = None,
         windows: Sequence[int] = WINDOWS,
         per_item: bool = False,
         sample_rate: float = 44100,
     ):
         super().__init__()
-        self.weights = dict(
+        self.comparisons = nn.ModuleDict(
+            dict(
+                reconstruction=ReconstructionLoss(windows, per_item),
+                snr=SNRLoss(snr_below, sample_rate),
+                envelope=EnvelopeLoss(per_item=per_item),
+                mel=MelLoss(sample_rate),
+                log_spectral=LogSpectralLoss(),
+                band_energy=BandEnergyLoss(sample_rate),
+            )
+        )
+        self.weights: dict[str, float] = dict(
             reconstruction=reconstruction,
             feature_matching=feature_matching,
             adversarial=adversarial,
@@ -52,24 +74,16 @@ class GeneratorLoss(nn.Module):
             envelope=envelope,
             mel=mel,
             log_spectral=log_spectral,
+            band_energy=band_energy,
         )
         for name, weight in self.weights.items():
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"loss weight {name} is {weight}; it has to be 0 or more")
-        if not reconstruction + snr + envelope + mel + log_spectral > 0:
+        if not any(self.weights[name] for name in self.comparisons):
             raise ValueError(
-                "one of the weights reconstruction, snr, envelope, mel and log_spectral has to "
-                "exceed 0"
+                f"one of the weights {', '.join(self.comparisons)} has to exceed 0: the "
+                "discriminators alone do not tell what the original is"
             )
-        self.comparisons = nn.ModuleDict(
-            dict(
-                reconstruction=ReconstructionLoss(windows, per_item),
-                snr=SNRLoss(),
-                envelope=EnvelopeLoss(per_item=per_item),
-                mel=MelLoss(sample_rate),
-                log_spectral=LogSpectralLoss(),
-            )
-        )
         self.adversarial = AdversarialLoss()
         self.feature_matching = FeatureMatchingLoss(per_item)
 
@@ -77,25 +91,30 @@ class GeneratorLoss(nn.Module):
         self,
         est_targets: Signal | torch.Tensor,
         targets: Signal | torch.Tensor,
-        est_judgement: tuple[Sequence, Sequence] | None = None,
-        judgement: tuple[Sequence, Sequence] | None = None,
+        est_judgement: Judgement | None = None,
+        judgement: Judgement | None = None,
+        coded: Signal | torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         """The sum and its parts; a part of weight 0 is not computed.
 
         Args:
             est_targets: the generator's output.
             targets: the original.
-            est_judgement: scores and features that the discriminators give the output; without
-                them the sum has no adversarial part.
-            judgement: those of the original.
+            est_judgement: what the discriminators say of the output; without it the sum has no
+                adversarial part.
+            judgement: what they say of the original.
+            coded: the generator's input, for ``snr_below="cutoff"``.
         """
         est, ref = Signal.of(est_targets), Signal.of(targets)
-        parts = {
-            name: loss(est, ref) for name, loss in self.comparisons.items() if self.weights[name]
-        }
-        if est_judgement is not None:
-            if self.weights["adversarial"]:
-                parts["adversarial"] = self.adversarial.generator_loss(est_judgement[0])
-            if self.weights["feature_matching"]:
-                parts["feature_matching"] = self.feature_matching(est_judgement[1], judgement[1])
-        return sum(self.weights[name] * part for name, part in parts.items()), parts
+        parts: dict[str, torch.Tensor] = {}
+        for name, loss in self.comparisons.items():
+            if self.weights[name]:
+                parts[name] = loss(est, ref, coded) if name == "snr" else loss(est, ref)
+        if est_judgement is not None and self.weights["adversarial"]:
+            parts["adversarial"] = self.adversarial.generator_loss(est_judgement.scores)
+        if est_judgement is not None and judgement is not None and self.weights["feature_matching"]:
+            parts["feature_matching"] = self.feature_matching(
+                est_judgement.features, judgement.features
+            )
+        total = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
+        return total, parts

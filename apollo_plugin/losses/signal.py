@@ -5,6 +5,8 @@ import torch
 # Window lengths in samples of section II-E; hops are half of them.
 WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 _EPS = 1e-8
+# Added to powers before a root or a logarithm is taken.
+_POWER_EPS = 1e-9
 
 
 class Signal:
@@ -17,12 +19,12 @@ class Signal:
     def __init__(self, wav: torch.Tensor):
         self.wav = wav
         self._spectra: dict[tuple[int, int], torch.Tensor] = {}
-        self._powers: dict[int, torch.Tensor] = {}
+        self._powers: dict[tuple[int, int], torch.Tensor] = {}
 
     @classmethod
     def of(cls, signal: "Signal | torch.Tensor") -> "Signal":
         """The signal itself, or a tensor as one."""
-        return signal if isinstance(signal, cls) else cls(signal)
+        return signal if isinstance(signal, Signal) else cls(signal)
 
     def stft(self, window: int, hop: int | None = None) -> torch.Tensor:
         """Centred STFT with a Hann window, complex ``(batch, channels, bins, frames)``.
@@ -46,12 +48,13 @@ class Signal:
             self._spectra[window, hop] = spec.unflatten(0, self.wav.shape[:2])
         return self._spectra[window, hop]
 
-    def power(self, window: int) -> torch.Tensor:
-        """Squared magnitudes of :meth:`stft` with a hop of a quarter of the window."""
-        if window not in self._powers:
-            spec = self.stft(window, window // 4)
-            self._powers[window] = spec.real.square() + spec.imag.square()
-        return self._powers[window]
+    def power(self, window: int, hop: int | None = None) -> torch.Tensor:
+        """Squared magnitudes of :meth:`stft`; the hop is a quarter of the window unless given."""
+        key = window, hop or window // 4
+        if key not in self._powers:
+            spec = self.stft(*key)
+            self._powers[key] = spec.real.square() + spec.imag.square()
+        return self._powers[key]
 
     def detach(self) -> "Signal":
         """The same signal and spectra as constants."""
@@ -66,3 +69,10 @@ def _relative_error(est: torch.Tensor, ref: torch.Tensor, per_item: bool) -> tor
     est, ref = est.to(dtype), ref.to(dtype)
     axes = tuple(range(1, ref.ndim)) if per_item else tuple(range(ref.ndim))
     return ((est - ref).abs().mean(axes) / (ref.abs().mean(axes) + _EPS)).mean()
+
+
+def _in_bands(power: torch.Tensor, bands: torch.Tensor) -> torch.Tensor:
+    """``(..., bins, frames)`` by ``(bins, bands)`` -> ``(..., frames, bands)``, never in half
+    precision: powers have a wide range."""
+    with torch.autocast(power.device.type, enabled=False):
+        return power.transpose(-1, -2) @ bands.to(power.dtype)

@@ -6,16 +6,14 @@ averaged, which makes a batch the mean of its items: gradients do not depend on 
 over processes or accumulated. The published training has one item a process, so it does the same.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torchaudio.functional import melscale_fbanks
 
-from .signal import WINDOWS, Signal, _relative_error
-
-# Added to powers before a root or a logarithm is taken.
-_POWER_EPS = 1e-9
+from .signal import _POWER_EPS, WINDOWS, Signal, _in_bands, _relative_error
 
 
 class ReconstructionLoss(nn.Module):
@@ -48,21 +46,6 @@ class ReconstructionLoss(nn.Module):
             for window in self.windows
         ]
         return torch.stack(errors).mean()
-
-
-class SNRLoss(nn.Module):
-    """Negative log10 of the signal-to-noise ratio of the waveforms, mean over channels and items.
-
-    It counts energy, so it sees phase, keeps what is sure and costs the quiet highs next to
-    nothing. Not in the paper.
-    """
-
-    def forward(
-        self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
-    ) -> torch.Tensor:
-        est, ref = Signal.of(est_targets).wav, Signal.of(targets).wav
-        noise = (est - ref).square().mean(-1) + _POWER_EPS
-        return -((ref.square().mean(-1) + _POWER_EPS) / noise).log10().mean()
 
 
 class EnvelopeLoss(nn.Module):
@@ -137,7 +120,7 @@ class MelLoss(nn.Module):
 
     def _powers(self, signal: Signal) -> torch.Tensor:
         """``(batch, channels, frames, mels)``"""
-        return signal.power(self.window).transpose(-1, -2) @ self.bands
+        return _in_bands(signal.power(self.window), self.get_buffer("bands"))
 
 
 class LogSpectralLoss(nn.Module):
@@ -179,3 +162,66 @@ class LogSpectralLoss(nn.Module):
         )
         floor = self._FLOOR * around + _POWER_EPS
         return ((est_power + floor).log() - (ref_power + floor).log()).abs().mean()
+
+
+class BandEnergyLoss(nn.Module):
+    """Mean error of the natural log energies of bands of equal width, mean over time scales.
+
+    The envelope that ears follow: short hops tell where an onset lies, long ones what the level is.
+    Phase and fine structure do not matter. Both energies are raised by a floor relative to the
+    original, so that silence neither counts nor drives the gradient. Not in the paper.
+
+    Args:
+        sample_rate: in Hz.
+        hops_ms: time scales in milliseconds; windows are twice as long.
+        band_hz: width of the bands, from 0 Hz to half of the sample rate.
+        floor_db: how far the floor lies below the original's energy, that of all bands and of the
+            whole item, for each channel.
+
+    Shape:
+        estimate and original ``(batch, channels, time)``, tensors or :class:`Signal`.
+
+    Raises:
+        ValueError: for hops or bands too short for each other, and for too short a signal.
+
+    Example:
+        >>> import torch
+        >>> ref = torch.randn(1, 2, 8000)
+        >>> round(BandEnergyLoss()(ref * 2.718281828, ref).item(), 3)  # twice that of the amplitude
+        2.0
+    """
+
+    def __init__(
+        self,
+        sample_rate: float = 44100,
+        hops_ms: Sequence[float] = (5.0, 10.0, 40.0),
+        band_hz: float = 250.0,
+        floor_db: float = 80.0,
+    ):
+        super().__init__()
+        self.hops = tuple(max(1, round(hop / 1000 * sample_rate)) for hop in hops_ms)
+        self.floor = 10 ** (-floor_db / 10)
+        for index, hop in enumerate(self.hops):
+            if sample_rate / (2 * hop) > band_hz:
+                raise ValueError(
+                    f"a hop of {hops_ms[index]:g} ms is too short for bands of {band_hz:g} Hz"
+                )
+            hertz = torch.arange(hop + 1) * sample_rate / (2 * hop)
+            # The bin at half of the sample rate may open a band of its own: it joins the last.
+            band = (hertz / band_hz).long().clamp(max=math.ceil(sample_rate / 2 / band_hz) - 1)
+            # A product with a matrix: indexing is slow to differentiate.
+            self.register_buffer(f"bands_{index}", nn.functional.one_hot(band).float(), False)
+
+    def forward(
+        self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
+    ) -> torch.Tensor:
+        est, ref = Signal.of(est_targets), Signal.of(targets)
+        return torch.stack([self._error(est, ref, i) for i in range(len(self.hops))]).mean()
+
+    def _error(self, est: Signal, ref: Signal, index: int) -> torch.Tensor:
+        hop, bands = self.hops[index], self.get_buffer(f"bands_{index}")
+        energies = [_in_bands(signal.power(2 * hop, hop), bands) for signal in (est, ref)]
+        # In units of the spectrum: 1e-9 of power in the waveform is 1e-9 * hop in a bin.
+        whole = energies[1].sum(-1, keepdim=True).mean(-2, keepdim=True)
+        floor = self.floor * whole + _POWER_EPS * hop
+        return ((energies[0] + floor).log() - (energies[1] + floor).log()).abs().mean()

@@ -116,7 +116,7 @@ class ApolloSystem(System):
             with _frozen(self.discriminator):
                 judged_est, judged_ref = self.discriminator.judge(est, ref)
 
-        loss, parts = self.loss_func(est, ref, judged_est, judged_ref)
+        loss, parts = self.loss_func(est, ref, judged_est, judged_ref, coded)
         log |= {"loss": loss} | {f"loss/{name}": part for name, part in parts.items()}
         if self._step(optimizers[0], self.model, loss, log, batch, batch_nb):
             self.n_steps += 1
@@ -197,11 +197,11 @@ class ApolloSystem(System):
         """Losses and SI-SNR of the model, and of the coded signal, which it has to beat."""
         coded, original = batch
         est = self.best_weights(coded)
-        ref = Signal(original)
-        for name, wav in (("", est), ("_coded", coded)):
-            signal = Signal(wav)
+        ref, coded_signal = Signal(original), Signal(coded)
+        for name, signal in (("", Signal(est)), ("_coded", coded_signal)):
+            wav = signal.wav
             values = {
-                f"val_loss{name}": self.loss_func(signal, ref)[0],
+                f"val_loss{name}": self.loss_func(signal, ref, coded=coded_signal)[0],
                 f"val_reconstruction{name}": self.reconstruction(signal, ref),
             }
             self.log_dict(values, batch_size=len(coded), sync_dist=True)

@@ -6,7 +6,13 @@ from helpers import tone
 from torch import nn
 
 from apollo_plugin import MultiResolutionSTFTDiscriminator
-from apollo_plugin.losses import WINDOWS, Signal, STFTDiscriminator
+from apollo_plugin.losses import (
+    WINDOWS,
+    AdversarialLoss,
+    FeatureMatchingLoss,
+    Signal,
+    STFTDiscriminator,
+)
 
 
 def test_published_numbers(numbers, published_judge):
@@ -111,3 +117,20 @@ def test_signals_that_do_not_fit():
             judge(torch.randn(1, n_channels, 5000))
     with pytest.raises(ValueError, match="1024 samples are too few for an STFT window of 2048"):
         judge(torch.randn(1, 2, 1024))
+
+
+def test_adversarial_losses_of_known_scores():
+    fake, real = [torch.tensor([0.5, 0.0]), torch.tensor([2.0])], [torch.ones(2), torch.zeros(1)]
+    loss = AdversarialLoss()
+    assert loss.discriminator_loss(fake, real).item() == pytest.approx((0.125 + 0 + 4 + 1) / 2)
+    assert loss.generator_loss(fake).item() == pytest.approx(((0.25 + 1) / 2 + 1) / 2)
+
+
+def test_feature_matching_sends_no_gradient_to_the_original():
+    fake, real = (
+        torch.tensor([1.0, 3.0]).requires_grad_(),
+        torch.tensor([2.0, 2.0]).requires_grad_(),
+    )
+    loss = FeatureMatchingLoss()([[fake]], [[real]])
+    loss.backward()
+    assert loss.item() == pytest.approx(0.5) and real.grad is None and fake.grad is not None

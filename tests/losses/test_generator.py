@@ -1,0 +1,70 @@
+"""Eq. (6): the published numbers, weights and parts, silence, bad weights."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import tone
+
+from apollo_plugin.losses import GeneratorLoss, Signal
+
+
+def test_published_losses(numbers, published_judge):
+    est, ref = Signal(numbers["est"]), Signal(numbers["ref"])
+    with torch.no_grad():
+        judged_est, judged = published_judge.judge(est, ref)
+        loss = GeneratorLoss()
+        total, parts = loss(est, ref, judged_est, judged)
+        d_loss = loss.adversarial.discriminator_loss(judged_est.scores, judged.scores)
+    for name, value in dict(
+        loss_reconstruction=parts["reconstruction"],
+        loss_adversarial=parts["adversarial"],
+        loss_discriminator=d_loss,
+        loss_generator_total=total,
+    ).items():
+        torch.testing.assert_close(value, numbers[name].squeeze(), rtol=1e-4, atol=0)
+    feature_matching = total - parts["reconstruction"] - parts["adversarial"]
+    torch.testing.assert_close(parts["feature_matching"], feature_matching, rtol=1e-4, atol=1e-5)
+
+
+def test_snr_and_envelope_are_those_of_the_bundled_checkpoint():
+    script = Path(__file__).parents[2] / "recipes" / "apollo_small" / "train.py"
+    spec = importlib.util.spec_from_file_location("apollo_small_train", script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    est, ref = tone(6000, 1)[None] + 0.05 * torch.randn(1, 1, 6000), tone(6000, 1)[None]
+    expected = module.loss_function(est[0], ref[0], 1.5)
+    total, parts = GeneratorLoss(0, 0, 0, snr=1.5, envelope=1)(est, ref)
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-6)
+    assert set(parts) == {"snr", "envelope"}
+
+
+def test_weights_and_parts():
+    est, ref = tone(4000)[None], 2 * tone(4000)[None]
+    total, parts = GeneratorLoss(reconstruction=2, snr=0.5)(est, ref)
+    assert set(parts) == {"reconstruction", "snr"}
+    torch.testing.assert_close(total, 2 * parts["reconstruction"] + 0.5 * parts["snr"])
+
+
+@pytest.mark.parametrize("silent", ["est", "ref", "both"])
+def test_silence_gives_finite_losses_and_gradients(silent):
+    est = torch.zeros(1, 2, 4000) if silent != "ref" else tone(4000)[None]
+    ref = torch.zeros(1, 2, 4000) if silent != "est" else tone(4000)[None]
+    est.requires_grad_()
+    total, _ = GeneratorLoss(1, 0, 0, snr=1, envelope=1, mel=1, log_spectral=1, band_energy=1)(
+        est, ref
+    )
+    total.backward()
+    assert torch.isfinite(total) and torch.isfinite(est.grad).all()
+
+
+def test_weights_that_make_no_loss():
+    with pytest.raises(ValueError, match="loss weight snr is -1"):
+        GeneratorLoss(snr=-1)
+    with pytest.raises(ValueError, match="loss weight envelope is nan"):
+        GeneratorLoss(envelope=float("nan"))
+    with pytest.raises(ValueError, match="has to exceed 0"):
+        GeneratorLoss(reconstruction=0)
