@@ -37,6 +37,17 @@ class ExportError(ApolloError, ValueError):
     """A model that cannot be exported."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, NumPy's, or a device's in PyTorch."""
+    if isinstance(error, MemoryError):
+        return True
+    # torch.OutOfMemoryError is one; on a CPU its allocator raises a plain RuntimeError.
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "cannot allocate" in text
+    )
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """An error's message on one line of at most ``limit`` characters.
 

@@ -1,16 +1,13 @@
-"""Apollo without this package: programs for ONNX and ``torch.export``; ``apollo-export``.
+"""Apollo without this package: programs for ONNX and ``torch.export``.
 
 Two programs: the whole signal, and the streaming step with its state as inputs and outputs.
 """
 
-import argparse
 import copy
 import json
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,8 @@ import torch
 from torch import nn
 
 from .data.demo import mixture
-from .errors import CheckpointError, ExportError
+from .errors import ExportError
+from .files import atomic_write
 from .model import Apollo
 from .network.exportable import StreamStep, WholeSignal
 
@@ -110,7 +108,7 @@ def export(
         raise ExportError(f"unknown format '{format}'; known: {', '.join(FORMATS)}")
     if format == "onnx":
         try:
-            import onnx
+            import onnx  # noqa: F401
             import onnxruntime  # noqa: F401
             import onnxscript  # noqa: F401
         except ImportError as error:
@@ -118,38 +116,39 @@ def export(
                 f"ONNX needs {error.name}: pip install 'apollo-plugin[export]'"
             ) from error
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part{FORMATS[format]}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        exported = program(model, kind)
-        info = json.dumps(metadata(model, kind))
-        if format == "onnx":
-            names = ["wav"]
-            if kind == "stream":
-                names += ["end", *metadata(model, kind)["state"]]
-            outs = ["restored", *(f"next_{name}" for name in names[2:])]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                for logger in ("onnxscript", "torch.onnx"):  # that torchvision is not there
-                    logging.getLogger(logger).setLevel(logging.ERROR)
-                written = torch.onnx.export(
-                    exported, input_names=names, output_names=outs, dynamo=True, verbose=False
+        with atomic_write(path, FORMATS[format]) as beside:
+            exported, info = program(model, kind), metadata(model, kind)
+            if format == "onnx":
+                _save_onnx(exported, info, beside)
+            else:
+                extra = {"apollo": json.dumps(info)}
+                torch.export.save(exported, beside, extra_files=extra)
+            error = difference(model, beside, kind)
+            if not error <= TOLERANCE:
+                raise ExportError(
+                    f"'{path}' would differ from the model by {error:.2g}; not written"
                 )
-            proto = written.model_proto
-            onnx.helper.set_model_props(proto, {"apollo": info})
-            onnx.save(proto, beside)
-        else:
-            torch.export.save(exported, beside, extra_files={"apollo": info})
-        error = difference(model, beside, kind)
-        if not error <= TOLERANCE:
-            raise ExportError(f"'{path}' would differ from the model by {error:.2g}; not written")
-        os.replace(beside, path)
     except OSError as error:
         raise ExportError(f"'{path}' cannot be written: {error.strerror or error}") from error
-    finally:
-        if path.parent.is_dir():
-            beside.unlink(missing_ok=True)
     return error
+
+
+def _save_onnx(exported: torch.export.ExportedProgram, info: dict[str, Any], path: Path) -> None:
+    import onnx
+
+    names = ["wav", *(["end", *info["state"]] if info["kind"] == "stream" else ())]
+    outs = ["restored", *(f"next_{name}" for name in names[2:])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in ("onnxscript", "torch.onnx"):  # that torchvision is not there
+            logging.getLogger(logger).setLevel(logging.ERROR)
+        written = torch.onnx.export(
+            exported, input_names=names, output_names=outs, dynamo=True, verbose=False
+        )
+    proto = written.model_proto
+    onnx.helper.set_model_props(proto, {"apollo": json.dumps(info)})
+    onnx.save(proto, path)
 
 
 def difference(model: Apollo, path: str | os.PathLike, kind: str) -> float:
@@ -196,42 +195,3 @@ def _runner(path: Path):
         return [part.numpy() for part in (out if isinstance(out, tuple) else (out,))]
 
     return run
-
-
-# --------------------------------------------------------------------------------- apollo-export
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``apollo-export``; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="apollo-export",
-        description="Writes a model as ONNX or torch.export programs, compared with the model.",
-        epilog="docs/export.md shows how to run them with onnxruntime and numpy only.",
-    )
-    add = parser.add_argument
-    add("checkpoint", nargs="?", default="apollo-small", help="bundled name, file or Hub id")
-    add("-o", "--out", type=Path, default=Path("."), metavar="DIR", help="folder for the files")
-    add("--kind", choices=(*KINDS, "both"), default="both", help="(%(default)s)")
-    add("--format", choices=FORMATS, default="onnx", help="(%(default)s)")
-    add("--overwrite", action="store_true", help="replace files that exist")
-    args = parser.parse_args(argv)
-    try:
-        model = Apollo.from_pretrained(args.checkpoint)
-        name = Path(args.checkpoint.rstrip("/")).stem or "apollo"
-        for kind in KINDS if args.kind == "both" else (args.kind,):
-            suffix = "_stream" if kind == "stream" else ""
-            path = args.out / f"{name}{suffix}{FORMATS[args.format]}"
-            if path.exists() and not args.overwrite:
-                raise ExportError(f"'{path}' is there already and kept; --overwrite replaces it")
-            error = export(model, path, kind, args.format)
-            print(f"{path}  ({path.stat().st_size / 1e6:.1f} MB, within {error:.1g} of the model)")
-    except (CheckpointError, ExportError) as error:
-        print(f"apollo-export: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,14 @@
 """Files that are there whole or not at all."""
 
 import contextlib
-import glob
+import functools
+import hashlib
 import json
 import os
+import platform
+import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +16,26 @@ from secrets import token_hex
 from typing import Any
 
 _STALE_SECONDS = 24 * 3600
+# Machine and process that write it, and a name of its own: see _owner.
+_PART = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part(?:\.\w+)?")
+# Folders that this process has looked through for what killed ones left.
+_swept: set[tuple[int, int]] = set()
+_sweeping = threading.Lock()
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
     """A place beside ``path`` to write to; renamed to it at the end, removed after an error.
+
+    What processes that were killed left in the folder is removed first.
 
     Args:
         path: of the file (or folder) that is to be; its parent folder is made where it is missing.
+        suffix: that the place's name has to end in, for writers that go by it.
 
     Yields:
-        hidden path in the same folder.
+        hidden path in the same folder, whose name is no longer than file systems allow, whatever
+        the file's is.
 
     Example:
         >>> import tempfile
@@ -34,11 +47,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with contextlib.suppress(OSError):  # what a killed process left
-            if time.time() - old.stat().st_mtime > _STALE_SECONDS:
-                _remove(old)
-    beside, aside = (path.with_name(f".{path.name}.{token_hex(4)}.part") for _ in range(2))
+    _sweep(path.parent)
+    beside, aside = _partial(path.parent, suffix), _partial(path.parent)
     try:
         yield beside
         if beside.is_dir():
@@ -54,9 +64,90 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 whole = atomic_write
 
 
+def check_place(path: str | os.PathLike) -> None:
+    """Raises the OSError that writing a file would end with: for a folder that cannot be made or
+    written to, or a name that is too long. Leaves everything as it was."""
+    path = Path(path)
+    missing = [folder for folder in path.parents if not os.path.lexists(folder)]
+    made: list[Path] = []
+    try:
+        for folder in reversed(missing):
+            folder.mkdir()
+            made.append(folder)
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # a name too long for any file
+        beside = _partial(path.parent)
+        with beside.open("xb"):
+            pass
+        beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def free_bytes(folder: str | os.PathLike) -> int:
+    """What the disk of a folder, which may be still to be made, has free for this user."""
+    for place in (Path(folder), *Path(folder).absolute().parents):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return shutil.disk_usage(place).free
+    return 0
+
+
+def _partial(folder: Path, suffix: str = "") -> Path:
+    return folder / f".{_machine()}-{os.getpid()}-{token_hex(4)}.part{suffix}"
+
+
+@functools.lru_cache(maxsize=1)
+def _machine() -> str:
+    """Of this machine since it was started: where a process's number says who it is."""
+    name = platform.node()
+    with contextlib.suppress(OSError):
+        name += Path("/proc/sys/kernel/random/boot_id").read_text()
+        name += os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed processes left half written in a folder, once for each process."""
+    with _sweeping, contextlib.suppress(OSError):
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in _swept:
+            return
+        _swept.add((status.st_dev, status.st_ino))
+        for entry in os.scandir(folder):
+            part = _PART.fullmatch(entry.name)
+            if part and _is_stale(entry, part[1], int(part[2])):
+                _remove(Path(entry.path))
+
+
+def _is_stale(entry: os.DirEntry, machine: str, process: int) -> bool:
+    with contextlib.suppress(OSError):
+        if time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS:
+            return True
+    # This process has written nothing here yet. On Windows signal 0 is no question.
+    if machine != _machine() or os.name == "nt":
+        return False
+    return process == os.getpid() or not _is_alive(process)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    with contextlib.suppress(OSError, IndexError):  # ended, but nobody asked how
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

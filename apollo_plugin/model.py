@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from .checkpoints import hub
 from .errors import AudioError
 from .network.apollo import ApolloNetwork
 from .network.streaming import ApolloStreamer
-from .restore import restore_audio, restore_wav
+from .restore import Progress, restore_audio, restore_wav
 
 
 class Apollo(ApolloNetwork, BaseModel):
@@ -30,7 +29,7 @@ class Apollo(ApolloNetwork, BaseModel):
         self,
         wav: torch.Tensor,
         block_seconds: float | None = None,
-        progress: Callable[[int], None] | bool | None = None,
+        progress: Progress | bool | None = None,
     ) -> torch.Tensor:
         """Restores a signal of any length in bounded memory; the result is that of ``model(wav)``.
 

@@ -1,28 +1,19 @@
 """Restoration with source separation: before it, or after it, stem by stem."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import audio
-from .errors import AudioError, SeparatorError
-from .restore import restore_audio
+from .errors import SeparatorError
+from .network.apollo import ApolloNetwork
+from .restore import Progress, restore_audio
 from .separators import Separator
 
-if TYPE_CHECKING:
-    from .model import Apollo
-    from .restore import Job, Settings
-
-# Told the name of a step, how many more seconds of audio it has done, and of how many.
-Progress = Callable[[str, float, float], None]
 # Key of the restorer of the whole mixture beside those of the sources.
 MIXTURE = "mixture"
-# Name of the file with the sum of the stems.
-REMIX = "remix"
 # Over so many samples the remainder is shared out by energy.
 _SHARE_SAMPLES = 2048
 
@@ -62,7 +53,7 @@ class Pipeline(nn.Module):
     def __init__(
         self,
         separator: Any,
-        restorer: "Apollo | Mapping[str, Apollo]",
+        restorer: ApolloNetwork | Mapping[str, ApolloNetwork],
         sample_rate: float | None = None,
         separator_rate: float | None = None,
         sources: list[str] | None = None,
@@ -76,7 +67,7 @@ class Pipeline(nn.Module):
         one_each = isinstance(restorer, (Mapping, nn.ModuleDict))
         restorers = dict(restorer) if one_each else {MIXTURE: restorer}
         for name, model in restorers.items():
-            if not (hasattr(model, "restore") and hasattr(model, "sample_rate")):
+            if not isinstance(model, ApolloNetwork):
                 raise SeparatorError(
                     f"the restorer of '{name}' is {type(model).__name__}; expected an Apollo"
                 )
@@ -179,22 +170,19 @@ class Pipeline(nn.Module):
         """Restored stems, and the restored mixture where it came by the way."""
         raise NotImplementedError
 
-    def _restorer(self, name: str) -> "Apollo":
+    def _restorer(self, name: str) -> ApolloNetwork:
         return self.restorers[self._index.get(name, self._index.get(MIXTURE))]
 
     def _restored(
         self, name: str, wav: torch.Tensor, rate: int, progress: Progress | None
     ) -> torch.Tensor:
-        model, seconds = self._restorer(name), wav.shape[-1] / rate
-        tell = progress and (
-            lambda n: progress(f"restoring {name}", n / model.sample_rate, seconds)
+        tell = progress and (lambda step, *seconds: progress(f"{step} {name}", *seconds))
+        return restore_audio(
+            self._restorer(name), wav, rate, self.keep_below, self.mix, progress=tell
         )
-        return restore_audio(model, wav, rate, self.keep_below, self.mix, progress=tell)
 
     def _separated(self, wav: torch.Tensor, rate: int, progress: Progress | None) -> torch.Tensor:
-        seconds = wav.shape[-1] / rate
-        tell = progress and (lambda n: progress("separating", n / rate, seconds))
-        stems = self.separator(wav, rate, tell)
+        stems = self.separator(wav, rate, progress)
         if self.match_level:
             for stem in stems:
                 _match_level(stem, wav)
@@ -229,12 +217,17 @@ class SeparateThenRestore(Pipeline):
 class RestoreThenSeparate(Pipeline):
     """Restores the mixture, then separates it. Arguments: see :class:`Pipeline`.
 
-    With one restorer a source, each restores the mixture, and its sources are taken from what is
-    separated of that.
+    The restorer comes first here, as it does in the work. With one restorer a source, each restores
+    the mixture, and its sources are taken from what is separated of that.
     """
 
-    def __init__(self, restorer: "Apollo | Mapping[str, Apollo]", separator: Any, **options):
-        super().__init__(separator, restorer, **options)
+    def __init__(
+        self,
+        restorer: ApolloNetwork | Mapping[str, ApolloNetwork],
+        separator: Any,
+        **options: Any,
+    ):
+        super().__init__(separator=separator, restorer=restorer, **options)
 
     def _stems(
         self, wav: torch.Tensor, rate: int, progress: Progress | None
@@ -290,45 +283,3 @@ def _share_out(mixture: torch.Tensor, stems: torch.Tensor) -> None:
         )
         remainder = mixture[:, start:stop] - stems[..., start:stop].sum(0)
         stems[..., start:stop] += weights[:, None] * remainder
-
-
-def restore_stems(
-    pipeline: SeparateThenRestore | RestoreThenSeparate,
-    job: "Job",
-    settings: "Settings",
-    progress: Progress | None = None,
-) -> int:
-    """Restores a file stem by stem, to a folder of stems and their sum, ``remix``, written last.
-
-    Args:
-        pipeline: separates and restores.
-        job: which file; the folder is named like the target, without its extension.
-        settings: format of the files.
-        progress: told of the work.
-
-    Returns:
-        number of samples that were clipped by an integer format.
-
-    Raises:
-        AudioError: one line with the file and what is wrong; nothing is written then.
-    """
-    wav, sample_rate = audio.read(job.source)
-    audio.check_writable(settings.format, settings.subtype, sample_rate, wav.shape[0])
-    try:
-        stems = pipeline.restore(wav, sample_rate, progress)
-    except SeparatorError as error:
-        raise AudioError(f"'{job.source}': {error}") from error
-    if not torch.isfinite(stems.sum()):
-        raise AudioError(f"'{job.source}' made a model overflow; scale it")
-    n_clipped = 0
-    # The remix is written last, so a folder with one is whole.
-    for name, stem in [*zip(pipeline.sources, stems), (REMIX, stems.sum(0))]:
-        target = stems_target(job, settings, name)
-        n_clipped += audio.write(target, stem, sample_rate, settings.format, settings.subtype)
-    return n_clipped
-
-
-def stems_target(job: "Job", settings: "Settings", name: str) -> Path:
-    """Where a stem goes, or the remix."""
-    safe = "".join(c if c.isalnum() or c in "-_ " else "_" for c in name) or "_"
-    return job.target.with_suffix("") / f"{safe}.{settings.format.lower()}"

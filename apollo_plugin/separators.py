@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import nn
 
 from . import audio, checkpoints
 from .errors import CheckpointError, SeparatorError
+from .restore import Progress
 
 # torchaudio's pre-trained bundles, by the names of torchaudio.pipelines.
 BUNDLES = ("HDEMUCS_HIGH_MUSDB", "HDEMUCS_HIGH_MUSDB_PLUS", "CONVTASNET_BASE_LIBRI2MIX")
@@ -97,14 +97,14 @@ class Separator(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, wav: torch.Tensor, sample_rate: int, progress: Callable[[int], None] | None = None
+        self, wav: torch.Tensor, sample_rate: int, progress: Progress | None = None
     ) -> torch.Tensor:
         """Separates ``(channels, time)`` of a rate in Hz to sources of the same rate and length.
 
         Args:
             wav: float32, on the CPU.
             sample_rate: of ``wav``, in Hz.
-            progress: told how many more samples are done.
+            progress: told of the work.
 
         Raises:
             SeparatorError: where the channels do not fit, or the model gives another shape.
@@ -115,11 +115,10 @@ class Separator(nn.Module):
             )
         rate, n_samples = round(self.sample_rate or sample_rate), wav.shape[-1]
         mix = audio.resample(wav, sample_rate, rate)
-        tell = progress or (lambda n: None)
         window = max(2 * _GRID, round(self.window_seconds * rate))
         overlap = min(max(4, round(self.overlap_seconds * rate)), window // 2)
         hop = max(_GRID, (window - overlap) // _GRID * _GRID)
-        separated, start, stop, told = None, 0, 0, 0
+        separated, start, stop = None, 0, 0
         while stop < mix.shape[-1]:
             if (
                 start + window >= mix.shape[-1]
@@ -145,9 +144,8 @@ class Separator(nn.Module):
                 separated[..., left:right] = old + rise * (new - old)
                 separated[..., right:end] = part[..., right - start :]
             start, stop = start + hop, end
-            done = stop * n_samples // mix.shape[-1]
-            tell(done - told)
-            told = done
+            if progress:
+                progress("separating", stop / rate, mix.shape[-1] / rate)
         if self.sources is None:
             self.sources = [f"source{index + 1}" for index in range(len(separated))]
         elif len(self.sources) != len(separated):

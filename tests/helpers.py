@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import soundfile
 import torch
 from torch.utils.data import Dataset
 
@@ -40,6 +41,24 @@ def one_line(caught, path) -> str:
     text = str(caught.value)
     assert str(path) in text and "\n" not in text
     return text
+
+
+def save(path: Path, wav: torch.Tensor, rate: int = 44100, subtype: str = "FLOAT") -> Path:
+    """Writes a sound file by soundfile, its folder too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wav.T.numpy(), rate, subtype)
+    return path
+
+
+def load(path: Path) -> tuple[torch.Tensor, int]:
+    """Reads a sound file by soundfile: ``(channels, time)`` and its rate."""
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return torch.from_numpy(samples.T.copy()), rate
+
+
+def tree(folder: Path) -> list[str]:
+    """All files below a folder."""
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
 
 
 def linear_flops(model: Apollo, n_frames: int) -> int:

@@ -11,9 +11,10 @@ import torch
 from helpers import small_model, tone
 
 from apollo_plugin import export
+from apollo_plugin.cli.export import main
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
-from apollo_plugin.export import ExportError, difference, main
+from apollo_plugin.export import ExportError, difference
 from apollo_plugin.network.exportable import StreamStep, WholeSignal
 
 DOCS = (Path(__file__).parent.parent / "docs" / "export.md").read_text()

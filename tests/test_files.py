@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from apollo_plugin.files import atomic_write, write_json
+from apollo_plugin.files import check_place, free_bytes, atomic_write, write_json
 
 
 def test_an_error_leaves_what_was_there(tmp_path):
@@ -48,13 +51,79 @@ def test_two_at_once_leave_one_whole_folder(tmp_path):
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_what_a_killed_process_left_goes_after_a_day(tmp_path):
-    old, new = tmp_path / ".x.json.1.part", tmp_path / ".x.json.2.part"
+WRITER = """
+import sys, time
+from apollo_plugin.files import atomic_write
+with atomic_write(sys.argv[1]) as beside:
+    beside.write_text("half")
+    print(flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next(tmp_path):
+    """A file of another name: the folder is what is owned. What a living process writes stays."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, tmp_path / f"{name}.txt"], stdout=subprocess.PIPE
+        )
+        for name in ("killed", "alive")
+    ]
+    for process in processes:
+        assert process.stdout.readline() == b"\n"
+    killed, alive = processes
+    killed.kill()
+    killed.wait()
+    assert len(os.listdir(tmp_path)) == 2
+    write_json(tmp_path / "x.json", 1)
+    (left,) = (name for name in os.listdir(tmp_path) if name != "x.json")
+    assert f"-{alive.pid}-" in left
+    alive.kill()
+    alive.wait()
+
+
+def test_what_another_machine_left_goes_after_a_day(tmp_path):
+    old, new = (tmp_path / f".00000000-1-0000000{i}.part" for i in (1, 2))
     for path in (old, new):
         path.mkdir()
     os.utime(old, (0, 0))
     write_json(tmp_path / "x.json", 1)
     assert not old.exists() and new.exists()
+
+
+def test_the_users_own_hidden_files_stay(tmp_path):
+    names = [".hidden", ".song.part", ".00000000-1-00000001.part.txt.bak", "song.part"]
+    for name in names:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    write_json(tmp_path / "x.json", 1)
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, "x.json"])
+
+
+def test_a_name_of_every_length_that_the_disk_takes(tmp_path):
+    for length in (1, 200, 240, 241, 250, 255):
+        path = tmp_path / ("n" * length)
+        check_place(path)
+        write_json(path, length)
+        assert json.loads(path.read_text()) == length
+
+
+@pytest.mark.parametrize(
+    "name", ["file/x/y.json", "n" * 256, "new/" + "n" * 256, "/proc/new/x.json", "/proc/x.json"]
+)
+def test_a_place_that_cannot_be_written_is_known_before(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:
+        check_place(tmp_path / name)
+    assert caught.value.filename == str(tmp_path / name)
+    with pytest.raises(OSError):
+        write_json(tmp_path / name, 1)
+
+
+def test_looking_leaves_nothing(tmp_path):
+    check_place(tmp_path / "a" / "b" / "c.json")
+    assert not list(tmp_path.iterdir())
+    assert free_bytes(tmp_path / "a" / "b") == shutil.disk_usage(tmp_path).free
 
 
 def test_nothing_is_seen_before_the_end(tmp_path):

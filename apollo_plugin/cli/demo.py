@@ -7,7 +7,6 @@ and neither the server nor the page asks anything of any other machine.
 import argparse
 import html
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -16,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ApolloError, SettingError
+from .terminal import command, is_mendable, say_defect, tell, told
+
 if TYPE_CHECKING:
     import gradio
     import torch
 
     from ..model import Apollo
+    from ..restore import Progress
 
-_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus", ".aif", ".aiff", ".m4a", ".aac", ".webm")
 # What is decoded is bounded by the length; these two bound it per second.
 _MAX_RATE, _MAX_CHANNELS = 192000, 2
 _SWEEP_SECONDS, _KEPT_SECONDS = 300, 3600
@@ -45,7 +47,7 @@ class Limits:
         minutes: of its sound.
 
     Raises:
-        ValueError: for limits that let nothing through.
+        SettingError: for limits that let nothing through.
     """
 
     megabytes: int = 100
@@ -53,11 +55,16 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.megabytes < 1 or not 0 < self.minutes < float("inf"):
-            raise ValueError(f"limits of {self.megabytes} MB and {self.minutes} min are none")
+            raise SettingError(f"limits of {self.megabytes} MB and {self.minutes} min are none")
 
 
 def restore_upload(
-    model: "Apollo", path: Path, keep_below: float, mix: float, limits: Limits, tell: Any
+    model: "Apollo",
+    path: Path,
+    keep_below: float,
+    mix: float,
+    limits: Limits,
+    progress: "Progress | None" = None,
 ) -> tuple[Path, Path, Path, str]:
     """Restores one upload into a new folder beside it.
 
@@ -67,7 +74,7 @@ def restore_upload(
         keep_below: in Hz, 0 for none.
         mix: share of the restoration.
         limits: of the sound.
-        tell: function of the share that is done.
+        progress: told of the work.
 
     Returns:
         the sound as it came and restored, 16 bit, for listening; restored, floating point, for
@@ -85,14 +92,6 @@ def restore_upload(
         wav, rate = _read(path, limits)
     except AudioError as error:
         raise AudioError(str(error).replace(str(path), path.name)) from error
-    n_total = -(-wav.shape[-1] * round(model.sample_rate) // rate)
-    n_done = 0
-
-    def progress(n_more: int) -> None:
-        nonlocal n_done
-        n_done += n_more
-        tell(min(1.0, n_done / n_total))
-
     restored = restore_audio(model, wav, rate, keep_below or None, mix, progress=progress)
     if not restored.isfinite().all():
         raise AudioError(f"'{path.name}' made the model overflow; scale it")
@@ -133,19 +132,22 @@ def build(models: dict[str, "Apollo"], limits: Limits) -> "gradio.Blocks":
     """
     import gradio
 
-    from ..errors import AudioError
+    from .. import audio
 
     def restore(path, name, keep_below, mix, progress=gradio.Progress()):  # noqa: B008
         if not path:
             raise gradio.Error("Drop a file first.", print_exception=False)
         progress(0, desc="reading")
-        tell = lambda share: progress(share, desc="restoring")  # noqa: E731
+        show = lambda step, done, total: progress(done / total, desc=step)  # noqa: E731
         try:
             came, heard, kept, line = restore_upload(
-                models[name], Path(path), keep_below, mix, limits, tell
+                models[name], Path(path), keep_below, mix, limits, show
             )
-        except AudioError as error:
-            raise gradio.Error(html.escape(str(error)), print_exception=False) from error
+        except Exception as error:  # the page goes on, whatever happens to a file
+            if not is_mendable(error):
+                say_defect(error)
+            line = told(error).replace(f"{Path(path).parent}{os.sep}", "")
+            raise gradio.Error(html.escape(line), print_exception=False) from error
         return str(came), str(heard), str(kept), line
 
     page = gradio.Blocks(
@@ -157,7 +159,7 @@ def build(models: dict[str, "Apollo"], limits: Limits) -> "gradio.Blocks":
             with gradio.Column():
                 upload = gradio.File(
                     label=f"Music, up to {limits.megabytes} MB and {limits.minutes:g} minutes",
-                    file_types=list(_SUFFIXES),
+                    file_types=sorted(audio.SUFFIXES),
                     elem_id="upload",
                 )
                 names = list(models)
@@ -235,7 +237,7 @@ def serve(
                 ),
                 app_kwargs={"middleware": [Middleware(_Policy)]},
             )
-            print(f"apollo-demo: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+            tell(f"apollo-demo: http://{host}:{port} (Ctrl-C ends it)")
             while True:
                 time.sleep(1)
         finally:
@@ -260,6 +262,29 @@ class _Policy:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``apollo-demo``; returns the exit status."""
+    return command("apollo-demo", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args, limits = _parse(argv)
+    from ..model import Apollo
+
+    names = dict.fromkeys(args.checkpoint or ["apollo-small"])
+    try:
+        models = {name: Apollo.from_pretrained(name) for name in names}
+        serve(models, limits, args.host, args.port, args.open)
+    except KeyboardInterrupt:  # that is how it ends
+        pass
+    except ImportError as error:
+        cure = "pip install 'apollo-plugin[demo]'"
+        raise ApolloError(f"the page needs {error.name}: {cure}") from error
+    except OSError as error:
+        reason = (str(error).splitlines() or ["no address"])[0]
+        raise ApolloError(f"{args.host}:{args.port}: {reason}") from error
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Limits]:
     parser = argparse.ArgumentParser(prog="apollo-demo", description="A page to try Apollo on.")
     add = parser.add_argument
     add(
@@ -277,29 +302,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         limits = Limits(args.max_mb, args.max_minutes)
         if not 0 < args.port < 65536:
-            raise ValueError(f"port {args.port} is none")
-    except ValueError as error:
+            raise SettingError(f"port {args.port} is none")
+    except SettingError as error:
         parser.error(str(error))
-    from ..errors import CheckpointError
-    from ..model import Apollo
-
-    try:
-        if argv is None:  # a polite end cleans up as an interrupt does
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-        names = dict.fromkeys(args.checkpoint or ["apollo-small"])
-        models = {name: Apollo.from_pretrained(name) for name in names}
-        serve(models, limits, args.host, args.port, args.open)
-    except KeyboardInterrupt:
-        return 0
-    except CheckpointError as error:
-        print(f"apollo-demo: {error}", file=sys.stderr)
-    except ImportError as error:
-        cure = "pip install 'apollo-plugin[demo]'"
-        print(f"apollo-demo: the page needs {error.name}: {cure}", file=sys.stderr)
-    except OSError as error:
-        reason = (str(error).splitlines() or ["no address"])[0]
-        print(f"apollo-demo: {args.host}:{args.port}: {reason}", file=sys.stderr)
-    return 1
+    return args, limits
 
 
 if __name__ == "__main__":

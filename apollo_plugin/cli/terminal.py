@@ -1,29 +1,231 @@
-"""What the command lines share: errors in one line, an exit status that tells the truth."""
+"""What all commands share: lines, progress, and an exit status that tells the truth.
 
+What a user can mend (:class:`~apollo_plugin.errors.ApolloError` and what the system says) ends in
+one line. Anything else is a defect of this package and is shown as one, with its traceback.
+"""
+
+import importlib.metadata
 import os
+import signal
 import sys
-from collections.abc import Callable
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn, TextIO
+
+from tqdm import tqdm
+
+from ..errors import ApolloError, is_out_of_memory, one_line
+
+# Of the command that runs, before each of its lines on standard error.
+_name = "apollo"
+_INTERRUPTED = 130
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Runs a command and exits: 0 if it came through, 1 with one line if it did not.
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a script to its end and exits: with 0 if it came through, 1 and a line if it did not.
 
     Args:
-        main: the command; what it returns is the exit status.
+        main: the script; what it returns is the exit status.
     """
-    # Names of files may hold bytes that are no text.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
-    name = os.path.basename(sys.argv[0])
+    sys.exit(command(os.path.basename(sys.argv[0]), main, polite=False))
+
+
+def command(name: str, main: Callable[[], int | None], polite: bool = True) -> int:
+    """Runs a command to its exit status, whatever happens in it.
+
+    Args:
+        name: of the command, for its lines.
+        main: what it does; what it returns is the exit status.
+        polite: a SIGTERM ends it as an interrupt does, with everything cleaned up.
+    """
+    global _name
+    _name = name
+    _open_streams()
     try:
-        sys.exit(main())
+        with _warnings_in_one_line(), _polite_end(polite):
+            return main() or 0
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; run it again to go on", file=sys.stderr)
-        sys.exit(130)
-    except OSError as error:
-        where = f"'{error.filename}': " if error.filename else ""
-        print(f"{name}: {where}{error.strerror or error}", file=sys.stderr)
-    # What this package raises for what a user can mend; anything else is a defect.
-    except (ValueError, RuntimeError) as error:
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(1)
+        say("interrupted; what was finished is whole, run it again to go on")
+        return _INTERRUPTED
+    except BrokenPipeError:  # nobody reads any more
+        return 1
+    except Exception as error:
+        if is_mendable(error):
+            say(told(error))
+        else:
+            say_defect(error)
+        return 1
+    finally:
+        _flush()
+
+
+def is_mendable(error: BaseException) -> bool:
+    """Whether an error is one that a user can mend; else it is a defect."""
+    return isinstance(error, (ApolloError, OSError)) or is_out_of_memory(error)
+
+
+def told(error: BaseException) -> str:
+    """An error in one line; a defect with its type."""
+    if is_out_of_memory(error):
+        return f"out of memory ({one_line(error, 120)})"
+    if is_mendable(error):
+        return one_line(error)
+    return f"failed by a defect of apollo-plugin: {type(error).__name__}: {one_line(error, 200)}"
+
+
+def say_defect(error: BaseException) -> None:
+    """A defect with all that whoever mends it has to know."""
+    lines = "".join(traceback.format_exception(error))
+    version = importlib.metadata.version("apollo-plugin")
+    _write(lines.rstrip(), sys.stderr)
+    say(f"this is a defect of apollo-plugin {version}; please report the lines above{_where()}")
+
+
+def _where() -> str:
+    urls = importlib.metadata.metadata("apollo-plugin").get_all("Project-URL") or []
+    issues = [url.partition(",")[2].strip() for url in urls if "issue" in url.lower()]
+    return f": {issues[0]}" if issues else ""
+
+
+class Failures:
+    """Counts the items of a batch that failed, each named in a line; one never ends the rest.
+
+    Args:
+        what: they are called in the last line.
+    """
+
+    def __init__(self, what: str = "failed"):
+        self._what, self.n = what, 0
+        self._defect: BaseException | None = None
+
+    def add(self, name: object, error: BaseException | str) -> None:
+        """Names one: ``name`` is put before the error unless that holds it already."""
+        self.n += 1
+        line = error if isinstance(error, str) else told(error)
+        say(line if str(name) in line else f"'{name}': {line}")
+        if not isinstance(error, str) and not is_mendable(error) and self._defect is None:
+            self._defect = error
+
+    def end(self, n_items: int) -> int:
+        """Says how many failed, shows the first defect among them; returns the exit status."""
+        if self._defect is not None:
+            say_defect(self._defect)
+        if self.n:
+            say(f"{self.n} of {n_items} {self._what}")
+        return 1 if self.n else 0
+
+
+# ------------------------------------------------------------------------------- lines and progress
+
+
+def say(line: str) -> None:
+    """A line to standard error, with the command's name before it."""
+    _write(_printable(f"{_name}: {line}"), sys.stderr)
+
+
+def tell(line: str) -> None:
+    """A line of the result, to standard output."""
+    _write(_printable(line), sys.stdout)
+
+
+def _printable(line: str) -> str:
+    """A line that stays one, whatever a file is called."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    try:
+        tqdm.write(text, file=stream)
+        stream.flush()
+    except (OSError, ValueError):
+        _give_up(stream)
+
+
+def _give_up(stream: TextIO) -> None:
+    """What nobody reads any more goes nowhere; the work goes on."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            _give_up(stream)
+
+
+class Bar(tqdm):
+    """A progress bar over seconds of audio, as :data:`apollo_plugin.restore.Progress` tells of
+    them; shown on a terminal only, and never in the way of the work."""
+
+    def __init__(self, name: str, **kwargs):
+        super().__init__(
+            unit="s",
+            desc=_printable(name),
+            leave=False,
+            disable=None,
+            bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]",
+            total=1,
+            **kwargs,
+        )
+        self._of, self._step = _printable(name), ""
+
+    def progress(self, step: str, done: float, total: float) -> None:
+        if self.disable:
+            return
+        with suppress(OSError, ValueError):
+            if step != self._step:
+                self._step = step
+                self.set_description(f"{self._of}, {step}", refresh=False)
+                self.reset(total)
+            self.total = total
+            self.update(done - self.n)
+
+    def close(self) -> None:
+        with suppress(OSError, ValueError):
+            super().close()
+
+
+# ------------------------------------------------------------------------------------ surroundings
+
+
+def _open_streams() -> None:
+    """Standard streams that are there, and that names of files in any encoding go through."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Else the next file that is opened would be it, and hold what libraries print.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115
+        elif number and hasattr(stream, "reconfigure"):
+            with suppress(ValueError):  # closed
+                stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _polite_end(polite: bool) -> Iterator[None]:
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler) if polite else None
+    except ValueError:  # not in the main thread
+        before = None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(" ".join(str(message).split()))
+        yield

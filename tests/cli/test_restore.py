@@ -11,101 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import small_model, snr, tone
+from helpers import load, save, small_model, snr, tone, tree
 
-from apollo_plugin import Apollo, audio, restore
-from apollo_plugin.cli import main
-from apollo_plugin.cli import restore as work
-from apollo_plugin.restore import Settings, plan, restore_audio
-
-
-@pytest.fixture
-def run(tiny_checkpoint, capsys):
-    """Runs the command line and gives back (status, stdout, stderr)."""
-
-    def run_(*arguments, checkpoint=tiny_checkpoint):
-        status = main([*map(str, arguments), "--checkpoint", str(checkpoint), "--device", "cpu"])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run_
-
-
-def save(path, wav, rate=44100, subtype="FLOAT"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, wav.T.numpy(), rate, subtype)
-    return path
-
-
-def load(path):
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return torch.from_numpy(samples.T.copy()), rate
-
-
-def tree(folder):
-    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
-
-
-# ------------------------------------------------------------------------------------ one signal
-
-
-def test_without_options_it_is_the_model():
-    model, wav = small_model(residual=True), tone(20000)
-    with torch.no_grad():
-        assert snr(restore_audio(model, wav, 44100), model(wav)) > 90
-
-
-def test_another_rate_is_the_resampled_change():
-    model, wav = small_model(residual=True, band_gain=True), tone(20000)
-    got = restore_audio(model, wav, 48000)
-    source = audio.resample(wav, 48000, 44100)
-    with torch.no_grad():
-        change = model(source) - source
-    expected = wav + audio.resample(change, 44100, 48000, 20000)
-    assert got.shape == wav.shape and snr(got, expected) > 90
-
-
-def test_what_lies_above_the_models_range_stays():
-    """A tone of 40 kHz in a file of 96 kHz, which the model at 44.1 kHz never sees."""
-    t = torch.arange(96000).double() / 96000
-    wav = (0.1 * torch.sin(2 * torch.pi * 40000 * t)).float()[None]
-    got = restore_audio(small_model(residual=True, band_gain=True), wav, 96000)
-    spectrum = torch.fft.rfft(got[0, 4800:-4800] * torch.hann_window(86400)).abs()
-    level = 2 * spectrum[int(40000 * 0.9)] / torch.hann_window(86400).sum()
-    assert abs(level - 0.1) < 1e-4
-
-
-@pytest.mark.parametrize("rate, keep_below", [(44100, 5000.0), (44100, 300.0), (48000, 9000.0)])
-def test_keep_below_leaves_the_low_band_alone(rate, keep_below):
-    model, wav = small_model(), tone(rate)
-    got = restore_audio(model, wav, rate, keep_below=keep_below)
-    window = torch.hann_window(rate)
-    changed, hertz = torch.fft.rfft((got - wav) * window).abs(), torch.fft.rfftfreq(rate, 1 / rate)
-    free = torch.fft.rfft((restore_audio(model, wav, rate) - wav) * window).abs()
-    low, high = hertz < keep_below - 5, hertz > keep_below + 205
-    assert 10 * torch.log10(changed[:, low].square().sum() / free[:, low].square().sum()) < -80
-    torch.testing.assert_close(changed[:, high], free[:, high], atol=1e-2, rtol=1e-2)
-
-
-def test_keep_below_beyond_the_band_changes_nothing():
-    wav = tone(5000)
-    assert torch.equal(restore_audio(small_model(), wav, 44100, keep_below=22000.0), wav)
-
-
-@pytest.mark.parametrize("mix", [0.0, 0.25, 1.0])
-def test_mix_is_linear(mix):
-    model, wav = small_model(), tone(9000)
-    full = restore_audio(model, wav, 44100)
-    assert snr(restore_audio(model, wav, 44100, mix=mix), wav + mix * (full - wav)) > 90
-
-
-@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44099, 48000, 192000])
-@pytest.mark.parametrize("n_samples", [1, 500])
-def test_odd_rates_and_lengths(rate, n_samples):
-    wav = tone(n_samples, 3)
-    got = restore_audio(small_model(n_layers=1), wav, rate, keep_below=1000.0, mix=0.5)
-    assert got.shape == wav.shape and torch.isfinite(got).all()
-
+from apollo_plugin import Apollo, restore
+from apollo_plugin.cli import loading, main
+from apollo_plugin.cli.options import parse
+from apollo_plugin.cli.plan import plan
+from apollo_plugin.restore import restore_audio
 
 # ------------------------------------------------------------------------------------- the files
 
@@ -312,7 +224,18 @@ def test_a_folder_without_audio(run, tmp_path):
         ["a.wav", "--keep-below", "nan"],
         ["a.wav", "--format", "XYZ"],
         ["a.wav", "--format", "FLAC", "--subtype", "FLOAT"],
-        ["a.wav", "-o", "out.wav"],
+        ["a.wav", "b.wav", "-o", "out.wav"],
+        ["a.wav", "-o", "out.m4a"],
+        ["a.wav", "-o", "out.wav", "--format", "FLAC"],
+        ["a.wav", "-o", "out.wav", "--stems", "x"],
+        ["a.wav", "--track", "0"],
+        ["a.wav", "--rate", "5"],
+        ["a.wav", "--rate", "44100.5"],
+        ["a.wav", "--suffix", "a/b"],
+        ["a.wav", "--start", "-1"],
+        ["a.wav", "--start", "nan"],
+        ["a.wav", "--duration", "0"],
+        ["--demo", "--diagnose"],
         ["a.wav", "--device", "abacus"],
         ["a.wav", "--unknown"],
     ],
@@ -350,7 +273,7 @@ def test_files_side_by_side_are_the_same(run, tmp_path, monkeypatch):
     (tmp_path / "in" / "bad.wav").write_bytes(b"RIFF")
     n_threads = torch.get_num_threads()
     for n_at_once in (1, 3):
-        monkeypatch.setattr(work, "_files_at_once", lambda *_, n=n_at_once: n)
+        monkeypatch.setattr(loading, "files_at_once", lambda *_, n=n_at_once: n)
         status, out, err = run(tmp_path / "in", "-o", tmp_path / str(n_at_once))
         assert status == 1 and out.count("->") == 5 and "bad.wav" in err and "1 of 6 failed" in err
         assert torch.get_num_threads() == n_threads
@@ -372,13 +295,13 @@ def test_an_interrupt_stops_all_files_that_are_under_way(run, tmp_path, monkeypa
             raise KeyboardInterrupt
         try:
             for _ in range(2000):
-                progress(1, 2000)
+                progress("restoring", 1.0, 2000.0)
                 time.sleep(0.01)
         except Exception:
             stopped.append(job.source.stem)
             raise
 
-    monkeypatch.setattr(work, "_files_at_once", lambda *_: 3)
+    monkeypatch.setattr(loading, "files_at_once", lambda *_: 3)
     monkeypatch.setattr(restore, "restore_file", endless)
     status, out, err = run(tmp_path / "in", "-o", tmp_path / "out")
     assert status == 130 and err.count("interrupted") == 1 and not out
@@ -388,20 +311,21 @@ def test_an_interrupt_stops_all_files_that_are_under_way(run, tmp_path, monkeypa
 
 def test_as_many_files_at_once_as_there_are_threads():
     model, n_threads = small_model(), torch.get_num_threads()
+    options, _ = parse(["a.wav"])
     try:
         torch.set_num_threads(3)
-        assert [work._files_at_once(model, n) for n in (1, 2, 9)] == [1, 2, 3]
+        assert [loading.files_at_once(model, options, n) for n in (1, 2, 9)] == [1, 2, 3]
         torch.set_num_threads(64)
-        assert work._files_at_once(model, 100) == 4
+        assert loading.files_at_once(model, options, 100) == 4
     finally:
         torch.set_num_threads(n_threads)
-    assert work._files_at_once(model.to("meta"), 9) == 1
+    assert loading.files_at_once(model.to("meta"), options, 9) == 1
 
 
 def test_plan_finds_a_file_once(tmp_path):
     path = save(tmp_path / "a.wav", tone(10))
-    jobs, problems = plan([path, tmp_path, str(tmp_path / "*.wav")], None, Settings())
-    assert [job.source for job in jobs] == [path] and not problems
+    found = plan(*parse([str(path), str(tmp_path), str(tmp_path / "*.wav")]))
+    assert [job.source for job in found.jobs] == [path] and not found.problems
 
 
 # ----------------------------------------------------------------------------- as it is installed
@@ -473,12 +397,15 @@ def test_one_name_from_several_folders(run, tmp_path):
     assert tree(out) == ["A/01_restored.wav", "B/01_restored.wav", "disc/01_restored.wav"]
 
 
-def test_a_file_named_twice_and_through_a_link_is_one(run, tmp_path, monkeypatch):
+def test_a_file_named_twice_is_one_and_links_are_files_of_their_own(run, tmp_path, monkeypatch):
     path = save(tmp_path / "in" / "a.wav", tone(500))
     (tmp_path / "in" / "same.wav").symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    status, text, _ = run(path, "in/a.wav", "in/same.wav", "-o", "out")
-    assert status == 0 and text.count("->") == 1 and tree("out") == ["a_restored.wav"]
+    os.link(path, tmp_path / "in" / "hard.wav")
+    status, text, _ = run(path, "in/a.wav", "in/../in/a.wav", "in", "-o", "out")
+    assert status == 0 and text.count("->") == 3
+    assert tree("out") == ["a_restored.wav", "hard_restored.wav", "same_restored.wav"]
+    assert run("in", "--overwrite")[0] == 0 and len(tree("in")) == 6
 
 
 def test_results_that_would_still_collide_are_refused(run, tmp_path):

@@ -1,0 +1,220 @@
+"""Which files are restored, and where each result goes."""
+
+import contextlib
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import audio
+from ..errors import one_line
+from ..files import check_place
+from ..restore import Job, Settings
+from .options import MARK, Options
+
+# Name of the file with the sum of the stems, in their folder.
+REMIX = "remix"
+_Identity = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Args:
+        jobs: all files, each with a result of its own.
+        due: those of them whose result is still to be made.
+        problems: a line for each input that cannot be restored.
+    """
+
+    jobs: list[Job]
+    due: list[Job]
+    problems: list[str] = field(default_factory=list)
+
+
+class _Found(NamedTuple):
+    """A file, and its folder relative to the input's."""
+
+    path: Path
+    below: Path
+
+
+def plan(options: Options, settings: Settings) -> Plan:
+    """Finds all files and decides where their restorations go, each to a place of its own.
+
+    ``a.mp3`` becomes ``a_restored.wav``, in the output folder or beside the input; the tree below a
+    folder is kept. Where the input's folder holds another ``a``, say ``a.flac``, the extension
+    stays in the name: ``a.mp3_restored.wav``. Inputs of one name from several folders keep their
+    folder's name below the output folder. Stems go to a folder of that name; the job's target is
+    their sum in it, which is written last.
+
+    Args:
+        options: inputs, and the names of the results.
+        settings: gives the extension, and whether results that exist are made anew.
+    """
+    found, problems = _find(options)
+    jobs: list[Job] = []
+    inputs = {_identity(path) for path, _ in found}
+    taken: dict[tuple, Path] = {}
+    extension = "." + settings.format.lower()
+    crowded = Counter(_target(file, options, extension) for file in found)
+    for path, below in found:
+        target = _target(_Found(path, below), options, extension)
+        if crowded[target] > 1:
+            root = path.absolute().parents[len(below.parts)].name
+            target = _target(_Found(path, root / below), options, extension)
+        where = _identity(target.parent) or os.path.abspath(target.parent), target.name
+        if os.path.isdir(target):
+            reason = f"its result '{target}' is a folder; choose another -o folder"
+        elif _identity(target) in inputs:  # by inode: a link to an input is that input
+            reason = f"its result '{target}' is an input; choose another -o folder"
+        elif where in taken:
+            reason = f"its result would be that of '{taken[where]}'; restore it apart"
+        else:
+            taken[where] = path
+            jobs.append(Job(path, target))
+            continue
+        problems.append(f"'{path}': {reason}")
+    due = [job for job in jobs if settings.overwrite or not os.path.exists(job.target)]
+    for job in list(due):
+        try:
+            check_place(job.target)
+        except OSError as error:
+            problems.append(f"'{job.source}': its result cannot be written: {one_line(error)}")
+            due.remove(job)
+            jobs.remove(job)
+    return Plan(jobs, due, problems)
+
+
+def sources(options: Options) -> tuple[list[Path], list[str]]:
+    """All files of the inputs, as :func:`plan` finds them, and a line for each that is missing."""
+    found, problems = _find(options)
+    return [path for path, _ in found], problems
+
+
+def _find(options: Options) -> tuple[list[_Found], list[str]]:
+    """Files, each once however it is named, and what went wrong. Links are files of their own."""
+    _namesakes.cache_clear()
+    search = _Search(options)
+    found: dict[tuple, _Found] = {}
+    for item in options.inputs:
+        n_before, files = len(search.problems), list(search.expand(item))
+        if not files and len(search.problems) == n_before:
+            what = "holds no audio files" if os.path.isdir(item) else "does not exist"
+            search.problems.append(f"'{item}' {what}")
+        for file in files:
+            if _identity(file.path) is None:
+                search.problems.append(
+                    f"'{file.path}' cannot be reached: a broken link or no permission"
+                )
+            else:
+                key = _identity(file.path.absolute().parent), file.path.name
+                found.setdefault(key, file)
+    if options.out_file and len(found) > 1:
+        search.problems.append(
+            f"-o {options.out_file} names one result and there are {len(found)} inputs; "
+            "name a folder"
+        )
+        found.clear()
+    return list(found.values()), search.problems
+
+
+class _Search:
+    """Looks for files in what was named."""
+
+    def __init__(self, options: Options):
+        self.problems: list[str] = []
+        self._marks = {mark for mark in (MARK, options.suffix) if mark}
+        self._out = options.out_dir
+
+    def expand(self, item: str) -> Iterator[_Found]:
+        """Files of an input."""
+        path = Path(item)
+        if item and os.path.isdir(path):
+            yield from self._walk(path)
+        elif item and os.path.lexists(path):
+            yield _Found(path, Path())
+        elif glob.has_magic(item):
+            yield from self._glob(item)
+
+    def _walk(self, root: Path) -> Iterator[_Found]:
+        out = _identity(self._out) if self._out else None
+        visited = set()
+        for folder, folders, names in os.walk(root, onerror=self._complain, followlinks=True):
+            # A link may lead back up.
+            visited.add(_identity(Path(folder)))
+            folders[:] = [
+                name
+                for name in sorted(folders)
+                if not name.startswith(".")
+                and (identity := _identity(Path(folder, name))) not in visited
+                and (identity is None or identity != out)
+                and not self._is_result(Path(folder, f"{name}.wav"))  # stems of a file beside it
+            ]
+            for name in sorted(names):
+                if _is_audio(name) and not self._is_result(Path(folder, name)):
+                    yield _Found(Path(folder, name), Path(folder).relative_to(root))
+
+    def _glob(self, pattern: str) -> Iterator[_Found]:
+        root = pattern[: next(i for i, c in enumerate(pattern) if c in "*?[")]
+        inside = self._out and not _lies_in(Path(root), self._out)
+        for match in sorted(glob.glob(pattern, recursive=True)):
+            left_out = inside and _lies_in(Path(match), self._out)
+            if os.path.isfile(match) and not left_out and not self._is_result(Path(match)):
+                yield _Found(Path(match), Path())
+
+    def _complain(self, error: OSError) -> None:
+        self.problems.append(f"'{error.filename}' cannot be searched: {error.strerror}")
+
+    def _is_result(self, path: Path) -> bool:
+        """Whether this is what an earlier run made of a file beside it."""
+        names = _namesakes(path.parent)
+        for mark in self._marks:
+            source = path.stem.removesuffix(mark)
+            if source != path.stem and (
+                source in names or any(source in same for same in names.values())
+            ):
+                return True
+        return False
+
+
+def _target(file: _Found, options: Options, extension: str) -> Path:
+    if options.out_file:
+        return options.out_file
+    path, below = file
+    place = options.out_dir / below if options.out_dir else path.parent
+    stem = path.name if len(_namesakes(path.parent).get(path.stem, ())) > 1 else path.stem
+    name = f"{stem}{options.suffix}"
+    return place / name / f"{REMIX}{extension}" if options.stems else place / f"{name}{extension}"
+
+
+@lru_cache(maxsize=64)
+def _namesakes(folder: Path) -> dict[str, list[str]]:
+    """Names of the audio files of a folder by their stem."""
+    names: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if _is_audio(name):
+                names.setdefault(Path(name).stem, []).append(name)
+    return names
+
+
+def _is_audio(name: str) -> bool:
+    return Path(name).suffix.lower() in audio.SUFFIXES and not name.startswith(".")
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    place = os.path.realpath(folder)
+    return os.path.commonpath((os.path.realpath(path), place)) == place
+
+
+def _identity(path: Path) -> _Identity | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a name with a null byte
+        return None
+    return status.st_dev, status.st_ino

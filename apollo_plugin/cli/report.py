@@ -1,0 +1,74 @@
+"""``--report``: the listening page of what was restored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from .. import report
+from ..errors import SettingError
+from ..metrics import METRICS, unavailable
+from ..report.comparison import compare_files
+from .options import Options
+from .terminal import Failures, say, tell
+
+
+class Shown(NamedTuple):
+    """A file on the page: what it is called, as it came, restored."""
+
+    name: str
+    source: Path
+    restored: Path
+
+
+def check(options: Options, n_files: int) -> None:
+    """Raises an ApolloError where the page cannot be made, before anything is restored."""
+    report.check_target(options.report, options.overwrite)
+    if options.reference and n_files != 1:
+        raise SettingError(f"--reference is the original of one file; there are {n_files}")
+    if options.reference and not options.reference.is_file():
+        raise SettingError(f"reference '{options.reference}' is no file")
+
+
+def write(options: Options, files: Sequence[Shown], reference: Path | None = None) -> int:
+    """Writes the page; what has no result is left out, and what fails is named.
+
+    Returns:
+        the exit status.
+    """
+    metrics: Sequence[str] = METRICS
+    if reference:
+        missing = unavailable()
+        for reason in missing.values():
+            say(reason)
+        metrics = tuple(name for name in METRICS if name not in missing)
+    restored = [file for file in files if file.restored.is_file()]
+    shown = restored[: report.MAX_ITEMS]
+    if len(shown) < len(restored):
+        say(f"the page holds the first {len(shown)} of {len(restored)} files")
+    seconds = report.excerpt_seconds(len(shown))
+    reading = options.reading()
+    items, failures = [], Failures("failed to be shown")
+    for file in tqdm(shown, unit="file", desc="page", disable=None if len(shown) > 1 else True):
+        try:
+            items.append(
+                compare_files(
+                    file.name,
+                    file.source,
+                    file.restored,
+                    reference,
+                    seconds=seconds,
+                    metrics=metrics,
+                    **({"reading": reading} if reading else {}),
+                )
+            )
+        except Exception as error:
+            failures.add(file.source, error)
+    status = failures.end(len(shown))
+    if not items:
+        say(f"'{options.report}' is not written: there is nothing to show")
+        return 1
+    size = report.write(options.report, items, intro=f"Restored by {options.checkpoint}.")
+    tell(f"{options.report}  ({len(items)} file(s), {size / 1e6:.1f} MB)")
+    return status

@@ -1,0 +1,64 @@
+"""``--stems``: a song in, its restored stems and their sum out."""
+
+from asteroid.models import BaseModel
+
+from .. import audio, separators
+from ..errors import AudioError, SeparatorError
+from ..model import Apollo
+from ..pipelines import Pipeline, SeparateThenRestore
+from ..restore import Job, Progress, Settings, check_finite, read_source
+
+
+def load_pipeline(model: Apollo, name: str, settings: Settings) -> SeparateThenRestore:
+    """Separation by a separator of that name, then restoration of each stem.
+
+    Raises:
+        SeparatorError: where there is none, or it cannot be used.
+    """
+    separator = separators.load(name).to(next(model.parameters()).device)
+    return SeparateThenRestore(
+        separator,
+        model,
+        # Asteroid's separators are trained without regard to the level.
+        match_level=isinstance(separator.model, BaseModel),
+        keep_below=settings.keep_below,
+        mix=settings.mix,
+    )
+
+
+def restore_stems(
+    pipeline: Pipeline, job: Job, settings: Settings, progress: Progress | None = None
+) -> int:
+    """Restores a file stem by stem, to a folder of stems and their sum.
+
+    Args:
+        pipeline: separates and restores.
+        job: which file; its target is that of the sum, and the stems go beside it.
+        settings: format of the files.
+        progress: told of the work.
+
+    Returns:
+        number of samples that were clipped by an integer format.
+
+    Raises:
+        AudioError: one line with the file and what is wrong; nothing is written then.
+    """
+    n_sources = len(pipeline.sources or ()) or 4
+    wav, rate = read_source(job, settings, n_sources + 1)
+    try:
+        stems = pipeline.restore(wav, rate, progress)
+    except SeparatorError as error:
+        raise AudioError(f"'{job.source}': {error}") from error
+    remix = stems.sum(0)
+    check_finite(remix, job, wav)
+    places = [job.target.with_name(f"{_safe(n)}{job.target.suffix}") for n in pipeline.sources]
+    # The remix is written last, so a folder with one is whole.
+    return sum(
+        audio.write(place, stem, rate, settings.format, settings.subtype)
+        for place, stem in [*zip(places, stems), (job.target, remix)]
+    )
+
+
+def _safe(name: str) -> str:
+    """A source's name as a file's."""
+    return "".join(c if c.isalnum() or c in "-_ " else "_" for c in name) or "_"

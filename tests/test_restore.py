@@ -1,0 +1,66 @@
+"""Restoring one signal of any rate, against the model and against what filters promise."""
+
+import pytest
+import torch
+from helpers import small_model, snr, tone
+
+from apollo_plugin import audio
+from apollo_plugin.restore import restore_audio
+
+
+def test_without_options_it_is_the_model():
+    model, wav = small_model(residual=True), tone(20000)
+    with torch.no_grad():
+        assert snr(restore_audio(model, wav, 44100), model(wav)) > 90
+
+
+def test_another_rate_is_the_resampled_change():
+    model, wav = small_model(residual=True, band_gain=True), tone(20000)
+    got = restore_audio(model, wav, 48000)
+    source = audio.resample(wav, 48000, 44100)
+    with torch.no_grad():
+        change = model(source) - source
+    expected = wav + audio.resample(change, 44100, 48000, 20000)
+    assert got.shape == wav.shape and snr(got, expected) > 90
+
+
+def test_what_lies_above_the_models_range_stays():
+    """A tone of 40 kHz in a file of 96 kHz, which the model at 44.1 kHz never sees."""
+    t = torch.arange(96000).double() / 96000
+    wav = (0.1 * torch.sin(2 * torch.pi * 40000 * t)).float()[None]
+    got = restore_audio(small_model(residual=True, band_gain=True), wav, 96000)
+    spectrum = torch.fft.rfft(got[0, 4800:-4800] * torch.hann_window(86400)).abs()
+    level = 2 * spectrum[int(40000 * 0.9)] / torch.hann_window(86400).sum()
+    assert abs(level - 0.1) < 1e-4
+
+
+@pytest.mark.parametrize("rate, keep_below", [(44100, 5000.0), (44100, 300.0), (48000, 9000.0)])
+def test_keep_below_leaves_the_low_band_alone(rate, keep_below):
+    model, wav = small_model(), tone(rate)
+    got = restore_audio(model, wav, rate, keep_below=keep_below)
+    window = torch.hann_window(rate)
+    changed, hertz = torch.fft.rfft((got - wav) * window).abs(), torch.fft.rfftfreq(rate, 1 / rate)
+    free = torch.fft.rfft((restore_audio(model, wav, rate) - wav) * window).abs()
+    low, high = hertz < keep_below - 5, hertz > keep_below + 205
+    assert 10 * torch.log10(changed[:, low].square().sum() / free[:, low].square().sum()) < -80
+    torch.testing.assert_close(changed[:, high], free[:, high], atol=1e-2, rtol=1e-2)
+
+
+def test_keep_below_beyond_the_band_changes_nothing():
+    wav = tone(5000)
+    assert torch.equal(restore_audio(small_model(), wav, 44100, keep_below=22000.0), wav)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.25, 1.0])
+def test_mix_is_linear(mix):
+    model, wav = small_model(), tone(9000)
+    full = restore_audio(model, wav, 44100)
+    assert snr(restore_audio(model, wav, 44100, mix=mix), wav + mix * (full - wav)) > 90
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44099, 48000, 192000])
+@pytest.mark.parametrize("n_samples", [1, 500])
+def test_odd_rates_and_lengths(rate, n_samples):
+    wav = tone(n_samples, 3)
+    got = restore_audio(small_model(n_layers=1), wav, rate, keep_below=1000.0, mix=0.5)
+    assert got.shape == wav.shape and torch.isfinite(got).all()
