@@ -39,7 +39,7 @@ def diagnose(options: Options) -> int:
             tell(f"{path}: {diagnosis_of(*audio.read(path, **options.reading()))}")
         except Exception as error:
             failures.add(path, error)
-    return failures.end(len(files) + len(problems))
+    return failures.end()
 
 
 def demo(options: Options, settings: Settings) -> int:

@@ -49,7 +49,7 @@ def write(options: Options, files: Sequence[Shown], reference: Path | None = Non
         say(f"the page holds the first {len(shown)} of {len(restored)} files")
     seconds = report.excerpt_seconds(len(shown))
     reading = options.reading()
-    items, failures = [], Failures("failed to be shown")
+    items, failures = [], Failures()
     for file in tqdm(shown, unit="file", desc="page", disable=None if len(shown) > 1 else True):
         try:
             items.append(
@@ -65,7 +65,7 @@ def write(options: Options, files: Sequence[Shown], reference: Path | None = Non
             )
         except Exception as error:
             failures.add(file.source, error)
-    status = failures.end(len(shown))
+    status = failures.end()
     if not items:
         say(f"'{options.report}' is not written: there is nothing to show")
         return 1

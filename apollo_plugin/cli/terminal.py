@@ -90,14 +90,10 @@ def _where() -> str:
 
 
 class Failures:
-    """Counts the items of a batch that failed, each named in a line; one never ends the rest.
+    """Counts the items of a batch that failed, each named in a line; one never ends the rest."""
 
-    Args:
-        what: they are called in the last line.
-    """
-
-    def __init__(self, what: str = "failed"):
-        self._what, self.n = what, 0
+    def __init__(self) -> None:
+        self.n = 0
         self._defect: BaseException | None = None
 
     def add(self, name: object, error: BaseException | str) -> None:
@@ -108,12 +104,12 @@ class Failures:
         if not isinstance(error, str) and not is_mendable(error) and self._defect is None:
             self._defect = error
 
-    def end(self, n_items: int) -> int:
-        """Says how many failed, shows the first defect among them; returns the exit status."""
+    def end(self, n_items: int | None = None) -> int:
+        """Shows the first defect and says how many of so many failed; returns the exit status."""
         if self._defect is not None:
             say_defect(self._defect)
-        if self.n:
-            say(f"{self.n} of {n_items} {self._what}")
+        if self.n and n_items:
+            say(f"{self.n} of {n_items} failed")
         return 1 if self.n else 0
 
 
