@@ -23,8 +23,8 @@ _FLATTEST = -8.0
 class EnvelopePath(nn.Module):
     """Predicts the log gain of each band of the original spectrum, frame by frame.
 
-    A log gain is the natural logarithm of a band's norm over its bins, as ``ApolloSTFT.split`` has
-    it; :data:`ENERGY_FLOOR` is added to the squared norm. Bands are numbered from 0 Hz, each
+    A log gain is the natural logarithm of a band's norm over its bins, as ``BandSplit.split`` has it;
+    :data:`ENERGY_FLOOR` is added to the squared norm. Bands are numbered from 0 Hz, each
     ``band_bins`` bins wide and the last one with what remains: 88 of 250 Hz for the published STFT.
     They need not be the bands of the tokens.
 
