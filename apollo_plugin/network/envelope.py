@@ -18,6 +18,45 @@ EMPTY = 4 * ENERGY_FLOOR
 # log energy, empty, two of the temporal shape, flatness
 _N_FEATURES = 5
 _FLATTEST = -8.0
+# Frames that the linear map may look at besides its own, and how: the mean of all and of a third.
+_SPAN = 31
+
+
+class _Smoothing(nn.Module):
+    """A linear depthwise convolution over time, a step with state like ``TemporalBlock``; at first
+    it smooths features ``begin`` to ``end`` and leaves the others as they are.
+
+    ``(streams, frames, features)`` and state -> as many frames as are due, state.
+    """
+
+    def __init__(self, n_features: int, begin: int, end: int, causal: bool):
+        super().__init__()
+        self.ahead = 0 if causal else _SPAN // 2
+        self.behind = _SPAN - 1 - self.ahead
+        weight = torch.zeros(n_features, 1, _SPAN)
+        weight[:, :, self.behind] = 1
+        weight[begin:end] = self.kernel()
+        self.weight = nn.Parameter(weight)
+
+    def kernel(self) -> torch.Tensor:
+        """``(frames,)``, sum 1, the oldest frame first."""
+        kernel = torch.full((_SPAN,), 0.5 / _SPAN)
+        near = _SPAN // 6 * 2 - 1
+        first = self.behind - (0 if self.ahead == 0 else near // 2) - (near - 1) * (self.ahead == 0)
+        kernel[first : first + near] += 0.5 / near
+        return kernel
+
+    def forward(
+        self, x: torch.Tensor, state: torch.Tensor, last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.cat((state, x), 1)
+        if last and self.ahead:
+            x = nn.functional.pad(x, (0, 0, 0, self.ahead))
+        n_out = x.shape[1] - (_SPAN - 1)
+        if n_out <= 0:
+            return x[:, :0], x
+        y = nn.functional.conv1d(x.transpose(1, 2), self.weight, groups=x.shape[-1])
+        return y.transpose(1, 2), x[:, n_out:]
 
 
 class EnvelopePath(nn.Module):
@@ -36,7 +75,7 @@ class EnvelopePath(nn.Module):
     Args:
         n_bins: bins of the spectrum.
         band_bins: bins of a band.
-        n_features: width; has to exceed the number of bands.
+        n_features: width; at least twice the number of bands.
         kernel_size: frames of each convolution; odd.
         n_blocks: convolutions, one after the other.
         ratio: width of a block's MLP over ``n_features``.
@@ -75,41 +114,60 @@ class EnvelopePath(nn.Module):
         self.band_bins = band_bins
         self.band_widths = [band_bins] * (self.n_bands - 1)
         self.band_widths.append(n_bins - sum(self.band_widths))
-        if n_features < self.n_bands:
-            raise ValueError(f"n_features {n_features} is less than the {self.n_bands} bands")
+        if n_features < 2 * self.n_bands:
+            raise ValueError(f"n_features {n_features} is less than twice the {self.n_bands} bands")
         self.n_in = _N_FEATURES * self.n_bands
         self.encoder = nn.Linear(self.n_in, n_features)
+        self.smoothing = _Smoothing(n_features, self.n_bands, 2 * self.n_bands, causal)
         self.blocks = nn.ModuleList(
             TemporalBlock(n_features, kernel_size, causal, ratio) for _ in range(n_blocks)
         )
         self.decoder = nn.Linear(n_features, self.n_bands)
-        self.ahead = sum(block.ahead for block in self.blocks)
+        self.ahead = self.smoothing.ahead + sum(block.ahead for block in self.blocks)
         with torch.no_grad():
-            # The blocks add to what they are given, so a linear map of the input reaches the
-            # output unchanged through the first features until training says otherwise.
-            self.decoder.weight.zero_().fill_diagonal_(1)
+            # The blocks add to what they are given, so a linear map of a frame and one of the
+            # frames around it reach the output unchanged until training says otherwise.
+            self.decoder.weight.zero_()
+            for start in (0, self.n_bands):
+                self.decoder.weight[:, start : start + self.n_bands].fill_diagonal_(1)
             self.decoder.bias.zero_()
             for block in self.blocks:
                 block.mlp_out.weight.zero_()
                 block.mlp_out.bias.zero_()
-        self.set_linear_map(torch.eye(self.n_bands, self.n_in), torch.zeros(self.n_bands))
+        around = torch.zeros(self.n_bands, self.n_in)
+        self.set_linear_map(torch.eye(*around.shape), around, torch.zeros(self.n_bands))
 
     @torch.no_grad()
-    def set_linear_map(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        """Starts from a linear map of a frame's features to its log gains, ridge regression's.
+    def set_linear_map(
+        self, weight: torch.Tensor, around: torch.Tensor, bias: torch.Tensor
+    ) -> None:
+        """Starts from a linear map of features to log gains, ridge regression's.
 
         Args:
-            weight: ``(n_bands, n_in)``.
+            weight: of a frame's own features, ``(n_bands, n_in)``.
+            around: of the features smoothed by :meth:`smooth`, ``(n_bands, n_in)``.
             bias: ``(n_bands,)``.
         """
-        self.encoder.weight[: self.n_bands] = weight
-        self.encoder.bias[: self.n_bands] = bias
+        self.encoder.weight[: 2 * self.n_bands] = torch.cat((weight, around))
+        self.encoder.bias[: 2 * self.n_bands] = torch.cat((bias, torch.zeros_like(bias)))
+
+    def smooth(self, features: torch.Tensor) -> torch.Tensor:
+        """Features ``(streams, frames, n_in)`` of a whole signal as the linear map sees the frames
+        around each: smoothed over time, with zeros before and after the signal."""
+        smoothing = self.smoothing
+        padded = nn.functional.pad(features, (0, 0, smoothing.behind, smoothing.ahead))
+        rows = padded.transpose(1, 2).flatten(0, 1).unsqueeze(1)
+        smooth = nn.functional.conv1d(rows, smoothing.kernel().to(rows)[None, None])
+        return smooth.unflatten(0, (-1, features.shape[-1])).squeeze(2).transpose(1, 2)
 
     def initial_contexts(self, n_streams: int) -> list[torch.Tensor]:
-        """What stands before the first frame: zeros, ``(streams, frames, 1, features)`` a block."""
+        """What stands before the first frame: zeros, ``(streams, frames, features)`` for the
+        smoothing, then ``(streams, frames, 1, features)`` for each block."""
         weight = self.encoder.weight
+        n_features = weight.shape[0]
         return [
-            weight.new_zeros(n_streams, block.behind, 1, weight.shape[0]) for block in self.blocks
+            weight.new_zeros(n_streams, self.smoothing.behind, n_features),
+            *(weight.new_zeros(n_streams, b.behind, 1, n_features) for b in self.blocks),
         ]
 
     def features(self, spec: torch.Tensor) -> torch.Tensor:
@@ -167,9 +225,10 @@ class EnvelopePath(nn.Module):
         Returns:
             log gains of the original, ``(streams, frames that are due, n_bands)``, and contexts.
         """
-        x = self.encoder(features.to(self.encoder.weight.dtype)).unsqueeze(-2)
-        new = []
-        for block, context in zip(self.blocks, contexts):
+        x = self.encoder(features.to(self.encoder.weight.dtype))
+        x, context = self.smoothing(x, contexts[0], last)
+        x, new = x.unsqueeze(-2), [context]
+        for block, context in zip(self.blocks, contexts[1:]):
             x, context = block(x, context, last)
             new.append(context)
         return self.decoder(x.squeeze(-2)), new

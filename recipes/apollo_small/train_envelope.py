@@ -27,7 +27,8 @@ from apollo_plugin.network.envelope import EMPTY, ENERGY_FLOOR, EnvelopePath
 
 RATE = 44100
 NEPER = 8.685889638  # dB
-SCALES = (5, 20, 80)  # frames
+SCALE = 20  # frames, of the slow errors
+MEAN_SHARE = 0.7  # of a crop's mean error that the fast errors do without
 POOL = 24  # files held at once
 
 
@@ -95,7 +96,10 @@ class Energies:
 
 
 def loss_function(est, target, empty):
-    """Huber of the log gains, and squares of their errors averaged over several spans of time.
+    """Huber of the errors of the log gains, over time and of their means over longer spans.
+
+    What a crop has too much or too little of all along can hardly be known; counted in full it
+    would drown what changes over time, which can be known and is what is heard.
 
     Args:
         est: ``(items, frames, bands)``, natural logarithms.
@@ -104,11 +108,15 @@ def loss_function(est, target, empty):
     """
     weight = 0.1 + 0.9 * empty
     weight[..., 64:] *= 0.5  # above 16 kHz
-    loss = (weight * F.huber_loss(est, target, reduction="none", delta=0.8)).mean()
-    error = (weight * (est - target)).transpose(1, 2)
-    for scale in SCALES:
-        loss = loss + 0.5 * F.avg_pool1d(error, scale).square().mean()
-    return loss
+    error = est - target
+    mean = (weight * error).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+
+    def huber(x, delta):
+        return F.huber_loss(x, torch.zeros_like(x), reduction="none", delta=delta)
+
+    loss = (weight * huber(error - MEAN_SHARE * mean, 1.0)).mean()
+    slow = F.avg_pool1d((weight * error).transpose(1, 2), SCALE)
+    return loss + 0.1 * huber(slow, 1.0).mean()
 
 
 @torch.no_grad()
@@ -128,15 +136,18 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
     return {kbps: np.mean(rows, 0) for kbps, rows in sorted(figures.items())}
 
 
-def start_map(folder: Path, path: EnvelopePath, n_files: int = 80):
-    """Ridge regression of a frame's log gains on its features: weight and bias."""
-    ridge = Ridge(path.n_in, path.n_bands)
+def start_map(folder: Path, path: EnvelopePath, n_files: int = 300):
+    """Ridge regression of log gains on features, a frame's own and those around it: its two
+    weights and its bias."""
+    ridge = Ridge(2 * path.n_in, path.n_bands)
     for file in energies_in(folder)[:n_files]:
         with np.load(file) as arrays:
-            x = torch.from_numpy(arrays["features"][:, :, ::7])
-            y = torch.from_numpy(arrays["log_gains"][:, ::7])
-        ridge.add(x, y.expand(len(x), *y.shape))
-    return ridge.solve()
+            x = torch.from_numpy(arrays["features"]).float()
+            y = torch.from_numpy(arrays["log_gains"][:, 3::9])
+        smooth = path.smooth(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        ridge.add(torch.cat((x, smooth), -1)[:, :, 3::9], y.expand(len(x), *y.shape))
+    weight, bias = ridge.solve()
+    return *weight.split(path.n_in, 1), bias
 
 
 def report(figures: dict[int, np.ndarray]) -> str:
@@ -163,8 +174,8 @@ def main() -> None:
     state_file = args.out.with_suffix(".state")
     path = EnvelopePath(causal=args.causal)
     edge = path.ahead or 20  # where a crop lacks context
-    if args.frames < max(SCALES) + edge + path.ahead:
-        least = max(SCALES) + edge + path.ahead
+    if args.frames < SCALE + edge + path.ahead:
+        least = SCALE + edge + path.ahead
         raise ValueError(f"crops of {args.frames} frames are too short; take {least} or more")
     average = torch.optim.swa_utils.AveragedModel(
         path, avg_fn=lambda old, new, n: old + (new - old) * max(0.002, 10 / (10 + n))

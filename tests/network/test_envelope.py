@@ -11,7 +11,7 @@ from apollo_plugin.network.filterbank import ApolloSTFT
 def trained(**options):
     """A path whose every weight does something."""
     torch.manual_seed(0)
-    path = EnvelopePath(n_features=96, **options).double()
+    path = EnvelopePath(n_features=180, **options).double()
     for parameter in path.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return path.eval()
@@ -42,7 +42,7 @@ def test_steps_are_one_step(causal, sizes):
     torch.testing.assert_close(joined, whole, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("causal, ahead", [(True, 0), (False, 12)])
+@pytest.mark.parametrize("causal, ahead", [(True, 0), (False, 27)])
 def test_looks_ahead_as_far_as_it_says(causal, ahead):
     path, spec = trained(causal=causal, kernel_size=7), spectra(1)
     changed = spec.clone()
@@ -61,13 +61,25 @@ def test_untrained_it_hands_on_what_came_in():
     torch.testing.assert_close(est, path.log_gains(spec), rtol=0, atol=1e-5)
 
 
-def test_a_linear_map_is_what_it_says():
-    path, spec = EnvelopePath(), spectra().float()
-    weight, bias = 0.1 * torch.randn(88, path.n_in), torch.randn(88)
-    path.set_linear_map(weight, bias)
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_linear_map_is_what_it_says(causal):
+    path, spec = EnvelopePath(causal=causal), spectra().float()
+    weight, around = 0.1 * torch.randn(2, 88, path.n_in)
+    bias = torch.randn(88)
+    path.set_linear_map(weight, around, bias)
     features = path.features(spec)
     est, _ = path(features, path.initial_contexts(2), last=True)
-    torch.testing.assert_close(est, features @ weight.T + bias, rtol=1e-4, atol=1e-4)
+    smooth = path.smooth(features)
+    # Half of the mean over 31 frames and half of that over the nearest 9, zeros at either end.
+    padded = torch.cat((torch.zeros(2, 30, 440), features, torch.zeros(2, 30, 440)), 1)
+    at = 50 + 30
+    far, near = (slice(-30, 1), slice(-8, 1)) if causal else (slice(-15, 16), slice(-4, 5))
+    means = [padded[:, at + part.start : at + part.stop].mean(1) for part in (far, near)]
+    torch.testing.assert_close(smooth[:, 50], sum(means) / 2, rtol=1e-4, atol=1e-4)
+    # Empty frames outside are zeros to the encoder's output, so its bias counts there too.
+    inside = slice(31, 59)
+    expected = features @ weight.T + bias + smooth @ around.T
+    torch.testing.assert_close(est[:, inside], expected[:, inside], rtol=1e-3, atol=1e-3)
 
 
 def test_log_gains_are_the_filterbank_s():
@@ -141,7 +153,7 @@ def test_features_and_gradients_are_finite(spec):
 
 @pytest.mark.parametrize(
     "options, reason",
-    [({"n_features": 40}, "40 is less than the 88"), ({"n_bins": 9}, "no two bands")],
+    [({"n_features": 170}, "170 is less than twice the 88"), ({"n_bins": 9}, "no two bands")],
 )
 def test_sizes_that_make_no_path(options, reason):
     with pytest.raises(ValueError, match=reason):

@@ -258,7 +258,7 @@ def test_filtering_after_coding_is_what_the_features_say(recipe):
         (
             "train_envelope.py",
             ("--energies", "{}", "--out", "{}/e", "--frames", "90"),
-            "136 or more",
+            "106 or more",
         ),
         ("make_material.py", ("--samples", "{}/no", "--out", "{}"), "/no' does not exist"),
     ],
