@@ -62,10 +62,10 @@ class _Smoothing(nn.Module):
 class EnvelopePath(nn.Module):
     """Predicts the log gain of each band of the original spectrum, frame by frame.
 
-    A log gain is the natural logarithm of a band's norm over its bins, as ``BandSplit.split`` has it;
-    :data:`ENERGY_FLOOR` is added to the squared norm. Bands are numbered from 0 Hz, each
-    ``band_bins`` bins wide and the last one with what remains: 88 of 250 Hz for the published STFT.
-    They need not be the bands of the tokens.
+    A log gain is the natural logarithm of a band's norm over its bins, the unit of
+    ``BandSplit.split``; :data:`ENERGY_FLOOR` is added to the squared norm. Bands are numbered from
+    0 Hz, each ``band_bins`` bins wide and the last one with what remains: 88 of 250 Hz for the
+    published STFT. They need not be the bands of the tokens.
 
     Everything about it is a step with state, like the ``TemporalBlock`` that it is made of:
     ``features`` of new frames and the contexts of the step before give as many frames as are due,
@@ -134,20 +134,21 @@ class EnvelopePath(nn.Module):
             for block in self.blocks:
                 block.mlp_out.weight.zero_()
                 block.mlp_out.bias.zero_()
-        around = torch.zeros(self.n_bands, self.n_in)
-        self.set_linear_map(torch.eye(*around.shape), around, torch.zeros(self.n_bands))
+        self.set_linear_map(torch.eye(self.n_bands, self.n_in), torch.zeros(self.n_bands))
 
     @torch.no_grad()
     def set_linear_map(
-        self, weight: torch.Tensor, around: torch.Tensor, bias: torch.Tensor
+        self, weight: torch.Tensor, bias: torch.Tensor, around: torch.Tensor | None = None
     ) -> None:
         """Starts from a linear map of features to log gains, ridge regression's.
 
         Args:
             weight: of a frame's own features, ``(n_bands, n_in)``.
-            around: of the features smoothed by :meth:`smooth`, ``(n_bands, n_in)``.
             bias: ``(n_bands,)``.
+            around: of the features smoothed by :meth:`smooth`, ``(n_bands, n_in)``; zeros unless
+                given.
         """
+        around = torch.zeros_like(weight) if around is None else around
         self.encoder.weight[: 2 * self.n_bands] = torch.cat((weight, around))
         self.encoder.bias[: 2 * self.n_bands] = torch.cat((bias, torch.zeros_like(bias)))
 

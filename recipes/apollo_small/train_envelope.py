@@ -137,8 +137,8 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
 
 
 def start_map(folder: Path, path: EnvelopePath, n_files: int = 300):
-    """Ridge regression of log gains on features, a frame's own and those around it: its two
-    weights and its bias."""
+    """Ridge regression of log gains on features, a frame's own and those around it: the
+    arguments of ``set_linear_map``."""
     ridge = Ridge(2 * path.n_in, path.n_bands)
     for file in energies_in(folder)[:n_files]:
         with np.load(file) as arrays:
@@ -147,7 +147,8 @@ def start_map(folder: Path, path: EnvelopePath, n_files: int = 300):
         smooth = path.smooth(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         ridge.add(torch.cat((x, smooth), -1)[:, :, 3::9], y.expand(len(x), *y.shape))
     weight, bias = ridge.solve()
-    return *weight.split(path.n_in, 1), bias
+    own, around = weight.split(path.n_in, 1)
+    return own, bias, around
 
 
 def report(figures: dict[int, np.ndarray]) -> str:

@@ -66,7 +66,7 @@ def test_a_linear_map_is_what_it_says(causal):
     path, spec = EnvelopePath(causal=causal), spectra().float()
     weight, around = 0.1 * torch.randn(2, 88, path.n_in)
     bias = torch.randn(88)
-    path.set_linear_map(weight, around, bias)
+    path.set_linear_map(weight, bias, around)
     features = path.features(spec)
     est, _ = path(features, path.initial_contexts(2), last=True)
     smooth = path.smooth(features)
