@@ -1,7 +1,8 @@
 """The listening page: sounds side by side, their pictures and their numbers, in one HTML file."""
 
 from .comparison import Comparison, Version, compare, compare_files
-from .page import MAX_ITEMS, Table, build, check_target, excerpt_seconds, write
+from .page import MAX_ITEMS, build, check_target, excerpt_seconds, write
+from .tables import Table
 
 __all__ = [
     "MAX_ITEMS",

@@ -14,7 +14,6 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,7 +22,8 @@ import soundfile
 from ..errors import AudioError
 from ..files import atomic_write
 from .comparison import EXCERPT_SECONDS, Comparison, Version
-from .plots import data_uri, decibels, mean_spectrum, scale, spectrogram
+from .plots import data_uri, mean_spectrum, scale, spectrogram
+from .tables import Table, decibels, table_html
 
 GENERATOR = '<meta name="generator" content="apollo_plugin">'
 # A page of more is too large to send, or to open on a phone.
@@ -38,21 +38,6 @@ _NAMES = {
     "lsd": ("LSD", "", -1),
     "visqol": ("ViSQOL", "", 1),
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table on the page.
-
-    Args:
-        caption: what it shows.
-        header: names of the columns.
-        rows: cells; the first of each row names it.
-    """
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def excerpt_seconds(n_items: int) -> float:
@@ -118,7 +103,7 @@ def build(
     """The page as text; arguments are those of :func:`write`."""
     folder = files(__package__)
     script = (folder / "page.js").read_text("utf-8")
-    results = "".join(map(_table, tables)) + "".join(
+    results = "".join(map(table_html, tables)) + "".join(
         f'<img class="chart" src="{data_uri(data)}" alt="{html.escape(text)}">'
         for text, data in pictures
     )
@@ -228,28 +213,7 @@ def _metrics(item: Comparison) -> str:
         ]
         rows.append([title, *cells, f"{unit}, {_BETTER[sign]}".lstrip(", ")])
     header = ["", *(version.label for version in measured), ""]
-    return _table(Table("Distance to the original", header, rows))
-
-
-def _table(table: Table) -> str:
-    def cell(text: str, tag: str, scope: str = "") -> str:
-        strong = re.fullmatch(r"\*(.+)\*", text)
-        inner = f"<b>{html.escape(strong[1])}</b>" if strong else html.escape(text)
-        return f"<{tag}{scope}>{inner}</{tag}>"
-
-    head = "".join(cell(text, "th", " scope=col") for text in table.header)
-    rows = "".join(
-        f"<tr>{cell(row[0], 'th', ' scope=row')}{''.join(cell(c, 'td') for c in row[1:])}</tr>"
-        for row in table.rows
-    )
-    # The caption stands outside, where it wraps while a wide table scrolls.
-    caption = html.escape(table.caption)
-    return (
-        f'<p class="soft caption">{caption}</p>'
-        f'<div class="scroll" tabindex="0" role="group" aria-label="{caption}">'
-        f'<table aria-label="{caption}">'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    return table_html(Table("Distance to the original", header, rows))
 
 
 def _flac(version: Version, sample_rate: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .comparison import CHANGE, Comparison
+from .tables import decibels
 
 # Dark to bright in perceptually even steps (after matplotlib's magma).
 _STOPS = "000004 1c1044 4f127b 812581 b5367a e55964 fb8761 fec287 fcfdbf"
@@ -86,15 +87,6 @@ def scale(item: Comparison) -> str:
         f'<img src="{bar}" alt="Colour scale"><span>{decibels(top)} dB</span>'
         "<span class=scale-note>re full-scale sine, for all pictures</span></div>"
     )
-
-
-def decibels(value: float, digits: int = 0, sign: str = "") -> str:
-    """A number as it is printed: minus signs, infinity, a dash for none."""
-    if math.isnan(value):
-        return "\N{EN DASH}"
-    text = f"{round(value, digits) + 0.0:{sign}.{digits}f}"
-    text = text.lstrip("+") if not float(text) else text
-    return text.replace("-", "\N{MINUS SIGN}").replace("inf", "\N{INFINITY}")
 
 
 def png(indices: np.ndarray) -> bytes:

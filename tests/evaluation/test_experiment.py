@@ -6,17 +6,9 @@ import numpy as np
 import pytest
 
 from apollo_plugin.data.mixing import KINDS
-from apollo_plugin.evaluation.experiment import (
-    PRINTED,
-    by_bit_rate,
-    figure2,
-    gains,
-    interval,
-    markdown,
-    mean,
-    summarise,
-    table2,
-)
+from apollo_plugin.evaluation.paper import PAPER_ROWS, by_bit_rate, figure2, gains, table2
+from apollo_plugin.evaluation.summary import interval, mean, summarise
+from apollo_plugin.report.tables import markdown
 
 
 def make_rows(n_pairs=30, seed=0, rates=(24, 64, 128)):
@@ -88,7 +80,7 @@ def test_what_is_no_number_is_left_out():
 
 def test_what_is_printed_of_the_paper_adds_up():
     """The paper's overall figures are the means of its four kinds."""
-    for first, (fourth, overall, *_) in PRINTED.values():
+    for first, (fourth, overall, *_) in PAPER_ROWS.values():
         kinds = np.array([[float(x) for x in cell.split("/")] for cell in (*first, fourth)])
         expected = np.array([float(x) for x in overall.split("/")])
         assert np.abs(kinds.mean(0) - expected).max() < 0.011

@@ -17,7 +17,7 @@ from helpers import tone
 from apollo_plugin import audio, report
 from apollo_plugin.cli import main
 from apollo_plugin.data.codecs import mp3
-from apollo_plugin.report import plots
+from apollo_plugin.report import plots, tables
 from apollo_plugin.report.comparison import compare
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -123,7 +123,7 @@ def test_png_against_another_reader():
     ],
 )
 def test_numbers_in_print(value, digits, sign, text):
-    assert plots.decibels(value, digits, sign) == text
+    assert tables.decibels(value, digits, sign) == text
 
 
 # -------------------------------------------------------------------------------- in a browser

@@ -1,0 +1,88 @@
+"""Means over pairs with their intervals of confidence."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..data.mixing import KINDS
+from .measure import INPUT, Row
+
+_N_BOOTSTRAP = 1000
+
+
+def mean(rows: Sequence[Row], column: str) -> float:
+    """Mean of what is finite in a column; NaN where nothing is."""
+    values = np.array([row[column] for row in rows], dtype=float)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else math.nan
+
+
+def interval(rows: Sequence[Row], column: str, less: str | None = None) -> tuple[float, float]:
+    """Interval of 95 % confidence for :func:`mean`, by bootstrap over the pairs.
+
+    The pairs of one mix at several bit rates are drawn together, as they are not independent.
+
+    Args:
+        rows: of the pairs.
+        column: metric.
+        less: metric to be subtracted from it.
+    """
+    sums: dict[tuple, list[float]] = {}
+    for row in rows:
+        value = row[column] - (row[less] if less else 0.0)
+        if math.isfinite(value):
+            total = sums.setdefault((row["kind"], row["name"]), [0.0, 0])
+            total[0] += value
+            total[1] += 1
+    if len(sums) < 2:
+        return math.nan, math.nan
+    table = np.array(list(sums.values()))
+    random = np.random.default_rng(0)
+    drawn = (table[random.integers(len(table), size=len(table))] for _ in range(_N_BOOTSTRAP))
+    means = [total / count for total, count in (sample.sum(0) for sample in drawn)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def metrics_of(rows: Sequence[Row]) -> list[str]:
+    """Names of the metrics that rows hold."""
+    return [key.removeprefix(INPUT) for key in rows[0] if key.startswith(INPUT)]
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """Everything that ``final_metrics.json`` says of the sound.
+
+    Returns:
+        ``<metric>``, ``input_<metric>`` and ``<metric>_imp``: means over all pairs, as Asteroid
+        has them; ``intervals`` of the same names; ``by_kind`` and ``by_kbps``: the same of each
+        group; ``n_pairs``.
+    """
+    groups = {
+        "by_kind": {kind: [r for r in rows if r["kind"] == kind] for kind in KINDS},
+        "by_kbps": {
+            str(kbps): [r for r in rows if r["kbps"] == kbps]
+            for kbps in sorted({row["kbps"] for row in rows})
+        },
+    }
+    return {
+        **_group(rows),
+        **{
+            name: {key: _group(members) for key, members in group.items() if members}
+            for name, group in groups.items()
+        },
+    }
+
+
+def _group(rows: Sequence[Row]) -> dict[str, Any]:
+    figures: dict[str, Any] = {"n_pairs": len(rows)}
+    intervals = {}
+    for name in metrics_of(rows):
+        figures[name], figures[INPUT + name] = mean(rows, name), mean(rows, INPUT + name)
+        gains = [{"gain": row[name] - row[INPUT + name]} for row in rows]
+        figures[name + "_imp"] = mean(gains, "gain")
+        intervals[name] = interval(rows, name)
+        intervals[INPUT + name] = interval(rows, INPUT + name)
+        intervals[name + "_imp"] = interval(rows, name, INPUT + name)
+    return {**figures, "intervals": intervals}

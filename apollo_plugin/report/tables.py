@@ -1,0 +1,61 @@
+"""Tables as HTML and as Markdown, and numbers as they are printed."""
+
+import html
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table on the page.
+
+    Args:
+        caption: what it shows.
+        header: names of the columns.
+        rows: cells; the first of each row names it.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def table_html(table: Table) -> str:
+    def cell(text: str, tag: str, scope: str = "") -> str:
+        strong = re.fullmatch(r"\*(.+)\*", text)
+        inner = f"<b>{html.escape(strong[1])}</b>" if strong else html.escape(text)
+        return f"<{tag}{scope}>{inner}</{tag}>"
+
+    head = "".join(cell(text, "th", " scope=col") for text in table.header)
+    rows = "".join(
+        f"<tr>{cell(row[0], 'th', ' scope=row')}{''.join(cell(c, 'td') for c in row[1:])}</tr>"
+        for row in table.rows
+    )
+    # The caption stands outside, where it wraps while a wide table scrolls.
+    caption = html.escape(table.caption)
+    return (
+        f'<p class="soft caption">{caption}</p>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{caption}">'
+        f'<table aria-label="{caption}">'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def markdown(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
+    """Tables with their captions, and notes below."""
+    parts = []
+    for table in tables:
+        lines = [table.header, ("---",) * len(table.header), *table.rows]
+        parts.append(f"**{table.caption}**\n\n" + "\n".join(f"| {' | '.join(x)} |" for x in lines))
+    return "\n\n".join([*parts, *notes]) + "\n"
+
+
+def decibels(value: float, digits: int = 0, sign: str = "") -> str:
+    """A number as it is printed: minus signs, infinity, a dash for none."""
+    if math.isnan(value):
+        return "\N{EN DASH}"
+    text = f"{round(value, digits) + 0.0:{sign}.{digits}f}"
+    text = text.lstrip("+") if not float(text) else text
+    return text.replace("-", "\N{MINUS SIGN}").replace("inf", "\N{INFINITY}")
