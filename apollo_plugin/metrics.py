@@ -1,16 +1,16 @@
 """How far a restoration is from the original.
 
-============ ===================================================================== ===============
-``si_sdr``   scale-invariant SDR, zero mean: the paper's SI-SNR [34]               dB, higher
-``snr``      signal-to-noise ratio                                                 dB, higher
-``sdr``      BSSEval v3, zero mean, filter of 512 taps, whole file: the paper's    dB, higher
-             SDR [35] (needs fast-bss-eval)
-``sdr_v4``   BSSEval v4, median over frames of 1 s; other numbers than ``sdr``     dB, higher
+============ ====================================================================== ===============
+``si_sdr``   scale-invariant SDR, zero mean: the paper's SI-SNR                     dB, higher
+``snr``      signal-to-noise ratio                                                  dB, higher
+``sdr``      BSSEval v3, zero mean, filter of 512 taps, whole file: the paper's SDR dB, higher
+             (needs fast-bss-eval)
+``sdr_v4``   BSSEval v4, median over frames of 1 s; other numbers than ``sdr``      dB, higher
              (needs museval, and so ffmpeg and ffprobe)
-``lsd``      log-spectral distance                                                 lower
-``visqol``   ViSQOL, audio mode, mono mix at 48 kHz [36]; hears nothing above      1 to 4.7, higher
-             15 kHz (needs visqol-python)
-============ ===================================================================== ===============
+``lsd``      log-spectral distance                                                  lower
+``visqol``   ViSQOL, audio mode, mono mix at 48 kHz; hears nothing above 15 kHz     1 to 4.7, higher
+             (needs visqol-python)
+============ ====================================================================== ===============
 
 ``si_sdr``, ``snr``, ``sdr`` and ``lsd`` are means over channels, the first three over those whose
 reference is not silent. Equal signals are at infinity (``lsd`` at 0, ``visqol`` at its maximum).
@@ -20,34 +20,61 @@ it), ``visqol`` is 1 and ``snr`` 0 dB. A constant is silent, except to ``snr``.
 """
 
 import importlib.util
+import inspect
 import math
 import shutil
 import threading
 import warnings
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import NamedTuple
 
 import numpy as np
 import soxr
 import torch
 
-METRICS = ("si_sdr", "snr", "sdr", "sdr_v4", "lsd", "visqol")
+from .errors import one_line
+
 _EXTRA = "pip install 'apollo-plugin[eval]'"
-_PACKAGES = {"sdr": "fast_bss_eval", "sdr_v4": "museval", "visqol": "visqol"}
 _VISQOL_RATE = 48000
+_MOST_CHANNELS = 8  # of one sample; more are an array (time, channels)
 # The kernels of visqol run in numba's "workqueue", which two threads must not enter.
 _visqol_lock = threading.Lock()
 
+Signal = torch.Tensor | np.ndarray
+
+
+class Metric(NamedTuple):
+    """A metric in print: name, unit, 1 if higher is better or -1; and the package it needs."""
+
+    label: str
+    unit: str
+    better: int
+    package: str | None = None
+
+
+# By the names of the functions below.
+ABOUT = {
+    "si_sdr": Metric("SI-SNR", "dB", 1),
+    "snr": Metric("SNR", "dB", 1),
+    "sdr": Metric("SDR", "dB", 1, "fast_bss_eval"),
+    "sdr_v4": Metric("SDR v4", "dB", 1, "museval"),
+    "lsd": Metric("LSD", "", -1),
+    "visqol": Metric("ViSQOL", "", 1, "visqol"),
+}
+METRICS = tuple(ABOUT)
+
 
 class MetricWarning(UserWarning):
-    """A metric that cannot be computed here: one line with the reason and the cure."""
+    """A metric that cannot be computed: one line with the reason and, if there is one, the cure."""
 
 
 def evaluate(
-    est: torch.Tensor | np.ndarray,
-    ref: torch.Tensor | np.ndarray,
+    est: Signal,
+    ref: Signal,
     sample_rate: int,
     metrics: Sequence[str] = METRICS,
+    reasons: dict[str, str] | None = None,
 ) -> dict[str, float]:
     """Measures an estimate; the metrics and their edge cases stand at the head of the module.
 
@@ -56,75 +83,88 @@ def evaluate(
         ref: reference of the same shape.
         sample_rate: in Hz.
         metrics: which of :data:`METRICS`.
+        reasons: gets by metric the lines that would be warnings.
 
     Returns:
-        a float for each metric. One whose package is missing is NaN, after a
-        :class:`MetricWarning` of one line.
+        a float for each metric. One whose package is missing, or gives up on this sound, is NaN
+        after a :class:`MetricWarning` of one line.
 
     Raises:
-        ValueError: for an unknown metric, unequal lengths or channels, an empty signal, NaN.
+        ValueError: for an unknown metric, signals of different shapes, empty or with NaN, and
+            arrays ``(time, channels)``.
 
     Example:
-        >>> import torch
         >>> ref = torch.randn(2, 44100)
         >>> evaluate(2 * ref, ref, 44100, metrics=("snr", "si_sdr"))
         {'snr': 0.0, 'si_sdr': inf}
     """
-    est, ref = (_checked(x, name) for x, name in ((est, "est"), (ref, "ref")))
+    failed = unavailable(metrics)
+    est, ref = _checked(est, "est"), _checked(ref, "ref")
     if est.shape != ref.shape:
-        raise ValueError(
-            f"est of shape {tuple(est.shape)} and ref of shape {tuple(ref.shape)} differ; "
-            "a comparison needs signals of the same channels and length"
-        )
-    missing = unavailable(metrics)
-    for reason in missing.values():
-        warnings.warn(reason, MetricWarning, stacklevel=2)
-    measures = {
-        "si_sdr": lambda: si_sdr(est, ref),
-        "snr": lambda: snr(est, ref),
-        "sdr": lambda: sdr(est, ref),
-        "sdr_v4": lambda: sdr_v4(est, ref, sample_rate),
-        "lsd": lambda: lsd(est, ref),
-        "visqol": lambda: visqol(est, ref, sample_rate),
-    }
-    return {name: math.nan if name in missing else measures[name]() for name in metrics}
+        shapes = f"est of shape {tuple(est.shape)} and ref of shape {tuple(ref.shape)}"
+        raise ValueError(f"{shapes} differ; a comparison needs the same channels and length")
+    rate = {"sdr_v4": (sample_rate,), "visqol": (sample_rate,)}
+    figures = dict.fromkeys(metrics, math.nan)
+    for name in figures:
+        if name not in failed:
+            try:
+                figures[name] = inspect.unwrap(globals()[name])(est, ref, *rate.get(name, ()))
+            except Exception as error:
+                if ABOUT[name].package is None:
+                    raise
+                failed[name] = _reason(name, error)
+    for name, reason in failed.items():
+        if reasons is None:
+            warnings.warn(reason, MetricWarning, stacklevel=2)
+        else:
+            reasons[name] = reason
+    return figures
 
 
 def unavailable(metrics: Sequence[str] = METRICS) -> dict[str, str]:
-    """Which metrics cannot be computed on this machine, each with a line that says why.
-
-    Raises:
-        ValueError: for an unknown metric.
-    """
-    unknown = [name for name in metrics if name not in METRICS]
-    if unknown:
-        raise ValueError(f"unknown metric '{unknown[0]}'; known: {', '.join(METRICS)}")
+    """Which metrics cannot be computed on this machine, each with a line that says why."""
     reasons = {}
     for name in metrics:
-        package = _PACKAGES.get(name)
+        if name not in ABOUT:
+            raise ValueError(f"unknown metric '{name}'; known: {', '.join(METRICS)}")
+        package = ABOUT[name].package
         if package and importlib.util.find_spec(package) is None:
             reasons[name] = f"metric {name} is left out: {package} is missing; {_EXTRA}"
     # musdb, which museval imports, looks for both when it is imported, and gives up.
-    lacking = [tool for tool in ("ffmpeg", "ffprobe") if shutil.which(tool) is None]
-    if "sdr_v4" in metrics and "sdr_v4" not in reasons and lacking:
-        reasons["sdr_v4"] = (
-            f"metric sdr_v4 is left out: museval needs {' and '.join(lacking)} on the PATH; "
-            "install FFmpeg"
-        )
+    lacking = " and ".join(tool for tool in ("ffmpeg", "ffprobe") if not shutil.which(tool))
+    if "sdr_v4" in metrics and lacking:
+        line = f"museval needs {lacking} on the PATH; install FFmpeg"
+        reasons.setdefault("sdr_v4", f"metric sdr_v4 is left out: {line}")
     return reasons
 
 
-def si_sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
-    """Scale-invariant signal-to-distortion ratio [34] in dB, zero mean, mean over channels.
+def _reason(name: str, error: Exception) -> str:
+    return f"metric {name} is no number: {ABOUT[name].package} says: {one_line(error, 160)}"
 
-    The paper's SI-SNR. With ``a = <est, ref> / <ref, ref>``: ``|a ref|^2 / |est - a ref|^2``.
+
+def _by_library(function: Callable[..., float]) -> Callable[..., float]:
+    """What a library raises on odd sound ends nothing: NaN, after a :class:`MetricWarning`."""
+
+    @wraps(function)
+    def guarded(*args, **kwargs) -> float:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            warnings.warn(_reason(function.__name__, error), MetricWarning, stacklevel=2)
+            return math.nan
+
+    return guarded
+
+
+def si_sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
+    """Scale-invariant SDR (Le Roux et al. 2019) in dB, the paper's SI-SNR: zero mean, with
+    ``a = <est, ref> / <ref, ref>``: ``|a ref|^2 / |est - a ref|^2``, mean over channels.
 
     Args:
         est: estimate ``(channels, time)``.
         ref: reference of the same shape.
 
     Example:
-        >>> import torch
         >>> ref = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
         >>> round(si_sdr(ref + torch.tensor([[0.1, 0.1, -0.1, -0.1]]), ref), 3)
         20.0
@@ -137,25 +177,17 @@ def si_sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
 
 
 def snr(est: torch.Tensor, ref: torch.Tensor) -> float:
-    """Signal-to-noise ratio in dB, ``|ref|^2 / |est - ref|^2``, mean over channels.
-
-    Args:
-        est: estimate ``(channels, time)``.
-        ref: reference of the same shape.
-    """
+    """Signal-to-noise ratio in dB, mean over channels; arguments are those of :func:`si_sdr`."""
     est, ref = est.double(), ref.double()
     ratio = ref.square().sum(-1) / (est - ref).square().sum(-1)
     return _mean(10 * ratio.log10(), None, ref)
 
 
+@_by_library
 def sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
-    """Signal-to-distortion ratio [35] in dB as BSSEval v3 has it: what a filter of 512 taps makes
-    of the reference counts as right. Zero mean, whole file, mean over channels. The paper's SDR.
-
-    Args:
-        est: estimate ``(channels, time)``.
-        ref: reference of the same shape.
-    """
+    """Signal-to-distortion ratio in dB as BSSEval v3 has it (Vincent et al. 2006): what a filter of
+    512 taps makes of the reference counts as right. Zero mean, whole file, mean over channels. The
+    paper's SDR; arguments are those of :func:`si_sdr`."""
     import fast_bss_eval
 
     est, ref = _centred(est), _centred(ref)
@@ -164,14 +196,16 @@ def sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
         # What is equal, silent or nothing but filter would make the library divide by zero.
         if not (torch.equal(one, other) or _is_silent(one) or _is_silent(other) or len(one) <= 2):
             taps = min(512, len(one))
-            # Unlike the library's sdr(), its loss permutes nothing: each channel is itself.
+            # Unlike the library's sdr(), its loss permutes nothing: each channel is itself. It
+            # counts on levels far above 1e-10.
+            one, other = one / one.abs().max(), other / other.abs().max()
             ratios[channel] = -fast_bss_eval.sdr_loss(one, other, taps)
     return _mean(ratios, est, ref)
 
 
+@_by_library
 def sdr_v4(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
-    """BSSEval v4 as museval and the SiSEC campaigns have it: all channels together, one filter for
-    the file, median over frames of 1 s, those without sound left out.
+    """:func:`bss_eval_v4` of all channels together, as museval and the SiSEC campaigns have it.
 
     Args:
         est: estimate ``(channels, time)``.
@@ -180,29 +214,37 @@ def sdr_v4(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
     """
     if _is_silent(ref):
         return math.nan
-    if _is_silent(est):
-        return -math.inf
-    if torch.equal(est, ref):
-        return math.inf
-    import museval
+    if _is_silent(est) or torch.equal(est, ref):
+        return -math.inf if _is_silent(est) else math.inf
+    return bss_eval_v4(ref.numpy()[None], est.numpy()[None], sample_rate)[0]
 
-    frame = min(sample_rate, est.shape[-1])
-    sources = (x.double().T.numpy()[None] for x in (ref, est))
-    with warnings.catch_warnings():
+
+def bss_eval_v4(references: np.ndarray, estimates: np.ndarray, sample_rate: int) -> list[float]:
+    """SDR of BSSEval v4: one filter of 512 taps for the whole signal, median over frames of 1 s.
+
+    Args:
+        references: ``(sources, channels, time)``.
+        estimates: likewise.
+        sample_rate: in Hz.
+
+    Returns:
+        dB for each source; NaN for one that is silent, or whose estimate is, in every frame.
+    """
+    frame = min(sample_rate, references.shape[-1])
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
+        import museval
+
+        sources = (np.moveaxis(part, 1, 2).astype(np.float64) for part in (references, estimates))
         ratios, *_ = museval.evaluate(*sources, win=frame, hop=frame)
-        return float(np.nanmedian(ratios))
+        return [float(median) for median in np.nanmedian(ratios, 1)]  # NaN: a silent frame
 
 
 def lsd(est: torch.Tensor, ref: torch.Tensor) -> float:
     """Log-spectral distance, mean over frames and channels; 0 for equal signals.
 
     STFT of 2048 samples, hop 512, Hann; ``sqrt(mean_f (log10 |S|^2 - log10 |S_est|^2)^2)`` with
-    1e-8 added to the powers. Shorter signals are padded with silence.
-
-    Args:
-        est: estimate ``(channels, time)``.
-        ref: reference of the same shape.
+    1e-8 added to the powers; short signals are padded. Arguments are those of :func:`si_sdr`.
     """
     window = torch.hann_window(2048, dtype=torch.float64)
 
@@ -214,16 +256,11 @@ def lsd(est: torch.Tensor, ref: torch.Tensor) -> float:
     return (log_power(ref) - log_power(est)).square().mean(-2).sqrt().mean().item()
 
 
+@_by_library
 def visqol(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
-    """ViSQOL [36], audio mode: mean opinion score, 1 (bad) to about 4.7; of the mono mix at 48 kHz.
-
-    NaN for less than a second, which is too short to be scored.
-
-    Args:
-        est: estimate ``(channels, time)``.
-        ref: reference of the same shape.
-        sample_rate: in Hz.
-    """
+    """ViSQOL (Chinen et al. 2020), audio mode: mean opinion score, 1 (bad) to about 4.7; of the
+    mono mix at 48 kHz. NaN for less than a second, which is too short to be scored. Arguments are
+    those of :func:`sdr_v4`."""
     if est.shape[-1] < sample_rate or _is_silent(ref.mean(0)):
         return math.nan
     if _is_silent(est.mean(0)):
@@ -245,13 +282,20 @@ def _visqol_api():
     return api
 
 
-def _checked(wav: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
+def _checked(wav: Signal, name: str) -> torch.Tensor:
     wav = torch.as_tensor(wav).detach().cpu()
     wav = wav.unsqueeze(0) if wav.ndim == 1 else wav
+    shape = tuple(wav.shape)
     if wav.ndim != 2 or wav.numel() == 0 or not wav.is_floating_point():
         raise ValueError(
-            f"{name} of shape {tuple(wav.shape)} and type {wav.dtype} is no sound; "
-            "it takes floating point (channels, time)"
+            f"{name} of shape {shape} and type {wav.dtype} is no sound; it takes floating point "
+            "(channels, time)"
+        )
+    n_channels, n_samples = shape
+    if n_channels > (_MOST_CHANNELS if n_samples == 1 else n_samples):
+        raise ValueError(
+            f"{name} of shape {shape} has more channels than samples; it takes "
+            f"(channels, time), and soundfile gives (time, channels): pass {name}.T"
         )
     if not torch.isfinite(wav).all():
         raise ValueError(f"{name} holds NaN or infinity")
@@ -270,8 +314,7 @@ def _is_silent(wav: torch.Tensor) -> bool:
 
 def _mean(ratios: torch.Tensor, est: torch.Tensor | None, ref: torch.Tensor) -> float:
     """Mean of the channels whose reference sounds; minus infinity where the estimate does not."""
-    sounding = ref.abs().amax(-1) > 0
     if est is not None:
         ratios = torch.where(est.abs().amax(-1) > 0, ratios, -math.inf)
-    mean = ratios[sounding].mean().item()
-    return -math.inf if (ratios[sounding] == -math.inf).any() else mean
+    ratios = ratios[ref.abs().amax(-1) > 0]
+    return -math.inf if (ratios == -math.inf).any() else ratios.mean().item()

@@ -214,3 +214,41 @@ def test_without_ffmpeg_the_others_still_come(monkeypatch, tmp_path):
     with pytest.warns(MetricWarning, match="museval needs ffmpeg and ffprobe on the PATH"):
         figures = evaluate(0.9 * NOISE, NOISE, 44100, ("snr", "sdr_v4"))
     assert math.isnan(figures["sdr_v4"]) and math.isfinite(figures["snr"])
+
+
+@pytest.mark.parametrize("shape", [(44100, 2), (44100, 1), (50, 2), (9, 1)])
+def test_arrays_that_lie_on_their_side(shape):
+    """As soundfile gives them: SI-SNR would be infinite."""
+    sound = np.random.default_rng(0).standard_normal((2, *shape))
+    with pytest.raises(ValueError, match=r"more channels than samples.*pass est\.T") as caught:
+        evaluate(sound[0], sound[1], 44100, ("si_sdr",))
+    assert "\n" not in str(caught.value)
+    assert math.isfinite(evaluate(sound[0].T, sound[1].T, 44100, ("snr",))["snr"])
+
+
+@needs_ffmpeg
+def test_a_library_that_gives_up_is_a_reason():
+    """museval adds the channels up, and takes antiphase stereo for silence."""
+    ref = torch.stack((NOISE[0], -NOISE[0]))
+    with pytest.warns(MetricWarning, match="sdr_v4 is no number: museval says") as caught:
+        figures = evaluate(0.9 * ref, ref, 44100, ("snr", "sdr", "sdr_v4"))
+    assert math.isnan(figures["sdr_v4"]) and figures["snr"] == pytest.approx(20, abs=1e-4)
+    assert all("\n" not in str(warning.message) for warning in caught)
+    reasons = {}
+    again = evaluate(0.9 * ref, ref, 44100, ("sdr_v4",), reasons)
+    assert math.isnan(again["sdr_v4"]) and list(reasons) == ["sdr_v4"]
+    with pytest.warns(MetricWarning, match="museval says"):
+        assert math.isnan(metrics.sdr_v4(0.9 * ref, ref, 44100))
+
+
+def test_a_defect_of_ours_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(metrics, "lsd", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(NOISE, NOISE, 44100, ("lsd",))
+
+
+def test_sdr_does_not_depend_on_the_level(music):
+    est, ref = (x[:, :20000].double() for x in music)
+    expected = sdr(est, ref)
+    for gain in (1e-30, 1e-6, 1e6):
+        assert sdr(gain * est, gain * ref) == pytest.approx(expected, abs=1e-3)

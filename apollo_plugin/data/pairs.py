@@ -25,7 +25,7 @@ _LEAST_PEAK = 1e-3
 
 
 @dataclass(frozen=True)
-class PairJob:
+class RenderJob:
     """One pair to make.
 
     Args:
@@ -96,7 +96,7 @@ def make_pairs(
     ]
     # Bit rates inside: a run that is stopped early leaves some of every rate.
     jobs = [
-        PairJob(str(root), kbps, kind, index, seconds, sample_rate, seed)
+        RenderJob(str(root), kbps, kind, index, seconds, sample_rate, seed)
         for index in range(n_pairs)
         for kind in kinds
         for kbps in bit_rates
@@ -114,7 +114,7 @@ def make_pairs(
     return n_made, notes
 
 
-def make_pair(job: PairJob) -> bool:
+def make_pair(job: RenderJob) -> bool:
     """Makes one pair, whole or not at all; returns whether it was not there before."""
     folder = Path(job.root) / job.name
     library = _library(job.root, os.stat(Path(job.root) / "segments.json").st_mtime_ns)
@@ -135,7 +135,7 @@ def make_pair(job: PairJob) -> bool:
     raise AudioError(f"{_MAX_DRAWS} mixtures in a row were silent")
 
 
-def _draw(library: Library, job: PairJob, attempt: int) -> Mix:
+def _draw(library: Library, job: RenderJob, attempt: int) -> Mix:
     random = np.random.default_rng((job.seed, KINDS.index(job.kind), job.index, attempt))
     stems = draw_stems(random, library.stems, job.kind)
     return library.draw(random, stems, job.seconds, job.kbps)

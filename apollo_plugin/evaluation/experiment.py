@@ -1,23 +1,60 @@
-"""Stage 5: means with confidence intervals, the paper's Table II and Figure 2, listening page."""
+"""Stage 5: experiments over the fixed test pairs -> tables, figures and a listening page.
+
+Figures belong to a checkpoint. Those of ``best_model.pth`` lie in the folder of its experiment;
+another file's lie in a folder of their own below it, and ``final_metrics.json`` holds the sha256 of
+the file that was measured.
+"""
 
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 
 from .. import report
+from ..errors import CheckpointError, SettingError
 from ..files import atomic_write, write_json
 from ..metrics import METRICS, unavailable
-from ..report.tables import markdown
-from .measure import evaluate_pairs, examples, write_csv
-from .paper import by_bit_rate, figure2, gains, table2
-from .summary import summarise
+from ..report.tables import Table, markdown
+from .measure import Row, evaluate_pairs, examples, sha256, write_csv
+from .models import load_model
+from .paper import Entry, by_bit_rate, figure2, gains, table2
+from .summary import incomplete, summarise
 
 CHECKPOINT = "best_model.pth"
+DIGEST = "checkpoint_sha256"
 _PAPER_PAIRS = 5000
-# The RTF's runs end after so many seconds; a CPU would need an hour for a thousand.
-_RTF_SECONDS = 30.0
+_REASONS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A checkpoint that is evaluated.
+
+    Args:
+        name: in tables and figures.
+        checkpoint: file of it.
+        digest: sha256 of it.
+        folder: where its results are kept.
+    """
+
+    name: str
+    checkpoint: Path
+    digest: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that each run over 1 s of mono took on a device, and what the device is called."""
+
+    device: str
+    seconds: Sequence[float]
+
+    @property
+    def ms(self) -> float:
+        return 1000 * statistics.mean(self.seconds)
 
 
 def evaluate_experiment(
@@ -29,6 +66,7 @@ def evaluate_experiment(
     n_examples: int = 20,
     iterations: int = 1000,
     metrics: Sequence[str] = METRICS,
+    beside: Sequence[str | os.PathLike] = (),
 ) -> Iterator[str]:
     """Evaluates an experiment and leaves ``all_metrics.csv``, ``final_metrics.json``,
     ``table2.md``, ``figure2.png`` and ``report/index.html`` in its folder.
@@ -37,80 +75,174 @@ def evaluate_experiment(
         exp_dir: what stage 4 left.
         test_dir: what stage 3 left.
         pool: where pairs are measured.
-        checkpoint: file to evaluate; ``best_model.pth`` of ``exp_dir`` unless given.
-        use_gpu: compute on a GPU where there is one.
+        checkpoint: file to evaluate; ``best_model.pth`` of ``exp_dir`` unless given. The results of
+            another file go to ``exp_dir/evaluation_<name of the file>_<its sha256>``.
+        use_gpu: compute on a GPU where there is one, and time the models there too.
         n_examples: pairs on the listening page, at most 24.
-        iterations: runs for the real-time factor; fewer where they would take over 30 s.
+        iterations: runs for the real-time factor of each model on each device.
         metrics: which of :data:`apollo_plugin.metrics.METRICS`.
+        beside: folders of other experiments, for rows and curves beside this one's.
 
     Yields:
-        lines that say what was found.
+        lines that say what is done and what was found.
 
     Raises:
-        ValueError: in one line, for whatever keeps it from a result.
+        ApolloError: in one line, for whatever keeps it from a result.
     """
-    import torch
-
-    from ..model import Apollo
-    from .timing import real_time_factor
-
-    exp_dir, test_dir = Path(exp_dir), Path(test_dir)
-    checkpoint = Path(checkpoint or exp_dir / CHECKPOINT)
-    if not checkpoint.is_file():
-        raise ValueError(f"'{checkpoint}' is missing; run stage 4 to its end")
     if n_examples < 0 or iterations < 1:
-        raise ValueError(f"n_examples {n_examples} and iterations {iterations} have to be positive")
+        raise SettingError(
+            f"n_examples {n_examples} has to be 0 or more, and iterations {iterations} 1 or more"
+        )
+    contenders = _contenders(Path(exp_dir), checkpoint, beside)
+    ours = contenders[0]
     missing = unavailable(metrics)
     yield from missing.values()
     metrics = [name for name in metrics if name not in missing]
-    device = "cuda" if use_gpu and torch.cuda.is_available() else "cpu"
-    rows = evaluate_pairs(checkpoint, test_dir, exp_dir, pool, metrics, device)
-    write_csv(exp_dir / "all_metrics.csv", rows)
-    summary = summarise(rows)
+    devices = _devices(use_gpu)
+    tables = []
+    for one in contenders:
+        if len(contenders) > 1:
+            yield f"measuring '{one.checkpoint}'"
+        tables.append(
+            evaluate_pairs(one.checkpoint, test_dir, one.folder, pool, metrics, devices[-1])
+        )
+    left_out = incomplete(*tables)
+    entries, details = [], []
+    for one, rows in zip(contenders, tables):
+        yield f"timing '{one.checkpoint}': {iterations} runs on {' and '.join(devices)}"
+        parameters, timings = _time(one.checkpoint, devices, iterations)
+        summary = summarise(rows, left_out)
+        entries.append(Entry(one.name, summary, parameters, {t.device: t.ms for t in timings}))
+        details.append(_details(one, summary, parameters, timings))
+    notes = _notes(ours, entries[0].summary, left_out, iterations)
+    results = [table2(entries), gains(entries), by_bit_rate(entries)]
+    write_csv(ours.folder / "all_metrics.csv", tables[0])
+    with atomic_write(ours.folder / "table2.md") as path:
+        path.write_text(markdown(results, notes), "utf-8")
+    figure2(ours.folder / "figure2.png", entries)
+    others = {entry.name: detail for entry, detail in zip(entries[1:], details[1:])}
+    # Last, as it vouches for the files above.
+    write_json(
+        ours.folder / "final_metrics.json",
+        {**details[0], **({"beside": others} if others else {})},
+    )
+    yield markdown(results[:2], notes[:1] if left_out else ())
+    yield _write_page(ours, tables[0], test_dir, n_examples, devices[-1], results, notes)
 
-    model = Apollo.from_pretrained(checkpoint).to(device)
-    times = real_time_factor(model, device, iterations, _RTF_SECONDS)
-    rtf_ms = 1000 * statistics.mean(times)
+
+def _contenders(
+    exp_dir: Path, checkpoint: str | os.PathLike | None, beside: Sequence[str | os.PathLike]
+) -> list[Contender]:
+    """The experiment first, then those beside it, each under a name of its own."""
+    best = exp_dir / CHECKPOINT
+    file = Path(checkpoint or best)
+    digest = _digest(file)
+    folder, name = exp_dir, exp_dir.resolve().name
+    # A copy of the best is the best.
+    if file != best and not (best.is_file() and sha256(best) == digest):
+        folder = exp_dir / f"evaluation_{file.stem}_{digest[:8]}"
+        name = f"{name}, {file.stem}"
+    contenders = [Contender(f"{name} (this model)", file, digest, folder)]
+    seen = {folder.resolve()}
+    for other in map(Path, beside):
+        if other.resolve() in seen:
+            raise SettingError(f"'{other}' is given twice; --beside takes other experiments")
+        seen.add(other.resolve())
+        alone = [Path(x).resolve().name for x in beside].count(other.resolve().name) == 1
+        name = other.resolve().name if alone else str(other)
+        contenders.append(Contender(name, other / CHECKPOINT, _digest(other / CHECKPOINT), other))
+    return contenders
+
+
+def _digest(checkpoint: Path) -> str:
+    if not checkpoint.is_file():
+        raise CheckpointError(f"'{checkpoint}' is missing; run stage 4 to its end")
+    return sha256(checkpoint)
+
+
+def _devices(use_gpu: bool) -> list[str]:
+    """Kinds of devices at hand, the fastest last."""
+    import torch
+
+    return ["cpu", *(["cuda"] if use_gpu and torch.cuda.is_available() else [])]
+
+
+def _time(checkpoint: Path, devices: Sequence[str], iterations: int) -> tuple[int, list[Timing]]:
+    """Number of parameters, and the runs over 1 s of mono on each device."""
+    from .timing import real_time_factor
+
+    model = load_model(checkpoint)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    summary = {
-        **summary,
-        "parameters": n_parameters,
-        "rtf_ms": rtf_ms,
-        "rtf_runs": len(times),
-        "rtf_device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
-    }
-    write_json(exp_dir / "final_metrics.json", summary)
-
-    name = f"{exp_dir.resolve().name} (this model)"
-    rtf = f"{rtf_ms:.2f} ({'GPU' if device == 'cuda' else 'CPU'})"
-    tables = [
-        table2(summary, name, n_parameters, rtf),
-        gains(summary, name),
-        by_bit_rate(summary),
+    names = {"cpu": "CPU", "cuda": "GPU"}
+    return n_parameters, [
+        Timing(names[device], real_time_factor(model.to(device), device, iterations))
+        for device in devices
     ]
+
+
+def _details(
+    one: Contender, summary: Mapping, parameters: int, timings: Sequence[Timing]
+) -> dict[str, object]:
+    """What ``final_metrics.json`` says of a model."""
+    import torch
+
+    fastest = timings[-1]
+    return {
+        DIGEST: one.digest,
+        "checkpoint": str(one.checkpoint),
+        **summary,
+        "parameters": parameters,
+        "rtf_ms": fastest.ms,
+        "rtf_runs": len(fastest.seconds),
+        "rtf_device": torch.cuda.get_device_name() if fastest.device == "GPU" else "CPU",
+        "rtf_ms_by_device": {timing.device: timing.ms for timing in timings},
+    }
+
+
+def _notes(
+    ours: Contender, summary: Mapping, left_out: Mapping[str, str], iterations: int
+) -> list[str]:
+    """What a reader of the tables has to know; of pairs that were left out first."""
+    notes = []
+    if left_out:
+        reasons = [f"{key}: {reason}" for key, reason in left_out.items()]
+        n_pairs = summary["n_pairs"] + summary["n_left_out"]
+        notes.append(
+            f"{len(left_out)} of {n_pairs} pairs are left out of all means, because not all of "
+            "their figures are numbers: "
+            f"{'; '.join(reasons[:_REASONS_SHOWN])}{' ...' * (len(reasons) > _REASONS_SHOWN)}."
+        )
     n_case = min(group["n_pairs"] for group in summary["by_kind"].values())
-    notes = [
+    notes.append(
         f"{n_case} pairs of each kind (the paper: {_PAPER_PAIRS} a case), mixed by stage 3: other "
         "music than the paper's, so its printed rows are a guide and no comparison. RTF: mean of "
-        f"{len(times)} runs over 1 s of mono (the paper: 1000, on its GPU)."
-    ]
-    text = markdown(tables, notes)
-    with atomic_write(exp_dir / "table2.md") as beside:
-        beside.write_text(text)
-    figure2(exp_dir / "figure2.png", summary, name)
-    page = exp_dir / "report" / "index.html"
+        f"{iterations} runs over 1 s of mono (the paper: 1000, on its GPU). Checkpoint: "
+        f"`{ours.checkpoint.name}`, SHA-256 {ours.digest[:12]}."
+    )
+    return notes
+
+
+def _write_page(
+    ours: Contender,
+    rows: Sequence[Row],
+    test_dir: str | os.PathLike,
+    n_examples: int,
+    device: str,
+    tables: Sequence[Table],
+    notes: Sequence[str],
+) -> str:
+    page = ours.folder / "report" / "index.html"
     size = report.write(
         page,
-        list(examples(rows, test_dir, checkpoint, n_examples, device)),
-        f"Evaluation of {exp_dir.resolve().name}",
-        notes[0],
+        list(examples(rows, test_dir, ours.checkpoint, n_examples, device)),
+        f"Evaluation of {ours.name.removesuffix(' (this model)')}",
+        " ".join(notes),
         tables,
         [
             (
                 "Figure 2: SDR, SI-SNR and ViSQOL over bit rate",
-                (exp_dir / "figure2.png").read_bytes(),
+                (ours.folder / "figure2.png").read_bytes(),
             )
         ],
     )
-    yield markdown(tables[:2])
-    yield f"{len(rows)} pairs; listening page: '{page}' ({size / 1e6:.1f} MB)"
+    return f"{len(rows)} pairs; listening page: '{page}' ({size / 1e6:.1f} MB)"

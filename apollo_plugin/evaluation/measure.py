@@ -20,11 +20,12 @@ import soundfile
 
 from ..data.dataset import Pair, PairDataset
 from ..data.parallel import each
-from ..errors import AudioError
+from ..errors import AudioError, CheckpointError
 from ..files import atomic_write
 from ..metrics import METRICS, evaluate
 from ..report import MAX_ITEMS
 from ..report.comparison import Comparison, compare
+from .models import load_model
 
 if TYPE_CHECKING:
     from ..model import Apollo
@@ -34,12 +35,14 @@ ROWS_FILE = "evaluation.jsonl"
 KEYS = ("kbps", "kind", "name")
 INPUT = "input_"
 _LINES_SHOWN = 3
+# Changes when rows get other columns.
+_ROW_VERSION = "2"
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class PairJob:
+class MeasureJob:
     """One pair to evaluate.
 
     Args:
@@ -76,22 +79,22 @@ def evaluate_pairs(
         device: where the model runs.
 
     Returns:
-        a row for each pair: ``kbps``, ``kind``, ``name``, each metric, and ``input_`` each metric.
+        a row for each pair: ``kbps``, ``kind``, ``name``, each metric, ``input_`` each metric, and
+        the ``reason`` why one of them could not be computed.
 
     Raises:
         AudioError: where there are no pairs, or some could not be measured (the rest is kept).
-        CheckpointError: where the model cannot be loaded.
-        ValueError: where it works at another sample rate.
+        CheckpointError: where the model cannot be loaded, or works at another sample rate.
     """
     checkpoint, exp_dir = Path(checkpoint), Path(exp_dir)
     pairs = PairDataset(test_dir).pairs
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    digest = sha256(checkpoint)
     _check_rate(_model(str(checkpoint), digest, "cpu"), checkpoint, pairs[0])
     rows_file = exp_dir / ROWS_FILE
     marks = {_key(pair): _mark(pair, digest, metrics) for pair in pairs}
     done = {key: row for key, mark, row in _read_rows(rows_file) if marks.get(key) == mark}
     todo = [
-        PairJob(str(checkpoint), digest, pair, tuple(metrics), device)
+        MeasureJob(str(checkpoint), digest, pair, tuple(metrics), device)
         for pair in pairs
         if _key(pair) not in done
     ]
@@ -116,7 +119,7 @@ def evaluate_pairs(
     return [done[_key(pair)] for pair in sorted(pairs, key=lambda p: (p.kbps, p.kind, p.name))]
 
 
-def evaluate_pair(job: PairJob) -> Row:
+def evaluate_pair(job: MeasureJob) -> Row:
     """Row of one pair; runs in a worker process."""
     # Workers share the cores already. Read when visqol's kernels are first used.
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
@@ -127,13 +130,16 @@ def evaluate_pair(job: PairJob) -> Row:
         raise AudioError(f"'{pair.folder}' is at {rate} Hz; run stage 3 again")
     restored = model.restore(coded)
     row: Row = {"kbps": pair.kbps, "kind": pair.kind, "name": pair.name}
+    missing: list[str] = []
     for prefix, wav in ((INPUT, coded), ("", restored)):
+        reasons: dict[str, str] = {}
         try:
-            figures = evaluate(wav, original, rate, job.metrics)
+            figures = evaluate(wav, original, rate, job.metrics, reasons)
         except ValueError as error:
             raise AudioError(f"'{pair.folder}': {error}") from error
         row.update({prefix + name: value for name, value in figures.items()})
-    return row
+        missing += [f"{prefix}{name}: {reason}" for name, reason in reasons.items()]
+    return {**row, "reason": "; ".join(missing)}
 
 
 def examples(
@@ -145,11 +151,10 @@ def examples(
 ) -> Iterator[Comparison]:
     """Pairs for the listening page, from all bit rates and kinds in turn, with their figures."""
     checkpoint = Path(checkpoint)
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    model = _model(str(checkpoint), digest, device)
+    model = _model(str(checkpoint), sha256(checkpoint), device)
     pairs = {_key(pair): pair for pair in PairDataset(test_dir).pairs}
     for row in choose(rows, min(n_examples, MAX_ITEMS)):
-        coded, original, rate = pairs[_row_key(row)].read()
+        coded, original, rate = pairs[row_key(row)].read()
         kind = row["kind"].replace("_", " ").capitalize()
         name = f"{kind} at {row['kbps']} kbit/s, {row['name']}"
         restored = model.restore(coded)
@@ -188,12 +193,19 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
         beside.write_text(text.getvalue())
 
 
+def sha256(path: str | os.PathLike) -> str:
+    """Digest of a file: what figures belong to."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 @lru_cache(maxsize=1)
 def _model(checkpoint: str, digest: str, device: str) -> "Apollo":
     """Loaded once by each process; ``digest`` tells a file of the same name from the last one."""
-    from ..model import Apollo
-
-    return Apollo.from_pretrained(checkpoint).to(device)
+    return load_model(checkpoint).to(device)
 
 
 def _check_rate(model: "Apollo", checkpoint: Path, pair: Pair) -> None:
@@ -203,7 +215,7 @@ def _check_rate(model: "Apollo", checkpoint: Path, pair: Pair) -> None:
     except soundfile.SoundFileError:
         return  # which reading it will say more about
     if rate != int(model.sample_rate):
-        raise ValueError(
+        raise CheckpointError(
             f"'{checkpoint}' works at {int(model.sample_rate)} Hz and the pairs are at {rate} Hz; "
             "evaluate a checkpoint of their rate, or make pairs of its rate"
         )
@@ -213,13 +225,14 @@ def _key(pair: Pair) -> str:
     return f"{pair.kbps}/{pair.kind}/{pair.name}"
 
 
-def _row_key(row: Row) -> str:
+def row_key(row: Row) -> str:
+    """Names the pair that a row is of: bit rate, kind and name."""
     return f"{row['kbps']}/{row['kind']}/{row['name']}"
 
 
 def _mark(pair: Pair, digest: str, metrics: Sequence[str]) -> str:
     """Changes with whatever a row depends on: checkpoint, metrics, the pair's files."""
-    state = [digest, ",".join(metrics)]
+    state = [_ROW_VERSION, digest, ",".join(metrics)]
     for name in ("mp3.flac", "original.flac"):
         try:
             status = (pair.folder / name).stat()

@@ -2,10 +2,13 @@
 
 import math
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.mixing import KINDS
 from ..files import atomic_write
+from ..metrics import ABOUT
 from ..report.tables import Table, decibels
 from .measure import INPUT
 from .summary import metrics_of
@@ -24,94 +27,137 @@ PAPER_ROWS = {
 KIND_NAMES = dict(zip(KINDS, ("Vocal", "Single Stem", "Multi-Stems", "Multi-Stems+Vocal")))
 MP3_NAME = "untouched MP3"
 _TABLE_METRICS = ("sdr", "si_sdr", "visqol")
-_NAMES = dict(si_sdr="SI-SNR", snr="SNR", sdr="SDR", sdr_v4="SDR v4", lsd="LSD", visqol="ViSQOL")
+_MP3_COLOUR = "#8a857b"
+_COLOURS = ("#c2410c", "#1d6fa5", "#7c3aed", "#15803d", "#a16207", "#be185d")
 
 
-def table2(summary: dict[str, Any], name: str, parameters: int, rtf: str) -> Table:
-    """Table II of the paper, with the untouched MP3, which the paper leaves out.
+@dataclass(frozen=True)
+class Entry:
+    """A model's line in the tables.
 
     Args:
-        summary: of :func:`summarise`.
-        name: of this model.
+        name: of the model.
+        summary: of :func:`~apollo_plugin.evaluation.summary.summarise`, over the same pairs for
+            all entries.
         parameters: their number.
-        rtf: real-time factor in words, such as ``"5.10 (CPU)"``.
+        rtf_ms: milliseconds for 1 s of mono by the name of the device, such as ``"CPU"``.
     """
-    groups = [summary["by_kind"].get(kind) for kind in KINDS] + [summary]
 
-    def cells(prefix: str) -> list[str]:
+    name: str
+    summary: Mapping[str, Any]
+    parameters: int
+    rtf_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+def table2(entries: Sequence[Entry]) -> Table:
+    """Table II: the untouched MP3, the models, and what the paper prints, marked as printed."""
+
+    def cells(summary: Mapping[str, Any], prefix: str) -> list[str]:
+        groups = [summary["by_kind"].get(kind, {}) for kind in KINDS] + [summary]
         return [
-            "/".join(decibels((group or {}).get(prefix + m, math.nan), 2) for m in _TABLE_METRICS)
+            "/".join(decibels(group.get(prefix + name, math.nan), 2) for name in _TABLE_METRICS)
             for group in groups
         ]
 
+    none = decibels(math.nan)
+    models = [
+        (
+            entry.name,
+            *cells(entry.summary, ""),
+            f"{entry.parameters / 1e6:.2f}",
+            ", ".join(f"{ms:.2f} ({device})" for device, ms in entry.rtf_ms.items()) or none,
+        )
+        for entry in entries
+    ]
     return Table(
         "Table II of the paper: SDR/SI-SNR/ViSQOL for various types of music",
         ("Model", *KIND_NAMES.values(), "Overall", "Params (M)", "RTF (ms)"),
         [
-            (MP3_NAME, *cells(INPUT), decibels(math.nan), decibels(math.nan)),
-            (name, *cells(""), f"{parameters / 1e6:.2f}", rtf),
+            (MP3_NAME, *cells(entries[0].summary, INPUT), none, none),
+            *models,
             *((printed, *first, *rest) for printed, (first, rest) in PAPER_ROWS.items()),
         ],
     )
 
 
-def gains(summary: dict[str, Any], name: str) -> Table:
-    """Every metric of MP3 and model over all pairs, and their difference with its interval."""
+def gains(entries: Sequence[Entry]) -> Table:
+    """Every metric of MP3 and models over all pairs, and the differences with their intervals."""
+
+    def difference(summary: Mapping[str, Any], metric: str) -> str:
+        low, high = (decibels(x, 2, "+") for x in summary["intervals"][metric + "_imp"])
+        return f"{decibels(summary[metric + '_imp'], 2, '+')} [{low}, {high}]"
+
+    first = entries[0].summary
     rows = []
-    for metric in _NAMES:
-        if metric in summary:
-            low, high = summary["intervals"][metric + "_imp"]
-            rows.append(
-                (
-                    _NAMES[metric],
-                    decibels(summary[INPUT + metric], 2),
-                    decibels(summary[metric], 2),
-                    f"{decibels(summary[metric + '_imp'], 2, '+')} "
-                    f"[{decibels(low, 2, '+')}, {decibels(high, 2, '+')}]",
-                )
-            )
+    for metric, about in ABOUT.items():
+        if metric in first:
+            cells = [about.label, decibels(first[INPUT + metric], 2)]
+            for entry in entries:
+                cells += [decibels(entry.summary[metric], 2), difference(entry.summary, metric)]
+            rows.append(cells)
+    header = ["", MP3_NAME]
+    for entry in entries:
+        header += [entry.name, "difference"]
+    n_out = first["n_left_out"]
     return Table(
-        f"All {summary['n_pairs']} pairs, difference with its 95 % interval (bootstrap over mixes)",
-        ("", MP3_NAME, name, "difference"),
+        f"All {first['n_pairs']} pairs{f' ({n_out} left out)' * bool(n_out)}, "
+        "difference with its 95 % interval (bootstrap over mixes)",
+        header,
         rows,
     )
 
 
-def by_bit_rate(summary: dict[str, Any]) -> Table:
-    """Figure 2 in numbers, and LSD: MP3 and model for each bit rate."""
-    shown = [metric for metric in (*_TABLE_METRICS, "lsd") if metric in summary]
+def by_bit_rate(entries: Sequence[Entry]) -> Table:
+    """Figure 2 in numbers, and LSD: MP3 and models for each bit rate."""
+    first = entries[0].summary
+    shown = [metric for metric in (*_TABLE_METRICS, "lsd") if metric in first]
+
+    def cell(kbps: str, metric: str) -> str:
+        values = [first["by_kbps"][kbps][INPUT + metric]]
+        values += [entry.summary["by_kbps"][kbps][metric] for entry in entries]
+        return ", ".join(decibels(value, 2) for value in values)
+
     return Table(
-        "By bit rate in kbit/s: untouched MP3 and this model",
-        ("", *(_NAMES[metric] for metric in shown)),
-        [
-            (kbps, *(f"{decibels(g[INPUT + m], 2)}, {decibels(g[m], 2)}" for m in shown))
-            for kbps, g in summary["by_kbps"].items()
-        ],
+        f"By bit rate in kbit/s: {', '.join([MP3_NAME, *(entry.name for entry in entries)])}",
+        ("", *(ABOUT[metric].label for metric in shown)),
+        [(kbps, *(cell(kbps, metric) for metric in shown)) for kbps in first["by_kbps"]],
     )
 
 
-def figure2(path: str | os.PathLike, summary: dict[str, Any], name: str) -> None:
+def figure2(path: str | os.PathLike, entries: Sequence[Entry]) -> None:
     """Figure 2 of the paper: SDR, SI-SNR and ViSQOL over bit rate, with 95 % intervals.
 
     Metrics that were not measured are left out.
+
+    Args:
+        path: of the PNG.
+        entries: the models; each is a curve beside the MP3's.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = [metric for metric in _TABLE_METRICS if metric in summary] or metrics_of([summary])[:1]
-    rates = [int(kbps) for kbps in summary["by_kbps"]]
-    groups = list(summary["by_kbps"].values())
+    first = entries[0].summary
+    names = [metric for metric in _TABLE_METRICS if metric in first] or metrics_of([first])[:1]
+    rates = list(first["by_kbps"])
+    curves = [(MP3_NAME, first, INPUT, _MP3_COLOUR)]
+    curves += [
+        (entry.name, entry.summary, "", _COLOURS[index % len(_COLOURS)])
+        for index, entry in enumerate(entries)
+    ]
     figure = Figure(figsize=(3.6 * len(names), 3.3), layout="constrained", dpi=160)
     FigureCanvasAgg(figure)
+    places = range(len(rates))
     for axis, metric in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
-        for label, prefix, colour in ((MP3_NAME, INPUT, "#8a857b"), (name, "", "#c2410c")):
+        for label, summary, prefix, colour in curves:
+            groups = [summary["by_kbps"][kbps] for kbps in rates]
             values = [group[prefix + metric] for group in groups]
             low, high = zip(*(group["intervals"][prefix + metric] for group in groups))
-            axis.fill_between(range(len(rates)), low, high, color=colour, alpha=0.15, linewidth=0)
-            axis.plot(range(len(rates)), values, "o-", color=colour, markersize=4, label=label)
-        unit = "" if metric in ("visqol", "lsd") else " in dB"
-        axis.set(title=_NAMES[metric] + unit, xlabel="bit rate in kbit/s")
-        axis.set_xticks(range(len(rates)), rates)
+            axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+            axis.plot(places, values, "o-", color=colour, markersize=4, label=label)
+        about = ABOUT[metric]
+        axis.set(title=f"{about.label}{f' in {about.unit}' * bool(about.unit)}")
+        axis.set(xlabel="bit rate in kbit/s")
+        axis.set_xticks(places, rates)
         axis.grid(axis="y", color="#dcd8cf", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)

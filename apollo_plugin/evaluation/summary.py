@@ -1,13 +1,18 @@
-"""Means over pairs with their intervals of confidence."""
+"""Means over pairs with their intervals of confidence.
+
+A mean that counts a pair for the model and not for the MP3 compares different music. So a pair of
+which any figure is no number (the MP3 is silent, a library gave up) is left out of all means, and
+each summary says how many were.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..data.mixing import KINDS
-from .measure import INPUT, Row
+from .measure import INPUT, Row, row_key
 
 _N_BOOTSTRAP = 1000
 
@@ -51,14 +56,42 @@ def metrics_of(rows: Sequence[Row]) -> list[str]:
     return [key.removeprefix(INPUT) for key in rows[0] if key.startswith(INPUT)]
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+def incomplete(*tables: Sequence[Row]) -> dict[str, str]:
+    """The pairs that no mean may count: one of their figures is no number.
+
+    A column without any number (ViSQOL of pairs shorter than a second) condemns no pair.
+
+    Args:
+        tables: rows of one model each, over the same pairs.
+
+    Returns:
+        key of the pair -> the reason in a few words.
+    """
+    left_out: dict[str, str] = {}
+    for rows in tables:
+        columns = [prefix + name for name in metrics_of(rows) for prefix in (INPUT, "")]
+        columns = [column for column in columns if not math.isnan(mean(rows, column))]
+        for row in rows:
+            for column in columns:
+                if not math.isfinite(row[column]):
+                    reason = row.get("reason") or f"{column} is {row[column]}"
+                    left_out.setdefault(row_key(row), reason)
+    return left_out
+
+
+def summarise(rows: Sequence[Row], left_out: Collection[str] | None = None) -> dict[str, Any]:
     """Everything that ``final_metrics.json`` says of the sound.
+
+    Args:
+        rows: of the pairs.
+        left_out: keys of the pairs that do not count; those of :func:`incomplete` unless given.
 
     Returns:
         ``<metric>``, ``input_<metric>`` and ``<metric>_imp``: means over all pairs, as Asteroid
         has them; ``intervals`` of the same names; ``by_kind`` and ``by_kbps``: the same of each
-        group; ``n_pairs``.
+        group; ``n_pairs`` that count and ``n_left_out`` that do not.
     """
+    left_out = incomplete(rows) if left_out is None else left_out
     groups = {
         "by_kind": {kind: [r for r in rows if r["kind"] == kind] for kind in KINDS},
         "by_kbps": {
@@ -67,22 +100,23 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         },
     }
     return {
-        **_group(rows),
+        **_group(rows, left_out),
         **{
-            name: {key: _group(members) for key, members in group.items() if members}
+            name: {key: _group(members, left_out) for key, members in group.items() if members}
             for name, group in groups.items()
         },
     }
 
 
-def _group(rows: Sequence[Row]) -> dict[str, Any]:
-    figures: dict[str, Any] = {"n_pairs": len(rows)}
+def _group(rows: Sequence[Row], left_out: Collection[str]) -> dict[str, Any]:
+    counted = [row for row in rows if row_key(row) not in left_out]
+    figures: dict[str, Any] = {"n_pairs": len(counted), "n_left_out": len(rows) - len(counted)}
     intervals = {}
     for name in metrics_of(rows):
-        figures[name], figures[INPUT + name] = mean(rows, name), mean(rows, INPUT + name)
-        gains = [{"gain": row[name] - row[INPUT + name]} for row in rows]
+        figures[name], figures[INPUT + name] = mean(counted, name), mean(counted, INPUT + name)
+        gains = [{"gain": row[name] - row[INPUT + name]} for row in counted]
         figures[name + "_imp"] = mean(gains, "gain")
-        intervals[name] = interval(rows, name)
-        intervals[INPUT + name] = interval(rows, INPUT + name)
-        intervals[name + "_imp"] = interval(rows, name, INPUT + name)
+        intervals[name] = interval(counted, name)
+        intervals[INPUT + name] = interval(counted, INPUT + name)
+        intervals[name + "_imp"] = interval(counted, name, INPUT + name)
     return {**figures, "intervals": intervals}

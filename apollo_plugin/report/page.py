@@ -21,6 +21,7 @@ import soundfile
 
 from ..errors import AudioError
 from ..files import atomic_write
+from ..metrics import ABOUT
 from .comparison import EXCERPT_SECONDS, Comparison, Version
 from .plots import data_uri, mean_spectrum, scale, spectrogram
 from .tables import Table, decibels, table_html
@@ -30,14 +31,6 @@ GENERATOR = '<meta name="generator" content="apollo_plugin">'
 MAX_ITEMS = 24
 _SECONDS_IN_ALL = 96.0
 _BETTER = {1: "higher is better", -1: "lower is better"}
-_NAMES = {
-    "si_sdr": ("SI-SNR", "dB", 1),
-    "snr": ("SNR", "dB", 1),
-    "sdr": ("SDR", "dB", 1),
-    "sdr_v4": ("SDR v4", "dB", 1),
-    "lsd": ("LSD", "", -1),
-    "visqol": ("ViSQOL", "", 1),
-}
 
 
 def excerpt_seconds(n_items: int) -> float:
@@ -204,7 +197,7 @@ def _metrics(item: Comparison) -> str:
         return '<p class="soft">Without the original there is nothing to measure against.</p>'
     rows = []
     for name in measured[0].metrics:
-        title, unit, sign = _NAMES[name]
+        title, unit, sign = ABOUT[name].label, ABOUT[name].unit, ABOUT[name].better
         values = [version.metrics[name] for version in measured]
         best = max((sign * value for value in values if not math.isnan(value)), default=None)
         cells = [

@@ -23,6 +23,8 @@ class Table:
 
 
 def table_html(table: Table) -> str:
+    """A table as HTML; a cell between asterisks is bold."""
+
     def cell(text: str, tag: str, scope: str = "") -> str:
         strong = re.fullmatch(r"\*(.+)\*", text)
         inner = f"<b>{html.escape(strong[1])}</b>" if strong else html.escape(text)
@@ -48,7 +50,8 @@ def markdown(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
     parts = []
     for table in tables:
         lines = [table.header, ("---",) * len(table.header), *table.rows]
-        parts.append(f"**{table.caption}**\n\n" + "\n".join(f"| {' | '.join(x)} |" for x in lines))
+        rows = (" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in lines)
+        parts.append(f"**{table.caption}**\n\n" + "\n".join(f"| {row} |" for row in rows))
     return "\n\n".join([*parts, *notes]) + "\n"
 
 

@@ -17,8 +17,9 @@ from asteroid.models.publisher import save_publishable
 
 from .. import checkpoints
 from ..data.dataset import MOISESDB_LICENSE, MUSDB_LICENSE
-from ..errors import CheckpointError
-from ..evaluation.experiment import CHECKPOINT
+from ..errors import CheckpointError, DataError
+from ..evaluation.experiment import CHECKPOINT, DIGEST
+from ..evaluation.measure import sha256
 from ..files import atomic_write
 from ..model import Apollo
 
@@ -43,11 +44,13 @@ def publish(exp_dir: str | os.PathLike, recipe: str = RECIPE) -> tuple[Path, lis
 
     Raises:
         CheckpointError: where the model is missing or damaged.
-        ValueError: where it was not evaluated, or a file is damaged.
+        DataError: where it was not evaluated, or the figures are another file's.
+        ValueError: where a file is damaged.
     """
     exp_dir = Path(exp_dir)
     package = _read_package(exp_dir / CHECKPOINT)
     metrics = _read_json(exp_dir / "final_metrics.json")
+    _check_figures(metrics, exp_dir)
     config = _read_yaml(exp_dir / "conf.yml")
     # Flat and finite, as Asteroid lists them.
     flat = {key: value for key, value in metrics.items() if not isinstance(value, (dict, list))}
@@ -168,6 +171,16 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"'{path}' is damaged; run stage 5 again") from error
+
+
+def _check_figures(metrics: dict[str, Any], exp_dir: Path) -> None:
+    """Figures are published with the very file that they were measured on."""
+    if metrics.get(DIGEST) != sha256(exp_dir / CHECKPOINT):
+        of = "of another file" if DIGEST in metrics else "perhaps of another file"
+        raise DataError(
+            f"the figures in '{exp_dir / 'final_metrics.json'}' are {of} than "
+            f"'{exp_dir / CHECKPOINT}'; run stage 5 again"
+        )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -10,14 +10,28 @@ from apollo_plugin.evaluation.experiment import CHECKPOINT, evaluate_experiment
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--exp_dir", type=Path, required=True, help="what stage 4 left")
-    parser.add_argument("--test_dir", type=Path, default="data/test", help="what stage 3 left")
-    parser.add_argument("--checkpoint", type=Path, help=f"file to evaluate (exp_dir/{CHECKPOINT})")
-    parser.add_argument("--use_gpu", type=int, default=1, help="1: on a GPU where there is one")
-    parser.add_argument("--n_examples", type=int, default=20, help="on the listening page")
-    parser.add_argument("--iterations", type=int, default=1000, help="runs for the RTF")
-    parser.add_argument("--n_jobs", type=int, help="processes")
-    parser.add_argument("--dask", help="address of a Dask scheduler, in place of processes")
+    add = parser.add_argument
+    add("--exp_dir", type=Path, required=True, help="what stage 4 left")
+    add("--test_dir", type=Path, default="data/test", help="what stage 3 left")
+    add(
+        "--checkpoint",
+        type=Path,
+        help=f"file to evaluate (exp_dir/{CHECKPOINT}); of another the results lie apart",
+    )
+    add(
+        "--beside",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="EXP_DIR",
+        help="other experiments: a row in the tables and a curve in the figure for each",
+    )
+    add("--use_gpu", type=int, default=1, help="1: on a GPU where there is one")
+    add("--n_examples", type=int, default=20, help="on the listening page")
+    add("--iterations", type=int, default=1000, help="runs for the RTF (%(default)s)")
+    add("--n_jobs", type=int, help="processes")
+    add("--dask", help="address of a Dask scheduler, in place of processes")
     args = parser.parse_args()
     with parallel.executor(args.n_jobs, args.dask) as pool:
         for line in evaluate_experiment(
@@ -28,6 +42,7 @@ def main():
             bool(args.use_gpu),
             args.n_examples,
             args.iterations,
+            beside=args.beside,
         ):
             print(line, flush=True)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import runpy
 import shutil
@@ -18,7 +19,10 @@ from helpers import small_model
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.data.dataset import PairDataset
+from apollo_plugin.errors import CheckpointError, SettingError
 from apollo_plugin.evaluation import ROWS_FILE, choose, evaluate_pairs, examples, measure, write_csv
+from apollo_plugin.evaluation.experiment import evaluate_experiment
+from apollo_plugin.evaluation.measure import sha256
 from apollo_plugin.metrics import evaluate
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "musdb18hq_moises" / "eval.py"
@@ -191,6 +195,101 @@ def test_examples_carry_their_figures(experiment, prepared):
     coded, restored, original = item.versions
     assert coded.metrics == {"lsd": row["input_lsd"]} and restored.metrics == {"lsd": row["lsd"]}
     assert original.metrics == {} and f"{row['kbps']} kbit/s" in item.name
+
+
+def results(experiment, test_dir, **options):
+    """Lines of an evaluation, small and quick."""
+    with ThreadPoolExecutor(2) as pool:
+        settings = dict(use_gpu=False, n_examples=1, iterations=2, metrics=("si_sdr", "lsd"))
+        return list(evaluate_experiment(experiment, test_dir, pool, **{**settings, **options}))
+
+
+def test_another_file_leaves_the_figures_of_the_best(experiment, prepared):
+    results(experiment, prepared / "test")
+    final = json.loads((experiment / "final_metrics.json").read_text())
+    assert final["checkpoint_sha256"] == sha256(experiment / "best_model.pth")
+    assert final["checkpoint_sha256"][:12] in (experiment / "table2.md").read_text()
+    files = [path for path in experiment.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    other = experiment / "checkpoints" / "last.ckpt"
+    other.parent.mkdir()
+    torch.save(small_model(n_layers=1, causal=True).serialize(), other)
+    results(experiment, prepared / "test", checkpoint=other)
+    assert {path: path.read_bytes() for path in files} == before
+    (folder,) = experiment.glob("evaluation_last_*")
+    figures = json.loads((folder / "final_metrics.json").read_text())
+    assert figures["checkpoint_sha256"] == sha256(other) and figures["lsd"] != final["lsd"]
+    assert {path.name for path in folder.iterdir()} == {
+        *("all_metrics.csv", "evaluation.jsonl", "figure2.png", "final_metrics.json"),
+        *("report", "table2.md"),
+    }
+    # A copy of the best is the best, whatever its name.
+    copy = Path(shutil.copy(experiment / "best_model.pth", experiment / "copy.pth"))
+    results(experiment, prepared / "test", checkpoint=copy)
+    assert list(experiment.glob("evaluation_*")) == [folder]
+
+
+def test_experiments_side_by_side(experiment, prepared, tmp_path):
+    others = [tmp_path / "exp" / "wider", tmp_path / "again" / "tiny"]
+    for index, folder in enumerate(others):
+        folder.mkdir(parents=True)
+        torch.manual_seed(index + 1)
+        model = Apollo(feature_dim=16 * (index + 1), n_layers=1, n_heads=2)
+        torch.save(model.serialize(), folder / "best_model.pth")
+    lines = results(experiment, prepared / "test", beside=others, iterations=3)
+    table = (experiment / "table2.md").read_text()
+    heads = [line.split(" | ")[0] for line in table.splitlines()[4:10]]
+    assert heads == [
+        "| untouched MP3",
+        "| tiny (this model)",
+        "| wider",
+        "| tiny",
+        "| Apollo, as printed in the paper",
+        "| SR-GAN, as printed in the paper",
+    ]
+    assert "mean of 3 runs" in table and "SI-SNR" in lines[-2]
+    final = json.loads((experiment / "final_metrics.json").read_text())
+    assert list(final["beside"]) == ["wider", "tiny"]
+    for name, folder in zip(("wider", "tiny"), others):
+        model = Apollo.from_pretrained(folder / "best_model.pth")
+        beside = final["beside"][name]
+        n_parameters = sum(p.numel() for p in model.parameters())
+        assert beside["parameters"] == n_parameters and beside["rtf_ms"] > 0
+        assert (
+            f"| {n_parameters / 1e6:.2f} | {beside['rtf_ms_by_device']['CPU']:.2f} (CPU) |" in table
+        )
+        # By itself it has the same figures.
+        assert beside["checkpoint_sha256"] == sha256(folder / "best_model.pth")
+        rows = evaluate_with(folder, prepared / "test")
+        assert beside["lsd"] == pytest.approx(sum(row["lsd"] for row in rows) / len(rows))
+        assert beside["input_lsd"] == final["input_lsd"]
+    with pytest.raises(SettingError, match="given twice"):
+        results(experiment, prepared / "test", beside=[others[0], others[0]])
+    with pytest.raises(SettingError, match="given twice"):
+        results(experiment, prepared / "test", beside=[experiment])
+    with pytest.raises(CheckpointError, match="nowhere.*is missing; run stage 4"):
+        results(experiment, prepared / "test", beside=[tmp_path / "nowhere"])
+
+
+def evaluate_with(folder, test_dir):
+    with ThreadPoolExecutor(2) as pool:
+        return evaluate_pairs(folder / "best_model.pth", test_dir, folder, pool, ("si_sdr", "lsd"))
+
+
+def test_a_library_that_gives_up_costs_its_pair_only(experiment, test_dir):
+    """Antiphase stereo, which museval takes for silence."""
+    pair = PairDataset(test_dir).pairs[0]
+    for name in ("mp3.flac", "original.flac"):
+        wav, rate = audio.read(pair.folder / name)
+        audio.write(pair.folder / name, torch.stack((wav[0], -wav[0])), rate, "FLAC")
+    rows = run(experiment, test_dir, ("si_sdr", "sdr_v4"))
+    (odd,) = [row for row in rows if row["reason"]]
+    assert odd["name"] == pair.name and odd["kind"] == pair.kind and math.isnan(odd["sdr_v4"])
+    assert "input_sdr_v4: metric sdr_v4 is no number: museval says" in odd["reason"]
+    lines = results(experiment, test_dir, metrics=("si_sdr", "sdr_v4"))
+    text = (experiment / "table2.md").read_text()
+    assert "1 of 8 pairs are left out of all means" in text and "museval says" in text
+    assert "1 of 8 pairs are left out" in "".join(lines)
 
 
 def script(experiment, test_dir, *options):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,16 +16,16 @@ import torch
 from asteroid.models import ConvTasNet
 from helpers import small_model, snr
 
-from apollo_plugin import separation_scores
-from apollo_plugin.audio import AudioError
+from apollo_plugin import metrics
 from apollo_plugin.data import tracks
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import song
 from apollo_plugin.pipelines import RestoreThenSeparate, SeparateThenRestore
-from apollo_plugin.separation_scores import SOURCES, WAYS, museval_sdr, score_song, table
 from apollo_plugin.separators import Separator, SeparatorError
 
 SCRIPT = Path(__file__).parents[2] / "recipes/musdb18hq_moises/local/eval_pipelines.py"
+script = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+SOURCES, WAYS = script.SOURCES, script.WAYS
 needs_ffmpeg = pytest.mark.skipif(
     not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
     reason="museval cannot be imported without ffmpeg and ffprobe on the PATH",
@@ -69,23 +70,23 @@ def test_sdr_of_noise_at_known_levels():
     references = generator.standard_normal((2, 2, 2 * 44100))
     noise = generator.standard_normal(references.shape)
     gains = 10.0 ** (-np.array([20, 3]) / 20)
-    sdr = museval_sdr(references, references + gains[:, None, None] * noise)
+    sdr = metrics.bss_eval_v4(references, references + gains[:, None, None] * noise, 44100)
     # The 512 taps explain a little of the noise.
     assert np.allclose(sdr, [20, 3], atol=0.3)
 
 
-def snr_of_each(references, estimates):
+def snr_of_each(references, estimates, sample_rate=44100):
     """In museval's place, which takes five seconds a call."""
     return [snr(torch.tensor(e), torch.tensor(r)) for e, r in zip(estimates, references)]
 
 
 @torch.no_grad()
 def test_each_way_is_its_pipeline(musdb, monkeypatch):
-    monkeypatch.setattr(separation_scores, "museval_sdr", snr_of_each)
+    monkeypatch.setattr(metrics, "bss_eval_v4", snr_of_each)
     test_song = next(s for s in tracks.musdb18hq(musdb, []) if s.id.endswith("C - D"))
     names = ["bass", "vocals", "other", "drums"]
     separator, model = Separator(bands, sources=names), small_model(n_layers=1, residual=True)
-    scores = score_song(test_song, separator, model, kbps=48)
+    scores = script.score_song(test_song, separator, model, kbps=48)
     assert tuple(scores) == WAYS
     stems = stems_of(2)
     mixture = torch.from_numpy(sum(stems.values()))
@@ -108,7 +109,7 @@ def test_the_table_is_the_median_of_the_songs():
         {way: {s: float(i + j) for j, s in enumerate(SOURCES)} for way in WAYS} for i in (0, 1, 5)
     ]
     songs[2]["mp3"]["drums"] = float("nan")
-    lines = table(songs).splitlines()
+    lines = script.table(songs).splitlines()
     assert lines[2] == "| original | 1.00 | 2.00 | 3.00 | 4.00 | 2.50 |"
     assert lines[3] == "| mp3 | 1.00 | 1.50 | 3.00 | 4.00 | 2.38 |"
     assert len(lines) == 2 + len(WAYS) and all(line.count("|") == 7 for line in lines)
@@ -135,7 +136,7 @@ def separator_file(tmp_path_factory):
 
 
 def test_the_script(musdb, separator_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(separation_scores, "museval_sdr", snr_of_each)
+    monkeypatch.setattr(metrics, "bss_eval_v4", snr_of_each)
 
     def run_here(*arguments):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
@@ -180,15 +181,34 @@ def test_the_script_is_given_something_wrong(arguments, message, musdb, separato
 # ------------------------------------------------------------------------------------- bad input
 
 
-def test_without_museval(monkeypatch):
-    monkeypatch.setitem(sys.modules, "museval", None)
-    with pytest.raises(AudioError, match="museval cannot be imported: .* takes ffmpeg and ffprobe"):
-        museval_sdr(np.zeros((1, 2, 100)), np.zeros((1, 2, 100)))
+def test_without_museval(musdb, separator_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no ffmpeg is
+    basic = ["--musdb18hq_dir", musdb, "--separator", separator_file, "--out", tmp_path / "out"]
+    done = run(*basic, "--sources", *SOURCES)
+    assert done.returncode == 1 and "museval needs ffmpeg and ffprobe" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@needs_ffmpeg
+def test_scores_belong_to_weights(musdb, separator_file, tmp_path, monkeypatch, capsys):
+    """Another model under the same name is scored anew."""
+    monkeypatch.setattr(metrics, "bss_eval_v4", snr_of_each)
+    path, digests = tmp_path / "model.pth", []
+    for seed in (0, 1):
+        torch.save(small_model(n_layers=1, residual=True, causal=bool(seed)).serialize(), path)
+        arguments = [SCRIPT, "--musdb18hq_dir", musdb, "--separator", separator_file]
+        arguments += ["--checkpoint", path, "--seconds", 0.5, "--out", tmp_path / "out"]
+        monkeypatch.setattr(sys, "argv", [str(x) for x in [*arguments, "--sources", *SOURCES]])
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        content = json.loads((tmp_path / "out" / "C - D.json").read_text())
+        digests.append((content["settings"]["weights"], content["scores"]["mp3, restored before"]))
+    assert digests[0][0] != digests[1][0] and digests[0][1] != digests[1][1]
 
 
 def test_a_separator_of_other_sources(musdb):
     with pytest.raises(SeparatorError, match="sources are a, b, c, d; expected vocals"):
-        score_song(
+        script.score_song(
             tracks.musdb18hq(musdb, [])[0],
             Separator(bands, sources=list("abcd")),
             small_model(n_layers=1),
@@ -199,8 +219,8 @@ def test_a_separator_of_other_sources(musdb):
 def test_a_damaged_score_is_made_again(musdb, tmp_path, monkeypatch):
     songs = tracks.musdb18hq(musdb, [])[:1]
     (tmp_path / "A - B.json").write_text("{")
-    monkeypatch.setattr(separation_scores, "score_song", lambda *_: {"mp3": {}})
+    monkeypatch.setitem(script.score_songs.__globals__, "score_song", lambda *_: {"mp3": {}})
     settings = {"kbps": 64, "seconds": None}
-    first = list(separation_scores.score_songs(songs, None, None, tmp_path, settings))
+    first = list(script.score_songs(songs, None, None, tmp_path, settings))
     assert first == [(songs[0].id, {"mp3": {}})]
     assert json.loads((tmp_path / "A - B.json").read_text())["settings"] == settings

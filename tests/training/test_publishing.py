@@ -14,6 +14,8 @@ from helpers import small_model, tone
 from apollo_plugin import Apollo
 from apollo_plugin.checkpoints import CheckpointError
 from apollo_plugin.data.dataset import MUSDB_LICENSE
+from apollo_plugin.errors import DataError
+from apollo_plugin.evaluation.measure import sha256
 from apollo_plugin.training.publishing import publish
 
 SCRIPT = Path(__file__).parents[2] / "recipes/musdb18hq_moises/local/publish.py"
@@ -24,11 +26,43 @@ def experiment(tmp_path):
     folder = tmp_path / "my exp"
     folder.mkdir()
     torch.save(small_model(residual=True).serialize(), folder / "best_model.pth")
-    metrics = {"sdr": 12.5, "n_pairs": 8, "by_kind": {"vocals": {"sdr": 1.0}}, "rtf_device": "CPU"}
+    digest = sha256(folder / "best_model.pth")
+    metrics = {
+        "checkpoint_sha256": digest,
+        "sdr": 12.5,
+        "n_pairs": 8,
+        "by_kind": {"vocals": {"sdr": 1.0}},
+        "rtf_device": "CPU",
+    }
     (folder / "final_metrics.json").write_text(json.dumps(metrics))
     (folder / "table2.md").write_text("| untouched MP3 | 10.00 |\n")
     (folder / "conf.yml").write_text("training:\n  epochs: 3\n")
     return folder
+
+
+def replace_model(experiment, package):
+    """Another model, measured."""
+    torch.save(package, experiment / "best_model.pth")
+    path = experiment / "final_metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["checkpoint_sha256"] = sha256(experiment / "best_model.pth")
+    path.write_text(json.dumps(metrics))
+
+
+def test_figures_of_another_file_are_not_published(experiment):
+    folder, _ = publish(experiment)
+    before = (folder / "README.md").read_bytes()
+    torch.manual_seed(1)
+    torch.save(small_model(causal=True).serialize(), experiment / "best_model.pth")
+    with pytest.raises(DataError, match="are of another file than .*best_model.pth.*run stage 5"):
+        publish(experiment)
+    # As an earlier version left them.
+    metrics = json.loads((experiment / "final_metrics.json").read_text())
+    del metrics["checkpoint_sha256"]
+    (experiment / "final_metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(DataError, match="perhaps of another file"):
+        publish(experiment)
+    assert (folder / "README.md").read_bytes() == before
 
 
 def test_all_files_hold_the_model(experiment):
@@ -49,7 +83,12 @@ def test_asteroids_package(experiment):
         package["model_name"] == "Apollo" and package["dataset"] and len(package["licenses"]) == 2
     )
     assert infos["training_config"] == {"training": {"epochs": 3}}
-    assert infos["final_metrics"] == {"sdr": 12.5, "n_pairs": 8, "rtf_device": "CPU"}
+    assert infos["final_metrics"] == {
+        "checkpoint_sha256": sha256(experiment / "best_model.pth"),
+        "sdr": 12.5,
+        "n_pairs": 8,
+        "rtf_device": "CPU",
+    }
     assert infos["recipe_name"] == (folder / "recipe_name.txt").read_text().strip()
     # What Asteroid's uploader makes of it.
     from asteroid.models.publisher import _populate_publishable, make_license_notice
@@ -76,12 +115,12 @@ def test_card(experiment):
 def test_licences_are_those_of_the_data(experiment):
     package = small_model().serialize()
     package.update(dataset="MUSDB18-HQ", task="restoration", licenses=[MUSDB_LICENSE])
-    torch.save(package, experiment / "best_model.pth")
+    replace_model(experiment, package)
     folder, _ = publish(experiment)
     text = (folder / "README.md").read_text("utf-8")
     assert "license: other" in text and "MoisesDB" not in text
     package.update(dataset="my own songs", licenses=[])
-    torch.save(package, experiment / "best_model.pth")
+    replace_model(experiment, package)
     assert "license: mit" in (publish(experiment)[0] / "README.md").read_text("utf-8")
 
 
@@ -131,7 +170,7 @@ def test_a_model_that_cannot_be_built_leaves_the_last_one(experiment):
     before = (folder / "model.pth").read_bytes()
     package = small_model().serialize()
     package["state_dict"].popitem()
-    torch.save(package, experiment / "best_model.pth")
+    replace_model(experiment, package)
     with pytest.raises(CheckpointError):
         publish(experiment)
     assert (folder / "model.pth").read_bytes() == before

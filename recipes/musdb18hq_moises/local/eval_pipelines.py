@@ -1,12 +1,133 @@
 """SDR of separating MUSDB's test songs from MP3, with restoration before, after, and without."""
 
 import argparse
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from apollo_plugin import Apollo, files, separators
+import numpy as np
+import torch
+
+from apollo_plugin import Apollo, audio, metrics, separators
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import tracks
-from apollo_plugin.separation_scores import SOURCES, score_songs, table
+from apollo_plugin.data.codecs import mp3
+from apollo_plugin.data.tracks import Song
+from apollo_plugin.errors import AudioError, DataError, SeparatorError, SettingError
+from apollo_plugin.files import atomic_write, write_json
+from apollo_plugin.pipelines import RestoreThenSeparate, SeparateThenRestore
+from apollo_plugin.separators import Separator
+
+SOURCES = ("vocals", "drums", "bass", "other")
+# In the order of the table.
+WAYS = ("original", "mp3", "mp3, restored before", "mp3, restored after")
+_RATE = 44100
+
+
+def score_song(
+    song: Song, separator: Separator, restorer: Apollo, kbps: int, seconds: float | None = None
+) -> dict[str, dict[str, float]]:
+    """Scores of one song.
+
+    Args:
+        song: of MUSDB18-HQ; its ``mixture.wav`` lies beside its stems.
+        separator: whose sources are MUSDB's four, in any order.
+        restorer: an Apollo.
+        kbps: bit rate of the MP3 in kbit/s.
+        seconds: length of the excerpt, from the song's middle; the whole song unless given.
+
+    Returns:
+        way (one of ``WAYS``) -> source -> SDR in dB.
+
+    Raises:
+        AudioError: for a file that cannot be read.
+        SeparatorError: for other sources than MUSDB's.
+    """
+    if sorted(separator.sources or ()) != sorted(SOURCES):
+        raise SeparatorError(
+            f"the separator's sources are {', '.join(separator.sources or ['unknown'])}; "
+            f"expected {', '.join(SOURCES)}"
+        )
+    length = max(stem.seconds for stem in song.stems.values())
+    part = min(seconds or length, length)
+    place = ((length - part) / 2, part, _RATE)
+    references = np.stack([song.stems[source].read(*place) for source in separator.sources])
+    folder = Path(song.stems["vocals"].files[0]).parent
+    mixture = torch.from_numpy(audio.read_part(folder / "mixture.wav", *place))
+    mixture = mixture.expand(2, -1).contiguous()
+    coded = mp3(mixture, _RATE, kbps)
+    separated = {
+        "original": lambda: separator(mixture, _RATE),
+        "mp3": lambda: separator(coded, _RATE),
+        "mp3, restored before": lambda: RestoreThenSeparate(restorer, separator)(coded),
+        "mp3, restored after": lambda: SeparateThenRestore(separator, restorer)(coded),
+    }
+    scores = {}
+    for way in WAYS:
+        sdr = metrics.bss_eval_v4(references, separated[way]().numpy(), _RATE)
+        scores[way] = dict(zip(separator.sources, sdr))
+    return scores
+
+
+def score_songs(
+    songs: Iterable[Song],
+    separator: Separator,
+    restorer: Apollo,
+    out: Path,
+    settings: dict[str, Any],
+) -> Iterator[tuple[str, dict | AudioError]]:
+    """Scores songs one by one, each to a file of its own; songs scored under the same settings
+    before are read from there.
+
+    Args:
+        songs: of MUSDB18-HQ.
+        separator: see :func:`score_song`.
+        restorer: an Apollo.
+        out: folder for ``<song>.json``.
+        settings: ``kbps``, ``seconds``, and whatever else tells runs apart.
+
+    Yields:
+        the song's id, and its scores or what was wrong with it.
+    """
+    for song in songs:
+        path = out / f"{song.id.split('/')[-1]}.json"
+        try:
+            before = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            before = {}
+        if before.get("settings") == settings:
+            yield song.id, before["scores"]
+            continue
+        try:
+            scores = score_song(song, separator, restorer, settings["kbps"], settings["seconds"])
+        except AudioError as error:
+            yield song.id, error
+        else:
+            write_json(path, {"settings": settings, "scores": scores})
+            yield song.id, scores
+
+
+def weights_digest(model: Apollo) -> str:
+    """sha256 of a model's arguments and of its tensors in the order of its state dict."""
+    digest = hashlib.sha256(json.dumps(model.get_model_args()).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def table(scores: list[dict[str, dict[str, float]]]) -> str:
+    """Markdown: the median over songs for each way and source, and their mean."""
+    lines = [f"| SDR (museval, dB) | {' | '.join(SOURCES)} | mean |", "| --- " * 6 + "|"]
+    for way in WAYS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a source that is silent in all songs
+            medians = [np.nanmedian([song[way][source] for song in scores]) for source in SOURCES]
+            cells = [*medians, np.nanmean(medians)]
+        lines.append(f"| {way} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
+    return "\n".join(lines)
 
 
 def main():
@@ -20,12 +141,17 @@ def main():
     add("--seconds", type=float, help="of the middle of each song; the whole unless given")
     add("--out", type=Path, default=Path("exp/pipelines"), help="folder (%(default)s)")
     args = parser.parse_args()
-    problems = []
+    missing = metrics.unavailable(("sdr_v4",))
+    if missing:
+        raise SettingError(missing["sdr_v4"])
+    problems: list[str] = []
     songs = tracks.musdb18hq(args.musdb18hq_dir, problems)
     songs = [song for song in songs if song.id.startswith("musdb18hq/test/")]
     separator = separators.load(args.separator, sources=args.sources)
     restorer = Apollo.from_pretrained(args.checkpoint)
     settings = {key: getattr(args, key) for key in ("separator", "checkpoint", "kbps", "seconds")}
+    # Scores belong to weights, whatever the name of their file.
+    settings["weights"] = weights_digest(restorer)
     scored = []
     for name, scores in score_songs(songs, separator, restorer, args.out, settings):
         if isinstance(scores, Exception):
@@ -37,8 +163,8 @@ def main():
     for line in problems:
         print(line)
     if not scored:
-        raise ValueError("no song could be scored")
-    with files.atomic_write(args.out / "table.md") as beside:
+        raise DataError("no song could be scored")
+    with atomic_write(args.out / "table.md") as beside:
         beside.write_text(table(scored) + "\n")
     print(table(scored))
     return 1 if problems else 0
