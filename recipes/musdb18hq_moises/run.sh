@@ -27,6 +27,8 @@ devices=
 num_nodes=1
 use_gpu=
 n_examples=20
+iterations=
+beside=
 
 help_message="Usage: $0 [--option value]...
 
@@ -61,12 +63,15 @@ Training and evaluation
   --devices N          processes of one machine, one for each GPU; --num_nodes N machines
   --use_gpu 0|1        evaluate on a GPU (where there is one)
   --n_examples N       examples on the listening page ($n_examples)
+  --iterations N       runs that the real-time factor is the mean of (1000; demo: 100)
+  --beside DIRS        other experiments to put beside this one in tables and figure, such as
+                       'exp/one exp/two'
 
 Whatever a stage has finished is kept when it runs again. README.md tells times and sizes."
 
 options="stage stop_stage tag python_path id musdb18hq_dir moisesdb_dir data_dir download demo seed"
 options="$options segment n_valid n_test n_jobs dask conf resume init_from devices num_nodes"
-options="$options use_gpu n_examples"
+options="$options use_gpu n_examples iterations beside"
 
 caller=$PWD
 cd "$(dirname "$0")"
@@ -84,6 +89,7 @@ must_match seed '[0-9]+' "a number"
 must_match segment '([0-9]+(\.[0-9]+)?)?' "a number of seconds"
 must_match n_valid '[0-9]*' "a number"
 must_match n_test '[0-9]*' "a number"
+must_match iterations '([1-9][0-9]*)?' "a number from 1 up"
 must_match n_jobs '([1-9][0-9]*)?' "a number from 1 up"
 
 # Paths on the command line are the caller's.
@@ -100,6 +106,7 @@ if [ "$demo" = 1 ]; then
   conf=${conf:-local/conf_demo.yml}
   n_valid=${n_valid:-1}
   n_test=${n_test:-2}
+  iterations=${iterations:-100}
   musdb18hq_dir=${musdb18hq_dir:-$data_dir/demo/musdb18hq}
   moisesdb_dir=${moisesdb_dir:-$data_dir/demo/moisesdb}
 fi
@@ -153,7 +160,8 @@ fi
 if due 5; then
   say 5 "evaluation, in $expdir"
   "$python_path" eval.py --exp_dir "$expdir" --test_dir "$data_dir/test" "${work[@]}" \
-    ${use_gpu:+--use_gpu "$use_gpu"} --n_examples "$n_examples"
+    ${use_gpu:+--use_gpu "$use_gpu"} --n_examples "$n_examples" \
+    ${iterations:+--iterations "$iterations"} ${beside:+--beside $beside}
 fi
 
 if due 6; then
