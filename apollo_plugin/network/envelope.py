@@ -18,42 +18,36 @@ EMPTY = 4 * ENERGY_FLOOR
 # log energy, empty, two of the temporal shape, flatness
 _N_FEATURES = 5
 _FLATTEST = -8.0
-# Frames that the linear map may look at besides its own, and how: the mean of all and of a third.
-_SPAN = 31
+# Frames that the linear map may look back on, and how: by the mean of all and that of the newest 9.
+_SPAN, _NEAR = 31, 9
 
 
 class _Smoothing(nn.Module):
-    """A linear depthwise convolution over time, a step with state like ``TemporalBlock``; at first
-    it smooths features ``begin`` to ``end`` and leaves the others as they are.
+    """A linear depthwise convolution over the past, a step with state like ``TemporalBlock``; at
+    first it smooths features ``begin`` to ``end`` and leaves the others as they are.
 
-    ``(streams, frames, features)`` and state -> as many frames as are due, state.
+    ``(streams, frames, features)`` and state -> as many frames, state.
     """
 
-    def __init__(self, n_features: int, begin: int, end: int, causal: bool):
+    def __init__(self, n_features: int, begin: int, end: int):
         super().__init__()
-        self.ahead = 0 if causal else _SPAN // 2
-        self.behind = _SPAN - 1 - self.ahead
+        self.behind = _SPAN - 1
         weight = torch.zeros(n_features, 1, _SPAN)
-        weight[:, :, self.behind] = 1
+        weight[:, :, -1] = 1
         weight[begin:end] = self.kernel()
         self.weight = nn.Parameter(weight)
 
-    def kernel(self) -> torch.Tensor:
+    @staticmethod
+    def kernel() -> torch.Tensor:
         """``(frames,)``, sum 1, the oldest frame first."""
         kernel = torch.full((_SPAN,), 0.5 / _SPAN)
-        near = _SPAN // 6 * 2 - 1
-        first = self.behind - (0 if self.ahead == 0 else near // 2) - (near - 1) * (self.ahead == 0)
-        kernel[first : first + near] += 0.5 / near
+        kernel[-_NEAR:] += 0.5 / _NEAR
         return kernel
 
-    def forward(
-        self, x: torch.Tensor, state: torch.Tensor, last: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.cat((state, x), 1)
-        if last and self.ahead:
-            x = nn.functional.pad(x, (0, 0, 0, self.ahead))
-        n_out = x.shape[1] - (_SPAN - 1)
-        if n_out <= 0:
+        n_out = x.shape[1] - self.behind
+        if n_out == 0:
             return x[:, :0], x
         y = nn.functional.conv1d(x.transpose(1, 2), self.weight, groups=x.shape[-1])
         return y.transpose(1, 2), x[:, n_out:]
@@ -102,7 +96,7 @@ class EnvelopePath(nn.Module):
         n_bins: int = 442,
         band_bins: int = 5,
         n_features: int = 256,
-        kernel_size: int = 15,
+        kernel_size: int = 13,
         n_blocks: int = 4,
         ratio: int = 1,
         causal: bool = False,
@@ -118,15 +112,15 @@ class EnvelopePath(nn.Module):
             raise ValueError(f"n_features {n_features} is less than twice the {self.n_bands} bands")
         self.n_in = _N_FEATURES * self.n_bands
         self.encoder = nn.Linear(self.n_in, n_features)
-        self.smoothing = _Smoothing(n_features, self.n_bands, 2 * self.n_bands, causal)
+        self.smoothing = _Smoothing(n_features, self.n_bands, 2 * self.n_bands)
         self.blocks = nn.ModuleList(
             TemporalBlock(n_features, kernel_size, causal, ratio) for _ in range(n_blocks)
         )
         self.decoder = nn.Linear(n_features, self.n_bands)
-        self.ahead = self.smoothing.ahead + sum(block.ahead for block in self.blocks)
+        self.ahead = sum(block.ahead for block in self.blocks)
         with torch.no_grad():
             # The blocks add to what they are given, so a linear map of a frame and one of the
-            # frames around it reach the output unchanged until training says otherwise.
+            # frames before it reach the output unchanged until training says otherwise.
             self.decoder.weight.zero_()
             for start in (0, self.n_bands):
                 self.decoder.weight[:, start : start + self.n_bands].fill_diagonal_(1)
@@ -138,27 +132,26 @@ class EnvelopePath(nn.Module):
 
     @torch.no_grad()
     def set_linear_map(
-        self, weight: torch.Tensor, bias: torch.Tensor, around: torch.Tensor | None = None
+        self, weight: torch.Tensor, bias: torch.Tensor, before: torch.Tensor | None = None
     ) -> None:
         """Starts from a linear map of features to log gains, ridge regression's.
 
         Args:
             weight: of a frame's own features, ``(n_bands, n_in)``.
             bias: ``(n_bands,)``.
-            around: of the features smoothed by :meth:`smooth`, ``(n_bands, n_in)``; zeros unless
+            before: of the features smoothed by :meth:`smooth`, ``(n_bands, n_in)``; zeros unless
                 given.
         """
-        around = torch.zeros_like(weight) if around is None else around
-        self.encoder.weight[: 2 * self.n_bands] = torch.cat((weight, around))
+        before = torch.zeros_like(weight) if before is None else before
+        self.encoder.weight[: 2 * self.n_bands] = torch.cat((weight, before))
         self.encoder.bias[: 2 * self.n_bands] = torch.cat((bias, torch.zeros_like(bias)))
 
     def smooth(self, features: torch.Tensor) -> torch.Tensor:
-        """Features ``(streams, frames, n_in)`` of a whole signal as the linear map sees the frames
-        around each: smoothed over time, with zeros before and after the signal."""
-        smoothing = self.smoothing
-        padded = nn.functional.pad(features, (0, 0, smoothing.behind, smoothing.ahead))
-        rows = padded.transpose(1, 2).flatten(0, 1).unsqueeze(1)
-        smooth = nn.functional.conv1d(rows, smoothing.kernel().to(rows)[None, None])
+        """Features ``(streams, frames, n_in)`` of a whole signal as the linear map sees those up to
+        each frame: smoothed over time, with zeros before the signal."""
+        rows = nn.functional.pad(features, (0, 0, self.smoothing.behind, 0))
+        rows = rows.transpose(1, 2).flatten(0, 1).unsqueeze(1)
+        smooth = nn.functional.conv1d(rows, self.smoothing.kernel().to(rows)[None, None])
         return smooth.unflatten(0, (-1, features.shape[-1])).squeeze(2).transpose(1, 2)
 
     def initial_contexts(self, n_streams: int) -> list[torch.Tensor]:
@@ -227,7 +220,7 @@ class EnvelopePath(nn.Module):
             log gains of the original, ``(streams, frames that are due, n_bands)``, and contexts.
         """
         x = self.encoder(features.to(self.encoder.weight.dtype))
-        x, context = self.smoothing(x, contexts[0], last)
+        x, context = self.smoothing(x, contexts[0])
         x, new = x.unsqueeze(-2), [context]
         for block, context in zip(self.blocks, contexts[1:]):
             x, context = block(x, context, last)

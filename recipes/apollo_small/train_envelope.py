@@ -3,10 +3,10 @@
 python recipes/apollo_small/train_envelope.py --energies energies --out envelope.safetensors
 
 ``--energies`` holds ``train`` and ``valid`` (made with ``--fixed``). The path starts from ridge
-regression. Whatever is in ``train`` when a file is wanted may be drawn, so energies can be made
-meanwhile. The state is kept beside ``--out``: the same command goes on where it was stopped, with
-another ``--steps`` too. Written are the averaged weights that did best on validation, by the
-over-time error above the cut-off, mean of MP3 at 24 to 96 kbit/s.
+regression, or from ``--init_from``. Whatever is in ``train`` when a file is wanted may be drawn, so
+energies can be made meanwhile. The state is kept beside ``--out``: the same command goes on where
+it was stopped, with another ``--steps`` too. Written are the averaged weights that did best on
+validation, by the over-time error above the cut-off, mean of MP3 at 24 to 96 kbit/s.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from ridge import Ridge
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.diagnose import MP3_EDGES
@@ -137,7 +137,7 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
 
 
 def start_map(folder: Path, path: EnvelopePath, n_files: int = 300):
-    """Ridge regression of log gains on features, a frame's own and those around it: the
+    """Ridge regression of log gains on features, a frame's own and those before it: the
     arguments of ``set_linear_map``."""
     ridge = Ridge(2 * path.n_in, path.n_bands)
     for file in energies_in(folder)[:n_files]:
@@ -147,8 +147,8 @@ def start_map(folder: Path, path: EnvelopePath, n_files: int = 300):
         smooth = path.smooth(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         ridge.add(torch.cat((x, smooth), -1)[:, :, 3::9], y.expand(len(x), *y.shape))
     weight, bias = ridge.solve()
-    own, around = weight.split(path.n_in, 1)
-    return own, bias, around
+    own, before = weight.split(path.n_in, 1)
+    return own, bias, before
 
 
 def report(figures: dict[int, np.ndarray]) -> str:
@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="crops a step")
     parser.add_argument("--frames", type=int, default=440, help="of a crop")
     parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--init_from", type=Path, help="weights to start from, not ridge's")
     parser.add_argument("--causal", action="store_true", help="no look-ahead")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validate_every", type=int, default=250, help="steps")
@@ -192,9 +193,12 @@ def main() -> None:
         step, best = state["step"], state["best"]
         data.random = np.random.default_rng((args.seed, step))
     else:
-        path.set_linear_map(*start_map(args.energies / "train", path))
+        if args.init_from:
+            path.load_state_dict(load_file(args.init_from))
+        else:
+            path.set_linear_map(*start_map(args.energies / "train", path))
         average.module.load_state_dict(path.state_dict())
-        print(f"ridge  {report(validate(path, args.energies / 'valid'))}", flush=True)
+        print(f"start  {report(validate(path, args.energies / 'valid'))}", flush=True)
     for _ in range(POOL):
         data.renew()
     start, recent = time.time(), []
