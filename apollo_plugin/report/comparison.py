@@ -15,8 +15,9 @@ import torchaudio
 
 from .. import audio
 from ..diagnose import Diagnosis, diagnose
-from ..errors import AudioError
+from ..errors import AudioError, one_line
 from ..metrics import METRICS, evaluate
+from .envelope import Envelope, envelope
 
 # What a song is cut to: long enough to hear, short enough to send.
 EXCERPT_SECONDS = 12.0
@@ -61,6 +62,7 @@ class Comparison:
         versions: as it came, restored, and the original where it is known.
         spectrograms: dB by label, ``(rows, columns)``, low frequencies first; full scale sine is 0.
         averages: dB over frequency by label, mean over time.
+        envelope: of the band above the cut-off, where there is one.
         diagnosis: of the input.
         notes: whatever else the reader has to know.
     """
@@ -73,6 +75,7 @@ class Comparison:
     versions: list[Version]
     spectrograms: dict[str, np.ndarray]
     averages: dict[str, np.ndarray]
+    envelope: Envelope | None
     diagnosis: Diagnosis
     notes: list[str]
 
@@ -154,22 +157,29 @@ def compare(
         waves["Original"] = original
     if len({wav.shape for wav in waves.values()}) > 1:
         raise ValueError(f"'{name}': {', '.join(waves)} differ in channels or length")
+    for key, wav in waves.items():
+        n_broken = int((~torch.isfinite(wav)).sum())
+        if n_broken:
+            waves[key] = torch.where(torch.isfinite(wav), wav, 0.0)
+            notes.append(f"{key}: {n_broken} samples are NaN or infinite and taken as silence.")
+    coded, restored = waves[label], waves["Restored"]
     diagnosis = diagnose(coded, sample_rate)
     n_total, n_keep = coded.shape[-1], round(seconds * sample_rate)
     start = 0
     if n_total > n_keep:
         start = _busiest(coded, restored, n_keep, sample_rate)
         waves = {key: wav[:, start : start + n_keep] for key, wav in waves.items()}
-    measured = {
-        key: evaluate(wav, waves["Original"], sample_rate, metrics)
-        for key, wav in waves.items()
-        if original is not None and key != "Original"
-    }
+    measured = {}
+    for key, wav in waves.items():
+        if original is not None and key != "Original":
+            measured[key], reasons = _measure(wav, waves["Original"], sample_rate, metrics)
+            notes += [f"{key}: {reason}." for reason in reasons if reason not in " ".join(notes)]
     if coded.shape[0] > 2:
         notes.append(f"Channels 1 and 2 of {coded.shape[0]} are heard.")
     waves[CHANGE] = waves["Restored"] - waves[label]
     spectra = {key: _spectrogram(wav, sample_rate) for key, wav in waves.items()}
     del waves[CHANGE]
+    over_time = envelope(waves, sample_rate, diagnosis.cutoff)
     gains, level_note = _match_levels(waves, sample_rate)
     if level_note:
         notes.append(level_note)
@@ -185,9 +195,21 @@ def compare(
         ],
         spectrograms={key: picture for key, (picture, _) in spectra.items()},
         averages={key: average for key, (_, average) in spectra.items()},
+        envelope=over_time,
         diagnosis=diagnosis,
         notes=notes,
     )
+
+
+def _measure(
+    wav: torch.Tensor, original: torch.Tensor, rate: int, metrics: Sequence[str]
+) -> tuple[dict[str, float], list[str]]:
+    """Figures, and why some are no numbers; what cannot be measured is still heard and seen."""
+    reasons: dict[str, str] = {}
+    try:
+        return evaluate(wav, original, rate, metrics, reasons), list(reasons.values())
+    except ValueError as error:
+        return dict.fromkeys(metrics, math.nan), [one_line(error)]
 
 
 def _align(
@@ -207,10 +229,11 @@ def _align(
         )
     reach = round(_MAX_SHIFT_SECONDS * rate)
     # The first minute tells; correlation by FFT, padded so that nothing wraps.
-    one, two = (x[:, : 60 * rate].double().mean(0) for x in (wav, reference))
-    n_fft = 1 << (max(len(one), len(two)) + reach).bit_length()
+    one, two = (x[:, : 60 * rate].nan_to_num(0, 0, 0).double() for x in (wav, reference))
+    n_fft = 1 << (max(one.shape[-1], two.shape[-1]) + reach).bit_length()
     product = torch.fft.rfft(one, n_fft) * torch.fft.rfft(two, n_fft).conj()
-    correlation = torch.fft.irfft(product, n_fft)
+    # Over channels last, so that those in antiphase do not cancel.
+    correlation = torch.fft.irfft(product.sum(0), n_fft)
     lags = torch.cat((correlation[-reach:], correlation[: reach + 1]))
     shift = int(lags.argmax()) - reach if lags.max() > 0 else 0
     moved = reference[:, max(0, -shift) :]

@@ -23,7 +23,7 @@ from ..errors import AudioError
 from ..files import atomic_write
 from ..metrics import ABOUT
 from .comparison import EXCERPT_SECONDS, Comparison, Version
-from .plots import data_uri, mean_spectrum, scale, spectrogram
+from .plots import data_uri, level_over_time, mean_spectrum, scale, spectrogram
 from .tables import Table, decibels, table_html
 
 GENERATOR = '<meta name="generator" content="apollo_plugin">'
@@ -161,6 +161,7 @@ value="0">
 <div class="pictures">{pictures}</div>
 {scale(item)}
 {mean_spectrum(item)}
+{level_over_time(item)}
 {_metrics(item)}
 <details><summary>Blind test</summary>
 <p class="soft">A is {html.escape(labels[0])}, B is {html.escape(labels[1])}, X is one of them by

@@ -8,7 +8,7 @@ import html
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,8 @@ _STOPS = "000004 1c1044 4f127b 812581 b5367a e55964 fb8761 fec287 fcfdbf"
 _RANGE_DB = 90
 _COLOURS = {"Restored": "var(--v1)", "Original": "var(--v2)", CHANGE: "var(--v3)"}
 _MEAN_POINTS = 500
+# Levels over time: what lies further below the loudest moment is not heard beside it.
+_BAND_RANGE_DB = 60
 
 
 def spectrogram(item: Comparison, label: str) -> str:
@@ -50,31 +52,85 @@ def spectrogram(item: Comparison, label: str) -> str:
 def mean_spectrum(item: Comparison) -> str:
     """Mean levels over frequency as lines, over the decibels of :func:`scale`."""
     khz, top = item.sample_rate / 2000, _top(item)
-    lines, keys = [], []
     # The change lies below the lines that it explains.
-    for label in sorted(item.averages, key=lambda label: label != CHANGE):
+    labels = sorted(item.averages, key=lambda label: label != CHANGE)
+    curves = {}
+    for label in labels:
         level = item.averages[label]
         pool = max(1, len(level) // _MEAN_POINTS)
-        pooled = level[: len(level) // pool * pool].reshape(-1, pool).mean(1)
-        x = (np.arange(len(pooled)) + 0.5) * 1000 / len(pooled)
-        y = np.clip(top - pooled, 0, _RANGE_DB) * 1000 / _RANGE_DB
+        curves[label] = level[: len(level) // pool * pool].reshape(-1, pool).mean(1)
+    return _lines(
+        "<strong>Mean spectrum</strong>, over the same decibels",
+        f"Mean level over frequency: {', '.join(item.averages)}",
+        curves,
+        (top - _RANGE_DB, top),
+        _axis("x", _ticks(khz, 8), 0, khz, "kHz"),
+        _cut(item, "left"),
+    )
+
+
+def level_over_time(item: Comparison) -> str:
+    """The level of the band above the cut-off over time, and in words how far each version is from
+    the original; nothing where the file has no such band."""
+    if item.envelope is None:
+        return ""
+    band = f"{item.envelope.low / 1000:.1f} to {item.envelope.high / 1000:.1f} kHz"
+    levels = item.envelope.levels
+    top = 5.0 * math.ceil(max(level.max() for level in levels.values()) / 5)
+    labels = [version.label for version in item.versions]
+    said = []
+    for label in labels:
+        error = item.envelope.error(label, labels[-1]) if len(labels) == 3 else None
+        if error and label != labels[-1]:
+            mean, deviation = decibels(error[0], 1, "+"), decibels(error[1], 1)
+            said.append(f"{label} {mean} dB on average, varying by {deviation} dB")
+    words = f"Against the original: {'; '.join(said)}." if said else ""
+    return _lines(
+        f"<strong>Level of {band} over time</strong>",
+        f"Level of {band} over time: {', '.join(labels)}. {words}".strip(),
+        # What came in lies below what was made of it, and the original, thin, above.
+        {label: levels[label] for label in labels},
+        (top - _BAND_RANGE_DB, top),
+        _axis("x", _ticks(item.seconds, 6), 0, item.seconds, "s"),
+        '<div class="head"></div>',
+        f'<p class="soft">{html.escape(words)}</p>' if words else "",
+    )
+
+
+def _lines(
+    title: str,
+    alt: str,
+    curves: Mapping[str, np.ndarray],
+    decibel_range: tuple[float, float],
+    x_axis: str,
+    over: str,
+    below: str = "",
+) -> str:
+    """Levels as lines over a common axis; the later ones lie above."""
+    low, high = decibel_range
+    lines, keys = [], {}
+    for label, level in curves.items():
+        x = (np.arange(len(level)) + 0.5) * 1000 / len(level)
+        y = np.clip((high - level) / (high - low), 0, 1) * 1000
+        if len(level) == 1:  # a line needs two points
+            x, y = np.array([0, 1000]), y.repeat(2)
         points = " ".join(f"{a:.0f},{b:.0f}" for a, b in zip(x, y))
         colour = _COLOURS.get(label, "var(--v0)")
         dashes = ";stroke-dasharray:5 3" * (label == CHANGE)
         lines.append(f'<polyline points="{points}" style="stroke:{colour}{dashes}"/>')
         style = f"border-color:{colour}{';border-top-style:dashed' * (label == CHANGE)}"
-        keys.append(f'<span><i style="{style}"></i>{html.escape(label)}</span>')
-    levels = [level for level in range(int(top) - _RANGE_DB, int(top) + 1) if level % 20 == 0]
-    heights = [(top - level) * 1000 / _RANGE_DB for level in levels]
+        keys[label] = f'<span><i style="{style}"></i>{html.escape(label)}</span>'
+    levels = [level for level in range(int(low), int(high) + 1) if level % 20 == 0]
+    heights = [(high - level) * 1000 / (high - low) for level in levels]
     grid = "".join(f'<line class="grid" x2="1000" y1="{y:.0f}" y2="{y:.0f}"/>' for y in heights)
-    shown = html.escape(", ".join(item.averages))
+    order = [key for label, key in keys.items() if label != CHANGE]
+    order += [key for label, key in keys.items() if label == CHANGE]
     return (
-        '<figure class="average"><figcaption><strong>Mean spectrum</strong>, over the same decibels'
-        f'</figcaption><div class="plot">{_axis("y", levels, top - _RANGE_DB, top, "dB")}'
+        f'<figure class="average"><figcaption>{title}</figcaption>'
+        f'<div class="plot">{_axis("y", levels, low, high, "dB")}'
         '<div class="field"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" '
-        f'aria-label="Mean level over frequency: {shown}">{grid}{"".join(lines)}</svg>'
-        f'{_cut(item, "left")}</div>{_axis("x", _ticks(khz, 8), 0, khz, "kHz")}</div>'
-        f'<div class="key">{"".join(keys[1:] + keys[:1])}</div></figure>'
+        f'aria-label="{html.escape(alt)}">{grid}{"".join(lines)}</svg>{over}</div>{x_axis}</div>'
+        f'<div class="key">{"".join(order)}</div>{below}</figure>'
     )
 
 

@@ -1,6 +1,7 @@
 """What a page shows of a file: the right stretch, equal levels, aligned originals, true spectra."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torchaudio
 from helpers import tone
 
 from apollo_plugin import audio
+from apollo_plugin.report import build
 from apollo_plugin.report.comparison import CHANGE, compare, compare_files
 
 FAST = ("snr", "si_sdr", "lsd")
@@ -130,3 +132,55 @@ def test_short_silent_and_many(n_samples, n_channels):
             assert torch.isfinite(version.wav).all() and math.isfinite(version.gain)
         for picture in item.spectrograms.values():
             assert np.isfinite(picture).all() and picture.ndim == 2
+
+
+def middle_silent(wav):
+    wav = wav.clone()
+    wav[:, wav.shape[-1] // 3 : 2 * wav.shape[-1] // 3] = 0
+    return wav
+
+
+ODD = {
+    "antiphase": lambda wav: torch.stack((wav[0], -wav[0])),
+    "a silent middle": middle_silent,
+    "silence": lambda wav: 0 * wav,
+    "NaN": lambda wav: wav.where(torch.rand(wav.shape) > 0.01, math.nan),
+    "infinity": lambda wav: wav.where(torch.rand(wav.shape) > 0.01, -math.inf),
+    "one sample": lambda wav: wav[:, :1],
+    "a click": lambda wav: torch.nn.functional.pad(wav[:, :1], (1000, 1000)),
+    "as integers": lambda wav: 32768 * wav,
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("which", ["all", "restored"])
+def test_odd_sound_ends_no_page(kind, which):
+    wav = tone(60000)
+    odd = ODD[kind](wav)
+    length = odd.shape[-1]
+    coded, original = (odd, odd) if which == "all" else (wav[:, :length], wav[:, :length])
+    item = compare(kind, coded, 0.9 * odd, 44100, original, seconds=0.5)
+    text = build([item])
+    assert kind in text and "nan" not in "".join(re.findall('points="[^"]*"', text)).lower()
+    assert all(torch.isfinite(version.wav).all() for version in item.versions)
+    if kind in ("NaN", "infinity"):
+        assert any("are NaN or infinite and taken as silence" in note for note in item.notes)
+
+
+def test_what_a_metric_cannot_do_is_a_note(tmp_path):
+    """A few samples of many channels: no figures, but a page."""
+    wav = torch.randn(6, 3)
+    item = compare("a", wav, 0.9 * wav, 44100, wav, metrics=FAST)
+    assert all(map(math.isnan, item.versions[0].metrics.values()))
+    assert any("more channels than samples" in note for note in item.notes)
+
+
+def test_an_original_in_antiphase_is_aligned(tmp_path):
+    noise = 0.1 * torch.randn(1, 60000)
+    noise = torch.cat((noise, -noise))
+    for name, start in (("coded.wav", 5000), ("original.wav", 5300)):
+        audio.write(tmp_path / name, noise[:, start : start + 50000], 44100)
+    item = compare_files(
+        "a", *(tmp_path / n for n in ("coded.wav", "coded.wav", "original.wav")), metrics=FAST
+    )
+    assert any("moved by 300 samples" in note for note in item.notes)

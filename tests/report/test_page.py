@@ -180,7 +180,8 @@ def test_pictures_are_there(tab):
     assert len(sizes) == 4 + 3 + 2 + 1  # spectrograms, scales, the chart
     assert all(complete and width > 3 and shown > 3 for complete, width, shown in sizes)
     lines = tab.eval_on_selector_all("polyline", "all => all.map(l => l.getBBox().width)")
-    assert len(lines) == 7 and min(lines) > 900
+    # Mean spectra with the change, and levels over time without.
+    assert len(lines) == 7 + 5 and min(lines) > 900
 
 
 def test_switching_keeps_the_position(tab):
@@ -257,6 +258,25 @@ def test_a_click_on_a_picture_goes_there(tab):
     _, position, selected, _ = state(tab)
     assert position == pytest.approx(3, abs=0.1) and selected == 1
     assert "hears" in tab.locator("figure").nth(1).get_attribute("class")
+
+
+def test_the_high_band_over_time(tab, items):
+    """Named for those who cannot see it, with what it says; a click goes there."""
+    svg = tab.locator("figure.average svg").nth(1)
+    band, labels = items[0].envelope, "MP3, Restored, Original"
+    name = svg.get_attribute("aria-label")
+    assert name.startswith(
+        f"Level of {band.low / 1000:.1f} to 16.0 kHz over time: {labels}. Against"
+    )
+    mean, deviation = band.error("Restored", "Original")
+    assert (
+        f"Restored {plots.decibels(mean, 1, '+')} dB on average, varying by {deviation:.1f}" in name
+    )
+    field = tab.locator("figure.average .field").nth(1)
+    field.click(position={"x": field.bounding_box()["width"] / 4, "y": 20})
+    assert state(tab)[1] == pytest.approx(1, abs=0.05)
+    # Without an original there is nothing to say.
+    assert "Against" not in tab.locator("figure.average svg").nth(3).get_attribute("aria-label")
 
 
 def test_one_item_plays_at_a_time(tab):
