@@ -33,6 +33,7 @@ from pathlib import Path
 import torch
 
 from .cli.terminal import run
+from .errors import ApolloError
 from .evaluation.timing import (
     PRECISIONS,
     Precision,
@@ -245,7 +246,7 @@ def _unfit(precision: Precision, device: str) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             convert(Apollo(feature_dim=8, n_layers=1, n_heads=2).to(device), precision.name)
-    except (ValueError, UserWarning) as reason:
+    except (ApolloError, UserWarning) as reason:
         return str(reason)
     return "" if device in precision.devices else f"not made for {device}"
 

@@ -5,7 +5,7 @@ import torch
 from ..errors import DeviceError
 from ..memory import keep_freed_memory
 from ..model import Apollo
-from ..network.precision import convert
+from ..network.precision import convert, default_precision
 from .options import Options
 
 
@@ -17,18 +17,9 @@ def load(options: Options) -> Apollo:
         DeviceError: for a device or a precision that this machine does not have.
     """
     device = _device(options.device)
-    precision = options.precision or ("bf16" if device == "cuda" else "fp32")
     keep_freed_memory()
     model = Apollo.from_pretrained(options.checkpoint).to(device)
-    try:
-        model = convert(model, precision)
-    except ValueError as error:
-        raise DeviceError(str(error)) from error
-    if options.compile:
-        from ..network.compiling import compiled
-
-        model = compiled(model)
-    return model
+    return convert(model, options.precision or default_precision(device))
 
 
 def _device(name: str) -> str:
@@ -47,8 +38,7 @@ def _device(name: str) -> str:
 def files_at_once(model: Apollo, options: Options, n_files: int) -> int:
     """Files that are restored side by side, so that one is read and written while another is
     computed, and cores need not wait for each other: 1.2 times as many songs an hour on two."""
-    # The compiler of PyTorch does not bear several threads.
-    if options.compile or options.stems:
+    if options.stems:
         return 1
     device = next(model.parameters()).device.type
     most = {"cpu": torch.get_num_threads(), "cuda": 2}.get(device, 1)

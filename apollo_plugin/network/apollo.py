@@ -1,7 +1,7 @@
 """Apollo, band-sequence modelling for audio restoration (Fig. 1 of the paper)."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -90,7 +90,7 @@ class ApolloNetwork(nn.Module):
             raise ValueError(f"kernel_size {kernel_size} must be odd")
         if n_layers < 1 or tcn_blocks < 1:
             raise ValueError("n_layers and tcn_blocks must be 1 or more")
-        self._args = dict(
+        self._args: dict[str, Any] = dict(
             sample_rate=sample_rate,
             win_ms=win_ms,
             n_bands=n_bands,
@@ -119,23 +119,23 @@ class ApolloNetwork(nn.Module):
             )
             for count, width in groups
         )
-        self.layers = nn.ModuleList(
+        layers = [
             BandSequenceModule(
                 feature_dim, n_heads, mlp_ratio, kernel_size, causal, tcn_ratio, tcn_blocks
             )
             for _ in range(n_layers)
-        )
+        ]
+        self.layers = cast(Sequence[BandSequenceModule], nn.ModuleList(layers))
+        # One gate and one value for each real number of a bin.
+        outputs = [BandLinear(n, feature_dim, 4 * width + int(band_gain)) for n, width in groups]
         self.decoders = nn.ModuleList(
-            nn.Sequential(
-                RMSNorm(feature_dim, count),
-                BandLinear(count, feature_dim, 4 * width + int(band_gain)),
-            )
-            for count, width in groups
+            nn.Sequential(RMSNorm(feature_dim, count), output)
+            for (count, _), output in zip(groups, outputs)
         )
         if band_gain:
             self.envelope = BandGain(self.filterbank.n_bands)
-            for decoder in self.decoders:
-                nn.init.constant_(decoder[-1].bias[:, -1], INITIAL_LOG_GAIN)
+            for output in outputs:
+                nn.init.constant_(output.bias[:, -1], INITIAL_LOG_GAIN)
 
     # ------------------------------------------------------------------------ the one forward pass
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .precision import engine
-
 if TYPE_CHECKING:
     from .apollo import ApolloNetwork
 
@@ -26,8 +24,7 @@ def compiled(model: "ApolloNetwork") -> "ApolloNetwork":
     Warns:
         UserWarning: one line, where a compiler is there and fails; the layer goes on without it.
     """
-    with engine():  # copies of int8 layers are packed anew
-        model = copy.deepcopy(model).eval().requires_grad_(False)
+    model = copy.deepcopy(model).eval().requires_grad_(False)
     if has_compiler(next(model.parameters()).device):
         for layer in model.layers:
             for module in (layer.roformer, *layer.tcn):

@@ -15,6 +15,10 @@ from .stft import finish
 class _Fourier(nn.Module):
     """The filterbank's STFT as a convolution with its basis, the inverse as a transposed one."""
 
+    analysis: torch.Tensor
+    synthesis: torch.Tensor
+    squared: torch.Tensor
+
     def __init__(self, model: ApolloNetwork):
         super().__init__()
         self.bank = bank = model.filterbank

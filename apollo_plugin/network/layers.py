@@ -5,6 +5,7 @@ matrix product without a copy. Audio channels and batch are folded into ``stream
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,10 @@ _NORM_EPS = 1e-5
 # music reaches about exp(5); what a codec took lies far below.
 INITIAL_LOG_GAIN = -4.0
 _MAX_LOG_GAIN = 6.0
+# Frames that attention takes at once: CUDA launches no more rows of blocks.
+_MOST_ROWS = 65535
+# An exported program is for any number of frames. Older versions tell only that they compile.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 class RMSNorm(nn.Module):
@@ -87,13 +92,18 @@ class BandRoformer(nn.Module):
         # (streams * frames, bands, 3, heads, head features)
         qkv = linear(self.norm(x), self.qkv).flatten(0, 1).unflatten(-1, (3, self.n_heads, -1))
         q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
-        attended = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
-        )
+        attended = _attention(q.transpose(1, 2), k.transpose(1, 2), qkv[:, :, 2].transpose(1, 2))
         x = linear(attended.transpose(1, 2).reshape(shape), self.out, plus=x)
         # The gate passes two SiLUs, in the published code and so here.
         gate, z = linear(self.mlp_norm(x), self.mlp_in, silu=True).chunk(2, -1)
         return linear(F.silu(gate) * z, self.mlp_out, plus=x)
+
+
+def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    if _is_exporting() or q.shape[0] <= _MOST_ROWS:
+        return F.scaled_dot_product_attention(q, k, v)
+    parts = zip(*(x.split(_MOST_ROWS) for x in (q, k, v)))
+    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
 
 
 def rotary(
@@ -190,9 +200,8 @@ class BandSequenceModule(nn.Module):
     ):
         super().__init__()
         self.roformer = BandRoformer(n_features, n_heads, mlp_ratio)
-        self.tcn = nn.ModuleList(
-            TemporalBlock(n_features, kernel_size, causal, tcn_ratio) for _ in range(tcn_blocks)
-        )
+        tcn = [TemporalBlock(n_features, kernel_size, causal, tcn_ratio) for _ in range(tcn_blocks)]
+        self.tcn = cast(Sequence[TemporalBlock], nn.ModuleList(tcn))
 
     def forward(
         self,

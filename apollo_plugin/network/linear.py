@@ -5,12 +5,15 @@ processors, and oneDNN applies SiLU or adds a tensor while the result is still i
 carries oneDNN; its compiler emits these calls, and here they are made without a compiler.
 """
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 # For fewer rows, a stream's, oneDNN's preparations take longer than MKL's whole product.
 _LEAST_ROWS = 256
 
@@ -38,7 +41,20 @@ def linear(
     if type(layer) is not nn.Linear:
         return _then(layer(x), silu, plus)
     weight, bias = layer.weight, layer.bias
-    x = x.to(weight.dtype)
+    if weight.dtype == torch.bfloat16 and _lacks_bfloat16(x):
+        # Its numbers multiplied in float32: what torch would do itself takes ten times as long.
+        wide = x.bfloat16().float(), weight.float(), None if bias is None else bias.float()
+        return _linear(*wide, silu, plus).to(torch.bfloat16 if plus is None else plus.dtype)
+    return _linear(x.to(weight.dtype), weight, bias, silu, plus)
+
+
+def _linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    silu: bool,
+    plus: torch.Tensor | None,
+) -> torch.Tensor:
     if not _onednn_does(x):
         return _then(F.linear(x, weight, bias), silu, plus)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
@@ -56,7 +72,7 @@ def _then(y: torch.Tensor, silu: bool, plus: torch.Tensor | None) -> torch.Tenso
 
 def _onednn_does(x: torch.Tensor) -> bool:
     """On a CPU, run as it is written; compilers and exporters choose for themselves."""
-    return (
+    return bool(
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() >= _LEAST_ROWS * x.shape[-1] > 0
@@ -67,6 +83,21 @@ def _onednn_does(x: torch.Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
     )
+
+
+def _lacks_bfloat16(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not _does_bfloat16()
+
+
+@lru_cache(maxsize=1)
+def _does_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 here. It is tried: the processor's instructions and
+    ``ONEDNN_MAX_CPU_ISA`` both have a word in it."""
+    one = torch.ones(16, 16, dtype=torch.bfloat16)
+    try:
+        return _ONEDNN is not None and bool((_ONEDNN(one, one, None, "none", [], "") == 16).all())
+    except RuntimeError:
+        return False
 
 
 class _Linear(torch.autograd.Function):

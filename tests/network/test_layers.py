@@ -78,6 +78,23 @@ def test_roformer_against_softmax_written_out():
     torch.testing.assert_close(layer(x, rotation), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_attention_is_never_given_more_rows_than_a_gpu_launches(monkeypatch):
+    torch.manual_seed(1)
+    layer, rotation, rows = BandRoformer(4, 2), rotary(2, 2), []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(q, k, v):
+        rows.append((len(q), len(k), len(v)))
+        return attend(q, k, v)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    x = torch.randn(3, 2 * 65535 // 3 + 100, 2, 4)
+    with torch.no_grad():
+        y = layer(x, rotation)
+        assert {r for row in rows for r in row} == {65535, 300} and len(rows) == 3
+        torch.testing.assert_close(y[:, 40000:40010], layer(x[:, 40000:40010], rotation))
+
+
 def fresh(block, x):
     return x.new_zeros(x.shape[0], block.behind, *x.shape[2:])
 

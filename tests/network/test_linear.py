@@ -80,6 +80,19 @@ def test_weights_of_bfloat16(silu, with_plus):
     assert snr(y - plus if with_plus else y.float(), expected) > 40
 
 
+def test_bfloat16_that_the_processor_has_not(monkeypatch):
+    """Its numbers, multiplied in float32, whatever torch's own products would do."""
+    monkeypatch.setattr(products, "_does_bfloat16", lambda: False)
+    x, layer, plus = tensors((6, 300, 32))
+    layer = layer.bfloat16()
+    expected = textbook(x.bfloat16().double(), copy.deepcopy(layer).double(), True, None)
+    y = linear(x, layer, silu=True)
+    assert y.dtype == torch.bfloat16 and snr(y.float(), expected) > 45
+    y = linear(x, layer, plus=plus)
+    expected = textbook(x.bfloat16().double(), copy.deepcopy(layer).double(), False, plus)
+    assert y.dtype == torch.float32 and snr(y, expected) > 100
+
+
 def test_only_the_gradients_that_are_asked_for():
     x, layer, _ = tensors((4, 8))
     layer.weight.requires_grad_()

@@ -10,8 +10,9 @@ from torch import nn
 from apollo_plugin import Apollo, cli
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
+from apollo_plugin.errors import DeviceError, SettingError
 from apollo_plugin.network import precision
-from apollo_plugin.network.precision import Int8Linear, convert
+from apollo_plugin.network.precision import Int8Linear, convert, default_precision
 
 LEAST = {"bf16": 40, "int8": 30}
 has_int8 = "onednn" in torch.backends.quantized.supported_engines
@@ -71,15 +72,34 @@ def test_int8_product_is_the_textbook_s(bias):
     weight_scale = layer.weight.detach().abs().amax(1, keepdim=True).double() / 127
     weight = (layer.weight.detach() / weight_scale).round() * weight_scale
     low, high = min(0.0, x.min().item()), max(0.0, x.max().item())
-    scale = (high - low) / 255
+    int8_layer = Int8Linear(layer)
+    most, least = (127, 30) if int8_layer._seven_bits else (255, 35)
+    scale = (high - low) / most
     zero = round(-low / scale)
-    quantized = ((x / scale).round() + zero).clamp(0, 255)
+    quantized = ((x / scale).round() + zero).clamp(0, most)
     expected = ((quantized - zero) * scale).double() @ weight.double().T
     expected = expected + (layer.bias.detach() if bias else 0)
-    got = Int8Linear(layer)(x)
+    got = int8_layer(x)
     assert got.shape == (3, 5, 10)
     # Rounding of halves may differ, by one step of one input.
-    assert snr(got, expected) > 60 and snr(got, layer(x).detach()) > 35
+    assert snr(got, expected) > 60 and snr(got, layer(x).detach()) > least
+
+
+@pytest.mark.skipif(not has_int8, reason="no oneDNN int8 here")
+@pytest.mark.parametrize("n_rows", [1, 7, 300])
+@pytest.mark.parametrize("shape", [(4, 2), (64, 64), (256, 1024)])
+def test_large_sums_of_int8_products_are_not_cut(n_rows, shape):
+    """Weights and activations at their most: without VNNI, half of the sum would be lost."""
+    layer = nn.Linear(*shape, bias=False)
+    nn.init.constant_(layer.weight, 0.5)
+    x = torch.ones(n_rows, shape[0])
+    torch.testing.assert_close(Int8Linear(layer)(x), layer(x), rtol=1e-3, atol=0)
+
+
+@pytest.mark.skipif(not has_int8, reason="no oneDNN int8 here")
+def test_copies_of_int8_layers_stay_what_they_are():
+    layer, x = Int8Linear(nn.Linear(24, 10)), torch.randn(5, 24)
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
 
 
 @pytest.mark.skipif(not has_int8, reason="no oneDNN int8 here")
@@ -98,18 +118,25 @@ def test_silence_and_one_sample():
 
 
 def test_unknown_precision():
-    with pytest.raises(ValueError, match="unknown precision 'fp8'; known: fp32, bf16, int8"):
+    with pytest.raises(SettingError, match="unknown precision 'fp8'; known: fp32, bf16, int8"):
         convert(small_model(), "fp8")
 
 
+def test_default_precision_is_what_the_device_has(monkeypatch):
+    assert default_precision("cpu") == default_precision("mps") == "fp32"
+    for has, name in ((False, "fp32"), (True, "bf16")):  # a T4, an A100
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **_: has)
+        assert default_precision("cuda") == default_precision(torch.device("cuda", 1)) == name
+
+
 def test_precisions_that_the_machine_does_not_have(monkeypatch):
-    monkeypatch.setattr(precision, "_bf16_pays", lambda device: False)
+    monkeypatch.setattr(precision, "_has_bf16", lambda device: False)
     with pytest.warns(UserWarning, match="slower than fp32"):
         convert(small_model(), "bf16")
-    with pytest.raises(ValueError, match="int8 runs on CPUs, not on meta"):
+    with pytest.raises(DeviceError, match="int8 runs on CPUs, not on meta"):
         convert(small_model().to("meta"), "int8")
     monkeypatch.setattr(precision, "_ENGINE", "abacus")
-    with pytest.raises(ValueError, match="no int8 products for this processor; use fp32"):
+    with pytest.raises(DeviceError, match="no int8 products for this processor; use fp32"):
         convert(small_model(), "int8")
 
 
