@@ -36,11 +36,10 @@ def test_command_line(tiny_checkpoint, tmp_path):
     content = json.loads((tmp_path / "b.json").read_text())
     result, _ = content["results"]
     assert [r["precision"] for r in content["results"]] == ["fp32", "int8"]
-    assert len({r["flops_per_second"] for r in content["results"]}) == 1
     model = Apollo.from_pretrained(tiny_checkpoint)
     assert result["parameters"] == sum(p.numel() for p in model.parameters())
     assert result["rtf_runs"] == 3 and result["rtf_best_ms"] <= result["rtf_ms"]
-    assert result["rtf_best_ms"] > 0.3 * result["matmul_ms"] > 0
+    assert result["rtf_best_ms"] > 0
     assert result["song_seconds"] == [1, 2] and min(result["song_speed"]) > 0
     assert len(result["song_peak_mb"]) == 2 and result["start_s"] > 0
     assert 0 < result["hop_median_ms"] <= result["hop_p99_ms"] and result["hop_ms"] == 10

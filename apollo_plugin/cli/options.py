@@ -64,7 +64,6 @@ class Options:
     checkpoint: str
     device: str
     precision: str | None
-    compile: bool
     jobs: int
     keep_below: float | None
     mix: float
@@ -272,11 +271,6 @@ def _add_computing(add: Any) -> None:
         "--precision",
         choices=("fp32", "bf16", "int8"),
         help="bf16 and int8 (CPU only) are faster and good to 40 and 30 dB; fp32, on CUDA bf16",
-    )
-    add(
-        "--compile",
-        action="store_true",
-        help="compile the model first: a minute more at the start, for hours of music on a GPU",
     )
     add(
         "--jobs",
