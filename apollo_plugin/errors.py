@@ -1,5 +1,7 @@
 """What can go wrong that a user can mend. Anything else that is raised is a defect."""
 
+from collections.abc import Sequence
+
 
 class ApolloError(Exception):
     """Base of the errors below: one line that names the thing, what is wrong, and what helps."""
@@ -46,6 +48,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "out of memory" in text or "can't allocate memory" in text or "cannot allocate" in text
     )
+
+
+# Of sound; no file here has more.
+_MAX_CHANNELS = 64
+
+
+def check_time_is_last(shape: Sequence[int], name: str = "wav") -> None:
+    """Raises a ValueError for ``(time, channels)``, as soundfile gives it: what has more channels
+    than samples, and more than sound has."""
+    if len(shape) > 1 and shape[-2] > max(shape[-1], _MAX_CHANNELS):
+        raise ValueError(
+            f"{name} of shape {tuple(shape)} has {shape[-2]} channels of {shape[-1]} sample(s); "
+            f"time is the last axis: pass {name}.T"
+        )
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

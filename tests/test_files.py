@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from apollo_plugin.files import check_place, free_bytes, atomic_write, write_json
+from apollo_plugin.files import atomic_write, check_place, free_bytes, write_json
 
 
 def test_an_error_leaves_what_was_there(tmp_path):

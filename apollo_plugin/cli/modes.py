@@ -1,7 +1,6 @@
 """What ``apollo-restore`` does beside restoring files: ``--diagnose`` and ``--demo``."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -63,9 +62,7 @@ def demo(options: Options, settings: Settings) -> int:
         audio.write(target, wav, _DEMO_RATE, settings.format, settings.subtype)
     if options.report:
         shown = report.Shown("apollo-restore --demo", targets[1], targets[2])
-        # Nothing of the sound that was made is left out.
-        plain = replace(options, track=None, start=0.0, duration=None)
-        if report.write(plain, [shown], targets[0]):
+        if report.write(options, [shown], targets[0]):
             return 1
     tell(f"{_DEMO_SECONDS:g} s of synthetic music in '{folder}', MP3 at {_DEMO_KBPS} kbit/s.")
     tell("LSD is the log-spectral distance to the original (lower is better); SI-SNR is in dB.")

@@ -96,9 +96,7 @@ class Options:
 
     def reading(self) -> dict[str, Any]:
         """How inputs are read: arguments of :func:`apollo_plugin.audio.read`."""
-        given = dict(
-            track=self.track, start=self.start, duration=self.duration, salvage=self.salvage
-        )
+        given = dict(track=self.track, salvage=self.salvage)
         return {name: value for name, value in given.items() if value}
 
     def settings(self) -> "Settings":
@@ -118,6 +116,8 @@ class Options:
             self.overwrite,
             self.rate,
             tuple(self.reading().items()),
+            self.start,
+            self.duration,
         )
 
     def check(self) -> None:
@@ -129,10 +129,9 @@ class Options:
             (self.jobs >= 1, f"--jobs {self.jobs} has to be 1 or more"),
             (not self.reference or self.report, "--reference is for --report"),
             (self.track is None or self.track >= 1, f"--track {self.track} has to be 1 or more"),
-            (0 <= self.start < float("inf"), f"--start {self.start:g} has to be 0 or more"),
             (
-                self.duration is None or 0 < self.duration < float("inf"),
-                f"--duration {self.duration} has to be positive",
+                not self.report or not (self.start or self.duration or self.rate or self.track),
+                "--report compares whole files; leave out --start, --duration, --rate and --track",
             ),
             (
                 not set(self.suffix) & set("/\\\0"),

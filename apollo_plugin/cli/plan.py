@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import audio
-from ..errors import one_line
 from ..files import check_place
 from ..restore import Job, Settings
 from .options import MARK, Options
@@ -84,7 +83,8 @@ def plan(options: Options, settings: Settings) -> Plan:
         try:
             check_place(job.target)
         except OSError as error:
-            problems.append(f"'{job.source}': its result cannot be written: {one_line(error)}")
+            reason = f"its result '{job.target}' cannot be written: {error.strerror}"
+            problems.append(f"'{job.source}': {reason}")
             due.remove(job)
             jobs.remove(job)
     return Plan(jobs, due, problems)

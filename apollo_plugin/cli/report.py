@@ -48,7 +48,6 @@ def write(options: Options, files: Sequence[Shown], reference: Path | None = Non
     if len(shown) < len(restored):
         say(f"the page holds the first {len(shown)} of {len(restored)} files")
     seconds = report.excerpt_seconds(len(shown))
-    reading = options.reading()
     items, failures = [], Failures()
     for file in tqdm(shown, unit="file", desc="page", disable=None if len(shown) > 1 else True):
         try:
@@ -60,7 +59,6 @@ def write(options: Options, files: Sequence[Shown], reference: Path | None = Non
                     reference,
                     seconds=seconds,
                     metrics=metrics,
-                    **({"reading": reading} if reading else {}),
                 )
             )
         except Exception as error:

@@ -71,7 +71,7 @@ def told(error: BaseException) -> str:
     if is_out_of_memory(error):
         return f"out of memory ({one_line(error, 120)})"
     if is_mendable(error):
-        return one_line(error)
+        return one_line(error, 5000)  # names of files may be long, and what is wrong stands last
     return f"failed by a defect of apollo-plugin: {type(error).__name__}: {one_line(error, 200)}"
 
 

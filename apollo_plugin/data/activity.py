@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import AudioError
+from ..errors import ApolloError, AudioError, DataError
 from ..files import write_json
 from . import tracks
 from .parallel import each
@@ -125,8 +125,10 @@ def detect_all(
         # A full disk stops the stage; one damaged song does not.
         if isinstance(found, AudioError):
             notes.append(f"{found}; song '{song.id}' left out")
+        elif isinstance(found, Exception) and not isinstance(found, (ApolloError, OSError)):
+            raise found  # a defect
         elif isinstance(found, Exception):
-            raise RuntimeError(f"song '{song.id}': {found}") from found
+            raise DataError(f"song '{song.id}': {found}") from found
         else:
             starts[song.id] = found
     n_left_out = len(notes)

@@ -16,6 +16,7 @@ import soundfile
 import torch
 
 from ..audio import resample
+from ..errors import SettingError
 
 # Bit rates of section III-A, in kbit/s.
 BIT_RATES = (24, 32, 48, 64, 96, 128)
@@ -185,10 +186,10 @@ def draw_codec(random: np.random.Generator, shares: Mapping[str, float]) -> str:
     """
     unknown = [name for name in shares if name not in CODECS]
     if unknown:
-        raise ValueError(f"unknown codec '{unknown[0]}'; known: {', '.join(CODECS)}")
+        raise SettingError(f"unknown codec '{unknown[0]}'; known: {', '.join(CODECS)}")
     weights = np.array(list(shares.values()), float)
     if not (len(weights) and (weights >= 0).all() and 0 < weights.sum() < np.inf):
-        raise ValueError(f"shares {dict(shares)} of codecs have to be positive")
+        raise SettingError(f"shares {dict(shares)} of codecs have to be positive")
     return str(random.choice(list(shares), p=weights / weights.sum()))
 
 
@@ -214,7 +215,9 @@ def encode_mp3(
     """The MP3 file of a signal; arguments and errors are those of :func:`mp3`."""
     channels = _channels(wav)
     if sample_rate not in _MP3_RATES:
-        raise ValueError(f"sample_rate {sample_rate} is none of MP3's {_MP3_RATES}; resample first")
+        raise SettingError(
+            f"sample_rate {sample_rate} is none of MP3's {_MP3_RATES}; resample first"
+        )
     samples = (channels.double() * 32768).round().clamp(-32768, 32767)
     encoder = lameenc.Encoder()
     encoder.silence()
@@ -243,7 +246,7 @@ def _through_ffmpeg(wav, sample_rate, kbps, name, container, layout, coded_rate,
     try:
         import av
     except ImportError as error:
-        raise ValueError(f"{name} {_EXTRA}") from error
+        raise SettingError(f"{name} {_EXTRA}") from error
     channels = _channels(wav)
     inside = resample(channels, sample_rate, coded_rate)
     file = io.BytesIO()

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..audio import read
-from ..errors import AudioError
+from ..errors import AudioError, DataError, SettingError
 from . import tracks
 from .codecs import BIT_RATES, EVERYDAY, draw_codec
 from .mixing import Library, Mix, draw_stems
@@ -91,17 +91,17 @@ class MixtureDataset(Dataset):
         mono: bool = False,
     ):
         if n_items < 1 or segment <= 0 or not 1 <= max_stems <= len(tracks.STEMS):
-            raise ValueError(
+            raise SettingError(
                 f"n_items {n_items} and segment {segment} have to be positive, max_stems "
                 f"{max_stems} 1 to {len(tracks.STEMS)}"
             )
         if not (0 <= level_db < np.inf and 0 <= tilt_db < np.inf):
-            raise ValueError(f"level_db {level_db} and tilt_db {tilt_db} have to be 0 or more")
+            raise SettingError(f"level_db {level_db} and tilt_db {tilt_db} have to be 0 or more")
         self.codecs = EVERYDAY if codec == "everyday" else {codec: 1.0}
         draw_codec(np.random.default_rng(0), self.codecs)  # says so now if there is none
         self.library = Library(root)
         if segment > self.library.segment:
-            raise ValueError(
+            raise SettingError(
                 f"segment {segment} s exceeds the {self.library.segment} s of active segments"
             )
         self.n_items, self.segment, self.sample_rate, self.seed = (
@@ -216,7 +216,7 @@ class PairDataset(Dataset):
             Pair(root / name, int(name.split("/")[0]), *name.split("/")[1:]) for name in names
         ]
         if not self.pairs:
-            raise AudioError(f"'{root / 'pairs.json'}' lists no pairs; run stage 3 again")
+            raise DataError(f"'{root / 'pairs.json'}' lists no pairs; run stage 3 again")
 
     def __len__(self) -> int:
         return len(self.pairs)

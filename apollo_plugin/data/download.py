@@ -9,7 +9,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from ..errors import AudioError
+from ..errors import DataError
 from ..files import atomic_write
 
 MUSDB18HQ_URL = "https://zenodo.org/records/3338373/files/musdb18hq.zip?download=1"
@@ -59,10 +59,10 @@ def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
                         file.write(block)
                         bar.update(len(block))
     except requests.RequestException as error:
-        raise AudioError(f"'{url}' did not come whole: {error}; run it again to go on") from error
+        raise DataError(f"'{url}' did not come whole: {error}; run it again to go on") from error
     if _sha256(part) != sha256:
         part.unlink()
-        raise AudioError(f"'{url}' sent another file than was published; it was removed")
+        raise DataError(f"'{url}' sent another file than was published; it was removed")
     os.replace(part, path)
     return path
 
@@ -82,10 +82,10 @@ def unzip(archive: str | os.PathLike, folder: str | os.PathLike) -> None:
             beside.mkdir()
             for item in tqdm(file.infolist(), desc=Path(folder).name, unit="file", disable=None):
                 if not (beside / item.filename).resolve().is_relative_to(beside.resolve()):
-                    raise AudioError(f"'{archive}' would write outside of its folder")
+                    raise DataError(f"'{archive}' would write outside of its folder")
                 file.extract(item, beside)
     except zipfile.BadZipFile as error:
-        raise AudioError(f"'{archive}' is damaged: {error}; remove it and run again") from error
+        raise DataError(f"'{archive}' is damaged: {error}; remove it and run again") from error
 
 
 def fetch_musdb18hq(
@@ -109,7 +109,7 @@ def fetch_musdb18hq(
     if (root / "train").is_dir() and (root / "test").is_dir():
         return  # unpacked whole or not at all
     if root.exists() and any(root.iterdir()):
-        raise AudioError(f"'{root}' is not empty; name a new folder for the download")
+        raise DataError(f"'{root}' is not empty; name a new folder for the download")
     if root.exists():
         root.rmdir()
     archive = root.with_name("musdb18hq.zip")
@@ -117,7 +117,7 @@ def fetch_musdb18hq(
     there = sum(path.stat().st_size for path in archive.parent.glob(archive.name + "*"))
     free, needed = shutil.disk_usage(archive.parent).free, n_bytes - there
     if free < needed:
-        raise AudioError(f"'{root}' needs {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free")
+        raise DataError(f"'{root}' needs {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free")
     download(url, archive, sha256)
     unzip(archive, root)
     archive.unlink()

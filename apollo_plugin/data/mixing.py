@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import AudioError
+from ..errors import AudioError, SettingError
 from . import tracks
 from .codecs import CODECS
 
@@ -178,7 +178,7 @@ def draw_stems(
     elif kind == "multi_stems_vocals":
         pool, least, fixed = others, 1, vocals
     else:
-        raise ValueError(f"unknown kind '{kind}'; known: {', '.join(KINDS)}")
+        raise SettingError(f"unknown kind '{kind}'; known: {', '.join(KINDS)}")
     most = min(max_stems - len(fixed), len(pool))
     if most < least or (kind in ("vocals", "multi_stems_vocals") and not vocals):
         return []

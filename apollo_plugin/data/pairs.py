@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..audio import probe, write
-from ..errors import AudioError
+from ..errors import AudioError, SettingError
 from ..files import atomic_write, write_json
 from .codecs import BIT_RATES
 from .mixing import KINDS, Library, Mix, draw_stems
@@ -83,7 +83,7 @@ def make_pairs(
     root = Path(root).absolute()  # a cluster's workers stand elsewhere
     library = Library(root)
     if not 0 < seconds <= library.segment or n_pairs < 0 or seed < 0:
-        raise ValueError(
+        raise SettingError(
             f"segment {seconds} has to lie between 0 and the {library.segment} s of active "
             f"segments, the number of pairs {n_pairs} and seed {seed} must not be negative"
         )

@@ -21,6 +21,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from ..errors import DeviceError, SettingError
+
 Item, Result = TypeVar("Item"), TypeVar("Result")
 # Submitted ahead: enough to keep a cluster busy, little to hold.
 _AHEAD = 256
@@ -42,16 +44,16 @@ def executor(n_jobs: int | None = None, dask: str | None = None) -> Iterator[Exe
     if n_jobs is None:
         n_jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     elif n_jobs < 1:
-        raise ValueError(f"--n_jobs {n_jobs} has to be 1 or more")
+        raise SettingError(f"--n_jobs {n_jobs} has to be 1 or more")
     if dask:
         try:
             from distributed import Client
         except ImportError as error:
-            raise ValueError("--dask needs: pip install 'apollo-plugin[cluster]'") from error
+            raise SettingError("--dask needs: pip install 'apollo-plugin[cluster]'") from error
         try:
             client = Client(dask, timeout=_DASK_SECONDS)
         except (OSError, ValueError) as error:
-            raise ValueError(f"no Dask scheduler answers at '{dask}'") from error
+            raise SettingError(f"no Dask scheduler answers at '{dask}'") from error
         with client:
             pool = client.get_executor()
             try:
@@ -136,7 +138,7 @@ def each(
                     bar.update()
                     yield item, future.result() if error is None else error
         except (BrokenExecutor, CancelledError) as error:
-            raise RuntimeError(
+            raise DeviceError(
                 "a worker process died, of too little memory perhaps; try a smaller --n_jobs"
             ) from error
 

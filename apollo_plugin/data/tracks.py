@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import audio
-from ..errors import AudioError
+from ..errors import AudioError, DataError
 from ..files import write_json
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ def save_splits(splits: Mapping[str, Sequence[Song]], data_dir: str | os.PathLik
         data_dir: folder of the splits.
     """
     folders = {name: Path(data_dir) / name for name in splits}
-    with contextlib.suppress(AudioError, KeyError, TypeError):
+    with contextlib.suppress(DataError, KeyError, TypeError):
         if all(load(folders[name] / "tracks.json") == list(splits[name]) for name in splits):
             return
     for folder in folders.values():
@@ -336,6 +336,6 @@ def read_stage(path: str | os.PathLike, stage: int) -> Any:
     try:
         return json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise AudioError(f"'{path}': {error.strerror}; run stage {stage} first") from error
+        raise DataError(f"'{path}': {error.strerror}; run stage {stage} first") from error
     except ValueError as error:
-        raise AudioError(f"'{path}' is damaged: {error}; run stage {stage} again") from error
+        raise DataError(f"'{path}' is damaged: {error}; run stage {stage} again") from error

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
+from ..errors import check_time_is_last
 from .filterbank import ApolloSTFT
 from .layers import INITIAL_LOG_GAIN, BandGain, BandLinear, BandSequenceModule, RMSNorm, rotary
 from .stft import AnalysisState, SynthesisState, finish
@@ -280,6 +281,7 @@ class ApolloNetwork(nn.Module):
             raise TypeError(f"wav has type {kind}; it takes a floating point tensor")
         if wav.ndim == 0 or wav.numel() == 0:
             raise ValueError(f"wav of shape {tuple(wav.shape)} holds no samples")
+        check_time_is_last(wav.shape)
         return wav.reshape(-1, wav.shape[-1])
 
     def get_model_args(self) -> dict[str, Any]:

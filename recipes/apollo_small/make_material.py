@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import parallel, tracks
+from apollo_plugin.errors import DataError
 
 
 def main():
@@ -44,7 +45,7 @@ def main():
     args = parser.parse_args()
     for path in (args.samples, args.font, args.real, args.real_valid):
         if path and not path.exists():
-            raise ValueError(f"'{path}' does not exist")
+            raise DataError(f"'{path}' does not exist")
     pools = ["valid"] * args.n_valid + ["test"] * args.n_test + ["train"] * args.n_train
     sources = Sources(args.samples, args.font, args.real, args.real_valid)
     work = partial(make_song, out=args.out, sources=sources, seconds=args.seconds, seed=args.seed)

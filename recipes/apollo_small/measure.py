@@ -22,6 +22,7 @@ from ridge import Baseline
 from apollo_plugin import Apollo, audio
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.diagnose import MP3_EDGES
+from apollo_plugin.errors import DataError
 from apollo_plugin.evaluation.budget import ErrorBudget, bands_above, error_budget, level_errors
 from apollo_plugin.metrics import evaluate, si_sdr
 from apollo_plugin.network.envelope import EnvelopePath
@@ -41,7 +42,7 @@ def excerpts(folder: Path, n_most: int | None) -> dict[int, list[Path]]:
             inside = sorted({path.parent for path in rate.rglob("original.*")})
             found[int(rate.name.rstrip("k"))] = inside[:n_most]
     if not any(found.values()):
-        raise ValueError(f"'{folder}' holds no folders such as 32k with an original in them")
+        raise DataError(f"'{folder}' holds no folders such as 32k with an original in them")
     return dict(sorted(found.items()))
 
 
@@ -49,7 +50,7 @@ def read(folder: Path, name: str) -> torch.Tensor | None:
     for file in sorted(folder.glob(f"{name}.*")):
         wav, rate = audio.read(file)
         if rate != RATE:
-            raise ValueError(f"'{file}' has {rate} Hz; resample it to {RATE} Hz first")
+            raise DataError(f"'{file}' has {rate} Hz; resample it to {RATE} Hz first")
         return wav
     return None
 

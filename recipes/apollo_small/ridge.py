@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from apollo_plugin.errors import DataError
+
 _ALPHA = 3e-3  # of the mean power of the inputs
 
 
@@ -58,7 +60,7 @@ class Baseline:
                         fit = fits.setdefault(kbps, Ridge(edge, n_bands - edge))
                         fit.add(x, log_gains[..., edge:])
         if not fits:
-            raise ValueError(f"'{folder}' holds no energies; run make_energies.py first")
+            raise DataError(f"'{folder}' holds no energies; run make_energies.py first")
         self.maps = {kbps: fit.solve() for kbps, fit in fits.items()}
 
     def __call__(self, features: torch.Tensor, kbps: int) -> torch.Tensor:

@@ -12,6 +12,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from apollo_plugin.errors import DataError
+
 RATE = 44100
 # Sample names by what they can play; the first that fits wins.
 KICKS = ("bd_", "drum_bass", "drum_heavy", "elec_soft_kick", "elec_hollow")
@@ -116,7 +118,7 @@ def choose_real(song: Song, kinds: tuple[str, ...]) -> np.ndarray:
             return read_sample(paths[song.random.integers(len(paths))])
     folders = [song.sources.real / kind for kind in kinds if (song.sources.real / kind).is_dir()]
     if not folders:
-        raise ValueError(f"'{song.sources.real}' has no folder {' or '.join(kinds)}")
+        raise DataError(f"'{song.sources.real}' has no folder {' or '.join(kinds)}")
     folder = folders[song.random.integers(len(folders))]
     return _choose(song, sorted(folder.glob("*.flac")))
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.diagnose import MP3_EDGES
+from apollo_plugin.errors import DataError, SettingError
 from apollo_plugin.evaluation.budget import bands_above, level_errors
 from apollo_plugin.files import atomic_write
 from apollo_plugin.network.envelope import EMPTY, ENERGY_FLOOR, EnvelopePath
@@ -59,7 +60,7 @@ def relevelled(features, log_gains, gain_db):
 def energies_in(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.npz"))
     if not files:
-        raise ValueError(f"'{folder}' holds no energies; run make_energies.py first")
+        raise DataError(f"'{folder}' holds no energies; run make_energies.py first")
     return files
 
 
@@ -178,7 +179,7 @@ def main() -> None:
     edge = path.ahead or 20  # where a crop lacks context
     if args.frames < SCALE + edge + path.ahead:
         least = SCALE + edge + path.ahead
-        raise ValueError(f"crops of {args.frames} frames are too short; take {least} or more")
+        raise SettingError(f"crops of {args.frames} frames are too short; take {least} or more")
     average = torch.optim.swa_utils.AveragedModel(
         path, avg_fn=lambda old, new, n: old + (new - old) * max(0.002, 10 / (10 + n))
     )

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from apollo_plugin.audio import AudioError
 from apollo_plugin.data import activity, tracks
 from apollo_plugin.data.activity import Detector, detect_all, window_energies
 from apollo_plugin.data.tracks import Song, Stem
+from apollo_plugin.errors import DataError
 
 
 def stem(path, wav, rate=44100):
@@ -172,7 +172,7 @@ def test_damaged_cache_is_made_again(split):
 
 
 def test_stage_1_has_not_run(tmp_path):
-    with pytest.raises(AudioError, match="run stage 1 first"):
+    with pytest.raises(DataError, match="run stage 1 first"):
         detect(tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_a_full_disk_stops_the_stage(split, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(activity, "write_json", full)
-    with pytest.raises(RuntimeError, match=r"song 'moisesdb/\d': .*No space"):
+    with pytest.raises(DataError, match=r"song 'moisesdb/\d': .*No space"):
         detect(split)
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from apollo_plugin.audio import AudioError
 from apollo_plugin.data.codecs import BIT_RATES
 from apollo_plugin.data.dataset import MixtureDataset, PairDataset
+from apollo_plugin.errors import DataError
 
 
 def dataset(prepared, **options):
@@ -172,10 +173,10 @@ def test_pairs_that_do_not_fit(prepared, tmp_path):
 
 
 def test_no_pairs(tmp_path):
-    with pytest.raises(AudioError, match="run stage 3 first"):
+    with pytest.raises(DataError, match="run stage 3 first"):
         PairDataset(tmp_path)
     (tmp_path / "pairs.json").write_text("[]")
-    with pytest.raises(AudioError, match="lists no pairs"):
+    with pytest.raises(DataError, match="lists no pairs"):
         PairDataset(tmp_path)
 
 

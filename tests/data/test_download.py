@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from apollo_plugin.audio import AudioError
 from apollo_plugin.data.download import download, fetch_musdb18hq, unzip
+from apollo_plugin.errors import DataError
 
 
 class Server(BaseHTTPRequestHandler):
@@ -53,7 +53,7 @@ def digest():
 def test_resumed_where_it_broke_off(url, tmp_path):
     path = tmp_path / "new" / "a.zip"
     Server.breaks_after = 100000
-    with pytest.raises(AudioError, match="did not come whole.*run it again"):
+    with pytest.raises(DataError, match="did not come whole.*run it again"):
         download(url, path, digest())
     assert not path.exists() and path.with_name("a.zip.part").stat().st_size == 65536
     Server.breaks_after = None
@@ -69,13 +69,13 @@ def test_all_of_it_was_there_already(url, tmp_path):
 
 
 def test_another_file_is_not_believed(url, tmp_path):
-    with pytest.raises(AudioError, match="another file"):
+    with pytest.raises(DataError, match="another file"):
         download(url, tmp_path / "a.zip", "0" * 64)
     assert not (tmp_path / "a.zip").exists() and not (tmp_path / "a.zip.part").exists()
 
 
 def test_no_server(tmp_path):
-    with pytest.raises(AudioError, match="did not come whole"):
+    with pytest.raises(DataError, match="did not come whole"):
         download("http://127.0.0.1:9/a.zip", tmp_path / "a.zip", "0")
 
 
@@ -88,18 +88,18 @@ def test_the_data_set(url, tmp_path):
     fetch_musdb18hq(root, url, digest())
     assert len(Server.ranges) == n_asked  # it was there
     (tmp_path / "other" / "x").mkdir(parents=True)
-    with pytest.raises(AudioError, match="not empty"):
+    with pytest.raises(DataError, match="not empty"):
         fetch_musdb18hq(tmp_path / "other", url, digest())
-    with pytest.raises(AudioError, match="needs 1000000000 GB"):
+    with pytest.raises(DataError, match="needs 1000000000 GB"):
         fetch_musdb18hq(tmp_path / "new", url, digest(), n_bytes=1e18)
 
 
 def test_archives_that_are_broken_or_malicious(tmp_path):
     (tmp_path / "bad.zip").write_bytes(b"PK no zip")
-    with pytest.raises(AudioError, match="damaged"):
+    with pytest.raises(DataError, match="damaged"):
         unzip(tmp_path / "bad.zip", tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as file:
         file.writestr("../outside.txt", "x")
-    with pytest.raises(AudioError, match="outside"):
+    with pytest.raises(DataError, match="outside"):
         unzip(tmp_path / "evil.zip", tmp_path / "deep" / "out")
     assert not (tmp_path / "outside.txt").exists() and not (tmp_path / "deep" / "out").exists()

@@ -13,6 +13,7 @@ from apollo_plugin.audio import AudioError
 from apollo_plugin.data import tracks
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.mixing import KINDS, Library, Mix, Part, draw_stems, tilted
+from apollo_plugin.errors import DataError
 
 
 @pytest.fixture
@@ -167,10 +168,10 @@ def test_silence_stays_silence(library, tmp_path):
 
 
 def test_stages_that_have_not_run(prepared, tmp_path):
-    with pytest.raises(AudioError, match="run stage 1 first"):
+    with pytest.raises(DataError, match="run stage 1 first"):
         Library(tmp_path)
     (tmp_path / "tracks.json").write_bytes((prepared / "train" / "tracks.json").read_bytes())
-    with pytest.raises(AudioError, match="run stage 2 first"):
+    with pytest.raises(DataError, match="run stage 2 first"):
         Library(tmp_path)
 
 

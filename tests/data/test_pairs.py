@@ -15,6 +15,7 @@ from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.dataset import PairDataset
 from apollo_plugin.data.mixing import KINDS
 from apollo_plugin.data.pairs import make_pairs
+from apollo_plugin.errors import DataError
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_killed_leaves_nothing_that_counts(split, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make(split, seed=5, n_threads=1)
     # The old list is gone, so no later stage takes a mixture of old and new for a set.
-    with pytest.raises(AudioError, match="run stage 3"):
+    with pytest.raises(DataError, match="run stage 3"):
         PairDataset(split)
     monkeypatch.undo()
     assert make(split, seed=5)[0] <= 13 and len(PairDataset(split)) == 16

@@ -14,6 +14,7 @@ from helpers import tone
 from apollo_plugin.audio import AudioError, resample
 from apollo_plugin.data import tracks
 from apollo_plugin.data.tracks import Song, Stem, moisesdb, musdb18hq, split
+from apollo_plugin.errors import DataError
 
 
 def write(path, wav, rate=44100, subtype="FLOAT"):
@@ -315,10 +316,10 @@ def test_data_json_that_is_wrong(tmp_path, about, reason):
 
 
 def test_stage_files_that_are_missing_or_damaged(tmp_path):
-    with pytest.raises(AudioError, match=r"tracks.json'.*run stage 1 first"):
+    with pytest.raises(DataError, match=r"tracks.json'.*run stage 1 first"):
         tracks.load(tmp_path / "tracks.json")
     (tmp_path / "tracks.json").write_text('[{"id":')
-    with pytest.raises(AudioError, match="damaged.*run stage 1 again"):
+    with pytest.raises(DataError, match="damaged.*run stage 1 again"):
         tracks.load(tmp_path / "tracks.json")
 
 

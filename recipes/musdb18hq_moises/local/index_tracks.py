@@ -5,6 +5,7 @@ from pathlib import Path
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import tracks
+from apollo_plugin.errors import SettingError
 
 
 def main():
@@ -23,7 +24,7 @@ def main():
     for line in problems:
         print(line)
     if not songs:
-        raise ValueError(
+        raise SettingError(
             "none of the songs can be used"
             if args.musdb18hq_dir or args.moisesdb_dir
             else "pass --musdb18hq_dir, --moisesdb_dir or both"

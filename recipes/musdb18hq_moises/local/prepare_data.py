@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from apollo_plugin.audio import AudioError
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import parallel, tracks
 from apollo_plugin.data.demo_sets import write_demo_sets
 from apollo_plugin.data.download import fetch_musdb18hq
+from apollo_plugin.errors import ApolloError, DataError, SettingError
 
 WHERE = """\
 MUSDB18-HQ: https://doi.org/10.5281/zenodo.3338373 (22 GB, non-commercial); --download 1 fetches it.
@@ -32,7 +32,7 @@ def main():
         sets = {args.musdb18hq_dir.parent, args.moisesdb_dir.parent}
         names = {args.musdb18hq_dir.name, args.moisesdb_dir.name}
         if len(sets) != 1 or names != {"musdb18hq", "moisesdb"}:
-            raise ValueError(
+            raise SettingError(
                 "--demo 1 makes the folders musdb18hq and moisesdb in one place; leave out "
                 "--musdb18hq_dir and --moisesdb_dir"
             )
@@ -41,11 +41,11 @@ def main():
         print(f"{n_made} synthetic songs made, the others were there")
     elif args.download:
         if not args.musdb18hq_dir:
-            raise ValueError("--download 1 needs --musdb18hq_dir: where to")
+            raise SettingError("--download 1 needs --musdb18hq_dir: where to")
         fetch_musdb18hq(args.musdb18hq_dir)
     if not args.musdb18hq_dir and not args.moisesdb_dir:
         print(WHERE)
-        raise ValueError("pass --musdb18hq_dir, --moisesdb_dir or both (or --demo 1)")
+        raise SettingError("pass --musdb18hq_dir, --moisesdb_dir or both (or --demo 1)")
 
     problems: list[str] = []
     songs = []
@@ -57,13 +57,13 @@ def main():
             continue
         try:
             songs += read(root, problems)
-        except AudioError:
+        except ApolloError:
             print(WHERE)
             raise
     for line in problems:
         print(line)
     if not songs:
-        raise ValueError("none of the songs can be used")
+        raise DataError("none of the songs can be used")
     for part, n_whole in WHOLE.items():
         n_songs = sum(song.id.startswith(part + "/") for song in songs)
         given = args.moisesdb_dir if part == "moisesdb" else args.musdb18hq_dir

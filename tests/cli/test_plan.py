@@ -1,0 +1,198 @@
+"""Which files are found, where results go, and what is known before the work."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import soundfile
+import torch
+from helpers import load, save, tone, tree
+
+from apollo_plugin import restore
+from apollo_plugin.errors import AudioError
+
+
+def test_an_output_folder_inside_the_input_folder_is_left_out(run, tmp_path):
+    source = tmp_path / "in"
+    save(source / "a.wav", tone(500))
+    save(source / "x" / "b.wav", tone(500))
+    for inputs in ([source], [source], [source / "**" / "*.wav"]):
+        assert run(*inputs, "-o", source / "out")[0] == 0
+        assert run(*inputs, "-o", source / "out", "--overwrite")[0] == 0
+    assert tree(source / "out") == ["a_restored.wav", "b_restored.wav", "x/b_restored.wav"]
+
+
+def test_hidden_folders_are_left_out_unless_they_are_named(run, tmp_path):
+    save(tmp_path / "in" / ".trash" / "a.wav", tone(500))
+    save(tmp_path / "in" / "b.wav", tone(500))
+    assert run(tmp_path / "in", "-o", tmp_path / "out")[0] == 0
+    assert tree(tmp_path / "out") == ["b_restored.wav"]
+    assert run(tmp_path / "in" / ".trash", "-o", tmp_path / "out")[0] == 0
+    assert tree(tmp_path / "out") == ["a_restored.wav", "b_restored.wav"]
+
+
+def test_a_second_run_prints_a_count(run, tmp_path):
+    for name in "abc":
+        save(tmp_path / "in" / f"{name}.wav", tone(500))
+    assert run(tmp_path / "in")[0] == 0
+    status, out, err = run(tmp_path / "in")
+    assert status == 0 and not out and err.count("\n") == 1
+    assert "3 results are there already and kept" in err
+
+
+def test_a_suffix_of_ones_own_is_known_again(run, tmp_path):
+    save(tmp_path / "a.wav", tone(500))
+    for _ in range(2):
+        assert run(tmp_path, "--suffix", " (new)")[0] == 0
+    assert tree(tmp_path) == ["a (new).wav", "a.wav", "tiny.safetensors"]
+    status, _, err = run(tmp_path / "a.wav", "--suffix", "")
+    assert status == 1 and "is an input" in err
+
+
+@pytest.mark.parametrize(
+    "name, format", [("new.flac", "FLAC"), ("deep/new.mp3", "MP3"), ("x.WAV", "WAV")]
+)
+def test_one_result_by_name(run, tmp_path, name, format):
+    save(tmp_path / "a.wav", tone(3000))
+    assert run(tmp_path / "a.wav", "-o", tmp_path / name)[0] == 0
+    assert soundfile.info(tmp_path / name).format == format
+    status, _, err = run(tmp_path / "a.wav", "-o", tmp_path / name)
+    assert status == 0 and "is there already and kept" in err
+
+
+def test_one_name_for_many_files_is_refused(run, tmp_path):
+    for name in "ab":
+        save(tmp_path / "in" / f"{name}.wav", tone(500))
+    status, _, err = run(tmp_path / "in", "-o", tmp_path / "x.wav")
+    assert status == 1 and "names one result and there are 2 inputs" in err
+    assert not (tmp_path / "x.wav").exists()
+
+
+def test_the_input_is_no_result(run, tmp_path):
+    path = save(tmp_path / "a.wav", tone(500))
+    before = path.read_bytes()
+    status, _, err = run(path, "-o", path, "--overwrite")
+    assert status == 1 and "is an input" in err and path.read_bytes() == before
+
+
+def test_another_rate_makes_room(run, tmp_path):
+    """The result is that of the file resampled first."""
+    save(tmp_path / "a.wav", tone(20000, 2, 22050), 22050)
+    assert run(tmp_path / "a.wav", "--rate", 44100)[0] == 0
+    wav, rate = load(tmp_path / "a_restored.wav")
+    assert rate == 44100 and wav.shape == (2, 40000)
+    power = torch.fft.rfft(wav * torch.hann_window(40000)).abs().square().sum(0)
+    assert power[int(12000 * 40000 / 44100) :].sum() > 1e-8 * power.sum()
+
+
+def test_a_part_for_a_trial(run, tmp_path):
+    wav = tone(30000)
+    save(tmp_path / "a.wav", wav)
+    assert run(tmp_path / "a.wav", "--start", 0.1, "--duration", 0.25, "--mix", 0)[0] == 0
+    torch.testing.assert_close(load(tmp_path / "a_restored.wav")[0], wav[:, 4410 : 4410 + 11025])
+    status, _, err = run(tmp_path / "a.wav", "--start", 9, "--overwrite")
+    assert status == 1 and "nothing is left of it after --start 9" in err
+
+
+# ------------------------------------------------------------------------------- before the work
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    monkeypatch.setattr(restore, "restore_wav", lambda *_, **__: pytest.fail("too late"))
+
+
+@pytest.mark.parametrize("folder", ["/proc/apollo", "file/new", "n" * 256])
+def test_folders_that_cannot_be_written(run, no_work, tmp_path, folder):
+    path = save(tmp_path / "a.wav", tone(500))
+    (tmp_path / "file").touch()
+    status, _, err = run(path, "-o", tmp_path / folder)
+    assert status == 1 and "a.wav': its result '" in err and "cannot be written: " in err
+    assert err.count("\n") == 2
+
+
+def test_the_longest_name_that_the_disk_takes(run, tmp_path):
+    save(tmp_path / ("y" * (255 - 9 - 4 - 4) + ".wav"), tone(500))
+    save(tmp_path / ("z" * (256 - 9 - 4) + ".wav"), tone(500))
+    status, text, err = run(tmp_path)
+    assert status == 1 and text.count("->") == 1 and "yyy" in text
+    assert "cannot be written" in err and "too long" in err
+
+
+def test_a_disk_without_room(run, no_work, tmp_path, monkeypatch):
+    save(tmp_path / "a.wav", tone(50000))
+    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    status, _, err = run(tmp_path / "a.wav")
+    assert status == 1 and "takes 0.5 MB and 0.1 MB are free" in err
+
+
+# ------------------------------------------------------------------- one file never ends a batch
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (TypeError("of ours\nin lines"), "failed by a defect of apollo-plugin: TypeError: of ours"),
+        (AudioError("'b.wav' is bad"), "'b.wav' is bad"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (RuntimeError("CUDA out of memory. Tried"), "out of memory"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["restore", "diagnose"])
+def test_whatever_happens_to_one_the_rest_go_on(run, tmp_path, monkeypatch, error, line, mode):
+    for name in "abc":
+        save(tmp_path / "in" / f"{name}.wav", tone(500))
+    real = restore.audio.read
+
+    def read(path, **kwargs):
+        if path.name == "b.wav":
+            raise error
+        return real(path, **kwargs)
+
+    monkeypatch.setattr(restore.audio, "read", read)
+    options = ["--diagnose"] if mode == "diagnose" else []
+    status, out, err = run(tmp_path / "in", *options)
+    assert status == 1 and len(out.splitlines()) == 2
+    (named,) = (
+        text for text in err.splitlines() if text.startswith("apollo-restore") and line in text
+    )
+    assert "b.wav" in named
+    # A defect is shown as one, and nothing else is.
+    assert ("Traceback" in err and "please report" in err) == isinstance(error, TypeError)
+
+
+# ------------------------------------------------------------------------------- closed streams
+
+
+@pytest.mark.parametrize("closing", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_closed_streams(tmp_path, tiny_checkpoint, closing):
+    for name in "ab":
+        save(tmp_path / "in" / f"{name}.wav", tone(500))
+    (tmp_path / "in" / "bad.wav").write_bytes(b"RIFF")
+    command = f'"$0" -m apollo_plugin.cli in -o out --checkpoint "$1" {closing}'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, tiny_checkpoint],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and b"Traceback" not in done.stdout + done.stderr
+    assert tree(tmp_path / "out") == ["a_restored.wav", "b_restored.wav"]
+    for name in "ab":  # nothing that was printed is in them
+        assert load(tmp_path / "out" / f"{name}_restored.wav")[0].shape == (2, 500)
+
+
+def test_help_to_a_reader_that_goes_away(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "apollo_plugin.cli", "--help"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    assert not done.stderr
