@@ -1,8 +1,10 @@
 """Training: the two optimizers' steps, a run from a configuration, what is published of it."""
 
 from ..errors import TrainingError
+from .build import make_system, make_trainer, n_devices
+from .config import load_conf
 from .publishing import publish
-from .run import load_conf, make_system, make_trainer, n_devices, train
+from .run import train
 from .system import ApolloSystem
 
 __all__ = [

@@ -16,7 +16,7 @@ from ..files import atomic_write, write_json
 _RANGE_DB = 100.0
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints beside their place and renames them; Lightning's own writes them to the
     system's temporary folder and may copy them from there."""
 

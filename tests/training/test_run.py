@@ -14,7 +14,7 @@ from helpers import LENGTH, Noisy, small_model, tone
 
 from apollo_plugin import Apollo, checkpoints, training
 from apollo_plugin.checkpoints import CheckpointError
-from apollo_plugin.training import callbacks, load_conf, memory, run, train
+from apollo_plugin.training import build, callbacks, load_conf, memory, run, train
 from apollo_plugin.training.system import ApolloSystem, TrainingError
 
 LOCAL = Path(__file__).parents[2] / "recipes" / "musdb18hq_moises" / "local"
@@ -131,7 +131,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(conf, tmp_path):
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
     path = tmp_path / "checkpoints" / "last.ckpt"
-    files = callbacks.WholeFiles()
+    files = callbacks.AtomicCheckpointIO()
     files.save_checkpoint({"step": 1}, path)
 
     def half(value, target):
@@ -328,7 +328,7 @@ def test_an_unknown_precision(conf):
 @pytest.mark.parametrize("causal", [False, True])
 def test_longer_convolutions_change_nothing_at_first(conf, tmp_path, causal):
     model, wav = small_model(causal=causal, kernel_size=5), tone(9000)
-    wide = run.widened(model, 11)
+    wide = build.widened(model, 11)
     assert wide.get_model_args() == {**model.get_model_args(), "kernel_size": 11}
     with torch.no_grad():
         torch.testing.assert_close(wide(wav), model(wav), rtol=0, atol=1e-6)
@@ -337,7 +337,7 @@ def test_longer_convolutions_change_nothing_at_first(conf, tmp_path, causal):
     checkpoints.save(model, tmp_path / "short.safetensors")
     for asked, got in ((11, 11), (3, 5)):
         conf["model"]["kernel_size"] = asked
-        begun = run._make_model(main_args(conf, init_from=str(tmp_path / "short.safetensors")))
+        begun = build.make_model(main_args(conf, init_from=str(tmp_path / "short.safetensors")))
         assert begun.get_model_args()["kernel_size"] == got and begun.training
 
 

@@ -1,0 +1,175 @@
+"""What a configuration stands for: networks, optimizers, loaders, and Lightning's Trainer."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import TrainingError
+from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator
+from ..model import Apollo
+from . import callbacks
+from .config import Conf
+from .system import ApolloSystem
+
+# Lightning's advertisements and what its own code is warned of.
+_NOISE = ("GPU available", "TPU available", "💡")
+logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+    lambda record: not record.getMessage().startswith(_NOISE)
+)
+warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+# While gradients are accumulated or warmed up an epoch may end before an optimizer's first step.
+warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before")
+
+
+def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSystem:
+    """Networks, optimizers and loaders of a configuration.
+
+    Raises:
+        ValueError: for settings that fit neither each other nor the data.
+        CheckpointError: for an ``init_from`` that cannot be used; all in one line.
+    """
+    settings, optim = conf["training"], conf["optim"]
+    n_processes = n_devices(conf) * settings["num_nodes"]
+    if len(train_set) < settings["batch_size"] * n_processes:
+        raise ValueError(
+            f"{len(train_set)} items an epoch do not fill one batch of {settings['batch_size']} "
+            f"in {n_processes} processes; raise n_items or lower batch_size"
+        )
+    model = make_model(conf)
+    # The published optimizers: AdamW, the discriminator's with a shorter memory.
+    decay = dict(weight_decay=optim["weight_decay"])
+    optimizers = [AdamW(model.parameters(), optim["g_lr"], optim["g_betas"], **decay)]
+    discriminator = None
+    if conf["discriminator"]["adversarial_training"]:
+        discriminator = MultiResolutionSTFTDiscriminator(
+            conf["discriminator"]["windows"], n_channels(conf), conf["discriminator"]["channels"]
+        )
+        optimizers.append(
+            AdamW(discriminator.parameters(), optim["d_lr"], optim["d_betas"], **decay)
+        )
+    workers = dict(num_workers=settings["num_workers"], pin_memory=torch.cuda.is_available())
+    system = ApolloSystem(
+        model,
+        optimizers,
+        GeneratorLoss(**conf["loss"], per_item=True, sample_rate=conf["model"]["sample_rate"]),
+        # In order: an item of the mixtures is random as it is.
+        DataLoader(train_set, settings["batch_size"], drop_last=True, **workers),
+        DataLoader(valid_set, 1, **workers),
+        [StepLR(optimizer, optim["lr_step"], optim["lr_decay"]) for optimizer in optimizers],
+        conf,
+        discriminator=discriminator,
+        warmup_steps=settings["warmup_steps"],
+        gradient_clip=optim["gradient_clip"],
+        accumulate=settings["accumulate"],
+        ema_decay=settings["ema_decay"],
+        recompute=settings["recompute"],
+    )
+    if settings["compile"]:
+        # Layer by layer, inside of what is recomputed; the running average stays as it is.
+        for layer in model.layers:
+            for module in (layer.roformer, *layer.tcn):
+                module.forward = torch.compile(module.forward)
+    return system
+
+
+def n_channels(conf: Conf) -> int:
+    return 1 if conf["data"]["mono"] else 2
+
+
+def n_devices(conf: Conf) -> int:
+    """Processes on one machine: as many as the configuration says, or one for each GPU."""
+    return conf["training"]["devices"] or max(1, torch.cuda.device_count())
+
+
+def make_model(conf: Conf) -> Apollo:
+    init_from = conf["main_args"].get("init_from")
+    if not init_from:
+        return Apollo(**conf["model"])
+    model = Apollo.from_pretrained(init_from)
+    if model.sample_rate != conf["model"]["sample_rate"]:
+        raise ValueError(
+            f"'{init_from}' works at {model.sample_rate:g} Hz, the data at "
+            f"{conf['model']['sample_rate']:g}; start from another checkpoint"
+        )
+    model = widened(model, max(conf["model"]["kernel_size"], model.get_model_args()["kernel_size"]))
+    conf["model"] = model.get_model_args()
+    return model.train()
+
+
+def widened(model: Apollo, kernel_size: int) -> Apollo:
+    """The same function with longer convolutions over time, whose new taps start from zero.
+
+    Args:
+        model: any Apollo.
+        kernel_size: in frames, no less than the model's.
+    """
+    args, state = model.get_model_args(), model.state_dict()
+    more = kernel_size - args["kernel_size"]
+    wide = Apollo(**{**args, "kernel_size": kernel_size})
+    ahead = 0 if args["causal"] else more // 2
+    for name in state:
+        if name.endswith("conv.weight"):
+            state[name] = nn.functional.pad(state[name], (more - ahead, ahead))
+    wide.load_state_dict(state)
+    return wide
+
+
+def make_trainer(conf: Conf, **overrides: Any) -> pl.Trainer:
+    """Lightning's Trainer: one process, or DDP under torchrun, SLURM or its own launcher.
+
+    Args:
+        conf: as in :func:`train`.
+        **overrides: arguments of the Trainer.
+    """
+    settings, exp_dir = conf["training"], Path(conf["main_args"]["exp_dir"])
+    strategy = "auto"
+    if n_devices(conf) * settings["num_nodes"] > 1:
+        # Each step reaches one of the two networks.
+        strategy = DDPStrategy(find_unused_parameters=conf["discriminator"]["adversarial_training"])
+    plugins: list[Any] = [callbacks.AtomicCheckpointIO()]
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        # Its own requeueing would stop within an epoch; sbatch --requeue with --resume 1 does not.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    options = dict(
+        default_root_dir=exp_dir,
+        max_epochs=settings["epochs"],
+        devices=n_devices(conf),
+        num_nodes=settings["num_nodes"],
+        strategy=strategy,
+        precision=settings["precision"],
+        plugins=plugins,
+        num_sanity_val_steps=1,
+        log_every_n_steps=settings["log_every"],
+        enable_model_summary=False,
+        enable_progress_bar=os.isatty(2),
+    )
+    if "callbacks" not in overrides:
+        options["callbacks"] = [
+            EarlyStopping("val_loss", patience=settings["early_stop"]),
+            callbacks.BestModels(exp_dir, settings["save_top_k"]),
+            callbacks.Examples(settings["n_examples"]),
+            callbacks.EpochLine(),
+        ]
+    if "logger" not in overrides:
+        options["logger"] = make_logger(exp_dir)
+    return pl.Trainer(**{**options, **overrides})
+
+
+def make_logger(exp_dir: Path) -> TensorBoardLogger:
+    try:
+        return TensorBoardLogger(exp_dir, name="logs", version="")
+    except ModuleNotFoundError as error:
+        raise TrainingError("TensorBoard is missing; pip install 'apollo-plugin[train]'") from error
