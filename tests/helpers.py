@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from apollo_plugin import Apollo
 
 GOLDEN = Path(__file__).parent / "golden"
+LOCAL = Path(__file__).parents[1] / "recipes" / "musdb18hq_moises" / "local"
 # Of the items of Noisy, in samples.
 LENGTH = 4410
 
@@ -100,3 +101,30 @@ class Noisy(Dataset):
         if index == self.broken:
             coded[0, 7] = float("nan")
         return coded, original
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL."""
+
+
+class Mortal(Noisy):
+    def __init__(self, *args, dies_at=None):
+        super().__init__(*args)
+        self.dies_at = dies_at
+
+    def __getitem__(self, index):
+        if (self.epoch, index) == self.dies_at:
+            raise Killed
+        return super().__getitem__(index)
+
+
+def with_args(conf, **changes):
+    return {**conf, "main_args": {**conf["main_args"], **changes}}
+
+
+def with_settings(conf, **changes):
+    return {**conf, "training": {**conf["training"], **changes}}
+
+
+def load_plain(path):
+    return torch.load(path, weights_only=True)

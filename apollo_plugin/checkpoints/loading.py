@@ -42,7 +42,7 @@ BUNDLED: dict[str, tuple[str, str]] = {
 # Files that a model's repository on the Hub may hold, best first.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "best_model.pth")
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
-_PREFIXES = ("audio_model.", "model.", "generator.", "module.", "_orig_mod.")
+_PREFIXES = ("average.module.", "audio_model.", "model.", "generator.", "module.", "_orig_mod.")
 # Pickled settings beside the weights are skipped if they are of these kinds; any other name in a
 # pickle is refused. Neither is ever imported or called.
 _SKIPPED_MODULES = {"omegaconf", "hydra", "pytorch_lightning", "lightning", "lightning_fabric"}

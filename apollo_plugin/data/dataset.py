@@ -14,10 +14,8 @@ from ..audio import read
 from ..errors import AudioError, DataError, SettingError
 from . import tracks
 from .codecs import BIT_RATES, EVERYDAY, draw_codec
-from .mixing import Library, Mix, draw_stems
+from .mixing import LEAST_DB, Library, Mix, coded_pair, draw_stems, level_db
 
-# Quieter mixtures than this (about -80 dB) are drawn anew: a segment is active, its parts may rest.
-_LEAST_PEAK = 1e-4
 _MAX_DRAWS = 20
 
 MUSDB_LICENSE = dict(
@@ -128,14 +126,21 @@ class MixtureDataset(Dataset):
             raise IndexError(index)
         random = np.random.default_rng((self.seed, int(self._epoch), index))
         for _ in range(_MAX_DRAWS):
-            coded, original = self.library.render(self.draw(random), self.sample_rate)
+            mix = self.draw(random)
+            original = self.library.sum(mix, self.sample_rate)
+            channels = slice(None)
             if self.mono:
-                channel = int(random.integers(len(original)))
-                coded, original = coded[channel : channel + 1], original[channel : channel + 1]
-            if original.abs().max() > _LEAST_PEAK:
-                level = 10 ** (-random.uniform(0, self.level_db) / 20)
-                return level * coded, level * original
-        raise AudioError(f"'{self.library.root}': {_MAX_DRAWS} mixtures in a row were silent")
+                first = int(random.integers(len(original)))
+                channels = slice(first, first + 1)
+            if level_db(original[channels]) < LEAST_DB:
+                continue
+            coded, wav = coded_pair(original, mix, self.sample_rate)
+            level = 10 ** (-random.uniform(0, self.level_db) / 20)
+            return level * coded[channels], level * wav[channels]
+        raise AudioError(
+            f"'{self.library.root}': {_MAX_DRAWS} mixtures in a row were silent, below "
+            f"{LEAST_DB:g} dB"
+        )
 
     def draw(self, random: np.random.Generator) -> Mix:
         """Draws the recipe of an item."""

@@ -19,6 +19,9 @@ from .codecs import CODECS
 
 # The four kinds of music of Table II.
 KINDS = ("vocals", "single_stem", "multi_stems", "multi_stems_vocals")
+# Quieter mixes have no coding noise to learn from: what a codec of 16 bits adds is rounding. (A
+# segment is active, its parts may rest.) Seen before a mix is divided by its peak.
+LEAST_DB = -60.0
 _TILT_FROM = 100.0  # Hz
 
 
@@ -121,19 +124,41 @@ class Library:
         room = min(start + self.segment, self.songs[song].stems[stem].seconds) - start - seconds
         return start + random.uniform(0, max(0.0, room))
 
-    def render(self, mix: Mix, sample_rate: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The coded mix and the original, each ``(2, time)``, the larger peak at 1."""
+    def sum(self, mix: Mix, sample_rate: int) -> np.ndarray:
+        """The mix before it is coded, float32 ``(2, time)``, at its own level and at most full
+        scale: beyond that the codec would clip, which is no coding noise."""
         original = np.zeros((2, round(mix.seconds * sample_rate)), np.float32)
         for part in mix.parts:
             wav = self.songs[part.song].stems[part.stem].read(part.start, mix.seconds, sample_rate)
             original += np.float32(10 ** (part.gain_db / 20)) * wav
         original = tilted(original, mix.tilt_db, sample_rate)
-        # Beyond full scale the codec would clip, which is no coding noise.
-        original /= max(1.0, np.abs(original).max())
-        wav = torch.from_numpy(original)
-        coded = CODECS[mix.codec](wav, sample_rate, mix.kbps)
-        peak = max(wav.abs().max().item(), coded.abs().max().item())
-        return (coded / peak, wav / peak) if wav.abs().max() > 0 else (coded, wav)
+        return original / max(1.0, np.abs(original).max())
+
+    def render(self, mix: Mix, sample_rate: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The coded mix and the original, each ``(2, time)``, the larger peak at 1."""
+        return coded_pair(self.sum(mix, sample_rate), mix, sample_rate)
+
+
+def coded_pair(
+    original: np.ndarray, mix: Mix, sample_rate: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A mix through its codec, and the mix, both divided by the larger peak of the two.
+
+    Args:
+        original: what :meth:`Library.sum` made of ``mix``.
+        mix: its recipe.
+        sample_rate: in Hz.
+    """
+    wav = torch.from_numpy(original)
+    coded = CODECS[mix.codec](wav, sample_rate, mix.kbps)
+    peak = max(wav.abs().max().item(), coded.abs().max().item())
+    return (coded / peak, wav / peak) if wav.abs().max() > 0 else (coded, wav)
+
+
+def level_db(wav: np.ndarray) -> float:
+    """Root mean square in dB below full scale, -inf for silence."""
+    with np.errstate(divide="ignore"):
+        return float(10 * np.log10(np.square(wav, dtype=np.float64).mean()))
 
 
 def tilted(wav: np.ndarray, tilt_db: float, sample_rate: int) -> np.ndarray:

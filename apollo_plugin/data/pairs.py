@@ -16,12 +16,10 @@ from ..audio import probe, write
 from ..errors import AudioError, SettingError
 from ..files import atomic_write, write_json
 from .codecs import BIT_RATES
-from .mixing import KINDS, Library, Mix, draw_stems
+from .mixing import KINDS, LEAST_DB, Library, Mix, coded_pair, draw_stems, level_db
 from .parallel import each
 
 _MAX_DRAWS = 50
-# A mixture that peaks lower than this holds nothing to restore.
-_LEAST_PEAK = 1e-3
 
 
 @dataclass(frozen=True)
@@ -123,16 +121,20 @@ def make_pair(job: RenderJob) -> bool:
         parts = [{**asdict(part), "key": library.keys[part.song]} for part in mix.parts]
         about = {**asdict(job), **asdict(mix), "parts": parts}
         del about["root"]
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads((folder / "mix.json").read_bytes()) == about:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            known = json.loads((folder / "mix.json").read_bytes())
+            # Pairs that do not tell their level were made before it was looked at.
+            if known.pop("level_db", LEAST_DB - 1) >= LEAST_DB and known == about:
                 for name in ("original.flac", "mp3.flac"):
                     probe(folder / name)
                 return False
-        coded, original = library.render(mix, job.sample_rate)
-        if original.abs().max() > _LEAST_PEAK:
-            _write(folder, about, coded, original, job.sample_rate)
+        wav = library.sum(mix, job.sample_rate)
+        level = level_db(wav)
+        if level >= LEAST_DB:
+            about["level_db"] = round(level, 2)
+            _write(folder, about, *coded_pair(wav, mix, job.sample_rate), job.sample_rate)
             return True
-    raise AudioError(f"{_MAX_DRAWS} mixtures in a row were silent")
+    raise AudioError(f"{_MAX_DRAWS} mixtures in a row were silent, below {LEAST_DB:g} dB")
 
 
 def _draw(library: Library, job: RenderJob, attempt: int) -> Mix:

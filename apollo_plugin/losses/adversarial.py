@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..errors import SettingError
 from .signal import WINDOWS, Signal, _relative_error
 
 _SLOPE = 0.2
@@ -96,7 +97,7 @@ class MultiResolutionSTFTDiscriminator(nn.Module):
     def _judge(self, signal: Signal) -> Judgement:
         n_channels = signal.wav.shape[-2]
         if n_channels != self.n_channels:
-            raise ValueError(
+            raise SettingError(
                 f"{n_channels} channels do not fit a discriminator of {self.n_channels}"
             )
         norm = torch.linalg.vector_norm(signal.wav.float(), dim=(-2, -1)).clamp(min=_LEAST_NORM)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from ..errors import SettingError
 from .adversarial import AdversarialLoss, FeatureMatchingLoss, Judgement
 from .signal import WINDOWS, Signal
 from .snr import SNRLoss
@@ -78,9 +79,9 @@ class GeneratorLoss(nn.Module):
         )
         for name, weight in self.weights.items():
             if not 0 <= weight < float("inf"):
-                raise ValueError(f"loss weight {name} is {weight}; it has to be 0 or more")
+                raise SettingError(f"loss weight {name} is {weight}; it has to be 0 or more")
         if not any(self.weights[name] for name in self.comparisons):
-            raise ValueError(
+            raise SettingError(
                 f"one of the weights {', '.join(self.comparisons)} has to exceed 0: the "
                 "discriminators alone do not tell what the original is"
             )

@@ -2,6 +2,8 @@
 
 import torch
 
+from ..errors import SettingError
+
 # Window lengths in samples of section II-E; hops are half of them.
 WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 _EPS = 1e-8
@@ -38,7 +40,7 @@ class Signal:
         """
         n_samples = self.wav.shape[-1]
         if window < 2 or n_samples <= window // 2:
-            raise ValueError(f"{n_samples} samples are too few for an STFT window of {window}")
+            raise SettingError(f"{n_samples} samples are too few for an STFT window of {window}")
         hop = hop or window // 2
         if (window, hop) not in self._spectra:
             # Precision of float32 at least, under autocast too.

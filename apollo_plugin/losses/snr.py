@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from ..errors import SettingError
 from .signal import _POWER_EPS, Signal, _in_bands
 
 
@@ -43,7 +44,7 @@ class SNRLoss(nn.Module):
         super().__init__()
         number = isinstance(below, (int, float)) and not isinstance(below, bool)
         if not (below is None or below == "cutoff" or (number and 0 < float(below) < math.inf)):
-            raise ValueError(
+            raise SettingError(
                 f"an SNR below {below!r}: it has to be a frequency in Hz, 'cutoff', or null"
             )
         self.below, self.sample_rate = below, sample_rate
@@ -75,7 +76,7 @@ class SNRLoss(nn.Module):
         if self.below != "cutoff":
             return (hertz < float(self.below or 0)).float()
         if coded is None:
-            raise ValueError("an SNR below the cut-off needs the coded signal")
+            raise SettingError("an SNR below the cut-off needs the coded signal")
         with torch.no_grad():
             band = (hertz / self._BAND_HZ).long()
             kept, whole = (

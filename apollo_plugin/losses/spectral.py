@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torchaudio.functional import melscale_fbanks
 
+from ..errors import SettingError
 from .signal import _POWER_EPS, WINDOWS, Signal, _in_bands, _relative_error
 
 
@@ -203,7 +204,7 @@ class BandEnergyLoss(nn.Module):
         self.floor = 10 ** (-floor_db / 10)
         for index, hop in enumerate(self.hops):
             if sample_rate / (2 * hop) > band_hz:
-                raise ValueError(
+                raise SettingError(
                     f"a hop of {hops_ms[index]:g} ms is too short for bands of {band_hz:g} Hz"
                 )
             hertz = torch.arange(hop + 1) * sample_rate / (2 * hop)

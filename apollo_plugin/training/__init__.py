@@ -2,7 +2,7 @@
 
 from ..errors import TrainingError
 from .build import make_system, make_trainer, n_devices
-from .config import load_conf
+from .config import load_conf, parse_conf
 from .publishing import publish
 from .run import train
 from .system import ApolloSystem
@@ -14,6 +14,7 @@ __all__ = [
     "make_system",
     "make_trainer",
     "n_devices",
+    "parse_conf",
     "publish",
     "train",
 ]

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
@@ -17,12 +16,12 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import TrainingError
+from ..errors import SettingError, TrainingError
 from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator
 from ..model import Apollo
 from . import callbacks
 from .config import Conf
-from .system import ApolloSystem
+from .system import ApolloSystem, require_precision
 
 # Lightning's advertisements and what its own code is warned of.
 _NOISE = ("GPU available", "TPU available", "💡")
@@ -44,9 +43,14 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSys
     settings, optim = conf["training"], conf["optim"]
     n_processes = n_devices(conf) * settings["num_nodes"]
     if len(train_set) < settings["batch_size"] * n_processes:
-        raise ValueError(
+        raise SettingError(
             f"{len(train_set)} items an epoch do not fill one batch of {settings['batch_size']} "
             f"in {n_processes} processes; raise n_items or lower batch_size"
+        )
+    if len(valid_set) < n_processes:
+        raise SettingError(
+            f"{len(valid_set)} validation pairs are too few for {n_processes} processes: each "
+            "takes its share; make more of them (stage 3, --n_valid) or lower --devices"
         )
     model = make_model(conf)
     # The published optimizers: AdamW, the discriminator's with a shorter memory.
@@ -100,7 +104,7 @@ def make_model(conf: Conf) -> Apollo:
         return Apollo(**conf["model"])
     model = Apollo.from_pretrained(init_from)
     if model.sample_rate != conf["model"]["sample_rate"]:
-        raise ValueError(
+        raise SettingError(
             f"'{init_from}' works at {model.sample_rate:g} Hz, the data at "
             f"{conf['model']['sample_rate']:g}; start from another checkpoint"
         )
@@ -127,14 +131,16 @@ def widened(model: Apollo, kernel_size: int) -> Apollo:
     return wide
 
 
-def make_trainer(conf: Conf, **overrides: Any) -> pl.Trainer:
+def make_trainer(conf: Conf, forget_scores: bool = False, **overrides: Any) -> pl.Trainer:
     """Lightning's Trainer: one process, or DDP under torchrun, SLURM or its own launcher.
 
     Args:
-        conf: as in :func:`train`.
+        conf: as in :func:`~apollo_plugin.training.train`.
+        forget_scores: those in the checkpoint that is resumed belong to another loss.
         **overrides: arguments of the Trainer.
     """
     settings, exp_dir = conf["training"], Path(conf["main_args"]["exp_dir"])
+    require_precision(settings["precision"])
     strategy = "auto"
     if n_devices(conf) * settings["num_nodes"] > 1:
         # Each step reaches one of the two networks.
@@ -158,8 +164,8 @@ def make_trainer(conf: Conf, **overrides: Any) -> pl.Trainer:
     )
     if "callbacks" not in overrides:
         options["callbacks"] = [
-            EarlyStopping("val_loss", patience=settings["early_stop"]),
-            callbacks.BestModels(exp_dir, settings["save_top_k"]),
+            callbacks.Patience(settings["early_stop"], forget_scores),
+            callbacks.BestModels(exp_dir, settings["save_top_k"], forget_scores),
             callbacks.Examples(settings["n_examples"]),
             callbacks.EpochLine(),
         ]

@@ -1,15 +1,19 @@
 """What happens around the steps of a training run: checkpoints, examples, a line for each epoch."""
 
+import io
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
+from ..errors import TrainingError
 from ..files import atomic_write, write_json
 
 # Decibels below its loudest point at which a spectrogram is black.
@@ -21,20 +25,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     system's temporary folder and may copy them from there."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        with atomic_write(path) as beside:
-            torch.save(checkpoint, beside)
+        _save(checkpoint, path)
 
 
 class BestModels(ModelCheckpoint):
     """Keeps the last and the best checkpoints; ``best_k_models.json`` and ``best_model.pth`` (an
-    Asteroid package) follow them, so that a killed run has them too.
+    Asteroid package) follow them, so that a killed run has them too. A checkpoint names its
+    siblings without their folder, so a run that was moved or renamed goes on with them.
 
     Args:
         exp_dir: folder of the run.
         save_top_k: how many of the best to keep.
+        forget: scores of an earlier run, which were those of another loss.
     """
 
-    def __init__(self, exp_dir: Path, save_top_k: int = 5):
+    def __init__(self, exp_dir: Path, save_top_k: int = 5, forget: bool = False):
         super().__init__(
             exp_dir / "checkpoints",
             monitor="val_loss",
@@ -44,7 +49,25 @@ class BestModels(ModelCheckpoint):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-        self.exp_dir = exp_dir
+        self.exp_dir, self.forget = exp_dir, forget
+
+    def state_dict(self) -> dict[str, Any]:
+        return _elsewhere(super().state_dict(), lambda path: Path(path).name) | {"dirpath": ""}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.forget:
+            return
+        folder = Path(self.dirpath or "")
+        # Windows' separators too: a folder may come from another machine.
+        state = _elsewhere(
+            state_dict, lambda path: str(folder / path.replace("\\", "/").rpartition("/")[2])
+        )
+        kept = {p: score for p, score in state["best_k_models"].items() if Path(p).exists()}
+        state |= {"best_k_models": kept, "dirpath": self.dirpath}
+        if kept:
+            worst = max(kept, key=lambda path: kept[path])
+            state |= {"kth_best_model_path": worst, "kth_value": kept[worst]}
+        super().load_state_dict(state)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         best = self.best_model_path
@@ -52,8 +75,29 @@ class BestModels(ModelCheckpoint):
         if trainer.is_global_zero and self.best_model_path != best:
             scores = {Path(k).name: v.item() for k, v in self.best_k_models.items()}
             write_json(self.exp_dir / "best_k_models.json", scores)
-            with atomic_write(self.exp_dir / "best_model.pth") as beside:
-                torch.save(pl_module.best_weights.serialize(), beside)
+            _save(pl_module.best_weights.serialize(), self.exp_dir / "best_model.pth")
+
+
+class Patience(EarlyStopping):
+    """Early stopping whose patience is the configuration's, after a resume too.
+
+    Args:
+        patience: epochs without a lower ``val_loss``.
+        forget: the lowest of an earlier run, which was that of another loss.
+    """
+
+    def __init__(self, patience: int, forget: bool = False):
+        super().__init__("val_loss", patience=patience)
+        self.forget = forget
+
+    @property
+    def state_key(self) -> str:
+        # As Lightning's own is called in checkpoints.
+        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self.forget:
+            super().load_state_dict({**state_dict, "patience": self.patience})
 
 
 class EpochLine(Callback):
@@ -108,3 +152,26 @@ def _spectrogram(wav: torch.Tensor) -> torch.Tensor:
     spec = torch.stft(wav, 2048, 512, window=torch.hann_window(2048), return_complex=True)
     level = 20 * spec.abs().clamp(min=1e-8).log10()
     return ((level - level.max()) / _RANGE_DB + 1).clamp(0, 1).flip(0)
+
+
+def _save(value: Any, path: str | os.PathLike) -> None:
+    """Through memory: what torch makes of a full disk is no OSError."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    try:
+        with atomic_write(path) as beside:
+            beside.write_bytes(buffer.getbuffer())
+    except OSError as error:
+        raise TrainingError(
+            f"'{path}' cannot be written: {error.strerror or error}; what was there is kept, and "
+            "--resume 1 goes on from the last checkpoint"
+        ) from error
+
+
+def _elsewhere(state: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    """The state of a ModelCheckpoint with its paths renamed."""
+    moved = {
+        key: rename(value) if key.endswith("_path") and value else value
+        for key, value in state.items()
+    }
+    return moved | {"best_k_models": {rename(k): v for k, v in state["best_k_models"].items()}}

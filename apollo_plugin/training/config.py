@@ -1,5 +1,6 @@
 """Configurations of two levels: read, checked, typed on a command line, compared with a run's."""
 
+import argparse
 import difflib
 import os
 from collections.abc import Mapping
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from asteroid.utils import parse_args_as_dict, prepare_parser_from_dict
 
-from ..errors import TrainingError
+from ..errors import SettingError, TrainingError
 
 Conf = dict[str, dict[str, Any]]
 
@@ -26,9 +28,9 @@ def load_conf(path: str | os.PathLike, base: str | os.PathLike | None = None) ->
     try:
         conf = yaml.safe_load(Path(path).read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
+        raise SettingError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(conf, dict) or not all(isinstance(group, dict) for group in conf.values()):
-        raise ValueError(f"'{path}' has to hold groups of keys, as local/conf.yml does")
+        raise SettingError(f"'{path}' has to hold groups of keys, as local/conf.yml does")
     if base is None:
         return conf
     merged = load_conf(base)
@@ -44,19 +46,65 @@ def _require(name: str, known: Mapping[str, Any], complaint: str) -> None:
     if name not in known:
         close = difflib.get_close_matches(str(name), known, 1)
         hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-        raise ValueError(f"{complaint} '{name}'; {hint}")
+        raise SettingError(f"{complaint} '{name}'; {hint}")
+
+
+def parse_conf(parser: argparse.ArgumentParser, base: str | os.PathLike) -> Conf:
+    """A configuration from a command line: ``--conf FILE``, and every key of ``base`` an option.
+
+    Args:
+        parser: with the script's own options; it is not changed. They come as ``main_args``.
+        base: file with every key there is.
+
+    Raises:
+        SettingError: as :func:`load_conf` does.
+    """
+    conf_option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    conf_option.add_argument("--conf", default=base, help=f"what differs from {Path(base).name}")
+    conf = load_conf(conf_option.parse_known_args()[0].conf, base)
+    whole = argparse.ArgumentParser(
+        description=parser.description,
+        allow_abbrev=False,
+        parents=[conf_option, parser],
+        conflict_handler="resolve",
+    )
+    whole = prepare_parser_from_dict(conf, whole)
+    for action in whole._actions:  # asteroid's parser splits lists into characters
+        if isinstance(action.default, list):
+            action.type = yaml.safe_load
+    args = parse_args_as_dict(whole)
+    parsed = {name: args[name] for name in (*conf, "main_args")}
+    parsed["main_args"] = {
+        key: value for key, value in args["main_args"].items() if key not in ("help", "conf")
+    }
+    return parsed
 
 
 def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
-    """A run goes on with the networks it has; everything else may change."""
+    """A run goes on with the networks it has; everything else may change.
+
+    Args:
+        conf: what is asked for; an ``init_from`` is forgotten, and gives way to the run's model.
+        before: the run's own.
+        exp_dir: for messages.
+
+    Raises:
+        TrainingError: where the networks differ.
+    """
     if conf["main_args"].get("init_from"):
-        conf["model"] = before["model"]
-    for name in ("model", "discriminator"):
-        for key in {**conf[name], **before.get(name, {})}:
-            old, new = before.get(name, {}).get(key), conf[name].get(key)
-            if old != new:
-                raise TrainingError(
-                    f"'{exp_dir}' was trained with {key} {old}, not {new}; pass --{key} {old} or "
-                    "train anew under another --tag"
-                )
+        conf["model"] = before.get("model", conf["model"])
+    networks = [("model", key) for key in {**conf["model"], **before.get("model", {})}]
+    networks += [
+        ("discriminator", key)
+        for key in {**conf["discriminator"], **before.get("discriminator", {})}
+    ]
+    if conf["discriminator"]["adversarial_training"]:
+        networks.append(("data", "mono"))  # channels that the discriminators take
+    for name, key in networks:
+        old, new = before.get(name, {}).get(key), conf[name].get(key)
+        if old != new:
+            raise TrainingError(
+                f"'{exp_dir}' was trained with {key} {old}, not {new}; pass --{key} {old} or "
+                "train anew under another --tag"
+            )
     conf["main_args"]["init_from"] = None

@@ -16,6 +16,7 @@ from ..memory import keep_freed_memory
 from . import memory
 from .build import make_system, make_trainer, n_channels
 from .config import Conf, compare, load_conf
+from .resuming import epochs_done, refused
 from .system import ApolloSystem
 
 
@@ -38,21 +39,36 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
     """
     exp_dir = Path(conf["main_args"]["exp_dir"])
     last = exp_dir / "checkpoints" / "last.ckpt"
+    finished = exp_dir / "train_metrics.json"
     resume = bool(conf["main_args"].get("resume"))
-    if rank_zero_only.rank == 0:
-        if not resume and (exp_dir / "train_metrics.json").exists():
-            rank_zero_info(f"'{exp_dir}' holds a finished training, which is kept")
-            return None
-        if not resume and last.exists():
-            raise TrainingError(f"'{exp_dir}' holds a run; pass --resume 1 or another --tag")
+    epochs = conf["training"]["epochs"]
+    # Every process asks, and all come to the same answer: one alone would wait for ever.
+    if epochs < 1:
+        raise refused(f"epochs {epochs}: there is nothing to train; pass --epochs 1 or more")
+    if not resume and finished.exists():
+        rank_zero_info(f"'{exp_dir}' holds a finished training, which is kept")
+        return None
+    if not resume and last.exists():
+        raise refused(f"'{exp_dir}' holds a run; pass --resume 1 or another --tag")
+    forget = False
     if resume:
-        if not last.exists():
-            raise TrainingError(f"nothing to resume: '{last}' is missing; leave --resume away")
-        compare(conf, load_conf(exp_dir / "conf.yml"), exp_dir)
+        n_done, before = epochs_done(last), load_conf(exp_dir / "conf.yml")
+        compare(conf, before, exp_dir)
+        if epochs < n_done:
+            raise refused(
+                f"'{exp_dir}' has trained {n_done} epochs, more than --epochs {epochs}; pass more, "
+                "or train anew under another --tag"
+            )
+        if epochs == n_done and finished.exists():
+            rank_zero_info(f"'{exp_dir}' has trained all of its {epochs} epochs")
+            return None
+        forget = conf["loss"] != before.get("loss", conf["loss"])
+        if forget:
+            rank_zero_info("the loss is another one: val_loss begins anew, and so does the best")
     pl.seed_everything(conf["main_args"]["seed"], workers=True, verbose=False)
     keep_freed_memory(every_size=True)
     system = make_system(conf, train_set, valid_set)
-    trainer = make_trainer(conf)
+    trainer = make_trainer(conf, forget)
     if rank_zero_only.rank == 0:
         with atomic_write(exp_dir / "conf.yml") as beside:
             beside.write_text(yaml.safe_dump(conf, sort_keys=False))

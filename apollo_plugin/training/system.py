@@ -11,11 +11,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from ..errors import TrainingError
+from ..errors import SettingError, TrainingError
 from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, ReconstructionLoss, Signal
 from ..metrics import si_sdr
 from ..model import Apollo
 from .memory import recomputed
+from .resuming import apply_settings, match_average
+from .sharing import items_of, shared
 
 
 class ApolloSystem(System):
@@ -60,12 +62,12 @@ class ApolloSystem(System):
     ):
         optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
         if len(optimizers) != (1 if discriminator is None else 2):
-            raise ValueError(
+            raise SettingError(
                 f"{len(optimizers)} optimizers do not fit {'a' if discriminator else 'no'} "
                 "discriminator: each network takes one"
             )
         if not 0 <= ema_decay < 1 or accumulate < 1 or warmup_steps < 0 or not gradient_clip > 0:
-            raise ValueError(
+            raise SettingError(
                 f"ema_decay {ema_decay} has to be in [0, 1), accumulate {accumulate} 1 or more, "
                 f"warmup_steps {warmup_steps} 0 or more, gradient_clip {gradient_clip} positive"
             )
@@ -90,10 +92,7 @@ class ApolloSystem(System):
 
     def configure_optimizers(self):
         """The optimizers, and their schedulers as Lightning wants them."""
-        schedulers = self.scheduler or []
-        if not isinstance(schedulers, Sequence):
-            schedulers = [schedulers]
-        return list(self.optimizer), list(schedulers)
+        return list(self.optimizer), self._schedulers()
 
     # ------------------------------------------------------------------------------- a step
 
@@ -142,8 +141,9 @@ class ApolloSystem(System):
     def _require_finite(self, value, log, batch, batch_nb):
         if torch.isfinite(value):
             return
-        size, world = len(batch[0]), self.trainer.world_size
-        items = [(batch_nb * size + i) * world + self.global_rank for i in range(size)]
+        items = items_of(self.trainer.train_dataloader, batch_nb) or [
+            f"{i} of the batch" for i in range(len(batch[0]))
+        ]
         where = [
             f"the {name} signal of item {item}"
             for name, signals in zip(("coded", "original"), batch)
@@ -169,7 +169,13 @@ class ApolloSystem(System):
         return self.train_loader
 
     def val_dataloader(self) -> DataLoader | list:
-        return [] if self.val_loader is None else self.val_loader
+        loader, world = self.val_loader, self.trainer.world_size
+        if loader is None:
+            return []
+        return loader if world == 1 else shared(loader, world, self.trainer.global_rank)
+
+    def on_fit_start(self) -> None:
+        require_precision(self.trainer.precision)
 
     def on_train_epoch_start(self) -> None:
         self._set_epoch(self.current_epoch)
@@ -206,7 +212,8 @@ class ApolloSystem(System):
             }
             self.log_dict(values, batch_size=len(coded), sync_dist=True)
             # Undefined for a silent channel; such items do not count.
-            si_snr = [si_sdr(*pair) for pair in zip(wav, original)]
+            # On the CPU: it takes double precision, which Apple's GPUs do not have.
+            si_snr = [si_sdr(*pair) for pair in zip(wav.detach().cpu(), original.cpu())]
             si_snr = torch.tensor(si_snr, device=self.device)
             si_snr = si_snr[torch.isfinite(si_snr)]
             mean = si_snr.sum() / max(1, len(si_snr))
@@ -224,6 +231,15 @@ class ApolloSystem(System):
         checkpoint["model_args"] = self.model.get_model_args()
         return super().on_save_checkpoint(checkpoint)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What is asked for now is what a resumed run goes on with."""
+        apply_settings(checkpoint, self.optimizer, self._schedulers())
+        match_average(checkpoint["state_dict"], self.average is not None)
+
+    def _schedulers(self) -> list:
+        schedulers = self.scheduler or []
+        return list(schedulers) if isinstance(schedulers, Sequence) else [schedulers]
+
     @staticmethod
     def config_to_hparams(dic: Mapping[str, Any]) -> dict[str, Any]:
         """Flat, with text in place of what TensorBoard does not take (asteroid's own fails on
@@ -233,6 +249,22 @@ class ApolloSystem(System):
             key: value if isinstance(value, plain) else str(value)
             for key, value in flatten_dict(dict(dic)).items()
         }
+
+
+def require_precision(precision: str | int) -> None:
+    """Refuses float16: gradients that are scaled for it would be clipped as they are.
+
+    Args:
+        precision: Lightning's name of it.
+
+    Raises:
+        SettingError: naming it.
+    """
+    if "16" in str(precision) and not str(precision).startswith("bf16"):
+        raise SettingError(
+            f"precision {precision}: float16 is not trained with, its scaled gradients would be "
+            "clipped before their time; use bf16-mixed or 32-true"
+        )
 
 
 class _Average:

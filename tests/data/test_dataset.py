@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from apollo_plugin.audio import AudioError
 from apollo_plugin.data.codecs import BIT_RATES
 from apollo_plugin.data.dataset import MixtureDataset, PairDataset
+from apollo_plugin.data.mixing import level_db
 from apollo_plugin.errors import DataError
 
 
@@ -110,9 +111,38 @@ def test_mono_is_one_of_the_channels(prepared):
 
 def test_a_channel_that_is_silent_is_drawn_anew(prepared, monkeypatch):
     data = dataset(prepared, mono=True)
-    left = torch.stack((torch.ones(100), torch.zeros(100)))
-    monkeypatch.setattr(data.library, "render", lambda *_: (left + 0.01, left))
+    left = np.stack((np.full(22050, 0.5), np.zeros(22050))).astype(np.float32)
+    monkeypatch.setattr(data.library, "sum", lambda *_: left)
     assert all(data[index][1].min() > 0 for index in range(6))
+
+
+def test_mixes_of_nothing_but_rounding_are_drawn_anew(prepared, monkeypatch):
+    """Levels before the division by the peak, after which all mixes are as loud."""
+    data, levels = dataset(prepared, segment=0.5), []
+    bare = data.library.sum
+
+    def sum_(mix, sample_rate):
+        wav = bare(mix, sample_rate)
+        # Every second one 70 dB below full scale.
+        wanted = -70 if len(levels) % 2 == 0 else -50
+        wav *= np.float32(10 ** ((wanted - level_db(wav)) / 20))
+        levels.append(wanted)
+        return wav
+
+    monkeypatch.setattr(data.library, "sum", sum_)
+    for index in range(4):
+        coded, original = data[index]
+        assert levels[-1] == -50 and max(coded.abs().max(), original.abs().max()) == 1
+    assert len(levels) == 8
+    monkeypatch.setattr(data.library, "sum", lambda *_: bare(*_) * np.float32(1e-5))
+    with pytest.raises(AudioError, match="20 mixtures in a row were silent, below -60 dB"):
+        data[0]
+
+
+def test_level_is_the_rms():
+    wav = 0.1 * np.sin(np.arange(44100) / 7)
+    assert level_db(wav) == pytest.approx(-23.01, abs=0.01)
+    assert level_db(np.zeros(9)) == -np.inf
 
 
 def test_tilts_are_drawn(prepared):

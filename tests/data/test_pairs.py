@@ -132,7 +132,7 @@ def test_sizes_that_make_no_sense(split, options, reason):
 
 
 def test_mixtures_that_are_all_silent(split, monkeypatch):
-    monkeypatch.setattr(pairs, "_LEAST_PEAK", 2.0)
+    monkeypatch.setattr(pairs, "LEAST_DB", 2.0)
     with pytest.raises(AudioError, match="50 mixtures in a row were silent"):
         make(split)
 
@@ -203,3 +203,16 @@ def test_a_folder_that_cannot_be_written(split):
     with pytest.raises((AudioError, OSError), match="Permission"):
         make(split)
     split.chmod(0o700)
+
+
+def test_pairs_tell_their_level_and_quiet_ones_are_made_anew(split):
+    """As an earlier version left them: without a level, made of whatever was drawn first."""
+    make(split)
+    abouts = sorted(split.rglob("mix.json"))
+    values = [json.loads(path.read_text()) for path in abouts]
+    assert all(-60 <= value["level_db"] < 0 for value in values)
+    for path, value in zip(abouts, values):
+        del value["level_db"]
+        path.write_text(json.dumps(value))
+    assert make(split)[0] == len(abouts)
+    assert make(split)[0] == 0

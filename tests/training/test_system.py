@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader
 
 from apollo_plugin import ApolloSystem, MultiResolutionSTFTDiscriminator
 from apollo_plugin.losses import GeneratorLoss
-from apollo_plugin.training.system import TrainingError
+from apollo_plugin.metrics import si_sdr
+from apollo_plugin.training.sharing import items_of, shared
+from apollo_plugin.training.system import TrainingError, require_precision
 
 
 def make_system(train_set=None, batch_size=2, gan=True, lr=1e-3, optimizer=AdamW, **options):
@@ -235,3 +237,69 @@ def test_an_optimizer_for_each_network():
             None,
             discriminator=MultiResolutionSTFTDiscriminator(),
         )
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
+def test_float16_is_refused(precision):
+    """Its gradients are scaled when they are clipped."""
+    with pytest.raises(ValueError, match=f"precision {precision}.*use bf16-mixed or 32-true"):
+        require_precision(precision)
+
+
+def test_float16_is_refused_of_any_trainer(monkeypatch):
+    system = make_system()
+    monkeypatch.setattr(pl.Trainer, "precision", "16-mixed")
+    with pytest.raises(ValueError, match="precision 16-mixed"):
+        fit(system)
+
+
+def test_items_of_a_shuffling_sampler_are_named_truly():
+    """As Lightning's under DDP: shuffled by the epoch, and another share for each process."""
+    from torch.utils.data import DistributedSampler, RandomSampler
+
+    data = Noisy(10)
+    for rank in range(2):
+        sampler = DistributedSampler(data, 2, rank, shuffle=True)
+        sampler.set_epoch(3)
+        loader = DataLoader(data, 2, sampler=sampler)
+        data.asked.clear()
+        seen = [[item for _, item in data.asked[-len(batch[0]) :]] for batch in loader]
+        assert [items_of(loader, index) for index in range(3)] == seen
+    loader = DataLoader(data, 2, sampler=RandomSampler(data))
+    assert items_of(loader, 0) == []
+
+
+def test_shares_of_validation_hold_every_item_once():
+    loader = DataLoader(Noisy(7), 1, num_workers=0)
+    shares = [shared(loader, 3, rank) for rank in range(3)]
+    items = [i for share in shares for batch in share.batch_sampler for i in batch]
+    assert sorted(items) == list(range(7))
+    assert [len(share) for share in shares] == [3, 2, 2]
+
+
+class Apples(torch.Tensor):
+    """As on a Mac's GPU: no double precision before it is on the CPU."""
+
+    def _refuse(self, *args, **kwargs):
+        raise TypeError("Cannot convert a MPS Tensor to float64")
+
+    double = _refuse
+
+    def to(self, *args, **kwargs):
+        if torch.float64 in (*args, *kwargs.values()):
+            self._refuse()
+        return super().to(*args, **kwargs)
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_validation_on_a_mac(monkeypatch):
+    system, logged = make_system(gan=False), {}
+    monkeypatch.setattr(system, "log", lambda name, value, **_: logged.update({name: value}))
+    monkeypatch.setattr(system, "log_dict", lambda values, **_: logged.update(values))
+    coded, original = (x[None] for x in Noisy()[0])
+    with torch.no_grad():
+        system.validation_step([x.as_subclass(Apples) for x in (coded, original)], 0)
+    expected = si_sdr(coded[0], original[0])
+    assert logged["val_si_snr_coded"].item() == pytest.approx(expected, abs=1e-3)

@@ -10,11 +10,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-import yaml
-from asteroid.utils import parse_args_as_dict, prepare_parser_from_dict
 
 from apollo_plugin.cli.terminal import run
-from apollo_plugin.training import load_conf, make_system, make_trainer
+from apollo_plugin.training import make_system, make_trainer, parse_conf
 
 BASE = Path(__file__).parent / "conf.yml"
 N_CHANNELS = 2
@@ -65,20 +63,13 @@ def matmul_rate(device):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, add_help=False)
-    parser.add_argument("--conf", default=BASE, help="what differs from local/conf.yml")
-    conf = load_conf(parser.parse_known_args()[0].conf, BASE)
-    conf["training"]["num_workers"] = 0
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, parents=[parser])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n_steps", type=int, default=3, help="the first one warms up")
     parser.add_argument("--n_threads", type=int, help="of a CPU")
-    parser = prepare_parser_from_dict(conf, parser)
-    for action in parser._actions:
-        if isinstance(action.default, list):
-            action.type = yaml.safe_load
-    args = parse_args_as_dict(parser)
-    conf = {name: args[name] for name in conf} | {"main_args": {"exp_dir": "."}}
-    n_steps, n_threads = max(2, args["main_args"]["n_steps"]), args["main_args"]["n_threads"]
+    conf = parse_conf(parser, BASE)
+    conf["training"]["num_workers"] = 0
+    n_steps, n_threads = max(2, conf["main_args"]["n_steps"]), conf["main_args"]["n_threads"]
+    conf["main_args"] = {"exp_dir": "."}
     if n_threads:
         torch.set_num_threads(n_threads)
 

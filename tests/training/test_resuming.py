@@ -1,0 +1,194 @@
+"""A resumed run does what its command says; what cannot be resumed is refused in one line."""
+
+import copy
+import json
+import shutil
+
+import pytest
+import yaml
+from helpers import Mortal, Noisy, load_plain, with_args, with_settings
+
+from apollo_plugin.training import TrainingError, load_conf, run, train
+from apollo_plugin.training.system import ApolloSystem
+
+
+@pytest.fixture
+def begun(conf):
+    """One epoch of a run, and its configuration."""
+    conf = with_settings(conf, epochs=1)
+    train(conf, Noisy(), Noisy(2))
+    return conf
+
+
+def groups(exp):
+    checkpoint = load_plain(exp / "checkpoints" / "last.ckpt")
+    return [state["param_groups"][0] for state in checkpoint["optimizer_states"]]
+
+
+def test_another_rate_decay_and_schedule(begun, tmp_path, monkeypatch):
+    """The rates that steps are made with, against the formula, and what the checkpoint keeps."""
+    conf = copy.deepcopy(with_args(with_settings(begun, epochs=4), resume=1))
+    conf["optim"] |= dict(
+        g_lr=2e-4, d_lr=5e-5, weight_decay=0.3, lr_decay=0.5, lr_step=1, g_betas=[0.7, 0.9]
+    )
+    used = []
+    step = ApolloSystem._step
+
+    def spy(self, optimizer, network, *args):
+        if network is self.model:
+            used.append((self.current_epoch, optimizer.param_groups[0]["lr"]))
+        assert optimizer.param_groups[0]["weight_decay"] == 0.3
+        return step(self, optimizer, network, *args)
+
+    monkeypatch.setattr(ApolloSystem, "_step", spy)
+    train(conf, Noisy(), Noisy(2))
+    assert {epoch for epoch, _ in used} == {1, 2, 3}
+    for epoch, rate in used:
+        assert rate == pytest.approx(2e-4 * 0.5**epoch)
+    generator, discriminator = groups(tmp_path / "exp")
+    assert generator["lr"] == pytest.approx(2e-4 * 0.5**4)
+    assert list(generator["betas"]) == [0.7, 0.9]
+    assert discriminator["lr"] == pytest.approx(5e-5 * 0.5**4)
+    saved = yaml.safe_load((tmp_path / "exp" / "conf.yml").read_text())
+    assert saved["optim"] == conf["optim"]
+
+
+def test_another_patience(begun):
+    """Rates of nothing: no epoch is better than the second, the first without an average."""
+    still = copy.deepcopy(begun)
+    still["optim"] |= dict(g_lr=0.0, d_lr=0.0)
+    still = with_args(with_settings(still, ema_decay=0.0), resume=1)
+    more = with_settings(still, epochs=9, early_stop=2)
+    assert train(more, Noisy(), Noisy(2))["epochs"] == 4
+    longer = with_settings(still, epochs=9, early_stop=4)
+    assert train(longer, Noisy(), Noisy(2))["epochs"] == 6
+
+
+@pytest.mark.parametrize("before, after", [(0.0, 0.9), (0.9, 0.0)])
+def test_a_running_average_that_comes_or_goes(conf, tmp_path, before, after):
+    train(with_settings(conf, epochs=1, ema_decay=before), Noisy(), Noisy(2))
+    first = load_plain(tmp_path / "exp" / "checkpoints" / "last.ckpt")["state_dict"]
+    resumed = with_args(with_settings(conf, epochs=2, ema_decay=after), resume=1)
+    assert train(resumed, Noisy(), Noisy(2))["epochs"] == 2
+    state = load_plain(tmp_path / "exp" / "checkpoints" / "last.ckpt")["state_dict"]
+    averaged = [key for key in state if key.startswith("average.module.")]
+    assert bool(averaged) == bool(after)
+    if after:
+        assert state["average.n_averaged"] == 2
+        key = "layers.0.roformer.qkv.weight"
+        begins, ends = first[f"model.{key}"], state[f"model.{key}"]
+        assert (state[f"average.module.{key}"] - ends).norm() <= (begins - ends).norm()
+
+
+def test_another_loss_begins_its_scores_anew(begun, tmp_path):
+    """Scores a hundred times as high: the old best would never be passed."""
+    conf = copy.deepcopy(with_args(with_settings(begun, epochs=3, early_stop=1), resume=1))
+    conf["loss"]["reconstruction"] = 100.0
+    metrics = train(conf, Noisy(), Noisy(2))
+    assert metrics["best_val_loss"] > 1
+    best = json.loads((tmp_path / "exp" / "best_k_models.json").read_text())
+    assert min(best.values()) == pytest.approx(metrics["best_val_loss"])
+
+
+def test_a_moved_run_keeps_its_best(conf, tmp_path):
+    conf = with_settings(conf, epochs=3, save_top_k=2)
+    train(conf, Noisy(), Noisy(2))
+    before = json.loads((tmp_path / "exp" / "best_k_models.json").read_text())
+    shutil.move(tmp_path / "exp", tmp_path / "other" / "new name")
+    exp = tmp_path / "other" / "new name"
+    # Nothing gets better: what is best has to be of before.
+    frozen = copy.deepcopy(conf)
+    frozen["optim"] |= dict(g_lr=1.0, d_lr=1.0)
+    moved = with_args(with_settings(frozen, epochs=5), resume=1, exp_dir=str(exp))
+    metrics = train(moved, Noisy(), Noisy(2))
+    assert metrics["best_val_loss"] == pytest.approx(min(before.values()))
+    files = {path.name for path in (exp / "checkpoints").iterdir()}
+    assert files == {*before, "last.ckpt"} and not (tmp_path / "exp").exists()
+    state = load_plain(exp / "checkpoints" / "last.ckpt")["callbacks"]
+    (kept,) = [value for key, value in state.items() if key.startswith("BestModels")]
+    assert set(kept["best_k_models"]) == set(before) and str(tmp_path) not in str(kept)
+
+
+def test_a_best_checkpoint_that_was_removed_is_not_missed(begun, tmp_path):
+    for path in (tmp_path / "exp" / "checkpoints").glob("epoch*"):
+        path.unlink()
+    assert train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
+    assert len(list((tmp_path / "exp" / "checkpoints").glob("epoch*"))) == 1
+
+
+def test_epochs_that_make_no_sense(begun, tmp_path):
+    with pytest.raises(TrainingError, match="epochs 0: there is nothing to train"):
+        train(with_settings(begun, epochs=0), Noisy(), Noisy(2))
+    train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
+    with pytest.raises(
+        TrainingError, match="has trained 2 epochs, more than --epochs 1; pass more"
+    ):
+        train(with_args(begun, resume=1), Noisy(), Noisy(2))
+    # All of them: nothing is left to do, and what is there stays.
+    last = tmp_path / "exp" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    assert train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2)) is None
+    assert last.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text"])
+def test_a_damaged_last_checkpoint(begun, tmp_path, damage):
+    exp = tmp_path / "exp"
+    last = exp / "checkpoints" / "last.ckpt"
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    cases = dict(cut=data[: len(data) // 2], flipped=data, empty=b"", text=b"<html>")
+    last.write_bytes(cases[damage])
+    with pytest.raises(TrainingError, match="last.ckpt' is damaged.*copy 'epoch=0") as error:
+        train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
+    assert "\n" not in str(error.value)
+    # The cure cures.
+    (best,) = (exp / "checkpoints").glob("epoch*")
+    shutil.copy(best, last)
+    assert train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
+
+
+def test_a_full_disk(begun, tmp_path, monkeypatch):
+    """Files of more than some bytes fail, as the system says it."""
+    import errno
+    from pathlib import Path
+
+    write = Path.write_bytes
+
+    def full(path, data):
+        write(path, bytes(data)[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    last = tmp_path / "exp" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(TrainingError, match="cannot be written: No space left on device") as error:
+        train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
+    assert "\n" not in str(error.value) and "--resume 1" in str(error.value)
+    assert last.read_bytes() == before and not list((tmp_path / "exp").rglob("*.part"))
+    monkeypatch.undo()
+    done = with_args(with_settings(begun, epochs=2), resume=1)
+    monkeypatch.setattr(run, "keep_freed_memory", lambda every_size: None)
+    assert train(done, Noisy(), Noisy(2))["epochs"] == 2
+
+
+def test_other_channels_for_the_discriminator(begun):
+    mono = {**begun, "data": {**begun["data"], "mono": True}}
+    with pytest.raises(TrainingError, match="trained with mono False, not True; pass --mono False"):
+        train(with_args(with_settings(mono, epochs=2), resume=1), Noisy(), Noisy(2))
+
+
+def test_the_other_processes_end_with_the_first(begun, monkeypatch, capsys):
+    """As rank 1 under torchrun sees a finished run, and one that is there already."""
+    monkeypatch.setattr(run.rank_zero_only, "rank", 1)
+    data = Mortal()
+    assert train(begun, data, Noisy(2)) is None
+    (run.Path(begun["main_args"]["exp_dir"]) / "train_metrics.json").unlink()
+    with pytest.raises(SystemExit) as ended:
+        train(begun, data, Noisy(2))
+    assert ended.value.code == 1 and not data.asked and not capsys.readouterr().err
+
+
+def test_conf_of_the_run_is_what_was_asked_for_last(begun, tmp_path):
+    train(with_args(with_settings(begun, epochs=2, log_every=7), resume=1), Noisy(), Noisy(2))
+    assert load_conf(tmp_path / "exp" / "conf.yml")["training"]["log_every"] == 7
