@@ -1,5 +1,6 @@
 """Fixtures that the tests share."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from helpers import GOLDEN, small_model
 from safetensors.torch import load_file
 
 from apollo_plugin import Apollo, MultiResolutionSTFTDiscriminator
+
+# Processes that share the cores have one thread each, and so have the commands that they run.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,8 @@
 """The evaluation of pipelines: museval's numbers, a set in MUSDB's layout, and what is wrong."""
 
 import json
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,12 +116,18 @@ def test_the_table_is_the_median_of_the_songs():
 # -------------------------------------------------------------------------------- as a command
 
 
-def run(*arguments):
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[3])}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=600, check=False, env=environment
-    )
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The script in this process, to its exit status, output and errors."""
+
+    def run_(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        captured = capsys.readouterr()
+        return exited.value.code, captured.out, captured.err
+
+    return run_
 
 
 @pytest.fixture(scope="module")
@@ -135,21 +139,14 @@ def separator_file(tmp_path_factory):
     return path
 
 
-def test_the_script(musdb, separator_file, tmp_path, monkeypatch, capsys):
+@needs_ffmpeg
+def test_the_script(run, musdb, separator_file, tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "bss_eval_v4", snr_of_each)
-
-    def run_here(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            runpy.run_path(SCRIPT, run_name="__main__")
-        captured = capsys.readouterr()
-        return exited.value.code, captured.out, captured.err
-
     root, out = shutil.copytree(musdb, tmp_path / "musdb"), tmp_path / "out"
     arguments = ["--musdb18hq_dir", root, "--separator", separator_file, "--out", out]
     arguments += ["--kbps", 32, "--seconds", 1.2, "--sources", *SOURCES]
     (root / "test" / "E - F" / "mixture.wav").unlink()
-    status, printed, errors = run_here(*arguments)
+    status, printed, errors = run(*arguments)
     assert status == 1 and "mixture.wav' cannot be read" in printed and errors == ""
     assert sorted(p.name for p in out.iterdir()) == ["C - D.json", "table.md"]
     assert (out / "table.md").read_text() in printed and "nan" not in printed
@@ -158,7 +155,7 @@ def test_the_script(musdb, separator_file, tmp_path, monkeypatch, capsys):
     content["scores"]["mp3"]["vocals"] = 77.0
     (out / "C - D.json").write_text(json.dumps(content))
     shutil.rmtree(root / "test" / "E - F")
-    status, printed, _ = run_here(*arguments)
+    status, printed, _ = run(*arguments)
     assert status == 0 and "| mp3 | 77.00 |" in printed
 
 
@@ -171,39 +168,38 @@ def test_the_script(musdb, separator_file, tmp_path, monkeypatch, capsys):
         (["--sources", "a", "b", "c", "d"], "sources are a, b, c, d; expected vocals"),
     ],
 )
-def test_the_script_is_given_something_wrong(arguments, message, musdb, separator_file, tmp_path):
+@needs_ffmpeg
+def test_the_script_is_given_something_wrong(
+    run, arguments, message, musdb, separator_file, tmp_path
+):
     basic = ["--musdb18hq_dir", musdb, "--separator", separator_file, "--out", tmp_path]
-    done = run(*basic, "--seconds", 1, *arguments)
-    assert done.returncode == 1 and message in done.stderr, done.stderr
-    assert done.stderr.count("\n") == 1
+    status, _, errors = run(*basic, "--seconds", 1, *arguments)
+    assert status == 1 and message in errors and errors.count("\n") == 1, errors
 
 
 # ------------------------------------------------------------------------------------- bad input
 
 
-def test_without_museval(musdb, separator_file, tmp_path, monkeypatch):
+def test_without_museval(run, musdb, separator_file, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # where no ffmpeg is
     basic = ["--musdb18hq_dir", musdb, "--separator", separator_file, "--out", tmp_path / "out"]
-    done = run(*basic, "--sources", *SOURCES)
-    assert done.returncode == 1 and "museval needs ffmpeg and ffprobe" in done.stderr
-    assert done.stderr.count("\n") == 1
+    status, _, errors = run(*basic, "--sources", *SOURCES)
+    assert status == 1 and "museval needs ffmpeg and ffprobe" in errors and errors.count("\n") == 1
 
 
 @needs_ffmpeg
-def test_scores_belong_to_weights(musdb, separator_file, tmp_path, monkeypatch, capsys):
+def test_scores_belong_to_weights(run, musdb, separator_file, tmp_path, monkeypatch):
     """Another model under the same name is scored anew."""
     monkeypatch.setattr(metrics, "bss_eval_v4", snr_of_each)
-    path, digests = tmp_path / "model.pth", []
-    for seed in (0, 1):
-        torch.save(small_model(n_layers=1, residual=True, causal=bool(seed)).serialize(), path)
-        arguments = [SCRIPT, "--musdb18hq_dir", musdb, "--separator", separator_file]
-        arguments += ["--checkpoint", path, "--seconds", 0.5, "--out", tmp_path / "out"]
-        monkeypatch.setattr(sys, "argv", [str(x) for x in [*arguments, "--sources", *SOURCES]])
-        with pytest.raises(SystemExit):
-            runpy.run_path(str(SCRIPT), run_name="__main__")
+    path, found = tmp_path / "model.pth", []
+    for causal in (False, True):
+        torch.save(small_model(n_layers=1, residual=True, causal=causal).serialize(), path)
+        options = ["--checkpoint", path, "--seconds", 0.5, "--out", tmp_path / "out"]
+        options += ["--musdb18hq_dir", musdb, "--separator", separator_file, "--sources", *SOURCES]
+        assert run(*options)[0] == 0
         content = json.loads((tmp_path / "out" / "C - D.json").read_text())
-        digests.append((content["settings"]["weights"], content["scores"]["mp3, restored before"]))
-    assert digests[0][0] != digests[1][0] and digests[0][1] != digests[1][1]
+        found.append((content["settings"]["weights"], content["scores"]["mp3, restored before"]))
+    assert found[0][0] != found[1][0] and found[0][1] != found[1][1]
 
 
 def test_a_separator_of_other_sources(musdb):
