@@ -1,0 +1,210 @@
+"""What the empty highs are filled with: shapes of the mids tiled upward, and noise beside them.
+
+A codec's low-pass leaves nothing above its edge, and a network that has to draw every bin there
+draws blurs. So the fine structure is taken from where it is free, the source region that every bit
+rate keeps and noise, and what is learnt is how loud and how noisy each 250 Hz of each frame is.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from .bands import BandSplit
+from .gain_bands import (
+    ENERGY_FLOOR,
+    SOURCE_BANDS,
+    SOURCE_START,
+    TARGET_START,
+    GainBands,
+    extrapolation,
+)
+from .layers import BandLinear, RMSNorm
+
+# The STFT of full-scale music reaches about exp(5).
+_MAX_LOG_GAIN = 6.0
+# A band is filled where it lacks more than this (natural logarithm, 15 dB) of what is expected of
+# it, and how steeply it begins.
+_DEFICIT, _STEEPNESS = 1.7, 4.0
+# The noise repeats after so many frames, three hours, which keeps its counter bounded.
+NOISE_PERIOD = 2**20
+_PRIME = 2**31 - 1
+# Keeps the norm of nothing away from a division by 0.
+_TINY = 1e-12
+_ROUNDS = ((1103515245, 12345), (1597334677, 907633385), (741103597, 1013904223))
+
+
+def white_noise(first: torch.Tensor, n_hops: int, hop: int) -> torch.Tensor:
+    """Noise as a function of the position in the signal alone, the same wherever it is asked for.
+
+    Integers are mixed modulo a prime below ``2 ** 31``, so no product leaves 64 bits and every
+    runtime comes to the same numbers.
+
+    Args:
+        first: int64 scalar, index of the first hop; its period is :data:`NOISE_PERIOD`.
+        n_hops: how many hops.
+        hop: samples of a hop.
+
+    Returns:
+        float32 ``(n_hops * hop,)``, uniform with mean 0 and variance 1.
+
+    Example:
+        >>> import torch
+        >>> long, short = (white_noise(torch.tensor(k), 5 - k, 10) for k in (0, 3))
+        >>> torch.equal(long[30:], short)
+        True
+    """
+    position = torch.arange(hop, device=first.device)
+    index = (first + torch.arange(n_hops, device=first.device)).remainder(NOISE_PERIOD)
+    x = (index[:, None] * hop + position).flatten().remainder(_PRIME)
+    for factor, term in _ROUNDS:
+        x = (x * factor + term).remainder(_PRIME)
+        x = (x * x + term).remainder(_PRIME)
+    return (x.to(torch.float32) * (1 / _PRIME) - 0.5) * math.sqrt(12)
+
+
+def tiled(spec: torch.Tensor, width: int) -> torch.Tensor:
+    """The whitened source region, repeated up to the last bin.
+
+    A shift by an even number of bins is in phase from frame to frame where the hop is half of the
+    window: it is a product with ``exp(2 pi i * shift * time / window)``, whose phase at the frames'
+    starts, ``pi * shift * frame``, is a whole number of turns.
+
+    Args:
+        spec: ``(streams, frames, bins, 2)``.
+        width: bins of a gain band.
+
+    Returns:
+        ``(streams, frames, bins above the source region, 2)``; the bands of a tile are of unit norm
+        where the source is not silent.
+    """
+    n_bins, start, stop = spec.shape[-2], SOURCE_START * width, TARGET_START * width
+    source = spec[..., start:stop, :].unflatten(-2, (SOURCE_BANDS, width))
+    energy = source.square().sum((-2, -1), keepdim=True)
+    white = (source * (energy + ENERGY_FLOOR).rsqrt()).flatten(-3, -2)
+    n_tiles = -(-(n_bins - stop) // (stop - start))
+    return torch.cat([white] * n_tiles, -2)[..., : n_bins - stop, :]
+
+
+class Excitation(nn.Module):
+    """Fills what a codec emptied above the source region.
+
+    The whitened source, each of its bands of unit norm, is tiled upward by multiples of its width.
+    White noise is a function of the absolute position in the signal and the same for all streams,
+    so that a channel is restored the same whatever is restored beside it, and what lies in the
+    middle of a stereo mix stays there. The two are mixed to unit norm in each gain band and frame,
+    and scaled by ``exp`` of a log gain where the input lacks as much.
+
+    Log gain, share of the tile and what counts as lacking start from the expected log gains, a half
+    and 15 dB; the tokens add to each, at first nothing.
+
+    Args:
+        bands: the network's.
+        gain_bands: of the same.
+        feature_dim: N of the paper.
+        expects: whether the expected log gains will be given; else a linear map of the input's,
+            which starts from :func:`extrapolation`, stands in for them.
+    """
+
+    def __init__(self, bands: BandSplit, gain_bands: GainBands, feature_dim: int, expects: bool):
+        super().__init__()
+        self.gain_bands = gain_bands
+        edges = [sum(bands.widths[: band + 1]) for band in range(len(bands.widths))]
+        # By width; groups that end below the targets have none.
+        self.heads = nn.ModuleDict(
+            {
+                str(width): nn.Sequential(
+                    RMSNorm(feature_dim, len(members)), BandLinear(len(members), feature_dim, 3 * n)
+                )
+                for (width, members), n in zip(bands.groups.items(), gain_bands.n_sub_bands)
+                if edges[members[-1]] > TARGET_START * gain_bands.width
+            }
+        )
+        self._widths = [str(width) for width in bands.groups]
+        for head in self.heads.values():
+            nn.init.zeros_(head[-1].weight)
+            nn.init.zeros_(head[-1].bias)
+        self.level = None
+        if not expects:
+            n_gains = len(gain_bands.widths)
+            self.level = nn.Linear(n_gains, n_gains)
+            with torch.no_grad():
+                for parameter, value in zip(self.level.parameters(), extrapolation(n_gains)):
+                    parameter.copy_(value)
+
+    def forward(
+        self,
+        groups: list[torch.Tensor],
+        spec: torch.Tensor,
+        noise: torch.Tensor,
+        log_gain: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """What is to be added to the spectrum.
+
+        Args:
+            groups: tokens of each group of bands, ``(streams, frames, bands, features)``.
+            spec: the input's, ``(streams, frames, bins, 2)``.
+            noise: spectrum of :func:`white_noise` in these frames, ``(frames, bins, 2)``.
+            log_gain: expected of the original, ``(streams, frames, gain bands)``.
+
+        Returns:
+            ``(streams, frames, bins, 2)``, zeros below the end of the source region.
+        """
+        present = self.gain_bands.log_gains(spec)
+        if self.level is not None:
+            log_gain = self.level(present.to(self.level.weight.dtype))
+        more, tonality, lack = self._correction(groups, spec.dtype)
+        target = slice(TARGET_START, None)
+        level = log_gain.to(spec.dtype)[..., target] + more
+        deficit = level - present[..., target] - _DEFICIT
+        amplitude = level.clamp(max=_MAX_LOG_GAIN).exp() * (_STEEPNESS * deficit + lack).sigmoid()
+        return self.mix(spec, noise, amplitude, tonality)
+
+    def _correction(
+        self, groups: list[torch.Tensor], dtype: torch.dtype
+    ) -> tuple[torch.Tensor, ...]:
+        """What the tokens say of each target band: log gain, tonality, lack."""
+        parts = []
+        for width, n, x in zip(self._widths, self.gain_bands.n_sub_bands, groups):
+            if width in self.heads:
+                said = self.heads[width](x).to(dtype)
+            else:
+                said = x.new_zeros(*x.shape[:-1], 3 * n, dtype=dtype)
+            parts.append(said.unflatten(-1, (3, n)).transpose(-3, -2))
+        return self.gain_bands.from_groups(parts)[..., TARGET_START:].unbind(-2)
+
+    def mix(
+        self,
+        spec: torch.Tensor,
+        noise: torch.Tensor,
+        amplitude: torch.Tensor,
+        tonality: torch.Tensor,
+    ) -> torch.Tensor:
+        """Tile and noise of a given norm in each target band and frame.
+
+        Args:
+            spec: the input's, ``(streams, frames, bins, 2)``.
+            noise: ``(frames, bins, 2)``.
+            amplitude: norms, ``(streams, frames, target bands)``.
+            tonality: log odds of the tile's share in the energy, of the same shape. What the source
+                lacks where it is silent is the noise's too.
+
+        Returns:
+            ``(streams, frames, bins, 2)``.
+        """
+        bottom = TARGET_START * self.gain_bands.width
+        to_bins = self.gain_bands.to_bins[TARGET_START:, bottom:].to(spec)
+        tile = tiled(spec, self.gain_bands.width)
+        grain = noise[..., bottom:, :].to(spec)
+        grain = grain * (to_bins.T @ (_energies(grain, to_bins) + _TINY).rsqrt().unsqueeze(-1))
+        odds = torch.stack((tonality, -tonality), -2)
+        weights = (0.5 * nn.functional.logsigmoid(odds)).exp() @ to_bins
+        of_tile, of_grain = weights.unsqueeze(-1).unbind(-3)
+        mixed = of_tile * tile + of_grain * grain
+        scale = amplitude * (_energies(mixed, to_bins) + _TINY).rsqrt()
+        filled = mixed * (scale @ to_bins).unsqueeze(-1)
+        return nn.functional.pad(filled, (0, 0, bottom, 0))
+
+
+def _energies(bins: torch.Tensor, to_bins: torch.Tensor) -> torch.Tensor:
+    return bins.square().sum(-1) @ to_bins.T

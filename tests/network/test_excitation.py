@@ -1,0 +1,282 @@
+"""Excitation: its parts against textbook versions, its energies against a closed form."""
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+
+from apollo_plugin.network.bands import BandSplit
+from apollo_plugin.network.excitation import NOISE_PERIOD, Excitation, tiled, white_noise
+from apollo_plugin.network.gain_bands import TARGET_START, GainBands, TokenGuide, extrapolation
+
+LEAN = [5] * 16 + [10] * 8 + [15] * 8 + [20] * 7 + [22]
+PUBLISHED = [5] * 79 + [47]
+UNEVEN = [3, 7, 11] * 21 + [1]
+
+
+def parts(widths, feature_dim=6, expects=True):
+    bands = BandSplit(widths)
+    gains = GainBands(bands, 882, 44100)
+    return bands, gains, Excitation(bands, gains, feature_dim, expects)
+
+
+def spectrum(n_frames=7, streams=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(streams, n_frames, 442, 2, generator=generator)
+
+
+def grain(n_frames=7, seed=1):
+    return spectrum(n_frames, 1, seed)[0]
+
+
+# ---------------------------------------------------------------------------------------- the noise
+
+
+def textbook_noise(position):
+    """Python's own integers, of any size."""
+    x = position % (2**31 - 1)
+    for factor, term in ((1103515245, 12345), (1597334677, 907633385), (741103597, 1013904223)):
+        x = (x * factor + term) % (2**31 - 1)
+        x = (x * x + term) % (2**31 - 1)
+    return (x / (2**31 - 1) - 0.5) * 12**0.5
+
+
+def test_noise_is_the_textbooks_at_any_position():
+    for first in (0, 1, 54321, NOISE_PERIOD - 2):
+        noise = white_noise(torch.tensor(first), 4, 441)
+        hops = [(first + k) % NOISE_PERIOD for k in range(4)]
+        expected = [textbook_noise(hop * 441 + k) for hop in hops for k in range(441)]
+        assert noise.dtype == torch.float32
+        np.testing.assert_allclose(noise, expected, atol=1e-6)
+
+
+def test_noise_is_the_same_wherever_it_is_asked_for_and_a_frame_before_the_first_is_the_last():
+    whole = white_noise(torch.tensor(0), 20, 441)
+    for first in (0, 7, 19):
+        assert torch.equal(white_noise(torch.tensor(first), 1, 441), whole[first * 441 :][:441])
+    last = white_noise(torch.tensor(NOISE_PERIOD - 1), 1, 441)
+    assert torch.equal(white_noise(torch.tensor(-1), 1, 441), last)
+
+
+def test_noise_is_white_with_variance_1_and_does_not_repeat():
+    noise = white_noise(torch.tensor(3000), 1000, 441).double().numpy()
+    assert abs(noise.mean()) < 0.01 and abs(noise.var() - 1) < 0.01
+    assert np.abs(noise).max() <= 3**0.5 + 1e-6
+    # Welch's estimate of the density: flat to what 1000 frames leave.
+    _, density = scipy.signal.welch(noise, nperseg=882, scaling="spectrum", detrend=False)
+    assert np.abs(10 * np.log10(density[1:-1] / density[1:-1].mean())).max() < 1.0
+    # No two places alike, neighbouring hops and powers of two above all.
+    for lag in (1, 2, 3, 220, 441, 882, 1024, 65536, 220500):
+        assert abs(np.mean(noise[lag:] * noise[:-lag])) < 5 / len(noise[lag:]) ** 0.5
+
+
+# --------------------------------------------------------------------------------------- gain bands
+
+
+@pytest.mark.parametrize("widths", [LEAN, PUBLISHED, UNEVEN, [442], [1] * 442])
+def test_corrections_of_bands_reach_the_gain_bands_that_they_share_bins_with(widths):
+    bands, gains, _ = parts(widths)
+    assert gains.width == 5 and gains.widths == [5] * 87 + [7]
+    # A textbook version: to each bin the value of its sub-band, the mean over a gain band's bins.
+    generator = torch.Generator().manual_seed(0)
+    values, of_bin = [], torch.zeros(442)
+    edges = np.cumsum([0, *widths])
+    for (width, members), n in zip(bands.groups.items(), gains.n_sub_bands):
+        value = torch.randn(len(members), n, generator=generator)
+        values.append(value)
+        for band, row in zip(members, value):
+            for k in range(width):
+                of_bin[edges[band] + k] = row[min(k // 5, n - 1)]
+    expected = [of_bin[5 * k : 5 * k + 5 if k < 87 else 442].mean() for k in range(88)]
+    torch.testing.assert_close(gains.from_groups(values), torch.stack(expected))
+    # What all agree on comes back the same.
+    same = gains.to_groups(torch.full((2, 3, 88), 0.7))
+    torch.testing.assert_close(gains.from_groups(same), torch.full((2, 3, 88), 0.7))
+
+
+def test_energies_are_those_of_the_split():
+    bands, gains, _ = parts([5] * 87 + [7])
+    spec = spectrum()
+    expected = torch.cat([part[..., -1] for part in bands.split(spec)], -1)
+    torch.testing.assert_close(gains.log_gains(spec), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gains_stay_250_hz_wide_at_other_rates_and_windows():
+    for rate, ms, width in ((48000, 20, 5), (22050, 20, 5), (44100, 40, 10), (44100, 4, 1)):
+        kernel = int(rate * ms / 1000)
+        gains = GainBands(BandSplit([1] * (kernel // 2 + 1)), kernel, rate)
+        assert gains.width == width and sum(gains.widths) == kernel // 2 + 1
+    with pytest.raises(ValueError, match="8000 Hz leaves no room above the source region"):
+        GainBands(BandSplit([81]), 160, 8000)
+
+
+# ---------------------------------------------------------------------------------------- the tiles
+
+
+def test_tiles_are_the_source_bands_with_unit_norm():
+    spec = spectrum()
+    found = torch.view_as_complex(tiled(spec, 5).contiguous())
+    source = torch.view_as_complex(spec)
+    assert found.shape[-1] == 442 - 85
+    for bin_ in range(85, 442):
+        from_bin = 45 + (bin_ - 45) % 40
+        band = from_bin // 5 * 5
+        norm = source[..., band : band + 5].abs().square().sum(-1).sqrt()
+        torch.testing.assert_close(
+            found[..., bin_ - 85], source[..., from_bin] / norm, atol=1e-5, rtol=1e-5
+        )
+    assert not tiled(torch.zeros_like(spec), 5).any()
+
+
+def test_a_tile_of_a_tone_is_a_tone_in_phase():
+    """Shifted bins of a sinusoid are those of a sinusoid 2, 4, ... kHz higher, frame by frame."""
+    time = torch.arange(44100, dtype=torch.float64) / 44100
+    window = torch.hann_window(882, dtype=torch.float64)
+
+    def stft(hz):
+        wave = torch.polar(torch.ones_like(time), 2 * torch.pi * hz * time)
+        return torch.fft.fft(wave.unfold(-1, 882, 441) * window)[:, :442]
+
+    low = torch.view_as_real(stft(3100.0))[None]
+    tiles = torch.view_as_complex(tiled(low, 5).contiguous())[0]
+    for shift in (1, 2, 5):
+        high = stft(3100.0 + 2000 * shift)
+        near = slice(62 + 40 * shift - 2, 62 + 40 * shift + 3)  # the main lobe, one band of 5 bins
+        lobe = high[:, 60 + 40 * shift : 65 + 40 * shift]
+        lobe = lobe / lobe.abs().square().sum(-1, keepdim=True).sqrt()
+        assert near.start == 60 + 40 * shift
+        torch.testing.assert_close(
+            tiles[:, near.start - 85 : near.stop - 85], lobe, atol=1e-6, rtol=0
+        )
+
+
+# --------------------------------------------------------------------------------------- excitation
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_energies_come_out_as_asked(share):
+    _, gains, excitation = parts(LEAN)
+    amplitude = torch.rand(2, 7, 71, generator=torch.Generator().manual_seed(3)) * 5
+    filled = excitation.mix(
+        spectrum(), grain(), amplitude, torch.full_like(amplitude, share).logit()
+    )
+    energy = gains.energies(filled)
+    torch.testing.assert_close(energy[..., TARGET_START:].sqrt(), amplitude, rtol=1e-4, atol=1e-5)
+    assert not filled[..., :85, :].any()
+
+
+def test_the_share_turns_noise_into_tile():
+    _, _, excitation = parts(LEAN)
+    spec, noise = spectrum(), grain()
+    ones = torch.ones(2, 7, 71)
+
+    def cosine(share, other):
+        filled = excitation.mix(spec, noise, ones, (share * ones).logit())[..., 85:, :]
+        return (filled * other).sum((-2, -1)) / (
+            filled.norm(dim=(-2, -1)) * other.norm(dim=(-2, -1))
+        )
+
+    tile = tiled(spec, 5)
+    torch.testing.assert_close(cosine(1.0, tile), torch.ones(2, 7), atol=1e-2, rtol=0)
+    assert (cosine(0.0, tile).abs() < 0.2).all()
+    # Energies are shared, so at a half the tile's part of the norm is the root of a half.
+    torch.testing.assert_close(cosine(0.5, tile), torch.full((2, 7), 0.5**0.5), atol=0.1, rtol=0)
+
+
+def test_noise_takes_the_place_of_a_silent_source():
+    _, gains, excitation = parts(LEAN)
+    spec = spectrum()
+    spec[..., 45:85, :] = 0
+    amplitude = torch.full((2, 7, 71), 2.0)
+    filled = excitation.mix(spec, grain(), amplitude, torch.zeros_like(amplitude))
+    torch.testing.assert_close(gains.energies(filled)[..., TARGET_START:].sqrt(), amplitude)
+
+
+@pytest.mark.parametrize("widths", [LEAN, PUBLISHED, UNEVEN])
+def test_empty_bands_get_the_expected_gain_and_full_ones_nothing(widths):
+    bands, gains, excitation = parts(widths)
+    spec = spectrum()
+    spec[..., 200:, :] = 0
+    groups = [torch.randn(2, 7, len(members), 6) for members in bands.groups.values()]
+    expected = gains.log_gains(spectrum())  # 1.2 or so, in all bands
+    filled = excitation(groups, spec, grain(), expected)
+    energy = gains.energies(filled)
+    torch.testing.assert_close(0.5 * energy[..., 40:].log(), expected[..., 40:], atol=1e-3, rtol=0)
+    # Where the input has what is expected, less than 50 dB below it are added.
+    present = gains.energies(spec)
+    assert (10 * (energy / present)[..., :40].clamp(min=1e-20).log10() < -50).all()
+
+
+def test_without_expectations_the_source_is_continued_at_9_db_an_octave():
+    bands, gains, excitation = parts(LEAN, expects=False)
+    spec = spectrum()
+    spec[..., 85:, :] = 0
+    groups = [torch.zeros(2, 7, len(members), 6) for members in bands.groups.values()]
+    found = 0.5 * gains.energies(excitation(groups, spec, grain(), None)).log()
+    source = gains.log_gains(spec)[..., 9:17].mean(-1)
+    for band in (26, 52):  # one and two octaves above the source's centre, 13 * 250 Hz
+        fall = 9 * np.log2((band + 0.5) / 13) / 20 * np.log(10)
+        torch.testing.assert_close(found[..., band], source - fall, atol=1e-2, rtol=0)
+    weight, bias = extrapolation(88)
+    assert weight[:TARGET_START].equal(torch.eye(88)[:TARGET_START])
+    assert not bias[:TARGET_START].any()
+
+
+def test_tokens_correct_each_band_alone():
+    bands, gains, excitation = parts(LEAN)
+    spec = spectrum()
+    spec[..., 85:, :] = 0
+    groups = [torch.randn(2, 7, len(members), 6) for members in bands.groups.values()]
+    expected = torch.ones(2, 7, 88)
+    plain = gains.energies(excitation(groups, spec, grain(), expected))
+    with torch.no_grad():  # the band of 15 bins from bin 160 on: its second 250 Hz by 0.5
+        excitation.heads["15"][-1].bias[0, 1] = 0.5
+    raised = gains.energies(excitation(groups, spec, grain(), expected))
+    ratio = 0.5 * (raised / plain)[..., TARGET_START:].log()
+    expected_ratio = torch.zeros(71)
+    expected_ratio[160 // 5 + 1 - TARGET_START] = 0.5
+    torch.testing.assert_close(ratio, expected_ratio.expand_as(ratio), atol=1e-3, rtol=0)
+
+
+def test_gradients_are_those_of_finite_differences_and_reach_every_gain():
+    bands, _, excitation = parts(LEAN, feature_dim=4, expects=False)
+    spec, noise = spectrum(2, 1), grain(2)
+    spec[..., 85:, :] *= 0.05
+    generator = torch.Generator().manual_seed(5)
+    groups = [
+        torch.randn(1, 2, len(members), 4, generator=generator) for members in bands.groups.values()
+    ]
+    for head in excitation.heads.values():
+        torch.nn.init.normal_(head[-1].weight, 0, 0.3, generator=generator)
+    asked = [torch.randn(1, 2, 71, generator=generator).double() for _ in range(2)]
+    assert torch.autograd.gradcheck(
+        lambda *asked: excitation.mix(spec.double(), noise.double(), *asked),
+        [x.requires_grad_() for x in asked],
+    )
+    excitation(groups, spec, noise, None).square().sum().backward()
+    for name, parameter in excitation.named_parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+    assert (excitation.level.bias.grad[TARGET_START:] != 0).all()
+
+
+def test_gradients_stay_finite_where_all_is_tile_or_all_is_noise():
+    _, _, excitation = parts(LEAN)
+    for extreme in (-200.0, 200.0):
+        tonality = torch.full((2, 7, 71), extreme, requires_grad=True)
+        excitation.mix(spectrum(), grain(), torch.ones(2, 7, 71), tonality).sum().backward()
+        assert tonality.grad.isfinite().all()
+
+
+def test_the_guide_tells_expected_and_lacking_gains():
+    bands, gains, _ = parts(LEAN)
+    guide = TokenGuide(bands, gains, 6)
+    spec, expected = spectrum(), torch.randn(2, 7, 88)
+    assert not any(part.any() for part in guide(spec, expected))
+    with torch.no_grad():
+        for layer in guide.maps:
+            layer.weight.normal_()
+    found = guide(spec, expected)[2][:, :, 0]  # 15 bins from bin 160 on: gain bands 32 to 34
+    told = torch.cat((expected, expected - gains.log_gains(spec)), -1)[
+        ..., [32, 33, 34, 120, 121, 122]
+    ]
+    torch.testing.assert_close(found, told @ guide.maps[2].weight[0].T, atol=1e-4, rtol=1e-4)
