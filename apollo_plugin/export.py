@@ -40,7 +40,7 @@ def metadata(model: Apollo, kind: str) -> dict[str, Any]:
     if kind == "stream":
         step = StreamStep(model)
         shapes = {name: list(value.shape) for name, value in step.initial_state(1).items()}
-        # Of one stream; the axis that grows with the streams is the second of context, else first.
+        # Of one stream; the axis that grows with the streams is the second of *context, else first.
         info.update(latency=model.latency, delay_hops=step.delay, state=shapes)
     return info
 
@@ -70,7 +70,8 @@ def program(model: Apollo, kind: str) -> torch.export.ExportedProgram:
         arguments = (torch.zeros(2, 4, module.hop), torch.tensor(2**40), *state.values())
         first = {0: streams}
         hops = torch.export.Dim("hops", min=1)
-        shapes = ({0: streams, 1: hops}, None, None, first, first, {1: streams}, first)
+        of_path = (first, {1: streams}, first, first) if model.envelope_path else ()
+        shapes = ({0: streams, 1: hops}, None, None, first, first, {1: streams}, first, of_path)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Guards that torch's solver cannot prove of time // hop are left to the run.

@@ -1,35 +1,19 @@
 """Apollo, band-sequence modelling for audio restoration (Fig. 1 of the paper)."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from ..errors import check_time_is_last
+from .envelope import EnvelopePath
+from .excitation import NOISE_PERIOD, Excitation, white_noise
 from .filterbank import ApolloSTFT
+from .gain_bands import GainBands, TokenGuide, starting_path
 from .layers import INITIAL_LOG_GAIN, BandGain, BandLinear, BandSequenceModule, RMSNorm, rotary
-from .stft import AnalysisState, SynthesisState, finish
-
-
-class ApolloState(NamedTuple):
-    """All that a step leaves to the next: nothing of it grows with the length of the signal.
-
-    Args:
-        analysis: of the STFT.
-        samples: input samples whose output is still to come, ``(streams, n)``.
-        spec: input frames that wait for the network's look-ahead, for the residual path and for
-            digital silence, complex ``(streams, frames, bins)``.
-        blocks: for each module the context of each block of its TCN, ``(streams, frames, bands,
-            features)``.
-        synthesis: of the inverse STFT.
-    """
-
-    analysis: AnalysisState
-    samples: torch.Tensor
-    spec: torch.Tensor
-    blocks: list[list[torch.Tensor]]
-    synthesis: SynthesisState
+from .state import ApolloState, Contexts
+from .stft import finish
 
 
 class ApolloNetwork(nn.Module):
@@ -54,6 +38,11 @@ class ApolloNetwork(nn.Module):
             what was fine stays.
         band_gain: scale each band of the network's output by ``exp`` of a predicted log gain (not
             in the published model), so that level and detail are separate, as at the input.
+        band_bins: bins of each band, in place of ``n_bands`` and ``band_width_hz``; not published.
+        excitation: fill emptied bands from 4.25 kHz up with tiles of the mids and with noise, see
+            :class:`~apollo_plugin.network.excitation.Excitation` (not in the published model).
+        envelope_dim: width of an :class:`~apollo_plugin.network.envelope.EnvelopePath` that tells
+            tokens and excitation how loud the original was, 0 for none (not published).
 
     Shape:
         ``(time,)``, ``(channels, time)`` or ``(batch, channels, time)``, output like input.
@@ -82,7 +71,11 @@ class ApolloNetwork(nn.Module):
         band_width_hz: float | None = None,
         residual: bool = False,
         band_gain: bool = False,
+        band_bins: Sequence[int] | None = None,
+        excitation: bool = False,
+        envelope_dim: int = 0,
     ):
+        arguments = {name: value for name, value in locals().items() if name != "self"}
         # Not super(): beside Asteroid's BaseModel, which keeps a rate of its own, that would be it.
         nn.Module.__init__(self)
         if n_heads < 1 or feature_dim < 1 or feature_dim % (2 * n_heads):
@@ -91,42 +84,25 @@ class ApolloNetwork(nn.Module):
             raise ValueError(f"kernel_size {kernel_size} must be odd")
         if n_layers < 1 or tcn_blocks < 1:
             raise ValueError("n_layers and tcn_blocks must be 1 or more")
-        self._args: dict[str, Any] = dict(
-            sample_rate=sample_rate,
-            win_ms=win_ms,
-            n_bands=n_bands,
-            feature_dim=feature_dim,
-            n_layers=n_layers,
-            n_heads=n_heads,
-            kernel_size=kernel_size,
-            causal=causal,
-            mlp_ratio=mlp_ratio,
-            tcn_ratio=tcn_ratio,
-            tcn_blocks=tcn_blocks,
-            band_width_hz=band_width_hz,
-            residual=residual,
-            band_gain=band_gain,
-        )
+        if band_bins is not None:
+            arguments["band_bins"] = list(band_bins)
+        self._args: dict[str, Any] = arguments
         self.residual = residual
         self.band_gain = band_gain
         window = int(sample_rate * win_ms / 1000)
-        self.filterbank = ApolloSTFT(
-            window, window, sample_rate=sample_rate, n_bands=n_bands, band_width_hz=band_width_hz
-        )
-        groups = [(len(bands), width) for width, bands in self.filterbank.bands.groups.items()]
+        layout = n_bands, band_width_hz, band_bins
+        self.filterbank = ApolloSTFT(window, window, None, sample_rate, *layout)
+        bands = self.filterbank.bands
+        groups = [(len(members), width) for width, members in bands.groups.items()]
         self.encoders = nn.ModuleList(
             nn.Sequential(
                 RMSNorm(2 * width + 1, count), BandLinear(count, 2 * width + 1, feature_dim)
             )
             for count, width in groups
         )
-        layers = [
-            BandSequenceModule(
-                feature_dim, n_heads, mlp_ratio, kernel_size, causal, tcn_ratio, tcn_blocks
-            )
-            for _ in range(n_layers)
-        ]
-        self.layers = cast(Sequence[BandSequenceModule], nn.ModuleList(layers))
+        of_layers = feature_dim, n_heads, mlp_ratio, kernel_size, causal, tcn_ratio, tcn_blocks
+        layers = nn.ModuleList(BandSequenceModule(*of_layers) for _ in range(n_layers))
+        self.layers = cast(Sequence[BandSequenceModule], layers)
         # One gate and one value for each real number of a bin.
         outputs = [BandLinear(n, feature_dim, 4 * width + int(band_gain)) for n, width in groups]
         self.decoders = nn.ModuleList(
@@ -137,6 +113,17 @@ class ApolloNetwork(nn.Module):
             self.envelope = BandGain(self.filterbank.n_bands)
             for output in outputs:
                 nn.init.constant_(output.bias[:, -1], INITIAL_LOG_GAIN)
+        self.envelope_path: EnvelopePath | None = None
+        self.excitation: Excitation | None = None
+        if envelope_dim or excitation:
+            gain_bands = GainBands(bands, window, sample_rate)
+        if envelope_dim:
+            self.envelope_path = starting_path(gain_bands, envelope_dim, causal)
+            n_known = self.envelope_path.n_in // self.envelope_path.n_bands
+            self.early_guide = TokenGuide(bands, gain_bands, feature_dim, n_known)
+            self.late_guide = TokenGuide(bands, gain_bands, feature_dim, 2)
+        if excitation:
+            self.excitation = Excitation(bands, gain_bands, feature_dim, bool(envelope_dim))
 
     # ------------------------------------------------------------------------ the one forward pass
 
@@ -146,10 +133,15 @@ class ApolloNetwork(nn.Module):
         return self._args["sample_rate"]
 
     @property
+    def n_ahead(self) -> int:
+        """Look-ahead in frames: the TCNs' or the envelope path's, which runs beside them."""
+        tokens = sum(block.ahead for layer in self.layers for block in layer.tcn)
+        return max(tokens, self.envelope_path.ahead) if self.envelope_path else tokens
+
+    @property
     def latency(self) -> int:
         """Delay of a stream in samples: the convolutions' look-ahead and one window."""
-        n_frames = sum(block.ahead for layer in self.layers for block in layer.tcn)
-        return n_frames * self.filterbank.stride + self.filterbank.kernel_size
+        return self.n_ahead * self.filterbank.stride + self.filterbank.kernel_size
 
     def initial_state(self, n_streams: int) -> ApolloState:
         """State before the first sample of ``n_streams`` signals."""
@@ -161,17 +153,26 @@ class ApolloNetwork(nn.Module):
             wav.new_zeros(n_streams, 0),
             torch.complex(spec, spec),
             self.initial_contexts(n_streams, weight),
+            torch.zeros((), dtype=torch.int64, device=weight.device),
             self.filterbank.initial_synthesis(n_streams, wav),
         )
 
-    def initial_contexts(self, n_streams: int, like: torch.Tensor) -> list[list[torch.Tensor]]:
-        """What stands before the first frame in each block of each TCN: zeros, of the type and
-        device of ``like``."""
+    def initial_contexts(self, n_streams: int, like: torch.Tensor) -> Contexts:
+        """What stands before the first frame: zeros, of the type and device of ``like``."""
         n_bands, n_features = self.filterbank.n_bands, self._args["feature_dim"]
-        return [
-            [like.new_zeros(n_streams, block.behind, n_bands, n_features) for block in layer.tcn]
-            for layer in self.layers
-        ]
+        path = self.envelope_path
+        return Contexts(
+            [
+                [
+                    like.new_zeros(n_streams, block.behind, n_bands, n_features)
+                    for block in layer.tcn
+                ]
+                for layer in self.layers
+            ],
+            [context.to(like) for context in path.initial_contexts(n_streams)] if path else [],
+            like.new_zeros(n_streams, 0, n_bands, n_features),
+            like.new_zeros(n_streams, 0, path.n_bands if path else 0),
+        )
 
     def step(
         self, wav: torch.Tensor, state: ApolloState | None, last: bool
@@ -193,59 +194,88 @@ class ApolloNetwork(nn.Module):
         source = wav.to(state.samples)
         new_spec, analysis = self.filterbank.analysis(source, state.analysis, last)
         spec = torch.cat((state.spec, new_spec), 1)
-        views = torch.view_as_real(new_spec), torch.view_as_real(spec)
-        restored, blocks = self.network(*views, state.blocks, last)
+        x, log_gain, contexts = self.network(torch.view_as_real(new_spec), state.contexts, last)
+        n_frames = x.shape[1]
+        noise = None
+        if self.excitation:  # seen through the same window
+            wav_of_noise = white_noise(state.frame, n_frames + 1, self.filterbank.stride)
+            noise = torch.view_as_real(self.filterbank.spectrum(wav_of_noise.to(source)[None])[0])
+        restored = self.decode(x, torch.view_as_real(spec[:, :n_frames]), log_gain, noise)
         total, envelope, synthesis = self.filterbank.synthesis(
             torch.view_as_complex(restored), state.synthesis, last
         )
         samples = torch.cat((state.samples, source), -1)
         n_out = min(total.shape[-1], samples.shape[-1])
         out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out])
-        spec = spec[:, restored.shape[1] :]
-        return out.to(wav.dtype), ApolloState(analysis, samples[:, n_out:], spec, blocks, synthesis)
+        frame = (state.frame + n_frames) % NOISE_PERIOD
+        return out.to(wav.dtype), ApolloState(
+            analysis, samples[:, n_out:], spec[:, n_frames:], contexts, frame, synthesis
+        )
 
     def network(
-        self,
-        new_spec: torch.Tensor,
-        spec: torch.Tensor,
-        blocks: Sequence[Sequence[torch.Tensor]],
-        last: bool,
-    ) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
-        """New frames of the spectrum, and all that wait, to as many restored frames as are due.
+        self, spec: torch.Tensor, contexts: Contexts, last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, Contexts]:
+        """New frames of the spectrum to the features of as many frames as are due.
 
-        Real arithmetic only: spectra are real views, ``(streams, frames, bins, 2)``.
+        Real arithmetic only: the spectrum is a real view, ``(streams, frames, bins, 2)``.
+
+        Returns:
+            features and log gains for :meth:`decode`, contexts.
         """
-        x = self.encode(new_spec)
-        rotation = self.rotation()
-        contexts = []
+        blocks, path, tokens, log_gain = contexts
+        known = self.envelope_path.features(spec) if self.envelope_path else None
+        x, rotation = self.encode(spec, known), self.rotation()
+        new = []
         for layer, context in zip(self.layers, blocks):
             x, context = layer(x, rotation, context, last)
-            contexts.append(context)
-        return self.decode(x, spec[:, : x.shape[1]]), contexts
+            new.append(context)
+        if known is None:
+            return x, log_gain, contexts._replace(blocks=new)
+        expected, path = self.envelope_path(known, path, last)
+        x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
+        n = min(x.shape[1], log_gain.shape[1])
+        contexts = Contexts(new, path, x[:, n:], log_gain[:, n:])
+        return x[:, :n], log_gain[:, :n], contexts
 
     def rotation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the Roformers' queries and keys, see :func:`~apollo_plugin.network.layers.rotary`."""
         head_dim = self._args["feature_dim"] // self._args["n_heads"]
         return rotary(self.filterbank.n_bands, head_dim, next(self.parameters()).device)
 
-    def encode(self, spec: torch.Tensor) -> torch.Tensor:
-        """Frames of a spectrum to features, ``(streams, frames, bands, features)``."""
+    def encode(self, spec: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+        """Frames of a spectrum, and what the envelope path is told of them, to features,
+        ``(streams, frames, bands, features)``."""
         dtype = next(self.parameters()).dtype
         bands = self.filterbank.bands
         features = [f.to(dtype) for f in bands.split(spec)]
         x = torch.cat([encoder(f) for encoder, f in zip(self.encoders, features)], -2)
+        if known is not None:
+            x = x + self.early_guide(known.to(dtype).split(self.envelope_path.n_bands, -1))
         return bands.to_frequency_order(x)
 
-    def decode(self, x: torch.Tensor, spec: torch.Tensor) -> torch.Tensor:
-        """Features, and the input's spectrum at the same frames, to the restored spectrum."""
+    def decode(
+        self,
+        x: torch.Tensor,
+        spec: torch.Tensor,
+        log_gain: torch.Tensor,
+        noise: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Features, and of the same frames the input's spectrum, the envelope path's log gains and
+        the noise's spectrum ``(frames, bins, 2)``, to the restored spectrum."""
         bands = self.filterbank.bands
-        groups = bands.to_groups(x).split([len(group) for group in bands.groups.values()], -2)
+        x = bands.to_groups(x)
+        if self.envelope_path:
+            lacking = log_gain - self.envelope_path.log_gains(spec).to(log_gain)
+            x = x + self.late_guide((log_gain, lacking))
+        groups = x.split([len(group) for group in bands.groups.values()], -2)
         parts = [decoder(group) for decoder, group in zip(self.decoders, groups)]
         parts = [part.to(self._signal_dtype) for part in parts]
         if self.band_gain:
-            log_gain = torch.cat([group[..., -1] for group in bands.split(spec)], -1)
-            parts = self.envelope(parts, log_gain)
+            level = torch.cat([group[..., -1] for group in bands.split(spec)], -1)
+            parts = self.envelope(parts, level)
         restored = bands.merge([nn.functional.glu(part) for part in parts])
+        if self.excitation:
+            restored = restored + self.excitation(groups, spec, noise, log_gain)
         if self.residual:
             restored = spec + restored
         # Digital silence stays digital silence, whatever the biases say.

@@ -47,6 +47,22 @@ def widths_of_hz(band_width_hz: float, kernel_size: int, sample_rate: float) -> 
     return [upper - lower for lower, upper in zip(edges, edges[1:])]
 
 
+def given_widths(band_bins: Sequence[int], n_bins: int) -> list[int]:
+    """Bins of bands that someone laid out.
+
+    Raises:
+        ValueError: where they are no whole numbers from 1 up, or do not sum to the STFT's bins.
+    """
+    whole = isinstance(band_bins, Sequence) and not isinstance(band_bins, str)
+    if not whole or not all(type(width) is int and width > 0 for width in band_bins):
+        raise ValueError(f"band_bins {band_bins} has to be a list of whole numbers from 1 up")
+    if sum(band_bins) != n_bins:
+        raise ValueError(
+            f"band_bins sum to {sum(band_bins)}; the bands have to share the STFT's {n_bins} bins"
+        )
+    return list(band_bins)
+
+
 class BandSplit(nn.Module):
     """A spectrum's bins as bands of several widths.
 

@@ -6,6 +6,8 @@ how tonal a band is, some frames before and after. So this is a small dense netw
 a band, beside the band-sequence network, which sees every bin and costs forty times as much.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -207,7 +209,11 @@ class EnvelopePath(nn.Module):
         return 0.5 * (self._sum(spec.square().sum(-1)) + ENERGY_FLOOR).log()
 
     def forward(
-        self, features: torch.Tensor, contexts: list[torch.Tensor], last: bool
+        self,
+        features: torch.Tensor,
+        contexts: Sequence[torch.Tensor],
+        last: bool,
+        masks: Sequence[torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """A step.
 
@@ -215,15 +221,18 @@ class EnvelopePath(nn.Module):
             features: of new frames, ``(streams, frames, n_in)``; see :meth:`features`.
             contexts: from the step before, at first :meth:`initial_contexts`.
             last: no frame follows.
+            masks: factors for the frames that go into the smoothing and into each block,
+                ``(frames, 1)``; for programs of fixed shapes, which hold frames that are none.
 
         Returns:
             log gains of the original, ``(streams, frames that are due, n_bands)``, and contexts.
         """
         x = self.encoder(features.to(self.encoder.weight.dtype))
-        x, context = self.smoothing(x, contexts[0])
+        x, context = self.smoothing(x if masks is None else x * masks[0], contexts[0])
         x, new = x.unsqueeze(-2), [context]
-        for block, context in zip(self.blocks, contexts[1:]):
-            x, context = block(x, context, last)
+        for index, block in enumerate(self.blocks, 1):
+            x = x if masks is None else x * masks[index].unsqueeze(-1)
+            x, context = block(x, contexts[index], last)
             new.append(context)
         return self.decoder(x.squeeze(-2)), new
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from .bands import BandSplit
+from .envelope import ENERGY_FLOOR
 from .gain_bands import (
-    ENERGY_FLOOR,
     SOURCE_BANDS,
     SOURCE_START,
     TARGET_START,
@@ -36,6 +36,9 @@ _ROUNDS = ((1103515245, 12345), (1597334677, 907633385), (741103597, 1013904223)
 
 def white_noise(first: torch.Tensor, n_hops: int, hop: int) -> torch.Tensor:
     """Noise as a function of the position in the signal alone, the same wherever it is asked for.
+
+    It is noise in time because the spectra of one noise's frames keep their energy in the inverse
+    STFT. Spectra drawn for each frame anew would lose half of it, where frames overlap by half.
 
     Integers are mixed modulo a prime below ``2 ** 31``, so no product leaves 64 bits and every
     runtime comes to the same numbers.
@@ -102,8 +105,8 @@ class Excitation(nn.Module):
         bands: the network's.
         gain_bands: of the same.
         feature_dim: N of the paper.
-        expects: whether the expected log gains will be given; else a linear map of the input's,
-            which starts from :func:`extrapolation`, stands in for them.
+        expects: whether an envelope path will give the expected log gains; else a linear map of the
+            input's, which starts from :func:`extrapolation`, stands in for them.
     """
 
     def __init__(self, bands: BandSplit, gain_bands: GainBands, feature_dim: int, expects: bool):

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import ExportError
 from .apollo import ApolloNetwork
+from .excitation import white_noise
 from .stft import finish
 
 
@@ -32,6 +33,14 @@ class _Fourier(nn.Module):
         """``(streams, padded time)`` -> ``(streams, frames, bins, 2)``."""
         spec = F.conv1d(wav.unsqueeze(1), self.analysis, stride=self.bank.stride)
         return spec.unflatten(1, (2, self.bank.n_bins)).permute(0, 3, 2, 1)
+
+    def noise(
+        self, model: ApolloNetwork, frame: torch.Tensor, n_frames: int
+    ) -> torch.Tensor | None:
+        """Spectrum of the excitation's noise from a frame on, ``(frames, bins, 2)``."""
+        if model.excitation is None:
+            return None
+        return self.spectrum(white_noise(frame, n_frames + 1, self.bank.stride)[None])[0]
 
     def samples(self, spec: torch.Tensor) -> torch.Tensor:
         """The windowed sum of frames, ``(streams, padded time)``."""
@@ -57,8 +66,10 @@ class WholeSignal(nn.Module):
         pad = bank.kernel_size // 2
         padded = F.pad(wav.unsqueeze(1), (pad, pad), mode="reflect").squeeze(1)
         spec = self.fourier.spectrum(padded)
-        blocks = model.initial_contexts(spec.shape[0], spec)
-        spec, _ = model.network(spec, spec, blocks, last=True)
+        contexts = model.initial_contexts(spec.shape[0], spec)
+        x, log_gain, _ = model.network(spec, contexts, last=True)
+        noise = self.fourier.noise(model, torch.zeros((), dtype=torch.int64), x.shape[1])
+        spec = model.decode(x, spec, log_gain, noise)
         n_samples = wav.shape[-1]
         total = self.fourier.samples(spec)[:, pad : pad + n_samples]
         valid = torch.ones_like(spec[0, :, 0, 0])
@@ -93,21 +104,36 @@ class StreamStep(nn.Module):
         self.model, self.fourier = model, _Fourier(model)
         self.hop = bank.stride
         self.blocks = [block for layer in model.layers for block in layer.tcn]
-        self.n_ahead = sum(block.ahead for block in self.blocks)
+        self.n_ahead = model.n_ahead
         self.delay = self.n_ahead + 1
+        path = model.envelope_path
+        ahead = (sum(block.ahead for block in self.blocks), path.ahead if path else 0)
+        # Frames for which features, and what the envelope path said, wait for each other.
+        self.n_waiting = [self.n_ahead - n for n in ahead]
 
     def initial_state(self, n_streams: int) -> dict[str, torch.Tensor]:
         """The zeros that a stream begins with, by name."""
         bank, block = self.model.filterbank, self.blocks[0]
         n_features = self.model.get_model_args()["feature_dim"]
         context = (len(self.blocks), n_streams, block.behind + block.ahead)
-        return {
+        state = {
             "frame": torch.zeros((), dtype=torch.int64),
             "samples": torch.zeros(n_streams, self.delay * self.hop),
             "spectrum": torch.zeros(n_streams, max(1, self.n_ahead), bank.n_bins, 2),
             "context": torch.zeros(*context, bank.n_bands, n_features),
             "overlap": torch.zeros(n_streams, self.hop),
         }
+        path = self.model.envelope_path
+        if path is not None:
+            smoothing, *of_blocks = path.initial_contexts(n_streams)
+            waiting = [torch.zeros(n_streams, max(1, n)) for n in self.n_waiting]
+            state["path_smoothing"] = smoothing
+            state["path_context"] = F.pad(
+                torch.stack(of_blocks), (0, 0, 0, 0, 0, path.blocks[0].ahead)
+            )
+            state["tokens"] = waiting[0][..., None, None].repeat(1, 1, bank.n_bands, n_features)
+            state["log_gain"] = waiting[1][..., None].repeat(1, 1, path.n_bands)
+        return state
 
     def forward(
         self,
@@ -118,6 +144,7 @@ class StreamStep(nn.Module):
         spectrum: torch.Tensor,
         context: torch.Tensor,
         overlap: torch.Tensor,
+        *of_path: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         """The restored hops, then the new state in the order of the inputs."""
         hop, n_hops = self.hop, wav.shape[1]
@@ -130,7 +157,8 @@ class StreamStep(nn.Module):
         spectrum = torch.cat((spectrum, new_spec), 1)
 
         index = frame + torch.arange(n_hops, dtype=torch.int64)
-        x, contexts, late = self.model.encode(new_spec), [], 0
+        known = path.features(new_spec) if (path := self.model.envelope_path) else None
+        x, contexts, late = self.model.encode(new_spec, known), [], 0
         rotation, old = self.model.rotation(), iter(context.unbind())
         for layer in self.model.layers:
             masks = []
@@ -139,10 +167,21 @@ class StreamStep(nn.Module):
                 late += block.ahead
             x, new = layer(x, rotation, [next(old) for _ in masks], False, masks)
             contexts += new
-        n_kept = spectrum.shape[1] - n_hops
-        begin = n_kept - self.n_ahead  # 1 without look-ahead, where a frame is kept for its shape
+        log_gain, new_of_path = None, []
+        if path is not None:
+            smoothing, of_blocks, tokens, log_gain = of_path
+            masks, late = [_valid(index, end)[:, None]], 0
+            for block in path.blocks:
+                masks.append(_valid(index - late, end)[:, None])
+                late += block.ahead
+            expected, new = path(known, [smoothing, *of_blocks.unbind()], False, masks)
+            x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
+            new_of_path = [new[0], torch.stack(new[1:]), x[:, n_hops:], log_gain[:, n_hops:]]
+            x, log_gain = (_late(part, n, n_hops) for part, n in zip((x, log_gain), self.n_waiting))
+        late = self.n_ahead
         valid = _valid(index - late, end)
-        restored = self.model.decode(x, spectrum[:, begin : begin + n_hops])
+        noise = self.fourier.noise(self.model, frame - late, n_hops)
+        restored = self.model.decode(x, _late(spectrum, late, n_hops), log_gain, noise)
         total = self.fourier.samples(restored * valid[:, None, None])
         total = total + F.pad(overlap, (0, n_hops * hop))
         before = _valid(frame - late - 1, end) * self.fourier.squared[0, 0, hop:]
@@ -157,7 +196,14 @@ class StreamStep(nn.Module):
             spectrum[:, n_hops:],
             torch.stack(contexts),
             total[:, n_out:],
+            *new_of_path,
         )
+
+
+def _late(frames: torch.Tensor, n_late: int, n_new: int) -> torch.Tensor:
+    """Of kept and new frames, ``(streams, frames, ...)``, as many as are new, some frames late."""
+    begin = frames.shape[1] - n_new - n_late
+    return frames[:, begin : begin + n_new]
 
 
 def _valid(index: torch.Tensor, end: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ Asteroid's ``Encoder`` and ``Decoder`` reach the FFTs of :mod:`.stft` through
 :class:`_FourierFilters`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import asteroid_filterbanks
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from asteroid_filterbanks import Filterbank
 
-from .bands import BandSplit, equal_widths, widths_of_hz
+from .bands import BandSplit, equal_widths, given_widths, widths_of_hz
 from .stft import STFT, _reflected
 
 # torch.istft refuses to divide by less.
@@ -30,6 +31,8 @@ class ApolloSTFT(STFT, Filterbank):
             what remains: 79 bands of 5 bins and one of 47 for the published 80.
         band_width_hz: alternative to ``n_bands``: band edges at the multiples of this width,
             rounded to bins (160 in the paper's section III-B).
+        band_bins: alternative to both: bins of each band, from 0 Hz up; all of them together are
+            the STFT's, ``kernel_size // 2 + 1``.
 
     Attributes:
         bands: the :class:`~apollo_plugin.network.bands.BandSplit` with the features.
@@ -49,6 +52,7 @@ class ApolloSTFT(STFT, Filterbank):
         sample_rate: float = 44100.0,
         n_bands: int = 80,
         band_width_hz: float | None = None,
+        band_bins: Sequence[int] | None = None,
     ):
         if n_filters != kernel_size:
             raise ValueError(f"n_filters {n_filters} has to equal kernel_size {kernel_size}")
@@ -63,7 +67,12 @@ class ApolloSTFT(STFT, Filterbank):
         self.n_feats_out = 2 * self.n_bins
         self.band_width_hz = band_width_hz
         bin_hz = sample_rate / kernel_size
-        if band_width_hz is None:
+        self.band_bins = band_bins
+        if band_bins is not None:
+            if band_width_hz is not None:
+                raise ValueError("band_bins and band_width_hz both lay out bands; give one of them")
+            widths = given_widths(band_bins, self.n_bins)
+        elif band_width_hz is None:
             widths = equal_widths(self.n_bins, n_bands)
         else:
             widths = widths_of_hz(band_width_hz, kernel_size, sample_rate)
@@ -132,6 +141,7 @@ class ApolloSTFT(STFT, Filterbank):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(n_bands=self.n_bands, band_width_hz=self.band_width_hz)
+        config.update(band_bins=self.band_bins)
         return config
 
 

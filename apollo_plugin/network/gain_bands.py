@@ -1,11 +1,13 @@
 """Bands of 250 Hz, for each of which gains are expected and set."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from .bands import BandSplit
+from .envelope import ENERGY_FLOOR, EnvelopePath
 from .layers import BandLinear
 
 GAIN_BAND_HZ = 250.0
@@ -13,9 +15,6 @@ GAIN_BAND_HZ = 250.0
 # up: 2.25 to 4.25 kHz. Its targets are all above.
 SOURCE_START, SOURCE_BANDS = 9, 8
 TARGET_START = SOURCE_START + SOURCE_BANDS
-# Added to energies before the logarithm: rounding to 16 bits leaves 1e-7 in 250 Hz of a frame, and
-# full-scale music makes 1e4.
-ENERGY_FLOOR = 1e-6
 # What music loses on the way up, before anything is learnt: 9 dB an octave.
 _SLOPE = 9 / 20 * math.log(10)
 
@@ -37,7 +36,7 @@ class GainBands(nn.Module):
         n_sub_bands: sub-bands of each band, for each group of the network's bands.
 
     Raises:
-        ValueError: where the spectrum ends below the source region's end.
+        ValueError: where the spectrum ends with the source region, and for odd windows.
     """
 
     def __init__(self, bands: BandSplit, kernel_size: int, sample_rate: float):
@@ -45,6 +44,11 @@ class GainBands(nn.Module):
         n_bins = kernel_size // 2 + 1
         self.width = max(1, round(GAIN_BAND_HZ * kernel_size / sample_rate))
         n_gains = n_bins // self.width
+        if kernel_size % 2:
+            raise ValueError(
+                f"a window of {kernel_size} samples at {sample_rate:g} Hz is no two hops; "
+                "excitation and envelope path take an even number, see win_ms"
+            )
         if n_gains <= TARGET_START:
             raise ValueError(
                 f"a sample rate of {sample_rate:g} Hz leaves no room above the source region, "
@@ -125,37 +129,44 @@ def extrapolation(n_gains: int) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, bias
 
 
-class TokenGuide(nn.Module):
-    """What the envelope path predicts, as features for the encoders' own to be added to.
+def starting_path(gain_bands: GainBands, width: int, causal: bool) -> EnvelopePath:
+    """An envelope path that says what :func:`extrapolation` does before it is trained.
 
-    Of each sub-band it tells the log gain that is expected, and by how much that exceeds the
-    input's. Before training it adds nothing.
+    Args:
+        gain_bands: of the network.
+        width: features of the path.
+        causal: no look-ahead.
+    """
+    path = EnvelopePath(sum(gain_bands.widths), gain_bands.width, width, causal=causal)
+    weight, bias = extrapolation(path.n_bands)
+    path.set_linear_map(nn.functional.pad(weight, (0, path.n_in - path.n_bands)), bias)
+    return path
+
+
+class TokenGuide(nn.Module):
+    """What is known of gain bands, as features for the tokens' own to be added to. Before training
+    it adds nothing.
 
     Args:
         bands: the network's.
         gain_bands: of the same.
         feature_dim: N of the paper.
+        n_known: numbers that are known of each gain band.
     """
 
-    def __init__(self, bands: BandSplit, gain_bands: GainBands, feature_dim: int):
+    def __init__(self, bands: BandSplit, gain_bands: GainBands, feature_dim: int, n_known: int):
         super().__init__()
         self.gain_bands = gain_bands
         self.maps = nn.ModuleList(
-            BandLinear(len(members), 2 * n, feature_dim)
+            BandLinear(len(members), n_known * n, feature_dim)
             for members, n in zip(bands.groups.values(), gain_bands.n_sub_bands)
         )
         for layer in self.maps:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, spec: torch.Tensor, log_gain: torch.Tensor) -> list[torch.Tensor]:
-        """For each group of bands ``(streams, frames, bands, features)``.
-
-        Args:
-            spec: the input's, ``(streams, frames, bins, 2)``.
-            log_gain: expected of the original, ``(streams, frames, gain bands)``.
-        """
-        lacking = log_gain - self.gain_bands.log_gains(spec).to(log_gain)
-        expected, lacking = (self.gain_bands.to_groups(part) for part in (log_gain, lacking))
-        pairs = zip(self.maps, expected, lacking)
-        return [layer(torch.cat(pair, -1)) for layer, *pair in pairs]
+    def forward(self, known: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Each ``(streams, frames, gain bands)`` -> ``(streams, frames, bands, features)``; bands
+        in the order of the groups."""
+        groups = zip(*(self.gain_bands.to_groups(part) for part in known))
+        return torch.cat([layer(torch.cat(part, -1)) for layer, part in zip(self.maps, groups)], -2)

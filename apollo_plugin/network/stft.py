@@ -92,7 +92,7 @@ class STFT:
         if n_pending is None:
             # The window's first value is zero, so the frame's first sample is not waited for.
             if n_seen == 0 or (n_seen < pad and not last):
-                return self._spectrum(samples[:, :0]), AnalysisState(samples, None, n_seen)
+                return self.spectrum(samples[:, :0]), AnalysisState(samples, None, n_seen)
             samples = torch.cat((_reflected(samples, -pad, 0), samples), -1)
             n_pending = samples.shape[-1]
         else:
@@ -101,12 +101,12 @@ class STFT:
             right = _reflected(samples[:, samples.shape[-1] - n_seen :], n_seen, n_seen + pad)
             samples = torch.cat((samples, right), -1)
             n_pending += pad
-        spec = self._spectrum(samples[:, samples.shape[-1] - n_pending :])
+        spec = self.spectrum(samples[:, samples.shape[-1] - n_pending :])
         n_pending -= spec.shape[1] * self.stride
         n_kept = max(n_pending, n_seen)
         return spec, AnalysisState(samples[:, samples.shape[-1] - n_kept :], n_pending, n_seen)
 
-    def _spectrum(self, wav: torch.Tensor) -> torch.Tensor:
+    def spectrum(self, wav: torch.Tensor) -> torch.Tensor:
         """All whole frames of ``(streams, time)``, one where time is a window's length."""
         if wav.shape[-1] < self.kernel_size:
             nothing = wav.new_zeros(wav.shape[0], 0, self.n_bins)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .apollo import ApolloNetwork, ApolloState
+from .apollo import ApolloNetwork
+from .state import ApolloState
 
 # Runs a step as often as it takes, undoes what that did, and gives back what replays it.
 Recorder = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]]
