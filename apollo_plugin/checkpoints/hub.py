@@ -8,60 +8,10 @@ from typing import TYPE_CHECKING
 from .. import __version__, checkpoints
 from ..errors import CheckpointError
 from ..files import atomic_write, write_json
+from .cards import model_card
 
 if TYPE_CHECKING:
     from ..network.apollo import ApolloNetwork
-
-_CARD = """\
-# {name}
-
-A model of [Apollo](https://arxiv.org/abs/2409.08514), band-sequence modelling for audio
-restoration: it gives music back what MP3 and other lossy coding took from it.
-
-```python
-from apollo_plugin import Apollo
-
-model = Apollo.from_pretrained("{name}")
-restored = model.restore(wav)  # (channels, time) at {rate:g} Hz
-```
-
-```bash
-apollo-restore song.mp3 --checkpoint {name}
-```
-
-| | |
-| --- | --- |
-| parameters | {n_parameters:,} |
-| sample rate | {rate:g} Hz |
-| latency of a stream | {latency_ms:.0f} ms |
-{arguments}
-"""
-
-
-def model_card(model: "ApolloNetwork", name: str, license: str | None = None) -> str:
-    """The card that stands for a model of which nobody wrote one: what it is and how to use it.
-
-    Args:
-        model: an Apollo.
-        name: id on the Hub, or what else ``from_pretrained`` takes.
-        license: identifier of the Hub's (``"mit"``, ``"cc-by-sa-4.0"``).
-    """
-    from huggingface_hub import ModelCardData
-
-    data = ModelCardData(
-        license=license,
-        library_name="asteroid",
-        pipeline_tag="audio-to-audio",
-        tags=["apollo", "apollo-plugin", "asteroid", "audio-restoration", "music"],
-    )
-    text = _CARD.format(
-        name=name,
-        rate=model.sample_rate,
-        n_parameters=sum(weight.numel() for weight in model.parameters()),
-        latency_ms=1000 * model.latency / model.sample_rate,
-        arguments="\n".join(f"| `{k}` | {v} |" for k, v in model.get_model_args().items()),
-    )
-    return f"---\n{data.to_yaml()}\n---\n\n{text}"
 
 
 def save_pretrained(

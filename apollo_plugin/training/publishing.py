@@ -7,7 +7,6 @@ import os
 import pickle
 import shlex
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 from asteroid.models.publisher import save_publishable
 
 from .. import checkpoints
+from ..checkpoints.cards import RECIPE, card
 from ..data.dataset import MOISESDB_LICENSE, MUSDB_LICENSE
 from ..errors import CheckpointError, DataError
 from ..evaluation.experiment import CHECKPOINT, DIGEST
@@ -23,7 +23,6 @@ from ..evaluation.measure import sha256
 from ..files import atomic_write
 from ..model import Apollo
 
-RECIPE = "musdb18hq_moises/Apollo"
 _UNKNOWN_DATA = dict(
     dataset="MUSDB18-HQ and MoisesDB",
     task="restoration",
@@ -71,82 +70,6 @@ def publish(exp_dir: str | os.PathLike, recipe: str = RECIPE) -> tuple[Path, lis
         f"  hf upload OWNER/{shlex.quote(exp_dir.resolve().name)} {shlex.quote(str(target))} .",
         "OWNER is your name there. Mind the licences of the training data in its README.md.",
     ]
-
-
-def card(name: str, package: dict[str, Any], figures: str) -> str:
-    """The model card in Markdown.
-
-    Args:
-        name: of the experiment.
-        package: Asteroid's, with ``dataset`` and ``licenses``.
-        figures: tables in Markdown.
-    """
-    licenses = package["licenses"]
-    n_parameters = sum(value.numel() for value in package["state_dict"].values())
-    head = {
-        "license": _license_id(licenses),
-        "library_name": "asteroid",
-        "pipeline_tag": "audio-to-audio",
-        "tags": ["apollo", "asteroid", "audio-restoration", "music", "mp3"],
-    }
-    if head["license"] == "other":
-        head["license_name"] = "non-commercial-training-data"
-    arguments = ", ".join(f"{key}={value!r}" for key, value in package["model_args"].items())
-    sources = "\n".join(
-        f"| [{entry['title']}]({entry['title_link']}) | {entry['author']} | {entry['license']} | "
-        f"{'no' if entry.get('non_commercial') else 'yes'} |"
-        for entry in licenses
-    )
-    return f"""---
-{yaml.safe_dump(head, sort_keys=False).strip()}
----
-
-# {name}
-
-Restores music that went through MP3: [Apollo: band-sequence modelling for high-quality audio
-restoration](https://arxiv.org/abs/2409.08514), trained with the recipe `{RECIPE}` of apollo_plugin.
-
-```python
-import apollo_plugin
-model = apollo_plugin.Apollo.from_pretrained("OWNER/{name}")
-restored = model.restore(wav)   # (channels, time) at {package["model_args"]["sample_rate"]:g} Hz
-```
-
-```bash
-apollo-restore song.mp3 --checkpoint OWNER/{name}
-```
-
-{n_parameters / 1e6:.2f} M parameters: `{arguments}`.
-
-## Figures
-
-{figures or "See final_metrics in model.pth."}
-SI-SNR, SNR and SDR in dB, higher is better; LSD, lower is better; ViSQOL, 1 to 4.7, higher is
-better, hears nothing above 15 kHz.
-
-## Training data and its licences
-
-{package["dataset"]}
-
-| data | by | licence | commercial use |
-| --- | --- | --- | --- |
-{sources}
-
-The weights are learnt from these recordings: use and pass them on under their terms.
-
-## Limits
-
-What lies above the MP3's cut-off is a plausible guess, not what was there. Trained on MP3 by LAME;
-other codecs were not heard. Below the cut-off the untouched MP3 may be closer to the original: the
-tables have its row.
-"""
-
-
-def _license_id(licenses: Sequence[dict[str, Any]]) -> str:
-    """The Hub's name of the strictest licence among the training data's."""
-    if any(entry.get("license") == MOISESDB_LICENSE["license"] for entry in licenses):
-        return "cc-by-nc-sa-4.0"
-    return "other" if any(entry.get("non_commercial") for entry in licenses) else "mit"
 
 
 def _read_package(path: Path) -> dict[str, Any]:
