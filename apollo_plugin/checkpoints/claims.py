@@ -1,0 +1,197 @@
+"""What ``torch.save`` names in a pickle, on stand-ins that own no memory, each claim checked."""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from ..errors import CheckpointError
+
+# Steps that following one pickle may take; the largest checkpoints in use take some 200 000.
+_MOST_STEPS = 1_000_000
+_MOST_NUMBER_KEYS, _MOST_TUPLE_KEYS = 50_000, 1000
+# Bytes an item, by storage class; and of the types that have none.
+_STORAGES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2}
+_STORAGES |= {"Char": 1, "Byte": 1, "Bool": 1, "ComplexFloat": 8, "ComplexDouble": 16, "Untyped": 1}
+_TYPES = {"uint16": 2, "uint32": 4, "uint64": 8, "float8_e4m3fn": 1, "float8_e5m2": 1}
+_TYPES |= {"float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1}
+UNPLAIN = "weights are dense floats of 16, 32 or 64 bits"
+
+
+class Name(str):
+    """A module's attribute that the pickle names."""
+
+    __slots__ = ()
+
+
+class Storage(NamedTuple):
+    item_size: int
+    n_items: int
+
+
+class Mapping:
+    """A dictionary: how many entries were put in, and whether all of its keys are text."""
+
+    __slots__ = ("n", "text")
+
+    def __init__(self) -> None:
+        self.n, self.text = 0, True
+
+
+class Tensor:
+    """A tensor with its data in a storage of the file."""
+
+
+class Value:
+    """A set, size, device or complex number: nothing may be put into it."""
+
+
+class Claims:
+    """What a pickle says of its tensors, checked against what the file holds.
+
+    Args:
+        name: of the file, for messages.
+        n_bytes: of each storage that the file holds, by key; None where they are not known yet.
+        most: bytes that all storages may take together.
+
+    Attributes:
+        storages: bytes of each storage that the pickle announces, by key.
+    """
+
+    def __init__(self, name: str, n_bytes: dict[str, int] | None, most: int):
+        self.name, self.n_bytes, self.most = name, n_bytes, most
+        self.storages: dict[str, int] = {}
+        self._items: dict[str, Storage] = {}
+        self._n_steps = self._n_number_keys = self._n_tuple_keys = 0
+
+    def refuse(self, why: str) -> NoReturn:
+        raise CheckpointError(f"'{self.name}' is refused: {why}, which no weights need")
+
+    def require(self, condition: bool, what: str) -> None:
+        if not condition:
+            self.refuse(f"its pickle {what}")
+
+    def cost(self, n: int) -> None:
+        self._n_steps += n
+        self.require(self._n_steps <= _MOST_STEPS, f"takes more than {_MOST_STEPS:,} steps")
+
+    def check_key(self, key: Any) -> None:
+        """Other keys than text are hashed without a secret, so many can be made to collide, and the
+        hash of a deep one ends the process."""
+        if type(key) is str:
+            return
+        parts = key if type(key) is tuple else (key,)
+        for part in parts:
+            small = type(part) is int and abs(part) < 2**31
+            plain = small or part is None or type(part) in (str, bool)
+            self.require(plain, "has keys that are neither text nor numbers")
+        self._n_number_keys += 1
+        self._n_tuple_keys += type(key) is tuple
+        few = self._n_number_keys <= _MOST_NUMBER_KEYS and self._n_tuple_keys <= _MOST_TUPLE_KEYS
+        self.require(few and len(parts) <= 8, "has too many keys that are no text")
+
+    # ------------------------------------------------------------------------ storages and tensors
+
+    def _storage(self, where: Any) -> Storage:
+        plain = type(where) is tuple and len(where) in (5, 6) and where[5:] in ((), (None,))
+        self.require(plain and where[0] == "storage", "refers to what is no storage")
+        _, kind, key, location, n_items = where[:5]
+        found = re.fullmatch(r"torch\.(?:storage\.)?(\w+)Storage", kind)
+        plain = type(kind) is Name and type(key) is type(location) is str and type(n_items) is int
+        self.require(plain and found is not None and n_items >= 0, "refers to what is no storage")
+        storage = Storage(_STORAGES[found[1]], n_items)
+        n_bytes = storage.item_size * n_items
+        if key not in self._items:
+            self._items[key], self.storages[key] = storage, n_bytes
+            self.most -= n_bytes
+        self.require(self._items[key] == storage, "gives a storage two sizes")
+        if self.most < 0 or (self.n_bytes is not None and self.n_bytes.get(key) != n_bytes):
+            raise CheckpointError(
+                f"'{self.name}' is damaged: it lacks some of a tensor's {n_bytes:,} bytes"
+            )
+        return storage
+
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
+        """``_rebuild_tensor``; its second version has ``requires_grad, hooks[, metadata]`` too."""
+        self.require(isinstance(storage, Storage), "makes a tensor of what is no storage")
+        self._check_rest(rest)
+        numbers = (offset, *size, *stride)
+        plain = all(type(number) is int and 0 <= number < 2**48 for number in numbers)
+        if not plain or len(size) != len(stride) or len(size) > 16:
+            raise ValueError("no shape")
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+        if offset > storage.n_items or (all(size) and last >= storage.n_items):
+            raise CheckpointError(f"'{self.name}' is damaged: a tensor reaches out of its storage")
+        return Tensor()
+
+    def _tensor_of_type(self, storage: Any, *rest: Any) -> Tensor:
+        """``_rebuild_tensor_v3``: as above, with a type that has no storage class of its own."""
+        self.require(isinstance(storage, Storage), "makes a tensor of what is no storage")
+        offset, size, stride, requires_grad, hooks, kind, *metadata = rest
+        self.require(type(kind) is Name, "makes a tensor of no type")
+        item_size = _TYPES.get(kind.removeprefix("torch."))
+        if item_size is None:
+            raise CheckpointError(
+                f"'{self.name}' holds tensors of {ascii(kind)[1:-1][:60]}; {UNPLAIN}"
+            )
+        n_items = storage.item_size * storage.n_items // item_size
+        items = Storage(item_size, n_items)
+        return self._tensor(items, offset, size, stride, requires_grad, hooks, *metadata)
+
+    def _parameter(self, tensor: Any, *rest: Any) -> Tensor:
+        self.require(isinstance(tensor, Tensor), "makes a parameter of what is no tensor")
+        self._check_rest(rest)
+        return tensor
+
+    def _check_rest(self, rest: tuple[Any, ...]) -> None:
+        kinds = (bool, Mapping, (Mapping, type(None)))
+        plain = len(rest) <= 3 and all(isinstance(value, k) for value, k in zip(rest, kinds))
+        hooked = any(isinstance(value, Mapping) and value.n for value in rest)
+        self.require(plain and not hooked, "makes a tensor with hooks")
+
+    # --------------------------------------------------------------------- the few plain functions
+
+    def _ordered(self) -> Mapping:
+        return Mapping()
+
+    def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
+        """How ``torch.save`` writes bytes. Other codecs may be slow, or unpack."""
+        plain = type(text) is str and encoding in ("latin1", "latin-1")
+        self.require(plain, "encodes text")
+        self.cost(len(text) // 1000)
+        return text.encode("latin1")
+
+    def _bytearray(self, *arguments: Any) -> bytes:
+        if len(arguments) != 1:
+            return self._encode(*arguments) if arguments else b""
+        self.require(type(arguments[0]) is bytes, "makes memory")
+        self.cost(len(arguments[0]) // 1000)
+        return arguments[0]
+
+    def _set_of(self, items: Any = ()) -> Value:
+        self.require(type(items) in (list, tuple), "makes a set of something else")
+        self.cost(len(items))
+        for item in items:
+            self.check_key(item)
+        return Value()
+
+    def _value(self, *arguments: Any) -> Value:
+        """``torch.Size((2, 3))``, ``torch.device("cpu", 0)``, ``complex(1.0, 2.0)``."""
+        numbers = arguments[0] if arguments and type(arguments[0]) is tuple else arguments
+        plain = len(numbers) <= 64 and all(type(n) in (int, float, str) for n in numbers)
+        self.require(plain, "makes no plain value")
+        return Value()
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": Claims._ordered,
+    "torch._utils._rebuild_tensor": Claims._tensor,
+    "torch._utils._rebuild_tensor_v2": Claims._tensor,
+    "torch._utils._rebuild_tensor_v3": Claims._tensor_of_type,
+    "torch._utils._rebuild_parameter": Claims._parameter,
+    "_codecs.encode": Claims._encode,
+    "builtins.bytearray": Claims._bytearray,
+    "builtins.set": Claims._set_of,
+    "builtins.complex": Claims._value,
+    "torch.Size": Claims._value,
+    "torch.device": Claims._value,
+}

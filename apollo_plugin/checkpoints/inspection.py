@@ -1,0 +1,231 @@
+"""A pickle's instructions, followed on stand-ins before torch's unpickler sees them.
+
+``torch.load(weights_only=True)`` executes nothing that a file names, but it believes the file: a
+storage may claim more than is there, a tensor may reach out of it, a tuple nested deep enough ends
+the process once it is hashed, ``bytearray(10**12)`` takes the memory. Here the same instructions
+are followed on stand-ins that own no memory, and whatever ``torch.save`` does not write is refused.
+What passes costs torch no more than the file weighs.
+"""
+
+import io
+import pickletools
+import re
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from ..errors import CheckpointError
+from .claims import CALLS, UNPLAIN, Claims, Mapping, Name, Value
+
+# Settings beside the weights. Whatever is made of these names is thrown away; any other name in a
+# pickle is refused. Neither is ever imported or called.
+_SETTINGS = {"omegaconf", "hydra", "pytorch_lightning", "lightning", "lightning_fabric", "typing"}
+_SETTINGS |= {"collections", "pathlib", "enum", "numpy", "argparse", "look2hear", "datetime"}
+_SETTINGS |= {"decimal", "fractions", "uuid"}
+_BUILTIN_SETTINGS = {"dict", "list", "tuple", "int", "float", "str", "bool", "object", "bytes"}
+_BUILTIN_SETTINGS |= {"frozenset", "range", "slice"}
+# Asteroid pickles torch's version.
+_TORCH_SETTINGS = {"torch.torch_version.TorchVersion"}
+# What other packages pickle whole, by their first name.
+_PROGRAMS = {"demucs": "Demucs", "ultralytics": "YOLO", "openunmix": "Open-Unmix"}
+_PROGRAMS |= {"transformers": "Transformers", "fairseq": "fairseq"}
+_ODD_TENSORS = {
+    "_rebuild_sparse_tensor": "sparse tensors",
+    "_rebuild_nested_tensor": "nested tensors",
+    "_rebuild_qtensor": "quantised tensors",
+    "_rebuild_meta_tensor_no_storage": "meta tensors, which have no values",
+    "_rebuild_wrapper_subclass": "tensors of a class of their own",
+    "_rebuild_parameter_with_state": "parameters with attributes",
+    "_rebuild_from_type_v2": "tensors of a class of their own",
+    "_rebuild_device_tensor_from_numpy": "tensors of another device",
+    "_rebuild_device_tensor_from_cpu_tensor": "tensors of another device",
+}
+
+
+class _Setting(NamedTuple):
+    """Whatever a call of a name of settings makes."""
+
+    name: str
+
+
+class Inspection(Claims):
+    """One pickle followed to its end.
+
+    Args:
+        file: holds the pickle, and is left behind it.
+        name: of the file, for messages.
+        n_bytes: of each storage that the file holds, by key; None where they are not known yet.
+        most: bytes that all storages may take together.
+
+    Attributes:
+        value: what it makes, on stand-ins.
+        settings: names of settings, each with the stand-in that torch's unpickler can fill:
+            ``"mapping"``, ``"list"`` or ``"object"``.
+
+    Raises:
+        CheckpointError: in one line, for whatever ``torch.save`` does not write.
+    """
+
+    def __init__(self, file: io.BytesIO, name: str, n_bytes: dict[str, int] | None, most: int):
+        super().__init__(name, n_bytes, most)
+        self._uses: dict[str, set[str]] = {}
+        self._stack: list[Any] = []
+        self._marked: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        try:
+            self._follow(file)
+            self.value = self._stack[-1]
+        except CheckpointError:
+            raise
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
+            raise CheckpointError(f"'{name}' is truncated, damaged or no checkpoint") from error
+        self.settings = {name: self._stand_in(name, uses) for name, uses in self._uses.items()}
+
+    def _follow(self, file: io.BytesIO) -> None:
+        for opcode, argument, _ in pickletools.genops(file):
+            self.cost(1)
+            if opcode.name == "STOP":
+                return
+            if opcode.name in _PLAIN:
+                self._stack.append(argument)
+            elif opcode.name in _CONSTANTS:
+                self._stack.append(_CONSTANTS[opcode.name]())
+            elif opcode.name in _STEPS:
+                _STEPS[opcode.name](self, argument)
+            elif opcode.name != "PROTO":
+                self.refuse(f"its pickle has the instruction {opcode.name}")
+        raise ValueError("it has no end")
+
+    # ------------------------------------------------------------------------------- instructions
+
+    def _mark(self, _: Any) -> None:
+        self._marked.append(self._stack)
+        self._stack = []
+
+    def _pop_mark(self) -> list[Any]:
+        items, self._stack = self._stack, self._marked.pop()
+        self.cost(len(items))
+        return items
+
+    def _put(self, index: int) -> None:
+        self._memo[index] = self._stack[-1]
+
+    def _get(self, index: int) -> None:
+        self._stack.append(self._memo[index])
+
+    def _tuple(self, n: int | None) -> None:
+        items = self._pop_mark() if n is None else [self._stack.pop() for _ in range(n)][::-1]
+        self._stack.append(tuple(items))
+
+    def _add(self, items: Iterable[Any]) -> None:
+        target = self._stack[-1]
+        if isinstance(target, _Setting):
+            self._uses[target.name].add("items")
+        else:
+            self.require(type(target) is list, "appends to what is no list")
+            target.extend(items)
+
+    def _set(self, pairs: list[Any]) -> None:
+        target = self._stack[-1]
+        if isinstance(target, _Setting):
+            self._uses[target.name].add("keys")
+            target = Mapping()
+        self.require(isinstance(target, Mapping), "puts keys into what is no mapping")
+        if len(pairs) % 2:
+            raise ValueError("a key without a value")
+        for key in pairs[::2]:
+            self.check_key(key)
+            target.n += 1
+            target.text &= type(key) is str
+
+    def _name(self, argument: str) -> None:
+        module, _, attribute = argument.partition(" ")
+        # torch writes the names of Python 2.
+        module, attribute = NAME_MAPPING.get(
+            (module, attribute), (IMPORT_MAPPING.get(module, module), attribute)
+        )
+        full, root = f"{module}.{attribute}", module.partition(".")[0]
+        printed = ascii(full)[1:-1][:100]
+        builtin = module == "builtins" and attribute in _BUILTIN_SETTINGS
+        if full in CALLS or re.fullmatch(_PARTS_OF_TENSORS, full):
+            pass
+        elif root in _SETTINGS or full in _TORCH_SETTINGS or builtin:
+            self._uses.setdefault(full, set())
+        elif (module == "torch._utils" and attribute in _ODD_TENSORS) or module == "torch._tensor":
+            what = _ODD_TENSORS.get(attribute, "tensors of a class of their own")
+            raise CheckpointError(f"'{self.name}' holds {what}; {UNPLAIN}")
+        elif root in _PROGRAMS:
+            raise CheckpointError(
+                f"'{self.name}' holds weights of another model than Apollo: its pickle names "
+                f"{printed}, of {_PROGRAMS[root]}"
+            )
+        else:
+            self.refuse(f"its pickle names {printed}")
+        self._stack.append(Name(full))
+
+    def _call(self, _: Any) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        callable_ = type(function) is Name and type(arguments) is tuple
+        self.require(callable_, "calls what it has not named")
+        self.cost(len(arguments))
+        if function in self._uses:
+            self._stack.append(_Setting(function))
+        else:
+            self.require(function in CALLS, f"calls {function}")
+            self._stack.append(CALLS[function](self, *arguments))
+
+    def _new(self, _: Any) -> None:
+        self.require(self._stack[-2] in self._uses, "makes objects")
+        self._call(None)
+
+    def _build(self, _: Any) -> None:
+        state, target = self._stack.pop(), self._stack[-1]
+        attributes = isinstance(state, Mapping) and state.text
+        self.cost(state.n if isinstance(state, Mapping) else 1)
+        if isinstance(target, _Setting):
+            self._uses[target.name].add("attributes" if attributes else "state")
+        else:
+            plain = isinstance(target, Mapping) and attributes
+            self.require(plain, "changes what it has made")
+
+    def _stand_in(self, setting: str, uses: set[str]) -> str:
+        if "items" in uses:
+            self.require(uses == {"items"}, f"names {setting}")
+            return "list"
+        self.require(not {"keys", "state"} <= uses, f"names {setting}")
+        return "mapping" if "keys" in uses else "object"
+
+
+_PARTS_OF_TENSORS = (
+    r"torch\.(\w+Storage|storage\.UntypedStorage|(b?float|u?int|complex)\d\w*|bool|strided)"
+)
+_PLAIN = {"BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1"}
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": Mapping,
+    "EMPTY_SET": Value,
+}
+_STEPS: dict[str, Callable[[Inspection, Any], None]] = {
+    "MARK": Inspection._mark,
+    "BINPUT": Inspection._put,
+    "LONG_BINPUT": Inspection._put,
+    "BINGET": Inspection._get,
+    "LONG_BINGET": Inspection._get,
+    "TUPLE": lambda self, _: self._tuple(None),
+    "TUPLE1": lambda self, _: self._tuple(1),
+    "TUPLE2": lambda self, _: self._tuple(2),
+    "TUPLE3": lambda self, _: self._tuple(3),
+    "APPEND": lambda self, _: self._add([self._stack.pop()]),
+    "APPENDS": lambda self, _: self._add(self._pop_mark()),
+    "SETITEM": lambda self, _: self._set([self._stack.pop(), self._stack.pop()][::-1]),
+    "SETITEMS": lambda self, _: self._set(self._pop_mark()),
+    "GLOBAL": Inspection._name,
+    "REDUCE": Inspection._call,
+    "NEWOBJ": Inspection._new,
+    "BUILD": Inspection._build,
+    "BINPERSID": lambda self, _: self._stack.append(self._storage(self._stack.pop())),
+}
