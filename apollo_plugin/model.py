@@ -68,7 +68,8 @@ class Apollo(ApolloNetwork, BaseModel):
             what came in, restored; None for a file.
         """
         if isinstance(wav, (str, os.PathLike)):
-            return self.file_separate(wav, output_dir, force_overwrite, resample, **kwargs)
+            self.file_separate(wav, output_dir, force_overwrite, resample, **kwargs)
+            return None
         if isinstance(wav, np.ndarray):
             return self.numpy_separate(wav, **kwargs)
         return self.torch_separate(wav, **kwargs)

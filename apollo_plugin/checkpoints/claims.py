@@ -1,6 +1,5 @@
 """What ``torch.save`` names in a pickle, on stand-ins that own no memory, each claim checked."""
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -8,6 +7,7 @@ from ..errors import CheckpointError
 
 # Steps that following one pickle may take; the largest checkpoints in use take some 200 000.
 _MOST_STEPS = 1_000_000
+_MOST_ITEMS = 2**48
 _MOST_NUMBER_KEYS, _MOST_TUPLE_KEYS = 50_000, 1000
 # Bytes an item, by storage class; and of the types that have none.
 _STORAGES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2}
@@ -95,10 +95,9 @@ class Claims:
         plain = type(where) is tuple and len(where) in (5, 6) and where[5:] in ((), (None,))
         self.require(plain and where[0] == "storage", "refers to what is no storage")
         _, kind, key, location, n_items = where[:5]
-        found = re.fullmatch(r"torch\.(?:storage\.)?(\w+)Storage", kind)
         plain = type(kind) is Name and type(key) is type(location) is str and type(n_items) is int
-        self.require(plain and found is not None and n_items >= 0, "refers to what is no storage")
-        storage = Storage(_STORAGES[found[1]], n_items)
+        self.require(plain and 0 <= n_items < _MOST_ITEMS, "refers to what is no storage")
+        storage = Storage(_STORAGES[kind.rpartition(".")[2].removesuffix("Storage")], n_items)
         n_bytes = storage.item_size * n_items
         if key not in self._items:
             self._items[key], self.storages[key] = storage, n_bytes
@@ -115,7 +114,7 @@ class Claims:
         self.require(isinstance(storage, Storage), "makes a tensor of what is no storage")
         self._check_rest(rest)
         numbers = (offset, *size, *stride)
-        plain = all(type(number) is int and 0 <= number < 2**48 for number in numbers)
+        plain = all(type(number) is int and 0 <= number < _MOST_ITEMS for number in numbers)
         if not plain or len(size) != len(stride) or len(size) > 16:
             raise ValueError("no shape")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
@@ -143,7 +142,7 @@ class Claims:
         return tensor
 
     def _check_rest(self, rest: tuple[Any, ...]) -> None:
-        kinds = (bool, Mapping, (Mapping, type(None)))
+        kinds: tuple[Any, ...] = (bool, Mapping, (Mapping, type(None)))
         plain = len(rest) <= 3 and all(isinstance(value, k) for value, k in zip(rest, kinds))
         hooked = any(isinstance(value, Mapping) and value.n for value in rest)
         self.require(plain and not hooked, "makes a tensor with hooks")

@@ -3,19 +3,17 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .. import __version__, checkpoints
+from .. import __version__
 from ..errors import CheckpointError
 from ..files import atomic_write, write_json
+from ..network.apollo import ApolloNetwork
 from .cards import model_card
-
-if TYPE_CHECKING:
-    from ..network.apollo import ApolloNetwork
+from .loading import save
 
 
 def save_pretrained(
-    model: "ApolloNetwork",
+    model: ApolloNetwork,
     folder: str | os.PathLike,
     card: str | os.PathLike | None = None,
     license: str | None = None,
@@ -40,7 +38,7 @@ def save_pretrained(
     try:
         text = Path(card).read_text(encoding="utf-8") if card else None
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.save(model, folder / "model.safetensors")
+        save(model, folder / "model.safetensors")
         config = {
             "model_type": "apollo",
             "architectures": ["Apollo"],
@@ -62,7 +60,7 @@ def save_pretrained(
 
 
 def push_to_hub(
-    model: "ApolloNetwork",
+    model: ApolloNetwork,
     repo_id: str,
     card: str | os.PathLike | None = None,
     license: str | None = None,

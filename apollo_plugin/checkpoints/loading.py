@@ -3,7 +3,8 @@
 Known layouts: this package's own (``Apollo.serialize``, or safetensors with the arguments in its
 metadata), the authors' ``{model_name, state_dict, model_args, infos}``, Lightning checkpoints
 (``audio_model.`` beside ``discriminator.``), a ``model.`` prefix, and bare state dicts, each as
-pickle or safetensors. Of foreign files only the tensors are believed: shapes come from them.
+pickle or safetensors. Of foreign files the tensors are believed first: shapes come from them, and
+the sample rate and window from what is written beside them where the tensors agree.
 """
 
 import contextlib
@@ -11,17 +12,22 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, one_line
 from ..files import atomic_write
+from ..network.apollo import ApolloNetwork
+from . import arguments
 from . import published_layout as published
+from .claims import UNPLAIN
 from .published_layout import State
-from .reading import read
+from .reading import read, read_json
+from .unwrapping import Found, mappings_of, unwrap
 
 _WEIGHTS = Path(__file__).parents[1] / "weights"
 # name: (file, sha256)
@@ -38,7 +44,13 @@ BUNDLED: dict[str, tuple[str, str]] = {
 # Files that a model's repository on the Hub may hold, best first.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "best_model.pth")
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
-_PREFIXES = ("audio_model.", "model.", "generator.", "module.", "_orig_mod.")
+_MOST_CONFIG = 1 << 20
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+# Layers may share their rotation tables.
+_MOST_SHARED = 16
+_RATE_NAMES = ("sample_rate", "sr", "sampling_rate", "samplerate", "fs")
+_WINDOW_NAMES = ("win_ms", "win", "window_ms")
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +62,7 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``{"model_args": ..., "state_dict": ..., "source": name for messages}`` in this package's
-        own layout.
+        own layout. Arguments are still those of the file; :func:`build` checks them.
 
     Raises:
         CheckpointError: in one line, whatever is wrong.
@@ -60,55 +72,36 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
     else:
         path, name = _find(source), str(source)
         content = read(path, name)
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        raise CheckpointError(f"'{name}' holds no state dict; is it a checkpoint of Apollo?")
-    state = {str(key): value for key, value in state.items() if torch.is_tensor(value)}
-    state = _strip_prefix(state)
-    for key, value in state.items():
-        if not value.is_floating_point() or not torch.isfinite(value).all():
-            raise CheckpointError(f"'{name}' is damaged: {key} holds NaN or no real numbers")
-    if any(key.startswith("BN.") for key in state):
-        try:
-            args, state = published.convert(state)
-        except KeyError as error:
-            raise CheckpointError(f"'{name}' is no complete Apollo: it lacks {error}") from error
-        except (IndexError, ValueError, RuntimeError, ZeroDivisionError, TypeError) as error:
-            raise CheckpointError(f"'{name}' is no plain Apollo: {str(error)[:200]}") from error
-    elif any(key.startswith("encoders.") for key in state):
-        args = content.get("model_args")
-        if args is None and path:
-            args = _config_beside(path)
-        if not isinstance(args, dict):
-            raise CheckpointError(f"'{name}' says nothing of its model's arguments")
-        largest = max(value.numel() for value in state.values())
-        for argument, value in args.items():
-            # Built first and compared afterwards, such a model would fill the memory.
-            bound = len(state) if argument in ("n_layers", "tcn_blocks") else largest
-            if argument != "sample_rate" and isinstance(value, int) and value > bound:
-                raise CheckpointError(f"'{name}' is damaged: its {argument} is {value}")
-    else:
-        raise CheckpointError(f"'{name}' holds weights of another model than Apollo")
-    return {"model_args": dict(args), "state_dict": state, "source": name}
+    found = unwrap(content, name)
+    _check(found.state, name)
+    args, state = _to_our_layout(found, path, name)
+    return {"model_args": args, "state_dict": state, "source": name}
 
 
-def build(cls: type[torch.nn.Module], conf: dict[str, Any], *args, **kwargs) -> torch.nn.Module:
+def build(cls: type[Model], conf: dict[str, Any], *args, **kwargs) -> Model:
     """Makes the model of :func:`load`'s answer, every tensor accounted for, in eval mode.
 
+    Args:
+        cls: takes the arguments.
+        conf: of :func:`load`.
+        *args, **kwargs: overwrite the checkpoint's arguments.
+
     Raises:
-        CheckpointError: where arguments and tensors do not fit.
+        CheckpointError: where arguments and tensors do not fit; nothing of their size was made.
     """
-    name = conf["source"]
+    name, state = conf["source"], conf["state_dict"]
+    settings = {**conf["model_args"], **kwargs}
     try:
-        model = cls(*args, **{**conf["model_args"], **kwargs})
-        model.load_state_dict(conf["state_dict"])
+        arguments.verify(cls, args, settings, state)
+        model = cls(*args, **settings)
+        model.load_state_dict(state)
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"'{name}' does not fit {cls.__name__}: {reason[:300]}") from error
+        reason = one_line(error)
+        raise CheckpointError(f"'{name}' does not fit {cls.__name__}: {reason}") from error
     return model.eval()
 
 
-def save(model: torch.nn.Module, path: str | os.PathLike, half: bool = False) -> None:
+def save(model: ApolloNetwork, path: str | os.PathLike, half: bool = False) -> None:
     """Writes a model as safetensors, arguments in the metadata; whole or not at all.
 
     Args:
@@ -181,18 +174,85 @@ def _download(name: str) -> Path:
     )
 
 
+# -------------------------------------------------------------------- checking, and to our layout
+
+
+def _check(state: State, name: str) -> None:
+    """Weights are dense, finite, and floats of 16, 32 or 64 bits."""
+    n_bytes, storages = 0, {}
+    for key, value in state.items():
+        odd = _oddness(value)
+        if odd:
+            raise CheckpointError(f"'{name}' holds {odd} ({ascii(key)[1:-1][:80]}); {UNPLAIN}")
+        n_bytes += value.numel() * value.element_size()
+        storage = value.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        # What is no number in float32 is none for the model.
+        if not torch.isfinite(value.detach().float()).all():
+            raise CheckpointError(
+                f"'{name}' is damaged: {ascii(key)[1:-1][:80]} holds NaN or no real numbers"
+            )
+    if n_bytes > _MOST_SHARED * sum(storages.values()) + 2**20:
+        raise CheckpointError(f"'{name}' is refused: its tensors share their memory many times")
+
+
+def _oddness(value: torch.Tensor) -> str:
+    """What keeps a tensor from being weights, if anything."""
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        return f"tensors of {type(value).__name__}"
+    if value.is_nested:
+        return "nested tensors"
+    if value.layout != torch.strided:
+        return f"tensors of {value.layout}"
+    if value.is_meta:
+        return "meta tensors, which have no values"
+    if value.dtype not in _FLOATS:
+        return f"tensors of {value.dtype}"
+    # A step of the memory that one axis takes may not be taken by another.
+    reach = 1
+    for step, n in sorted((s, n) for s, n in zip(value.stride(), value.shape) if n > 1):
+        if step < reach:
+            return "expanded tensors"
+        reach = step * n
+    return ""
+
+
+def _to_our_layout(found: Found, path: Path | None, name: str) -> tuple[dict[str, Any], State]:
+    """The model's arguments and its state dict by our names."""
+    state = found.state
+    if any(key.startswith("BN.") for key in state):
+        try:
+            return published.convert(state, list(_settings(found.mappings)))
+        except KeyError as error:
+            raise CheckpointError(f"'{name}' is no complete Apollo: it lacks {error}") from error
+        except (LookupError, ValueError, RuntimeError, ArithmeticError, TypeError) as error:
+            raise CheckpointError(f"'{name}' is no plain Apollo: {one_line(error, 200)}") from error
+    args: Any = next((m["model_args"] for m in found.mappings if "model_args" in m), None)
+    if args is None and path:
+        args = _config_beside(path)
+    if not isinstance(args, dict):
+        raise CheckpointError(f"'{name}' says nothing of its model's arguments")
+    if not all(isinstance(key, str) for key in args):
+        raise CheckpointError(f"'{name}' is damaged: its model's arguments have no names")
+    return dict(args), state
+
+
+def _settings(mappings: list[dict[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Sample rates in Hz and windows in ms that stand beside the weights, by any of their names."""
+    for mapping in mappings:
+        for _, (inner, *_) in mappings_of(mapping):
+            rate = next((inner[key] for key in _RATE_NAMES if key in inner), None)
+            win_ms = next((inner[key] for key in _WINDOW_NAMES if key in inner), None)
+            if rate is not None or win_ms is not None:
+                yield rate, win_ms
+
+
 def _config_beside(path: Path) -> Any:
     """The model's arguments from a ``config.json`` in the same folder."""
+    config = path.with_name("config.json")
     try:
-        return json.loads(path.with_name("config.json").read_bytes())["model_args"]
-    except (OSError, ValueError, KeyError, TypeError):
+        if config.stat().st_size > _MOST_CONFIG:
+            return None
+        return read_json(config.read_bytes())["model_args"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-
-
-def _strip_prefix(state: State) -> State:
-    for _ in range(len(_PREFIXES)):
-        for prefix in _PREFIXES:
-            inner = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-            if inner:
-                state = inner
-    return state

@@ -5,6 +5,7 @@ equal bands stacked, linear layers, queries before keys before values.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,11 +13,18 @@ import torch
 State = dict[str, torch.Tensor]
 
 
-def convert(state: State) -> tuple[dict[str, Any], State]:
+# Of two windows that have the same bins, the one that belongs to a rate in use is meant.
+_RATES = (44100, 48000, 16000, 24000, 32000, 22050, 11025, 8000, 88200, 96000, 192000)
+_USUAL_MS = 20
+
+
+def convert(state: State, settings: Sequence[tuple[Any, Any]] = ()) -> tuple[dict[str, Any], State]:
     """A published state dict to this package's.
 
     Args:
         state: tensors by the published names (``BN.*``, ``net.*``, ``output.*``).
+        settings: sample rates in Hz and windows in ms that stand beside it, either may be None; the
+            first that the tensors agree with counts.
 
     Returns:
         arguments of :class:`~apollo_plugin.Apollo`, inferred from the shapes, and its state dict.
@@ -27,6 +35,7 @@ def convert(state: State) -> tuple[dict[str, Any], State]:
     """
     state = {key: value.float() for key, value in state.items()}
     args, widths = _infer(state)
+    args |= _rate_and_window(sum(widths), settings)
     renamed = _rename(state, args, widths)
     if state:
         raise ValueError(f"it also holds {min(state)}")
@@ -48,10 +57,7 @@ def _infer(state: State) -> tuple[dict[str, Any], list[int]]:
     block = "net.0.seq_net.blocks.0.conv."
     rotation = state.get("net.0.band_net.cos_freq")
     n_heads = feature_dim // rotation.shape[-1] if rotation is not None else 8
-    window = 2 * (sum(widths) - 1)
     args = dict(
-        # Nothing in the file tells it; the published models have 20 ms.
-        sample_rate=window * 50,
         n_bands=n_bands,
         feature_dim=feature_dim,
         n_layers=n_layers,
@@ -62,6 +68,18 @@ def _infer(state: State) -> tuple[dict[str, Any], list[int]]:
         tcn_blocks=count(r"net\.0\.seq_net\.blocks\.(\d+)\."),
     )
     return args, widths
+
+
+def _rate_and_window(n_bins: int, settings: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+    """Sample rate and window, as far as they have so many bins; else as the published models."""
+    for rate, win_ms in settings:
+        rate, win_ms = rate or _RATES[0], win_ms or _USUAL_MS
+        plain = all(type(value) in (int, float) and 0 < value < 1e6 for value in (rate, win_ms))
+        if plain and int(rate * win_ms / 1000) // 2 + 1 == n_bins:
+            return dict(sample_rate=rate, win_ms=win_ms)
+    windows = 2 * (n_bins - 1), 2 * n_bins - 1
+    usual = [rate for rate in _RATES if rate * _USUAL_MS // 1000 in windows]
+    return dict(sample_rate=usual[0] if usual else windows[0] * 1000 // _USUAL_MS)
 
 
 def _rename(state: State, args: dict[str, Any], widths: list[int]) -> State:

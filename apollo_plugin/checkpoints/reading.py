@@ -1,4 +1,4 @@
-"""A checkpoint file's content, of any model; nothing of it is executed, nor is the file believed."""
+"""What a checkpoint file holds, of any model; nothing of it is executed, nor believed unchecked."""
 
 import collections
 import io
@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
-from .inspection import UNPLAIN, Inspection
+from .claims import UNPLAIN
+from .inspection import Inspection
 
 # Bytes of what describes the tensors: a zip's directory, a pickle, the header of safetensors.
 _MOST_DESCRIPTION = 32 << 20
@@ -39,12 +40,13 @@ _OTHERS = (
     (rb"\s*[\[{]\s*[\"\]}\n]", "JSON; it takes weights"),
     (rb"(?s).{257}ustar", "a tar archive; unpack it, or save it with torch 1.6 or later"),
 )
-_SAFETENSORS_FLOATS = {"F16", "BF16", "F32", "F64"}
+_SAFETENSORS_TYPES = {"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2", "BOOL", "U8", "I8", "I16"}
+_SAFETENSORS_TYPES |= {"U16", "I32", "U32", "I64", "U64", "C64"}
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # What safetensors, zipfile and torch raise on files that are broken or something else.
-_DAMAGE = (SafetensorError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, AttributeError)
-_DAMAGE += (LookupError, TypeError, ValueError, AssertionError, ArithmeticError, MemoryError)
-_DAMAGE += (NotImplementedError, struct.error)
+_DAMAGE: tuple[type[Exception], ...] = (SafetensorError, zipfile.BadZipFile, struct.error)
+_DAMAGE += (EOFError, OSError, RuntimeError, AttributeError, LookupError, TypeError, ValueError)
+_DAMAGE += (AssertionError, ArithmeticError, MemoryError)
 # torch keeps the names that its unpickler may fill in one place for all threads.
 _UNPICKLING = threading.Lock()
 
@@ -110,7 +112,7 @@ def _read_safetensors(path: Path, name: str, size: int) -> dict[str, Any]:
         state = {}
         for key in file.keys():  # noqa: SIM118
             kind = file.get_slice(key).get_dtype()
-            if kind not in _SAFETENSORS_FLOATS:
+            if kind not in _SAFETENSORS_TYPES:
                 raise CheckpointError(f"'{name}' holds tensors of {kind}; {UNPLAIN}")
             state[key] = file.get_tensor(key)
         args = (file.metadata() or {}).get("model_args", "null")
@@ -127,7 +129,7 @@ def _read_pickle(path: Path, name: str, size: int, head: bytes) -> Any:
         with path.open("rb") as file:
             Inspection(io.BytesIO(file.read(_MOST_DESCRIPTION)), name, {}, 0)
         raise CheckpointError(f"'{name}' is a pickle without tensors, or no checkpoint")
-    stand_ins = [(_STAND_INS[kind], setting) for setting, kind in settings.items()]
+    stand_ins: list[Any] = [(_STAND_INS[kind], setting) for setting, kind in settings.items()]
     with _UNPICKLING, torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -193,7 +195,7 @@ def _inspect_legacy(path: Path, name: str, size: int) -> dict[str, str]:
     return content.settings
 
 
-# ------------------------------------------------------------------------------ settings, thrown away
+# ---------------------------------------------------------------------------- settings, thrown away
 
 
 class _Mapping:

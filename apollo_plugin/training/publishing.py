@@ -7,6 +7,7 @@ import os
 import pickle
 import shlex
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 from asteroid.models.publisher import save_publishable
 
 from .. import checkpoints
-from ..checkpoints.cards import RECIPE, card
+from ..checkpoints.cards import model_card
 from ..data.dataset import MOISESDB_LICENSE, MUSDB_LICENSE
 from ..errors import CheckpointError, DataError
 from ..evaluation.experiment import CHECKPOINT, DIGEST
@@ -23,6 +24,7 @@ from ..evaluation.measure import sha256
 from ..files import atomic_write
 from ..model import Apollo
 
+RECIPE = "musdb18hq_moises/Apollo"
 _UNKNOWN_DATA = dict(
     dataset="MUSDB18-HQ and MoisesDB",
     task="restoration",
@@ -63,13 +65,28 @@ def publish(exp_dir: str | os.PathLike, recipe: str = RECIPE) -> tuple[Path, lis
         checkpoints.save(model, beside / "model.safetensors")
         table = exp_dir / "table2.md"
         figures = table.read_text("utf-8") if table.is_file() else ""
-        (beside / "README.md").write_text(card(exp_dir.resolve().name, package, figures), "utf-8")
+        card = model_card(
+            model,
+            f"OWNER/{exp_dir.resolve().name}",
+            _license_id(package["licenses"]),
+            figures or "See final_metrics in model.pth.",
+            f"{package['dataset']}, with the recipe `{recipe}` of apollo_plugin.",
+            package["licenses"],
+        )
+        (beside / "README.md").write_text(card, "utf-8")
         _check(beside, model)
     return target, [
         "To upload it to the Hugging Face Hub, after `hf auth login`:",
         f"  hf upload OWNER/{shlex.quote(exp_dir.resolve().name)} {shlex.quote(str(target))} .",
         "OWNER is your name there. Mind the licences of the training data in its README.md.",
     ]
+
+
+def _license_id(licenses: Sequence[dict[str, Any]]) -> str:
+    """The Hub's name of the strictest licence among the training data's."""
+    if any(entry.get("license") == MOISESDB_LICENSE["license"] for entry in licenses):
+        return "cc-by-nc-sa-4.0"
+    return "other" if any(entry.get("non_commercial") for entry in licenses) else "mit"
 
 
 def _read_package(path: Path) -> dict[str, Any]:

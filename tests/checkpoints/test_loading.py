@@ -251,7 +251,7 @@ def test_damaged_tensors_and_sizes(tmp_path):
         key = next(iter(package["state_dict"]))
         package["state_dict"][key] = package["state_dict"][key] * value
         torch.save(package, path)
-        with pytest.raises(CheckpointError, match=r"odd\.pth' is damaged"):
+        with pytest.raises(CheckpointError, match=r"odd\.pth' (is damaged|holds .*complex)"):
             Apollo.from_pretrained(path)
     for argument in ("n_layers", "feature_dim"):
         package = small_model().serialize()

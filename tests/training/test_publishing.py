@@ -105,7 +105,7 @@ def test_card(experiment):
     head = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", text, re.S)[1])
     assert head["license"] == "cc-by-nc-sa-4.0" and head["pipeline_tag"] == "audio-to-audio"
     assert "| untouched MP3 | 10.00 |" in text and "MUSDB18-HQ" in text and "MoisesDB" in text
-    assert "non-commercial" in text and "residual=True" in text
+    assert "| no |" in text and "| `residual` | True |" in text
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.S)
     names = {"wav": tone(3000)}
     exec(snippet.replace("OWNER/my exp", str(folder)), names)

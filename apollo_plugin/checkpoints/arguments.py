@@ -1,0 +1,145 @@
+"""Arguments of a model that come from a file: checked before anything is built of them."""
+
+import inspect
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..errors import CheckpointError, one_line
+from .published_layout import State
+
+# No rate, width or number of anything is larger.
+_LARGEST = 10_000_000
+_LONGEST = 4096
+# Calls of torch that building a tensor of a model takes: about four.
+_BUILDING = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError)
+_CALLS_A_TENSOR, _CALLS_ELSE = 12, 200
+
+
+def verify(
+    cls: type[torch.nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], state: State
+) -> None:
+    """Holds the arguments of a model against the tensors that it is to get.
+
+    Each is what the signature says and a size that can be. Then the model is drawn up without
+    memory, on the meta device, and given up as soon as it is larger than the state dict.
+
+    Args:
+        cls: whose signature counts.
+        args, kwargs: its arguments.
+        state: by the names of ``cls().state_dict()``.
+
+    Raises:
+        CheckpointError: with the argument or the tensor that does not fit; without the file's name.
+    """
+    signature = inspect.signature(cls)
+    try:
+        values = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise CheckpointError(one_line(error)) from error
+    hints = typing.get_type_hints(cls.__init__)
+    for key, value in values.items():
+        hint = hints.get(key, Any)
+        if not (_fits(value, hint) and _is_bounded(value)):
+            kind = str(getattr(hint, "__name__", hint))
+            raise CheckpointError(
+                f"its {key} is {_short(value)}; it takes {kind} of a size that can be"
+            )
+    _check_window(signature, values, state)
+    shapes = _outline(cls, args, kwargs, len(state))
+    told = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
+    for key in sorted({*shapes, *state}):
+        want, have = shapes.get(key), tuple(state[key].shape) if key in state else None
+        if want != have:
+            what = (
+                f"it lacks {key}" if have is None
+                else f"it also holds {ascii(key)[1:-1][:80]}" if want is None
+                else f"{key} has shape {have} and not {want}"
+            )  # fmt: skip
+            raise CheckpointError(f"{what}, with {told}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of the type that a signature names; a whole number is a float."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return any(_fits(value, one) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is not None:  # list[int], Sequence[float], tuple[int, ...]
+        inner = next(iter(typing.get_args(hint)), Any)
+        return type(value) in (list, tuple) and all(_fits(one, inner) for one in value[:_LONGEST])
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is Any:
+        return value is None or type(value) in (bool, int, float, str, list, tuple)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
+
+
+def _is_bounded(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) <= _LONGEST and all(
+            not isinstance(one, (list, tuple)) and _is_bounded(one) for one in value
+        )
+    if isinstance(value, str):
+        return len(value) <= _LONGEST
+    return value is None or abs(value) <= _LARGEST  # no NaN is
+
+
+def _check_window(signature: inspect.Signature, values: Mapping[str, Any], state: State) -> None:
+    """Each bin of the STFT has weights of its own, so there are no more bins than weights."""
+    defaults = {key: parameter.default for key, parameter in signature.parameters.items()}
+    settings = {**defaults, **values}
+    rate, win_ms = settings.get("sample_rate"), settings.get("win_ms")
+    n_weights = sum(value.numel() for value in state.values())
+    if not isinstance(rate, (int, float)) or not isinstance(win_ms, (int, float)):
+        return
+    if rate <= 0 or win_ms <= 0 or rate * win_ms / 2000 > n_weights:
+        raise CheckpointError(f"its sample_rate is {_short(rate)}, its win_ms {_short(win_ms)}")
+
+
+class _Limited(TorchFunctionMode):
+    """Ends the building of a model that has more tensors than there are weights for."""
+
+    def __init__(self, n_calls: int):
+        super().__init__()
+        self.n_left = n_calls
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.n_left -= 1
+        if self.n_left < 0:
+            raise CheckpointError("they describe a larger model than the file holds")
+        return func(*args, **(kwargs or {}))
+
+
+def _outline(
+    cls: type[torch.nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], n_tensors: int
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's state dict."""
+    limited = _Limited(_CALLS_ELSE + _CALLS_A_TENSOR * n_tensors)
+    told = ", ".join(f"{key}={_short(value)}" for key, value in kwargs.items())
+    try:
+        with torch.device("meta"), limited:
+            model = cls(*args, **kwargs)
+        return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}: {told}") from error
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+    ) as error:
+        raise CheckpointError(f"{one_line(error, 200)}, with {told}") from error
+
+
+def _short(value: Any) -> str:
+    return ascii(reprlib.repr(value))[1:-1][:60]

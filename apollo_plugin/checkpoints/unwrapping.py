@@ -1,0 +1,153 @@
+"""Where in a file an Apollo's weights lie, whatever they are wrapped in, and what is there else."""
+
+import re
+from typing import Any, NamedTuple
+
+import torch
+
+from ..errors import CheckpointError
+from .published_layout import State
+
+# One of the first tensors of either layout, behind whatever wrappers put before it.
+_ANCHOR = re.compile(r"(?P<prefix>(?:.*\.)?)(?:BN|encoders)\.\d+\.[01]\.(?:weight|bias)", re.S)
+_AVERAGED = re.compile(r"(^|[._])ema([._]|$)|averaged?([._]|$)|swa([._]|$)|shadow", re.I)
+_DEEPEST, _MOST_MAPPINGS = 5, 2000
+# Names of tensors -> the model that has them.
+_MODELS = (
+    (r"tencoder\.\d|tdecoder\.\d|encoder\.\d+\.(conv|rewrite)\.|lstm\.lstm\.", "Demucs"),
+    (r"band_split\.to_features\.", "a band-split Roformer"),
+    (r"masker\.TCN\.|masker\.intra_RNN|masker\.net\.", "a separator of Asteroid's"),
+    (r"separator\.band_split|BN\.\d+\.0\.gamma", "a band-split RNN"),
+    (r"(^|\.)fc1\.weight.*|(^|\.)lstm\.weight_ih_l0", "Open-Unmix or another recurrent network"),
+    (r"(^|\.)(discriminators?|disc|mpd|msd|net_d)\.", "a discriminator"),
+    (r"\.weight_orig|\.parametrizations\.", "a discriminator"),
+)
+
+
+class Found(NamedTuple):
+    """Weights of an Apollo.
+
+    Args:
+        state: by the names of a bare state dict.
+        mappings: that they lie in, innermost first; the model's arguments may stand there.
+    """
+
+    state: State
+    mappings: list[dict[Any, Any]]
+
+
+class _Candidate(NamedTuple):
+    place: str
+    prefix: str
+    mappings: list[dict[Any, Any]]
+
+
+def unwrap(content: Any, name: str) -> Found:
+    """Finds the weights in what a checkpoint holds.
+
+    Wrappers are mappings within mappings (``state_dict``, ``generator``, ``params_ema`` ...) and
+    prefixes of names (``audio_model.``, ``module.``, ``_orig_mod.`` ...), whatever they are called.
+    Of several Apollos the averaged one is taken, then the outermost.
+
+    Args:
+        content: of a file.
+        name: of the file, for messages.
+
+    Raises:
+        CheckpointError: where there is none, with what is there instead, or more than one.
+    """
+    wrapped = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(wrapped, dict):
+        raise CheckpointError(f"'{name}' holds no state dict; is it a checkpoint of Apollo?")
+    candidates = _candidates(content)
+    if not candidates:
+        raise CheckpointError(
+            f"'{name}' holds weights of another model than Apollo{_what(content)}"
+        )
+    averaged = [one for one in candidates if _AVERAGED.search(f"{one.place}.{one.prefix}")]
+    first, *others = averaged or candidates
+    state = _state(first, candidates)
+    for other in others:
+        if other.mappings[0] is first.mappings[0] and not _same(_state(other, candidates), state):
+            raise CheckpointError(
+                f"'{name}' holds several Apollos, '{_printed(first.prefix)}*' and "
+                f"'{_printed(other.prefix)}*'; save one"
+            )
+    return Found(state, first.mappings)
+
+
+def mappings_of(content: Any) -> list[tuple[str, list[dict[Any, Any]]]]:
+    """Mappings within mappings, outermost first, each with its place and those that hold it."""
+    if not isinstance(content, dict):
+        return []
+    found, known = [("", [content])], {id(content)}
+    for place, mappings in found:
+        if len(mappings) > _DEEPEST:
+            continue
+        for key, value in mappings[0].items():
+            # A file may hold the same mapping in itself.
+            if isinstance(value, dict) and id(value) not in known and len(known) < _MOST_MAPPINGS:
+                known.add(id(value))
+                found.append((f"{place}.{str(key)[:100]}", [value, *mappings]))
+    return found
+
+
+def _candidates(content: Any) -> list[_Candidate]:
+    found = []
+    for place, mappings in mappings_of(content):
+        tensors = [k for k, v in mappings[0].items() if isinstance(k, str) and torch.is_tensor(v)]
+        matches = filter(None, map(_ANCHOR.fullmatch, tensors))
+        prefixes = dict.fromkeys(match["prefix"] for match in matches)
+        found += [_Candidate(place, prefix, mappings) for prefix in prefixes]
+    return found
+
+
+def _state(one: _Candidate, candidates: list[_Candidate]) -> State:
+    prefix, mapping = one.prefix, one.mappings[0]
+    longer = tuple(
+        other.prefix
+        for other in candidates
+        if other.mappings[0] is mapping and other.prefix != prefix
+        if other.prefix.startswith(prefix)
+    )
+    return {
+        key[len(prefix) :]: value
+        for key, value in mapping.items()
+        if isinstance(key, str) and torch.is_tensor(value)
+        if key.startswith(prefix) and not (longer and key.startswith(longer))
+    }
+
+
+def _same(one: State, other: State) -> bool:
+    return one.keys() == other.keys() and all(
+        value.shape == other[key].shape
+        and value.dtype == other[key].dtype
+        and value.layout == other[key].layout == torch.strided
+        and value.data_ptr() == other[key].data_ptr()
+        and value.stride() == other[key].stride()
+        for key, value in one.items()
+    )
+
+
+def _what(content: dict[Any, Any]) -> str:
+    """What a file without an Apollo holds, as the end of a sentence."""
+    model = content.get("model_name")
+    if isinstance(model, str) and model != "Apollo":
+        return f": it is a {_printed(model)}"
+    if "param_groups" in content and "state" in content:
+        return ": it is an optimizer's state"
+    names = [
+        key
+        for _, mappings in mappings_of(content)
+        for key, value in mappings[0].items()
+        if isinstance(key, str) and torch.is_tensor(value)
+    ]
+    for pattern, model in _MODELS:
+        if any(re.search(pattern, key[:200]) for key in names):
+            return f": by its names it is {model}"
+    return f": its first tensor is {_printed(names[0])}" if names else ""
+
+
+def _printed(key: str) -> str:
+    """A name from a file on one line, whatever it is made of."""
+    return ascii(key)[1:-1][:80]
