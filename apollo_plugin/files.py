@@ -60,10 +60,6 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
         _remove(aside)
 
 
-# The former name, until every branch has the new one.
-whole = atomic_write
-
-
 def check_place(path: str | os.PathLike) -> None:
     """Raises the OSError that writing a file would end with: for a folder that cannot be made or
     written to, or a name that is too long. Leaves everything as it was."""

@@ -50,14 +50,14 @@ def demo_sets(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def prepared(demo_sets, tmp_path_factory) -> Path:
     """What stages 1 to 3 of the recipe leave: ``{train,valid,test}``."""
-    from apollo_plugin.data import activity, pairs, tracks
+    from apollo_plugin.data import activity, pairs, splits, tracks
 
     root = tmp_path_factory.mktemp("data")
     songs = tracks.musdb18hq(demo_sets / "musdb18hq", []) + tracks.moisesdb(
         demo_sets / "moisesdb", []
     )
     with ThreadPoolExecutor(2) as pool:
-        for name, members in tracks.split(songs).items():
+        for name, members in splits.split(songs).items():
             tracks.save(members, root / name / "tracks.json")
             activity.detect_all(root / name, activity.Detector(), pool)
         for name in ("valid", "test"):

@@ -20,7 +20,7 @@ import soundfile
 
 from ..data.dataset import Pair, PairDataset
 from ..data.parallel import each
-from ..errors import AudioError, CheckpointError
+from ..errors import AudioError, CheckpointError, DataError
 from ..files import atomic_write
 from ..metrics import METRICS, evaluate
 from ..report import MAX_ITEMS
@@ -83,7 +83,7 @@ def evaluate_pairs(
         the ``reason`` why one of them could not be computed.
 
     Raises:
-        AudioError: where there are no pairs, or some could not be measured (the rest is kept).
+        DataError: where there are no pairs, or some could not be measured (the rest is kept).
         CheckpointError: where the model cannot be loaded, or works at another sample rate.
     """
     checkpoint, exp_dir = Path(checkpoint), Path(exp_dir)
@@ -111,7 +111,7 @@ def evaluate_pairs(
             file.write(json.dumps([key, marks[key], outcome]) + "\n")
     if failed:
         shown = "; ".join(failed[:_LINES_SHOWN])
-        raise AudioError(
+        raise DataError(
             f"{len(failed)} of {len(pairs)} pairs could not be evaluated: {shown}"
             f"{' ...' * (len(failed) > _LINES_SHOWN)}; the others are kept, run it again once "
             "these are mended"
@@ -127,7 +127,7 @@ def evaluate_pair(job: MeasureJob) -> Row:
     coded, original, rate = pair.read()
     model = _model(job.checkpoint, job.digest, job.device)
     if rate != int(model.sample_rate):
-        raise AudioError(f"'{pair.folder}' is at {rate} Hz; run stage 3 again")
+        raise DataError(f"'{pair.folder}' is at {rate} Hz; run stage 3 again")
     restored = model.restore(coded)
     row: Row = {"kbps": pair.kbps, "kind": pair.kind, "name": pair.name}
     missing: list[str] = []

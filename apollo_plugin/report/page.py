@@ -19,7 +19,7 @@ from pathlib import Path
 
 import soundfile
 
-from ..errors import AudioError
+from ..errors import DataError, SettingError
 from ..files import atomic_write
 from ..metrics import ABOUT
 from .comparison import EXCERPT_SECONDS, Comparison, Version
@@ -39,16 +39,16 @@ def excerpt_seconds(n_items: int) -> float:
 
 
 def check_target(path: str | os.PathLike, overwrite: bool = False) -> None:
-    """Raises an AudioError where a page cannot be written; pages of before may be replaced."""
+    """Raises a SettingError where a page cannot be written; pages of before may be replaced."""
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
-        raise AudioError(f"'{path}' is no name of a page; it has to end in .html")
+        raise SettingError(f"'{path}' is no name of a page; it has to end in .html")
     if path.is_dir():
-        raise AudioError(f"'{path}' is a folder; a page needs the name of a file")
+        raise SettingError(f"'{path}' is a folder; a page needs the name of a file")
     if path.exists() and not overwrite:
         with path.open("rb") as file:
             if GENERATOR.encode() not in file.read(2000):
-                raise AudioError(
+                raise SettingError(
                     f"'{path}' is there already and no listening page; --overwrite replaces it"
                 )
 
@@ -75,14 +75,14 @@ def write(
         its size in bytes.
 
     Raises:
-        AudioError: where it cannot be written.
+        DataError: where it cannot be written.
     """
     page = build(items, title, intro, tables, pictures).encode()
     try:
         with atomic_write(path) as beside:
             beside.write_bytes(page)
     except OSError as error:
-        raise AudioError(f"'{path}' cannot be written: {error.strerror or error}") from error
+        raise DataError(f"'{path}' cannot be written: {error.strerror or error}") from error
     return len(page)
 
 

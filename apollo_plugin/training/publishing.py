@@ -45,8 +45,7 @@ def publish(exp_dir: str | os.PathLike, recipe: str = RECIPE) -> tuple[Path, lis
 
     Raises:
         CheckpointError: where the model is missing or damaged.
-        DataError: where it was not evaluated, or the figures are another file's.
-        ValueError: where a file is damaged.
+        DataError: where it was not evaluated, a file is damaged, or the figures are another file's.
     """
     exp_dir = Path(exp_dir)
     package = _read_package(exp_dir / CHECKPOINT)
@@ -106,11 +105,11 @@ def _read_package(path: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"'{path}' is missing; run stage 5, a model is not published unmeasured")
+        raise DataError(f"'{path}' is missing; run stage 5, a model is not published unmeasured")
     try:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"'{path}' is damaged; run stage 5 again") from error
+        raise DataError(f"'{path}' is damaged; run stage 5 again") from error
 
 
 def _check_figures(metrics: dict[str, Any], exp_dir: Path) -> None:
@@ -129,7 +128,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         return dict(yaml.safe_load(path.read_text()) or {})
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ValueError(f"'{path}' is no configuration in YAML") from error
+        raise DataError(f"'{path}' is no configuration in YAML") from error
 
 
 def _check(folder: Path, model: Apollo) -> None:

@@ -21,7 +21,7 @@ from sounds import Sources
 from tqdm import tqdm
 
 from apollo_plugin.cli.terminal import run
-from apollo_plugin.data import parallel, tracks
+from apollo_plugin.data import parallel, splits, tracks
 from apollo_plugin.errors import DataError
 
 
@@ -49,7 +49,7 @@ def main():
     pools = ["valid"] * args.n_valid + ["test"] * args.n_test + ["train"] * args.n_train
     sources = Sources(args.samples, args.font, args.real, args.real_valid)
     work = partial(make_song, out=args.out, sources=sources, seconds=args.seconds, seed=args.seed)
-    songs: dict[str, list] = {name: [] for name in tracks.SPLITS}
+    songs: dict[str, list] = {name: [] for name in splits.SPLITS}
     jobs = [(pool, index) for index, pool in enumerate(pools)]
     with parallel.executor(args.n_jobs) as pool:
         for (name, _), song in parallel.each(pool, work, jobs, len(jobs), "songs", "song"):

@@ -13,7 +13,8 @@ from helpers import tone
 
 from apollo_plugin.audio import AudioError, resample
 from apollo_plugin.data import tracks
-from apollo_plugin.data.tracks import Song, Stem, moisesdb, musdb18hq, split
+from apollo_plugin.data.splits import MUSDB_VALIDATION, SPLITS, save_splits, split
+from apollo_plugin.data.tracks import Song, Stem, moisesdb, musdb18hq
 from apollo_plugin.errors import DataError
 
 
@@ -145,7 +146,7 @@ def test_splits_of_both_sets():
     assert 36 <= sum("moises" in n for n in names["test"]) <= 42
 
 
-LISTED = tracks.MUSDB_VALIDATION
+LISTED = MUSDB_VALIDATION
 
 
 def test_the_validation_songs_are_those_of_musdb():
@@ -174,10 +175,10 @@ def test_few_songs(n_songs):
 def test_lists_of_old_and_new_splits_are_never_there_together(tmp_path, monkeypatch):
     songs = [song(f"moisesdb/{i:03d}", f"B{i}") for i in range(20)]
     first, second = split(songs, seed=1), split(songs, seed=2)
-    tracks.save_splits(first, tmp_path)
-    for name in tracks.SPLITS:
+    save_splits(first, tmp_path)
+    for name in SPLITS:
         (tmp_path / name / "pairs.json").touch()
-    tracks.save_splits(first, tmp_path)
+    save_splits(first, tmp_path)
     assert (tmp_path / "test" / "pairs.json").exists()
 
     real = tracks.write_json
@@ -189,7 +190,7 @@ def test_lists_of_old_and_new_splits_are_never_there_together(tmp_path, monkeypa
 
     monkeypatch.setattr(tracks, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
-        tracks.save_splits(second, tmp_path)
+        save_splits(second, tmp_path)
     assert [p.parent.name for p in tmp_path.rglob("*.json")] == ["train"]
 
 

@@ -19,7 +19,7 @@ from helpers import small_model
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.data.dataset import PairDataset
-from apollo_plugin.errors import CheckpointError, SettingError
+from apollo_plugin.errors import CheckpointError, DataError, SettingError
 from apollo_plugin.evaluation import ROWS_FILE, choose, evaluate_pairs, examples, measure, write_csv
 from apollo_plugin.evaluation.experiment import evaluate_experiment
 from apollo_plugin.evaluation.measure import sha256
@@ -152,7 +152,7 @@ def test_damaged_pairs_are_named_and_the_others_kept(experiment, test_dir, calls
     folder = PairDataset(test_dir).pairs[2].folder
     whole = shutil.copytree(folder, test_dir.parent / "whole")
     damage(folder)
-    with pytest.raises(audio.AudioError) as caught:
+    with pytest.raises(DataError) as caught:
         run(experiment, test_dir)
     text = str(caught.value)
     assert "1 of 8 pairs" in text and str(folder) in text and reason in text and "\n" not in text
@@ -163,10 +163,10 @@ def test_damaged_pairs_are_named_and_the_others_kept(experiment, test_dir, calls
 
 
 def test_no_pairs(experiment, tmp_path):
-    with pytest.raises(audio.AudioError, match="stage 3"):
+    with pytest.raises(DataError, match="stage 3"):
         run(experiment, tmp_path / "nowhere")
     (tmp_path / "pairs.json").write_text("[]")
-    with pytest.raises(audio.AudioError, match="lists no pairs"):
+    with pytest.raises(DataError, match="lists no pairs"):
         run(experiment, tmp_path)
 
 

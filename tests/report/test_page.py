@@ -17,6 +17,7 @@ from helpers import tone
 from apollo_plugin import audio, report
 from apollo_plugin.cli import main
 from apollo_plugin.data.codecs import mp3
+from apollo_plugin.errors import DataError
 from apollo_plugin.report import plots, tables
 from apollo_plugin.report.comparison import compare
 
@@ -439,7 +440,7 @@ def test_too_many_files_for_a_page(run, tmp_path, monkeypatch):
 
 def test_a_page_that_cannot_be_written(items, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(audio.AudioError, match="cannot be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         report.write(tmp_path / "file" / "page.html", items[1:])
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

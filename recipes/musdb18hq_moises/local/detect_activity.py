@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from apollo_plugin.cli.terminal import run
-from apollo_plugin.data import activity, parallel, tracks
+from apollo_plugin.data import activity, parallel, splits
 
 
 def main():
@@ -14,7 +14,7 @@ def main():
     parser.add_argument("--dask", help="address of a Dask scheduler, in place of processes")
     args = parser.parse_args()
     with parallel.executor(args.n_jobs, args.dask) as pool:
-        for name in tracks.SPLITS:
+        for name in splits.SPLITS:
             detector = activity.Detector()
             n_segments, n_new, left_out, notes = activity.detect_all(
                 args.data_dir / name, detector, pool

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data import tracks
+from apollo_plugin.data.splits import save_splits, split
 from apollo_plugin.errors import SettingError
 
 
@@ -29,8 +30,8 @@ def main():
             if args.musdb18hq_dir or args.moisesdb_dir
             else "pass --musdb18hq_dir, --moisesdb_dir or both"
         )
-    splits = tracks.split(songs, args.seed)
-    tracks.save_splits(splits, args.data_dir)
+    splits = split(songs, args.seed)
+    save_splits(splits, args.data_dir)
     for name, members in splits.items():
         hours = sum(max(s.seconds for s in song.stems.values()) for song in members) / 3600
         print(f"{name}: {len(members)} songs, {hours:.2f} hours")
