@@ -1,69 +1,117 @@
-"""Reading any audio file."""
+"""Reading any audio file: it comes in whole, or is refused in one line."""
 
-import contextlib
+import mmap
 import os
-import re
-from collections.abc import Iterator
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 
 from ..errors import AudioError
+from . import containers
+from .decoding import Found, Undecodable, decode
+from .plain import MAGIC, Unreadable, is_plain, length, read_plain, shortage, sound_file
+from .samples import Samples
 
 # What a folder is searched for; a file that is named is read whatever it is called.
 SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
-        "wav wave flac mp3 ogg oga opus aif aiff aifc au caf w64 rf64 "
-        "m4a mp4 aac webm wma mka ac3"
+        "wav wave flac mp3 mp2 ogg oga opus aif aiff aifc au caf w64 rf64 voc "
+        "m4a m4b mp4 mov 3gp aac webm mkv mka wma ac3 dts amr wv tta ape dsf spx"
     ).split()
 )
-_EXTRA = "pip install 'apollo-plugin[formats]'"
-# libsndfile's codes for "format not recognised" and "encoding not supported".
-_UNKNOWN_FORMAT = (1, 4)
-_CHUNK = r"\b(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"
+# Beyond this a float file's full scale is not 1.0 but that of integers.
+_MAX_PEAK = 100.0
 # Read around a part that is to be resampled, in seconds.
 _RESAMPLING_MARGIN = 0.05
 
 
-def read(path: str | os.PathLike, max_seconds: float = float("inf")) -> tuple[torch.Tensor, int]:
-    """Reads a file of any format: by soundfile, else by PyAV (the extra ``formats``).
+@dataclass(frozen=True)
+class Reading:
+    """A file as it was read.
+
+    Args:
+        wav: float32 ``(channels, time)``, full scale 1.0.
+        sample_rate: in Hz.
+        notes: one line each on what was passed over, chosen or changed, without the file's name.
+    """
+
+    wav: torch.Tensor
+    sample_rate: int
+    notes: tuple[str, ...] = ()
+
+
+def read(
+    path: str | os.PathLike, max_seconds: float = float("inf"), **options
+) -> tuple[torch.Tensor, int]:
+    """Reads a file of any format. Notes on it (see :func:`read_all`) are given as warnings.
 
     Args:
         path: of the file.
         max_seconds: longer files are refused before they fill the memory.
+        **options: ``track``, ``start``, ``duration`` and ``salvage``, as :func:`read_all` has them.
 
     Returns:
         float32 tensor ``(channels, time)``, full scale 1.0, and the sample rate in Hz.
 
     Raises:
-        AudioError: for a file that is missing, empty, truncated, too long, no audio, or holds NaN.
+        AudioError: as :func:`read_all`.
+    """
+    reading = read_all(path, max_seconds, **options)
+    for note in reading.notes:
+        warnings.warn(f"'{path}': {note}", stacklevel=2)
+    return reading.wav, reading.sample_rate
+
+
+def read_all(
+    path: str | os.PathLike,
+    max_seconds: float = float("inf"),
+    track: int | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    salvage: bool = False,
+) -> Reading:
+    """Reads a file of any format: PCM and FLAC by soundfile, what is coded by FFmpeg.
+
+    Lengths are exact to the sample: encoders' delays and padding, pre-skip and edit lists are
+    honoured. Where rate or channels change midway, what follows is brought to the first's.
+
+    Args:
+        path: of the file.
+        max_seconds: longer files are refused before they fill the memory.
+        track: which of several sound tracks, from 1 on; the file's default unless given.
+        start: seconds to leave out at the beginning.
+        duration: seconds to read; to the end unless given.
+        salvage: take what is there of a truncated or damaged file; a note says what is missing.
+
+    Returns:
+        samples, rate and notes.
+
+    Raises:
+        AudioError: for a file that is missing, empty, truncated, damaged, too long, no audio, that
+            holds NaN or integers as floats, has a rate beyond 1 kHz to 1 MHz or more than 64
+            channels; and for a track that it has not.
     """
     path = Path(path)
-    try:
-        if path.exists() and not path.is_file():
-            raise AudioError(f"'{path}' is a folder or a device, no file")
-        if path.stat().st_size == 0:
-            raise AudioError(f"'{path}' is empty")
-        samples, sample_rate = _read_soundfile(path, max_seconds)
-    except OSError as error:
-        raise AudioError(f"'{path}' cannot be read: {error.strerror or error}") from error
-    if samples.shape[0] == 0:
+    if not 0 <= start < float("inf") or not (duration is None or duration > 0):
+        raise AudioError(f"'{path}': start {start} s, duration {duration} s select nothing")
+    samples = Samples(path, start, duration, max_seconds)
+    n_samples = _collect(path, samples, track, salvage)[0]
+    wav = samples.joined
+    if n_samples == 0:
+        if start and samples.seconds:
+            raise AudioError(f"'{path}' ends before {start:g} s")
         raise AudioError(f"'{path}' holds no samples")
-    # Row by row, so that a long file needs no second copy.
-    for start in range(0, len(samples), sample_rate):
-        wrong = ~np.isfinite(samples[start : start + sample_rate]).all(1)
-        if wrong.any():
-            second = (start + int(wrong.argmax())) / sample_rate
-            raise AudioError(f"'{path}' holds NaN or infinity at {second:.3f} s; export it anew")
-    return torch.from_numpy(samples).T, sample_rate
+    _check_values(path, wav, samples.sample_rate, start)
+    return Reading(torch.from_numpy(wav).T, samples.sample_rate, tuple(samples.notes))
 
 
 def probe(path: str | os.PathLike) -> tuple[int, int, int]:
-    """Length, rate and channels by a file's header, for what soundfile reads.
+    """Length, rate and channels: by a header that tells them, else by decoding.
 
     Args:
         path: of the file.
@@ -72,29 +120,36 @@ def probe(path: str | os.PathLike) -> tuple[int, int, int]:
         number of samples, sample rate in Hz, number of channels.
 
     Raises:
-        AudioError: for a file that is missing, empty, truncated or no audio.
+        AudioError: for a file that is missing, empty, truncated, damaged or no audio.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size == 0:
-            raise AudioError(f"'{path}' is empty")
-        with _sound_file(path) as sound:
-            if sound.frames == 0:
-                raise AudioError(f"'{path}' holds no samples")
-            if _is_short(sound):
-                raise _truncated(path, sound.format, sound.frames)
-            return sound.frames, sound.samplerate, sound.channels
-    except OSError as error:
-        raise AudioError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    with _mapped(path) as data:
+        links = containers.links(data)
+        plain = _starts_plain(data) and len(links) == 1
+    if plain:
+        try:
+            with sound_file(path) as sound:
+                n_samples, fault = length(sound), links[0].fault or shortage(sound)
+                if is_plain(sound) and n_samples and fault:
+                    raise AudioError(_refusal(path, [fault], True, sound.frames, sound.samplerate))
+                if is_plain(sound) and n_samples:
+                    return n_samples, sound.samplerate, sound.channels
+        except Unreadable:
+            pass
+    samples = Samples(path, keep=False)
+    n_samples, _ = _collect(path, samples, None, False)
+    if n_samples == 0:
+        raise AudioError(f"'{path}' holds no samples")
+    return n_samples, samples.sample_rate, samples.n_channels
 
 
 def read_part(
     path: str | os.PathLike, start: float, seconds: float, sample_rate: int
 ) -> np.ndarray:
-    """Reads some seconds of a file, and no more of it than that.
+    """Reads some seconds of a file; of PCM and FLAC no more than that.
 
     Args:
-        path: of a file that soundfile reads.
+        path: of the file.
         start: in seconds.
         seconds: length; what lies beyond the end is silence.
         sample_rate: of the result in Hz; files of another rate are resampled.
@@ -107,132 +162,120 @@ def read_part(
     """
     path = Path(path)
     n_samples = round(seconds * sample_rate)
-    try:
-        with _sound_file(path) as sound:
-            rate = sound.samplerate
-            # A resampler rings at cuts, for about a hundred samples.
-            margin = 0 if rate == sample_rate else round(_RESAMPLING_MARGIN * rate)
-            first = round(start * rate)
-            begin = max(0, first - margin)
-            sound.seek(min(begin, sound.frames))
-            n_read = first - begin + round(seconds * rate) + margin
-            samples = sound.read(n_read, dtype="float32", always_2d=True, fill_value=0.0)
-    except OSError as error:
-        raise AudioError(f"'{path}' cannot be read: {error.strerror or error}") from error
-    if not np.isfinite(samples).all():
+    # A resampler rings at cuts, for about a hundred samples.
+    begin = max(0.0, start - _RESAMPLING_MARGIN)
+    samples = Samples(path, 0.0, None)
+    samples.start = begin
+    samples.duration = start - begin + seconds + _RESAMPLING_MARGIN
+    _collect(path, samples, None, False)
+    rate, wav = samples.sample_rate, samples.joined
+    if not np.isfinite(wav).all():
         raise AudioError(f"'{path}' holds NaN or infinity after {start:.3f} s; export it anew")
-    if rate != sample_rate:
-        skip = round((first - begin) * sample_rate / rate)
-        samples = soxr.resample(samples, rate, sample_rate, quality="VHQ")[skip : skip + n_samples]
-        samples = np.pad(samples, ((0, n_samples - len(samples)), (0, 0)))
-    return samples.T
+    skip = round(start * rate) - round(begin * rate)
+    if rate == sample_rate:
+        wav = wav[skip : skip + n_samples]
+    elif len(wav):
+        skip = round(skip * sample_rate / rate)
+        wav = soxr.resample(wav, rate, sample_rate, quality="VHQ")[skip : skip + n_samples]
+    wav = np.pad(wav[:n_samples], ((0, n_samples - len(wav)), (0, 0)))
+    return wav.T
 
 
-@contextlib.contextmanager
-def _sound_file(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Opens the file here: names in any encoding, and the system's own word on errors."""
-    with path.open("rb") as file:
-        try:
-            with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
-                yield sound
-        except soundfile.SoundFileError as error:
-            reason = _reason(error)
-            if "does not exist" in reason:  # so libsndfile says when it finds no MP3 frame
-                reason = "it holds no audio frames"
-            what = "is no audio file" if _unknown(error) else "is truncated or damaged"
-            raise AudioError(f"'{path}' {what}: {reason}; get it anew") from error
-
-
-def _unknown(error: BaseException | None) -> bool:
-    return getattr(error, "code", None) in _UNKNOWN_FORMAT
-
-
-def _is_short(sound: soundfile.SoundFile) -> bool:
-    """Whether a chunk claims more bytes than there are; libsndfile says so in its log only."""
-    chunk = re.search(_CHUNK, sound.extra_info)
-    # 2**32 - 1 is written by programs that pipe and do not know the length.
-    return bool(chunk) and int(chunk[2]) < int(chunk[1]) < 2**32 - 1
-
-
-def _truncated(path: Path, container: str, n_samples: int) -> AudioError:
-    return AudioError(
-        f"'{path}' is truncated: its {container} header promises more than the "
-        f"{n_samples} samples that are there; get it anew"
-    )
-
-
-def _check_length(path: Path, n_samples: int, sample_rate: int, max_seconds: float) -> None:
-    if n_samples > max_seconds * sample_rate:
-        raise AudioError(f"'{path}' is longer than {max_seconds:g} s")
-
-
-def _read_soundfile(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
+def _mapped(path: Path) -> mmap.mmap:
     try:
-        with _sound_file(path) as sound:
-            n_expected, sample_rate, container = sound.frames, sound.samplerate, sound.format
-            _check_length(path, n_expected, sample_rate, max_seconds)
-            samples = sound.read(dtype="float32", always_2d=True)
-            short = _is_short(sound)
-    except AudioError as error:
-        if _unknown(error.__cause__):
-            return _read_av(path, max_seconds)
-        raise
-    counted = container != "MP3" or _mp3_counts_frames(path)
-    if (len(samples) < n_expected and counted) or short:
-        raise _truncated(path, container, len(samples))
-    return samples, sample_rate
-
-
-def _mp3_counts_frames(path: Path) -> bool:
-    """Whether an MP3 says how long it is; else libsndfile guesses from the size of the file."""
-    with path.open("rb") as file:
-        head = file.read(10)
-        start = 0
-        if head[:3] == b"ID3":  # whose size is written in four groups of seven bits
-            start = 10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0)))
-        file.seek(start)
-        first_frame = file.read(400)
-    return any(tag in first_frame for tag in (b"Xing", b"Info", b"VBRI"))
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text.rsplit(": ", 1)[-1].rstrip(".")
-
-
-def _read_av(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
-    try:
-        import av
-    except ImportError as error:
-        raise AudioError(
-            f"'{path}' is no audio that soundfile reads; for m4a, aac, webm and more: {_EXTRA}"
-        ) from error
-    try:
-        with av.open(os.fspath(path)) as container:
-            if not container.streams.audio:
-                raise AudioError(f"'{path}' holds no audio")
-            stream = container.streams.audio[0]
-            rate = stream.rate
-            planar = av.AudioResampler(format="fltp")
-            blocks, n_samples = [], 0
-            for frame in container.decode(stream):
-                n_samples += frame.samples
-                _check_length(path, n_samples, rate, max_seconds)
-                blocks += [part.to_ndarray().T for part in planar.resample(frame)]
-            blocks += [part.to_ndarray().T for part in planar.resample(None)]
-            # Other containers only guess their duration, from the bit rate.
-            counted = container.format.name.startswith(("mov", "matroska"))
-            promised = container.duration / av.time_base if counted and container.duration else 0
-    except (av.FFmpegError, ValueError) as error:
+        if path.exists() and not path.is_file():
+            raise AudioError(f"'{path}' is a directory or a device, no file")
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise AudioError(f"'{path}' is empty")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
         if isinstance(error, AudioError):
             raise
-        reason = getattr(error, "strerror", None) or _reason(error)
-        raise AudioError(f"'{path}' is damaged or is no audio file: {reason}") from error
-    if not blocks:
-        raise AudioError(f"'{path}' holds no samples")
-    samples = np.concatenate(blocks)
-    if len(samples) / rate < promised - 0.5:
         raise AudioError(
-            f"'{path}' is truncated: {len(samples) / rate:.1f} of {promised:.1f} s are there"
-        )
-    return samples, rate
+            f"'{path}' cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
+
+
+def _starts_plain(data: mmap.mmap) -> bool:
+    begin = containers.skip_id3(data)
+    return data[begin : begin + 16].startswith(MAGIC)
+
+
+def _collect(
+    path: Path, samples: Samples, track: int | None, salvage: bool
+) -> tuple[int, list[str]]:
+    """Reads into ``samples`` and joins them; refuses what is damaged unless told to salvage."""
+    with _mapped(path) as data:
+        found = _read_links(path, data, samples, track, salvage)
+    there, rate = samples.seconds, samples.sample_rate
+    faults = list(dict.fromkeys(fault for each in found for fault in each.faults))
+    if faults and not (salvage and rate):
+        cut = any(each.cut for each in found)
+        raise AudioError(_refusal(path, faults, cut, round(there * rate), rate or 1))
+    if faults:
+        samples.notes.insert(0, f"salvaged {there:.1f} s; " + "; ".join(faults))
+    return samples.join(), faults
+
+
+def _read_links(path, data, samples: Samples, track: int | None, salvage: bool) -> list[Found]:
+    links = containers.links(data)
+    begin = containers.skip_id3(data)
+    head = data[begin : begin + 64]
+    mpeg = containers.is_mpeg(head[:4])
+    unread: AudioError | None = None
+    if len(links) == 1 and _starts_plain(data) and track is None:
+        trial = samples.fresh()
+        try:
+            fault = read_plain(path, links[0], trial)
+            samples.take(trial)
+            return [Found([fault] if fault else [], cut=bool(fault))]
+        except Unreadable as error:
+            unread = error
+    try:
+        found = []
+        for link in links:
+            found.append(decode(path, data, link, samples, track))
+            if samples.full:
+                break
+        return found
+    except Undecodable as error:
+        undecoded = error
+    if not mpeg and len(links) == 1 and track is None:
+        trial = samples.fresh()
+        try:
+            fault = read_plain(path, links[0], trial, coded=True)
+            samples.take(trial)
+            return [Found([fault] if fault else [], cut=bool(fault))]
+        except Unreadable as error:
+            unread = unread or error
+    if samples.seconds:
+        return [*found, Found([f"what follows {samples.seconds:.1f} s cannot be decoded"])]
+    if head[4:8] == b"ftyp" and data.find(b"moov") < 0:
+        raise AudioError(f"'{path}' is truncated: its index is missing; get it anew") from undecoded
+    raise AudioError(f"{undecoded if mpeg else unread or undecoded}; get it anew") from undecoded
+
+
+def _refusal(path: Path, faults: list[str], cut: bool, n_samples: int, rate: int) -> str:
+    there = f"{n_samples / rate:.1f} s are there"
+    what = "truncated" if cut else "damaged"
+    text = "; ".join(faults)
+    if "s are there" not in text:
+        text += f"; {there}"
+    return f"'{path}' is {what}: {text}; get it anew, or take what is there by --salvage"
+
+
+def _check_values(path: Path, wav: np.ndarray, sample_rate: int, start: float) -> None:
+    # Row by row, so that a long file needs no second copy.
+    for begin in range(0, len(wav), sample_rate):
+        block = wav[begin : begin + sample_rate]
+        peak = np.abs(block).max()
+        if not np.isfinite(peak):
+            row = int((~np.isfinite(block).all(1)).argmax())
+            second = start + (begin + row) / sample_rate
+            raise AudioError(f"'{path}' holds NaN or infinity at {second:.3f} s; export it anew")
+        if peak > _MAX_PEAK:
+            raise AudioError(
+                f"'{path}' holds floats at the scale of integers, up to {peak:.0f} where full "
+                "scale is 1.0; export it anew, or divide it by 32768 (16-bit)"
+            )

@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import av
 import lameenc
 import numpy as np
 import soundfile
@@ -25,7 +26,6 @@ _MP3_DELAY = 1105
 # MPEG-2's and MPEG-1's.
 _MP3_RATES = (16000, 22050, 24000, 32000, 44100, 48000)
 _MP3_FRAME = 1152
-_EXTRA = "needs PyAV: pip install 'apollo-plugin[formats]'"
 
 
 def mp3(
@@ -67,7 +67,7 @@ def mp3(
 def aac(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
     """Codes a signal as AAC (FFmpeg's own encoder, in an MP4) and decodes it again.
 
-    Args, returns and raises like :func:`mp3`; needs the extra ``formats``.
+    Args, returns and raises like :func:`mp3`.
     """
     return _through_ffmpeg(wav, sample_rate, kbps, "aac", "mp4", "fltp", 44100)
 
@@ -75,7 +75,7 @@ def aac(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Te
 def opus(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
     """Codes a signal as Opus (libopus, at 48 kHz) and decodes it again.
 
-    Args, returns and raises like :func:`mp3`; needs the extra ``formats``. Where Opus codes the
+    Args, returns and raises like :func:`mp3`. Where Opus codes the
     lows by SILK, below some 56 kbit/s, these come 4 samples early: so Opus has it.
     """
     return _through_ffmpeg(wav, sample_rate, kbps, "libopus", "ogg", "flt", 48000)
@@ -85,7 +85,7 @@ def mp3_vbr(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torc
     """Codes a signal as MP3 whose frames are as long as they need to be, ``kbps`` in the mean
     (LAME's ABR, by FFmpeg), and decodes it again.
 
-    Args, returns and raises like :func:`mp3`; needs the extra ``formats``.
+    Args, returns and raises like :func:`mp3`.
     """
     options = {"abr": "1"}
     return _through_ffmpeg(wav, sample_rate, kbps, "libmp3lame", "mp3", "fltp", 44100, options)
@@ -243,10 +243,6 @@ def decode_mp3(coded: bytes, like: torch.Tensor) -> torch.Tensor:
 
 
 def _through_ffmpeg(wav, sample_rate, kbps, name, container, layout, coded_rate, options=None):
-    try:
-        import av
-    except ImportError as error:
-        raise SettingError(f"{name} {_EXTRA}") from error
     channels = _channels(wav)
     inside = resample(channels, sample_rate, coded_rate)
     file = io.BytesIO()

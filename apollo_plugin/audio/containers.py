@@ -1,0 +1,201 @@
+"""What files say about themselves and no decoder passes on: lengths, ends, files joined in one."""
+
+import mmap
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+
+# A frame of MPEG audio that holds no sound but the number of those that do.
+_MPEG_TAG = re.compile(
+    rb"\xff[\xe2-\xff]..(?:"
+    rb"(?:.{9}|.{17}|.{32})(?:..)?(?:Xing|Info)\0\0\0([\x01-\x0f])(?P<count>....)"
+    rb"|.{32}VBRI.{10}(?P<vbri>....))",
+    re.DOTALL,
+)
+_MPEG_SYNC = re.compile(rb"\xff[\xe2-\xff]")
+# A FLAC file begins so: its mark, and the head of STREAMINFO's 34 bytes.
+_FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")
+# What programs write that pipe a WAV and cannot know its length: everything, or 2 GiB, about.
+_UNKNOWN_SIZES = (range(0x7FFE0000, 0x80000001), range(0xFFFE0000, 0x100000000))
+_OGG_PAGE = struct.Struct("<4sBBqIIIB")
+_BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+# Bytes in which a first frame is looked for.
+_HEAD = 4096
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file within a file: concatenated Ogg, FLAC and WAV files are read one after the other.
+
+    Args:
+        begin: where it begins, in bytes.
+        end: where it ends.
+        fault: what its container shows to be missing or damaged.
+        note: what its container leaves open.
+        cut: whether ``fault`` is an end that is missing.
+        last_sample: where Ogg says that its one stream ends; None where it does not.
+    """
+
+    begin: int
+    end: int
+    fault: str | None = None
+    note: str | None = None
+    cut: bool = False
+    last_sample: int | None = None
+
+
+def skip_id3(data: mmap.mmap | bytes) -> int:
+    """Where the sound begins, behind any number of ID3v2 tags."""
+    begin = 0
+    while data[begin : begin + 3] == b"ID3":
+        head = data[begin : begin + 10]
+        if len(head) < 10:
+            break
+        # The size is written in four groups of seven bits; a footer repeats the head.
+        size = sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0)))
+        begin += 10 + size + (10 if head[5] & 0x10 else 0)
+    return min(begin, len(data))
+
+
+def is_mpeg(head: bytes) -> bool:
+    """Whether a file's first bytes (behind ID3) may be those of MPEG audio, or of nothing."""
+    return bool(_MPEG_SYNC.match(head)) or not head.strip(b"\0")
+
+
+def is_mpeg_frame(packet: bytes) -> bool:
+    """Whether a packet begins as frames of MPEG audio do."""
+    return bool(_MPEG_SYNC.match(packet))
+
+
+def promised_frames(frame: bytes) -> int:
+    """Number of MPEG frames that a Xing, Info or VBRI tag in these bytes promises; 0 for none."""
+    tag = _MPEG_TAG.search(frame[: 1 << 20])
+    if not tag:
+        return 0
+    if tag["vbri"]:
+        return int.from_bytes(tag["vbri"], "big")
+    return int.from_bytes(tag["count"], "big") if tag[1][0] & 1 else 0
+
+
+def mpeg_head(data: mmap.mmap | bytes) -> int:
+    """Number of frames promised by the tag that an MP3 begins with; 0 for none."""
+    begin = skip_id3(data)
+    first = _MPEG_SYNC.search(data[begin : begin + _HEAD])
+    return promised_frames(data[begin + first.start() :][:256]) if first else 0
+
+
+def links(data: mmap.mmap) -> list[Link]:
+    """The files that a file is made of; most are made of one."""
+    begin = skip_id3(data)
+    head = data[begin : begin + 12]
+    if head.startswith(b"OggS"):
+        return _ogg_links(data, begin)
+    if head.startswith(b"fLaC"):
+        starts = [0] + [m.start() for m in _FLAC.finditer(data, begin + 8)]
+        return [Link(*ends) for ends in zip(starts, [*starts[1:], len(data)])]
+    if head.startswith(b"RIFF") and head[8:] == b"WAVE":
+        return _riff_links(data, begin)
+    return [Link(0, len(data))]
+
+
+def _riff_links(data: mmap.mmap, begin: int) -> list[Link]:
+    found: list[Link] = []
+    while True:
+        end = begin + 8 + int.from_bytes(data[begin + 4 : begin + 8], "little")
+        if data[end : end + 4] != b"RIFF" or data[end + 8 : end + 12] != b"WAVE" or end <= begin:
+            return [*found, _riff_link(data, begin, len(data))]
+        found.append(_riff_link(data, begin, end))
+        begin = end
+
+
+def _riff_link(data: mmap.mmap, begin: int, end: int) -> Link:
+    """Compares the size of the chunk of samples with what is there."""
+    place = begin + 12
+    while place + 8 <= end:
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        if data[place : place + 4] == b"data":
+            known = not any(size in unknown for unknown in _UNKNOWN_SIZES)
+            there = end - place - 8
+            if known and there < size:
+                fault = f"its WAV header promises {size} bytes of samples, {there} are there"
+                return Link(begin, end, fault, cut=True)
+            break
+        place += 8 + size + (size & 1)
+    return Link(begin, end)
+
+
+def has_open_size(data: mmap.mmap, link: Link) -> bool:
+    """Whether a WAV says that it is empty and is not: so pipes leave it."""
+    head = data[link.begin : link.begin + 12]
+    size = int.from_bytes(head[4:8], "little")
+    return head[:4] == b"RIFF" and head[8:] == b"WAVE" and size + 8 < link.end - link.begin
+
+
+@dataclass
+class _Chain:
+    """One link of a chain of Ogg streams, page by page."""
+
+    begin: int
+    pages: dict[int, int]
+    sounding: set[int]
+    open: set[int]
+    last: int = 0
+    n_missing: int = 0
+    n_damaged: int = 0
+    cut: bool = False
+
+    def link(self, end: int) -> Link:
+        if self.n_damaged or self.n_missing:
+            fault = f"{self.n_damaged} of its Ogg pages are damaged, {self.n_missing} missing"
+            return Link(self.begin, end, fault)
+        if self.cut:
+            return Link(self.begin, end, "its last Ogg page is cut", cut=True)
+        note = "it ends without Ogg's mark of an end and may be cut short" if self.open else None
+        last = self.last if len(self.pages) == 1 and self.last else None
+        return Link(self.begin, end, note=note, last_sample=last)
+
+
+def _ogg_links(data: mmap.mmap, begin: int) -> list[Link]:
+    """Walks through all pages: streams that follow each other, checksums, gaps and the end."""
+    found: list[Link] = []
+    chain = _Chain(begin, {}, set(), set())
+    in_heads = True
+    place = begin
+    while (place := data.find(b"OggS", place)) >= 0:
+        head = data[place : place + _OGG_PAGE.size]
+        if len(head) < _OGG_PAGE.size:
+            chain.cut = True
+            break
+        _, _, flags, granule, serial, number, crc, n_segments = _OGG_PAGE.unpack(head)
+        body = place + _OGG_PAGE.size + n_segments
+        end = body + sum(data[place + _OGG_PAGE.size : body])
+        if end > len(data):
+            chain.cut = True
+            break
+        if _ogg_crc(data[place:end]) != crc:
+            chain.n_damaged += 1
+            place += 4
+            continue
+        begins = bool(flags & 2)
+        if begins and not in_heads:
+            found.append(chain.link(place))
+            chain = _Chain(place, {}, set(), set())
+        in_heads = begins
+        # A stream that is joined late lacks pages between its heads and its sound.
+        if serial in chain.sounding:
+            chain.n_missing += max(0, number - chain.pages.get(serial, number) - 1)
+        chain.pages[serial] = number
+        if granule > 0:
+            chain.sounding.add(serial)
+            chain.last = max(chain.last, granule)
+        chain.open.discard(serial) if flags & 4 else chain.open.add(serial)
+        place = end
+    return [*found, chain.link(len(data))]
+
+
+def _ogg_crc(page: bytes) -> int:
+    """Ogg's checksum runs from the highest bit, zlib's from the lowest."""
+    page = (page[:22] + bytes(4) + page[26:]).translate(_BITS_REVERSED)
+    reflected = zlib.crc32(page, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reflected:032b}"[::-1], 2)

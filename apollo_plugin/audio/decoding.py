@@ -1,0 +1,317 @@
+"""Whatever is coded, decoded by FFmpeg through PyAV, packet by packet."""
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from ..errors import AudioError
+from .containers import Link, has_open_size, is_mpeg_frame, mpeg_head, promised_frames
+from .frames import FORMATS, Window, to_float
+from .samples import Samples, check_bounds
+
+# Containers that tell how long their sound is; the others guess from the bit rate, or by the last
+# time stamp that is there.
+_TIMED = (
+    "mov matroska asf avi flv wav w64 aiff caf au tta wv ape mpc mpc8 tak dsf iff voc avr "
+    "nistsphere ircam shn ogg flac oma"
+).split()
+# Their packets follow each other without a pause; elsewhere a pause may be meant.
+_GAPLESS = ("mov", "matroska")
+# Codecs whose checksums tell damage for sure.
+_LOSSLESS = "flac alac wavpack tta ape tak mlp truehd wmalossless".split()
+_MPEG_AUDIO = ("mp3", "mp3float", "mp2", "mp2float", "mp1", "mp1float")
+# A container's word and the samples may differ by this many seconds, and two frames.
+_SLACK = 0.1
+_GAP = 0.5
+# Where a demuxer or a decoder gives nothing this often in a row, it never will.
+_MOST_ERRORS, _MOST_IDLE = 100, 100_000
+
+
+@dataclass
+class Found:
+    """What decoding one link of a file showed.
+
+    Args:
+        faults: each says what is missing or damaged.
+        cut: whether the end is missing.
+        promised: seconds of sound by the container's word; 0 where it gives none.
+    """
+
+    faults: list[str]
+    cut: bool = False
+    promised: float = 0.0
+
+
+class Undecodable(AudioError):
+    """What this reader does not know; another may."""
+
+
+def decode(
+    path: Path, data: mmap.mmap, link: Link, samples: Samples, track: int | None = None
+) -> Found:
+    """Decodes one link of a file into ``samples``, as far as it goes.
+
+    Args:
+        path: of the file, for errors.
+        data: the whole file.
+        link: which part of it.
+        samples: takes the blocks; its notes tell what was passed over.
+        track: which of several sound tracks, from 1 on; the file's default unless given.
+
+    Returns:
+        what is missing or damaged.
+
+    Raises:
+        Undecodable: where FFmpeg finds no sound.
+        AudioError: for a track that is not there, and for rates and channels out of bounds.
+    """
+    window = Window(data, link, path.suffix)
+    try:
+        with av.open(
+            window,
+            metadata_errors="ignore",
+            buffer_size=1 << 16,
+            options={"format_whitelist": ",".join(FORMATS)},
+        ) as container:
+            stream = _stream(path, container, samples, track)
+            return _Decoding(path, container, stream, samples).run(data, link)
+    except (av.FFmpegError, ValueError, EOFError) as error:
+        if isinstance(error, AudioError):
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise Undecodable(f"'{path}' cannot be decoded: {reason}") from error
+
+
+def _stream(path, container, samples: Samples, track: int | None) -> "av.AudioStream":
+    streams = container.streams.audio
+    if not streams:
+        raise Undecodable(f"'{path}' holds no sound")
+    if track is not None:
+        if not 1 <= track <= len(streams):
+            raise AudioError(f"'{path}' has no sound track {track}; it has {len(streams)}")
+        return streams[track - 1]
+    stream = container.streams.best("audio") or streams[0]
+    if len(streams) > 1:
+        samples.notes.append(
+            f"track {streams.index(stream) + 1} of its {len(streams)} sound tracks was read; "
+            "--track chooses another"
+        )
+    return stream
+
+
+class _Decoding:
+    def __init__(self, path: Path, container, stream, samples: Samples):
+        self.path, self.container, self.stream, self.samples = path, container, stream, samples
+        names = container.format.name.split(",")
+        self.timed = any(name in _TIMED for name in names)
+        self.gapless = any(name in _GAPLESS for name in names)
+        codec = stream.codec_context
+        if codec is None:
+            raise Undecodable(f"'{path}' is coded in a way that FFmpeg does not know")
+        self.mpeg = codec.name in _MPEG_AUDIO
+        if codec.sample_rate or codec.channels:
+            check_bounds(path, codec.sample_rate or 44100, codec.channels or 1)
+        codec.thread_type = "NONE"  # errors belong to the packet that was just given
+        self.lossless = codec.name in _LOSSLESS
+        if self.lossless:
+            codec.options = {"err_detect": "crccheck+explode"}
+        self.mixers: dict[tuple[str, str, int], av.AudioResampler] = {}
+        self.channels = samples.n_channels
+        self.n_good = self.n_bad = self.n_corrupt = self.n_junk = 0
+        self.first_bad: float | None = None
+        self.bad_last = False
+        self.left: int | None = None
+        self.gaps = 0.0
+        self.next_time: float | None = None
+        self.n_frames = self.n_promised_frames = 0
+        # Latest end of any stream, in seconds.
+        self.reached = 0.0
+        self.frame_seconds = 0.0
+
+    def run(self, data: mmap.mmap, link: Link) -> Found:
+        seconds_before = self.samples.seconds
+        several = len(self.container.streams) > 1
+        n_idle = 0
+        if self.stream.codec_context.name == "vorbis":
+            self.left = link.last_sample
+        head = mpeg_head(data[link.begin : link.end]) if self.mpeg and not link.begin else 0
+        for packet in self._packets(None if several else self.stream):
+            if packet.stream is not self.stream:
+                self._reach(packet)
+                continue
+            frames = self._decode(packet, head if not self.n_good + self.n_bad else 0)
+            for frame in frames:
+                self._take(frame)
+            n_idle = 0 if frames else n_idle + 1
+            if self.samples.full:
+                return Found([])
+            if n_idle > _MOST_IDLE:
+                break
+        if self.samples.seconds == seconds_before and not self.n_bad:
+            raise Undecodable(f"'{self.path}' holds no samples")
+        return self._verdict(data, link, self.samples.seconds - seconds_before)
+
+    def _packets(self, stream) -> Iterator["av.Packet"]:
+        """All packets; goes on where the demuxer stumbles."""
+        n_errors = 0
+        ended = False
+        while not ended and n_errors < _MOST_ERRORS:
+            try:
+                packets = self.container.demux(stream) if stream else self.container.demux()
+                for packet in packets:
+                    n_errors = 0 if packet.size else n_errors
+                    yield packet
+                ended = True
+            except (av.FFmpegError, ValueError) as error:
+                if isinstance(error, AudioError):
+                    raise
+                n_errors += 1
+                self._bad(None)
+        if not ended:
+            yield from self._flush()
+
+    def _flush(self) -> Iterator["av.Packet"]:
+        packet = av.Packet()
+        packet.stream = self.stream
+        yield packet
+
+    def _decode(self, packet: "av.Packet", head: int) -> list["av.AudioFrame"]:
+        self._reach(packet)
+        if packet.size and packet.is_corrupt:
+            self.n_corrupt += 1
+        if self.mpeg and packet.size:
+            tagged = promised_frames(bytes(packet))
+            # FFmpeg leaves the first tag out, where it knows it.
+            self.n_promised_frames += tagged or head
+        try:
+            frames = self.stream.codec_context.decode(packet)
+        except (av.FFmpegError, ValueError) as error:
+            if isinstance(error, av.error.MemoryError):
+                raise
+            if packet.size:
+                junk = self.mpeg and not is_mpeg_frame(bytes(packet))
+                self._junk(packet) if junk else self._bad(packet)
+            return []
+        if packet.size:
+            self.n_good += 1
+            self.bad_last = False
+        return frames
+
+    def _reach(self, packet: "av.Packet") -> None:
+        if packet.size and packet.pts is not None and packet.time_base:
+            end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            self.reached = max(self.reached, end)
+
+    def _bad(self, packet) -> None:
+        self.n_bad += 1
+        self.bad_last = True
+        if self.first_bad is None:
+            self.first_bad = self.samples.seconds
+
+    def _junk(self, packet: "av.Packet") -> None:
+        self.n_junk += 1
+        if self.n_promised_frames and self.n_frames >= self.n_promised_frames:
+            return  # behind the end
+        self.samples.change(
+            f"{packet.size} bytes at {self.samples.seconds:.1f} s are no MPEG frames and were "
+            "passed over"
+        )
+
+    def _take(self, frame: "av.AudioFrame") -> None:
+        rate = frame.sample_rate or self.stream.rate
+        n_channels = frame.layout.nb_channels
+        if not rate:
+            raise AudioError(f"'{self.path}' tells no sample rate")
+        check_bounds(self.path, rate, n_channels)
+        if not frame.samples:
+            return
+        self._watch_gaps(frame, rate)
+        self.n_frames += 1
+        self.frame_seconds = max(self.frame_seconds, frame.samples / rate)
+        if self.channels and n_channels != self.channels:
+            self.samples.change(
+                f"its channels change from {self.channels} to {n_channels} at "
+                f"{self.samples.seconds:.1f} s; mixed to {self.samples.n_channels}"
+            )
+        self.channels = n_channels
+        if not self.samples.n_channels:
+            self.samples.layout = frame.layout
+        n_wanted = self.samples.n_channels or n_channels
+        for block in [frame] if n_channels in (1, n_wanted) else self._mixed(frame):
+            samples = to_float(block)
+            if self.left is not None:  # FFmpeg leaves the padding of a Vorbis file of one page
+                samples = samples[: self.left]
+                self.left -= len(samples)
+            # One channel becomes several at its own level; FFmpeg would lower it by 3 dB.
+            self.samples.add(np.repeat(samples, n_wanted, 1) if n_channels == 1 else samples, rate)
+
+    def _mixed(self, frame: "av.AudioFrame") -> list["av.AudioFrame"]:
+        """FFmpeg's own way from one layout of channels to another."""
+        key = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if key not in self.mixers:
+            self.mixers[key] = av.AudioResampler("fltp", self.samples.layout)
+        return self.mixers[key].resample(frame)
+
+    def _watch_gaps(self, frame: "av.AudioFrame", rate: int) -> None:
+        if frame.pts is None or not frame.time_base:
+            return
+        time = float(frame.pts * frame.time_base)
+        if self.next_time is not None and time - self.next_time > _GAP:
+            self.gaps += time - self.next_time
+        self.next_time = time + frame.samples / rate
+
+    def _verdict(self, data: mmap.mmap, link: Link, there: float) -> Found:
+        faults = [link.fault] if link.fault else []
+        cut = link.cut
+        promised = self._promised(data, link)
+        slack = 0.001 if self.lossless else _SLACK + 2 * self.frame_seconds
+        if self.n_corrupt and self.timed and not has_open_size(data, link):
+            cut = True  # a packet that the end of the file cuts
+        if self.n_promised_frames and self.mpeg:
+            # A frame behind junk is lost with it.
+            missing = self.n_promised_frames - self.n_frames - self.n_junk
+            if missing > 1:
+                promised = there * self.n_promised_frames / max(1, self.n_frames)
+                cut = True
+        elif promised and there + self.gaps < promised - slack:
+            cut = True
+        if cut and not link.fault:
+            of = f" of {promised:.1f}" if promised > there else ""
+            faults.append(f"{there:.1f}{of} s are there")
+        n_bad = self.n_bad
+        if n_bad and self.bad_last and not self.timed and n_bad == 1:
+            # Nothing tells how long such a file was; its last frame is cut short.
+            self.samples.notes.append("its last frame is cut short; the sound may go on elsewhere")
+            n_bad = 0
+        if n_bad:
+            total = self.n_good + self.n_bad
+            faults.append(
+                f"{n_bad} of {total} packets cannot be decoded, the first at {self.first_bad:.1f} s"
+            )
+        if self.gaps and self.gapless:
+            faults.append(f"packets for {self.gaps:.1f} s are missing")
+        elif self.gaps:
+            self.samples.notes.append(f"its time stamps leave out {self.gaps:.1f} s; joined")
+        if link.note:
+            self.samples.notes.append(link.note)
+        return Found(faults, cut, promised)
+
+    def _promised(self, data: mmap.mmap, link: Link) -> float:
+        """Seconds of sound by the container's word for this stream; 0 where it gives none."""
+        if not self.timed or has_open_size(data, link):
+            return 0.0
+        stream, container = self.stream, self.container
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        if not container.duration:
+            return 0.0
+        whole = container.duration / av.time_base
+        if len(container.streams) == 1:
+            start = float((stream.start_time or 0) * stream.time_base)
+            return whole - max(0.0, start)
+        # The container's length is that of its longest stream: it is whole if any reaches it.
+        return whole if self.reached < whole - 1 else 0.0

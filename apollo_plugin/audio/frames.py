@@ -1,0 +1,64 @@
+"""What goes into FFmpeg and what comes out of it."""
+
+import io
+import mmap
+
+import av
+import numpy as np
+
+from .containers import Link
+
+# Demuxers of single files of sound or video; none that opens other files, addresses or devices.
+FORMATS = (
+    "aa aac aax ac3 ac4 act adp adx aea aiff aix amr amrnb amrwb ape apm aptx aptx_hd asf "
+    "asf_o ast au avi avr bonk brstm bfstm caf codec2 dsf dss dts dtshd dxa eac3 epaf f4v "
+    "flac flv g722 g723_1 g726 g726le g729 gsm gxf hca hcom iamf iff ilbc ircam kvag laf lc3 "
+    "live_flv loas lvf matroska mlp mmf mov mp3 mpc mpc8 mpeg mpegts msf mtaf mxf nistsphere "
+    "nsv nut ogg oma osq paf pvf qcp qoa rka rm rso sbc sds shn siff sln smjpeg sol sox swf "
+    "tak truehd tta txd vag vividas voc vqf w64 wav wavarc wsaud wtv wv wve xa xmv xwma "
+).split()
+
+
+class Window(io.RawIOBase):
+    """A link of a file as a file of its own."""
+
+    def __init__(self, data: mmap.mmap, link: Link, suffix: str):
+        self._data, self._begin, self._size = data, link.begin, link.end - link.begin
+        self._place = 0
+        # FFmpeg knows some formats by their suffix alone.
+        self.name = f"audio{suffix}" if suffix.isascii() else "audio"
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, n: int = -1) -> bytes:
+        end = self._size if n < 0 else min(self._size, self._place + n)
+        chunk = self._data[self._begin + self._place : self._begin + end]
+        self._place = max(end, self._place)
+        return chunk
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        self._place = place + (0, self._place, self._size)[whence]
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+
+def to_float(frame: "av.AudioFrame") -> np.ndarray:
+    """``(time, channels)`` in float32, full scale 1.0, of a frame of any sample type."""
+    try:
+        array = frame.to_ndarray()
+    except ValueError:  # 64-bit integers
+        frame = av.AudioResampler("fltp").resample(frame)[0]
+        array = frame.to_ndarray()
+    array = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
+    if array.dtype.kind == "f":
+        return array.astype(np.float32, copy=False)
+    if array.dtype == np.uint8:
+        return (array.astype(np.float32) - 128) / 128
+    scale = np.float64(2.0 ** -(8 * array.dtype.itemsize - 1))
+    return (array * scale).astype(np.float32)

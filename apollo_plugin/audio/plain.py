@@ -1,0 +1,108 @@
+"""PCM and FLAC, read by soundfile."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import soundfile
+
+from ..errors import AudioError
+from .containers import Link
+from .samples import Samples, check_bounds
+
+# How the files begin that soundfile is asked for first. It is never asked for MPEG audio: its
+# decoder writes to the terminal.
+MAGIC = (
+    b"RIFF",
+    b"RIFX",
+    b"RF64",
+    b"FORM",
+    b"fLaC",
+    b"caff",
+    b".snd",
+    b"riff\x2e\x91\xcf\x11",
+    b"Creative Voice",
+)
+_PLAIN = re.compile(r"PCM|FLOAT|DOUBLE|ULAW|ALAW")
+# A chunk that claims more bytes than there are; libsndfile says so in its log only.
+_CHUNK = re.compile(r"\b(?:SSND|Data Size|riff|Riff size|data) *: (\d+) \(should be (\d+)\)")
+_UNKNOWN_LENGTH = 2**62
+_BLOCK = 1 << 18
+
+
+class Unreadable(AudioError):
+    """What soundfile does not know, or finds damaged; another reader may tell more."""
+
+
+@contextlib.contextmanager
+def sound_file(path: Path) -> Iterator[soundfile.SoundFile]:
+    """Opens the file here: names in any encoding, and the system's own word on errors."""
+    with path.open("rb") as file:
+        try:
+            with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+                check_bounds(path, sound.samplerate, sound.channels)
+                yield sound
+        except (soundfile.SoundFileError, TypeError) as error:
+            text = " ".join(str(error).split()).rsplit(": ", 1)[-1].rstrip(".")
+            raise Unreadable(f"'{path}' is damaged or is no audio file: {text}") from error
+
+
+def is_plain(sound: soundfile.SoundFile) -> bool:
+    """Whether these are samples, not some codec's packets."""
+    return sound.format not in ("OGG", "MPEG", "MP3") and bool(_PLAIN.match(sound.subtype))
+
+
+def shortage(sound: soundfile.SoundFile) -> str | None:
+    """What the header promises beyond what is there."""
+    chunk = _CHUNK.search(sound.extra_info) if sound.format not in ("WAV", "WAVEX") else None
+    if chunk and int(chunk[2]) < int(chunk[1]) < 2**32 - 1:
+        return f"its {sound.format} header promises {chunk[1]} bytes, {chunk[2]} are there"
+    return None
+
+
+def length(sound: soundfile.SoundFile) -> int | None:
+    """Number of samples by the header; None where it does not tell."""
+    return sound.frames if 0 < sound.frames < _UNKNOWN_LENGTH else None
+
+
+def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) -> str | None:
+    """Reads a whole file into ``samples``.
+
+    Args:
+        path: of the file.
+        link: what its container showed.
+        samples: takes the blocks.
+        coded: read what is coded, too.
+
+    Returns:
+        what is missing at the end; None where nothing is.
+
+    Raises:
+        Unreadable: where another reader should be tried.
+        AudioError: for rates and channels out of bounds.
+    """
+    with sound_file(path) as sound:
+        if not coded and not is_plain(sound):
+            raise Unreadable(f"'{path}' holds {sound.subtype}, which soundfile cannot decode")
+        expected, rate = length(sound), sound.samplerate
+        if expected is None and (sound.frames == 0 or sound.format == "FLAC"):
+            raise Unreadable(f"'{path}' holds no samples")
+        n_read = 0
+        if sound.seekable() and samples.start and expected:
+            n_read = samples.skip(rate, expected)
+            sound.seek(n_read)
+        while not samples.full:
+            block = sound.read(_BLOCK, dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            samples.add(block, rate, expected or 0)
+            n_read += len(block)
+        if samples.full:
+            return None
+        fault = link.fault or shortage(sound)
+        if fault is None and expected and n_read < expected:
+            fault = f"{n_read / rate:.1f} of {expected / rate:.1f} s are there"
+            if sound.format == "FLAC":
+                raise Unreadable(f"'{path}' is damaged: {fault}")
+        return fault

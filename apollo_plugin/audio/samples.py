@@ -1,0 +1,199 @@
+"""Samples as they come out of a decoder: bounded, cut to the part asked for, joined at one rate."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+
+from ..errors import AudioError
+
+# What is read, restored and written.
+MIN_RATE, MAX_RATE, MAX_CHANNELS = 1_000, 1_000_000, 64
+# Memory grows by a sixteenth, and by no less than this.
+_STEP_BYTES = 1 << 24
+
+
+def check_bounds(path: Path, sample_rate: int, n_channels: int) -> None:
+    """Raises an AudioError for rates and numbers of channels that no sound has."""
+    if not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise AudioError(
+            f"'{path}' has a sample rate of {sample_rate} Hz; "
+            f"rates from {MIN_RATE} to {MAX_RATE} Hz are taken"
+        )
+    if not 1 <= n_channels <= MAX_CHANNELS:
+        raise AudioError(f"'{path}' has {n_channels} channels; from 1 to {MAX_CHANNELS} are taken")
+
+
+class Samples:
+    """Collects the blocks of a file.
+
+    Where the rate changes midway, what follows is resampled to the first rate.
+
+    Args:
+        path: of the file, for errors.
+        start: seconds to leave out at the beginning.
+        duration: seconds to keep; None for all.
+        max_seconds: longer files are refused before they fill the memory.
+        keep: False counts only.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        start: float = 0.0,
+        duration: float | None = None,
+        max_seconds: float = float("inf"),
+        keep: bool = True,
+    ):
+        self.path, self.start, self.duration = path, start, duration
+        self.max_seconds, self.keep = max_seconds, keep
+        self.sample_rate = self.n_channels = 0
+        # Of the first block's channels, in FFmpeg's words; what differs later is mixed to it.
+        self.layout: Any = None
+        # Seconds decoded so far, the left out among them.
+        self.seconds = 0.0
+        self.notes: list[str] = []
+        self.joined = np.empty((0, 1), np.float32)
+        self._parts: list[_Part] = []
+        self._changes: list[str] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether all that was asked for is there."""
+        return bool(self._parts) and self._parts[-1].wanted <= 0
+
+    def add(self, block: np.ndarray, sample_rate: int, expected: int = 0) -> None:
+        """Takes a block of ``(time, channels)``, whose channels are as many as the first's.
+
+        Args:
+            block: floating point, full scale 1.0.
+            sample_rate: of the block, in Hz.
+            expected: number of samples that the file says to have at this rate.
+        """
+        if not self._parts or sample_rate != self._parts[-1].sample_rate:
+            self._begin(block.shape[1], sample_rate, expected)
+        self.seconds += len(block) / sample_rate
+        if self.seconds > self.max_seconds:
+            raise AudioError(f"'{self.path}' is longer than {self.max_seconds:g} s")
+        self._parts[-1].add(block, self.keep)
+
+    def _begin(self, n_channels: int, sample_rate: int, expected: int) -> None:
+        check_bounds(self.path, sample_rate, n_channels)
+        if not self._parts:
+            self.sample_rate, self.n_channels = sample_rate, n_channels
+            unwanted = round(self.start * sample_rate)
+            wanted = float("inf") if self.duration is None else round(self.duration * sample_rate)
+            expected = min(expected, round(min(self.max_seconds * sample_rate, 1e18)))
+        else:
+            last = self._parts[-1]
+            self._changes.append(
+                f"its rate changes from {last.sample_rate} to {sample_rate} Hz at "
+                f"{self.seconds:.1f} s; brought to {self.sample_rate} Hz"
+            )
+            ratio = sample_rate / last.sample_rate
+            unwanted, wanted = round(last.unwanted * ratio), last.wanted * ratio
+            expected = 0
+            last.shrink()
+        part = _Part(self.path, sample_rate, n_channels, unwanted, wanted)
+        part.reserve(min(max(0, expected - unwanted), wanted) if self.keep else 0)
+        self._parts.append(part)
+
+    def change(self, text: str) -> None:
+        """Notes that something changes within the file; many changes make one line."""
+        self._changes.append(text)
+
+    def fresh(self) -> "Samples":
+        """An empty collection with the same wishes."""
+        return Samples(self.path, self.start, self.duration, self.max_seconds, self.keep)
+
+    def take(self, other: "Samples") -> None:
+        """Becomes what another collection is."""
+        self.__dict__.update(other.__dict__)
+
+    def skip(self, sample_rate: int, n_samples: int) -> int:
+        """Passes over what comes before the start, for a reader that can seek.
+
+        Args:
+            sample_rate: of the file, in Hz.
+            n_samples: length of the file.
+
+        Returns:
+            number of samples that were passed over.
+        """
+        passed = min(round(self.start * sample_rate), n_samples)
+        self.start, self.seconds = 0.0, passed / sample_rate
+        return passed
+
+    def join(self) -> int:
+        """Joins all parts at the first rate.
+
+        Returns:
+            number of samples; :attr:`joined` holds them as ``(time, channels)``.
+        """
+        if self._changes:
+            more = f"; {len(self._changes) - 1} more such changes" if self._changes[1:] else ""
+            self.notes.append(self._changes[0] + more)
+        parts, self._parts, rate = self._parts, [], self.sample_rate
+        if not self.keep:
+            return sum(-(-part.n * rate // part.sample_rate) for part in parts)
+        arrays = [part.shrink() for part in parts]
+        for index, part in enumerate(parts):
+            if part.sample_rate != rate and len(arrays[index]):
+                arrays[index] = soxr.resample(arrays[index], part.sample_rate, rate, quality="VHQ")
+        if arrays:
+            self.joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        return len(self.joined)
+
+
+class _Part:
+    """Samples of one rate in one array that grows in place."""
+
+    def __init__(self, path: Path, sample_rate: int, n_channels: int, unwanted: int, wanted: float):
+        self.path, self.sample_rate = path, sample_rate
+        self.unwanted, self.wanted, self.n = unwanted, wanted, 0
+        self._array = np.empty((0, n_channels), np.float32)
+
+    def add(self, block: np.ndarray, keep: bool) -> None:
+        skipped = min(self.unwanted, len(block))
+        self.unwanted -= skipped
+        block = block[skipped:]
+        if len(block) > self.wanted:
+            block = block[: int(self.wanted)]
+        self.wanted -= len(block)
+        end = self.n + len(block)
+        if keep:
+            if end > len(self._array):
+                step = _STEP_BYTES // (4 * self._array.shape[1])
+                self.reserve(end + max(end // 16, step))
+            self._array[self.n : end] = block
+        self.n = end
+
+    def reserve(self, n_samples: float) -> None:
+        shape = (int(n_samples), self._array.shape[1])
+        n_bytes = 4 * shape[0] * shape[1]
+        free = _free_bytes()
+        if free is not None and n_bytes - self._array.nbytes > free:
+            raise AudioError(
+                f"'{self.path}' does not fit the memory: its samples take "
+                f"{n_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; read a part of it"
+            )
+        if len(self._array):
+            # Lengthens the memory where it is; no second copy.
+            self._array.resize(shape, refcheck=False)
+        else:
+            self._array = np.empty(shape, np.float32)
+
+    def shrink(self) -> np.ndarray:
+        """Gives back the memory that was not needed."""
+        if len(self._array) > self.n:
+            self._array.resize((self.n, self._array.shape[1]), refcheck=False)
+        return self._array
+
+
+def _free_bytes() -> int | None:
+    """Memory that is free; None where nothing tells."""
+    with contextlib.suppress(OSError, StopIteration, ValueError), open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if "MemAvailable" in line)
+    return None
