@@ -46,22 +46,19 @@ class Reading:
 
 
 def read(
-    path: str | os.PathLike, max_seconds: float = float("inf"), **options
+    path: str | os.PathLike,
+    max_seconds: float = float("inf"),
+    track: int | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    salvage: bool = False,
 ) -> tuple[torch.Tensor, int]:
-    """Reads a file of any format. Notes on it (see :func:`read_all`) are given as warnings.
-
-    Args:
-        path: of the file.
-        max_seconds: longer files are refused before they fill the memory.
-        **options: ``track``, ``start``, ``duration`` and ``salvage``, as :func:`read_all` has them.
+    """:func:`read_all` for those who want samples and rate; its notes come as warnings.
 
     Returns:
         float32 tensor ``(channels, time)``, full scale 1.0, and the sample rate in Hz.
-
-    Raises:
-        AudioError: as :func:`read_all`.
     """
-    reading = read_all(path, max_seconds, **options)
+    reading = read_all(path, max_seconds, track, start, duration, salvage)
     for note in reading.notes:
         warnings.warn(f"'{path}': {note}", stacklevel=2)
     return reading.wav, reading.sample_rate
