@@ -9,9 +9,10 @@ import pytest
 import soundfile
 import torch
 from helpers import small_model, tone
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from apollo_plugin import Apollo, checkpoints
+from apollo_plugin.errors import CheckpointError
 from apollo_plugin.losses import GeneratorLoss
 from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.training import load_conf
@@ -72,6 +73,8 @@ def test_configurations_differ_from_the_recipe_s_in_known_keys(path):
     model = Apollo(**conf["model"])
     name = "apollo-small-streaming" if "streaming" in path.stem else "apollo-small"
     bundled = Apollo.from_pretrained(name).get_model_args()
+    if "joint" in path.stem:
+        bundled |= dict(excitation=True, envelope_dim=256)
     assert {**model.get_model_args(), "kernel_size": bundled["kernel_size"]} == bundled
     if "finish" in path.stem:
         assert model.get_model_args() == bundled
@@ -248,6 +251,34 @@ def test_filtering_after_coding_is_what_the_features_say(recipe):
     moved, target = relevelled(features, log_gains, gain_db)
     torch.testing.assert_close(moved, path.features(scaled), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(target, path.log_gains(scaled), rtol=1e-4, atol=1e-4)
+
+
+def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
+    from assemble import assembled
+
+    model = Apollo.from_pretrained("apollo-small").float()
+    path = EnvelopePath()
+    save_file(path.state_dict(), tmp_path / "envelope.safetensors")
+    new = assembled(model, tmp_path / "envelope.safetensors").eval()
+    assert new.get_model_args() == {
+        **model.get_model_args(), "excitation": True, "envelope_dim": 256
+    }  # fmt: skip
+    torch.testing.assert_close(new.envelope_path.state_dict(), path.state_dict(), rtol=0, atol=0)
+    # The path expects what there is: nothing lacks, nothing is filled.
+    wav = tone(22050, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(new(wav), model.eval()(wav), rtol=0, atol=1e-3)
+        # Expecting more than there is, it fills above 4.25 kHz alone.
+        path.decoder.bias += 6
+        save_file(path.state_dict(), tmp_path / "envelope.safetensors")
+        louder = assembled(model, tmp_path / "envelope.safetensors").eval()
+        added = torch.fft.rfft(louder(wav) - model(wav)).abs().square()
+    hertz = torch.fft.rfftfreq(22050, 1 / 44100)
+    assert added[:, hertz < 4000].sum() < 1e-3 * added[:, hertz > 4300].sum()
+    other = EnvelopePath(kernel_size=5).state_dict() | {"more": torch.zeros(1)}
+    save_file(other, tmp_path / "envelope.safetensors")
+    with pytest.raises(CheckpointError, match="does not fit"):
+        assembled(model, tmp_path / "envelope.safetensors")
 
 
 @pytest.mark.parametrize(
