@@ -1,9 +1,8 @@
 """Signals of any length and rate, and files: in, restored, and out."""
 
-import inspect
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +62,8 @@ class Settings:
         subtype: soundfile's name of the output's sample type; float where possible unless given.
         overwrite: restore again what is there already.
         rate: of the output in Hz; the input's unless given.
-        reading: further arguments of :func:`apollo_plugin.audio.read`: which track, damaged or not.
-        start: in seconds; what is before it is left out.
-        duration: in seconds; what is after it is left out.
+        reading: further arguments of :func:`apollo_plugin.audio.read`, by name: ``track``,
+            ``start``, ``duration``, ``salvage``.
 
     Raises:
         SettingError: for values out of range and for subtypes that the format has not.
@@ -77,9 +75,7 @@ class Settings:
     subtype: str | None = None
     overwrite: bool = False
     rate: int | None = None
-    reading: tuple[tuple[str, Any], ...] = ()
-    start: float = 0.0
-    duration: float | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.keep_below is not None and not 0 < self.keep_below < float("inf"):
@@ -90,13 +86,6 @@ class Settings:
             raise SettingError(
                 f"rate {self.rate} Hz has to lie between {_RATES[0]} and {_RATES[1]}"
             )
-        if not 0 <= self.start < float("inf"):
-            raise SettingError(f"start {self.start:g} s has to be 0 or more")
-        if self.duration is not None and not 0 < self.duration < float("inf"):
-            raise SettingError(f"duration {self.duration:g} s has to be positive")
-        unknown = dict(self.reading).keys() - inspect.signature(audio.read).parameters.keys()
-        if unknown:
-            raise SettingError(f"audio.read of this version takes no {', '.join(sorted(unknown))}")
         if self.format not in audio.FORMATS:
             raise SettingError(f"unknown format {self.format}; known: {', '.join(audio.FORMATS)}")
         if self.subtype and not soundfile.check_format(self.format, self.subtype):
@@ -267,8 +256,7 @@ def read_source(job: Job, settings: Settings, n_results: int = 1) -> tuple[torch
         AudioError: where the file cannot be read, the format cannot hold its rate or channels, or
             the disk not the result.
     """
-    wav, rate = audio.read(job.source, **dict(settings.reading))
-    wav = _cut(wav, rate, job.source, settings)
+    wav, rate = audio.read(job.source, **settings.reading)
     out_rate = settings.rate or rate
     audio.check_writable(settings.format, settings.subtype, out_rate, wav.shape[0])
     subtype = settings.subtype or audio.default_subtype(settings.format)
@@ -283,17 +271,6 @@ def read_source(job: Job, settings: Settings, n_results: int = 1) -> tuple[torch
             f"{free / 1e6:.1f} MB are free"
         )
     return audio.resample(wav, rate, out_rate), out_rate
-
-
-def _cut(wav: torch.Tensor, rate: int, source: Path, settings: Settings) -> torch.Tensor:
-    first = round(settings.start * rate)
-    if first >= wav.shape[-1]:
-        raise AudioError(
-            f"'{source}' is {wav.shape[-1] / rate:.1f} s long; nothing is left of it after "
-            f"--start {settings.start:g}"
-        )
-    last = wav.shape[-1] if settings.duration is None else first + round(settings.duration * rate)
-    return wav[:, first : max(last, first + 1)]
 
 
 def check_finite(restored: torch.Tensor, job: Job, wav: torch.Tensor) -> None:

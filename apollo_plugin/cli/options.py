@@ -1,6 +1,7 @@
 """What may be typed after ``apollo-restore``, and what it means."""
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -96,7 +97,9 @@ class Options:
 
     def reading(self) -> dict[str, Any]:
         """How inputs are read: arguments of :func:`apollo_plugin.audio.read`."""
-        given = dict(track=self.track, salvage=self.salvage)
+        given = dict(
+            track=self.track, start=self.start, duration=self.duration, salvage=self.salvage
+        )
         return {name: value for name, value in given.items() if value}
 
     def settings(self) -> "Settings":
@@ -115,9 +118,7 @@ class Options:
             self.subtype,
             self.overwrite,
             self.rate,
-            tuple(self.reading().items()),
-            self.start,
-            self.duration,
+            self.reading(),
         )
 
     def check(self) -> None:
@@ -129,9 +130,14 @@ class Options:
             (self.jobs >= 1, f"--jobs {self.jobs} has to be 1 or more"),
             (not self.reference or self.report, "--reference is for --report"),
             (self.track is None or self.track >= 1, f"--track {self.track} has to be 1 or more"),
+            (0 <= self.start < math.inf, f"--start {self.start:g} s has to be 0 or more"),
             (
-                not self.report or not (self.start or self.duration or self.rate or self.track),
-                "--report compares whole files; leave out --start, --duration, --rate and --track",
+                self.duration is None or 0 < self.duration < math.inf,
+                f"--duration {self.duration} s has to be positive",
+            ),
+            (
+                not self.report or not self.rate,
+                "--report compares files of one rate; leave out --rate",
             ),
             (
                 not set(self.suffix) & set("/\\\0"),

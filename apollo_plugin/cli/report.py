@@ -57,6 +57,7 @@ def write(options: Options, files: Sequence[Shown], reference: Path | None = Non
                     file.source,
                     file.restored,
                     reference,
+                    options.reading(),
                     seconds=seconds,
                     metrics=metrics,
                 )

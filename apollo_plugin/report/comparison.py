@@ -5,9 +5,10 @@ What the listening page (:mod:`apollo_plugin.report`) shows of one file.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,24 +90,38 @@ def compare_files(
     source: str | os.PathLike,
     restored: str | os.PathLike,
     original: str | os.PathLike | None = None,
+    reading: Mapping[str, Any] | None = None,
     **kwargs,
 ) -> Comparison:
     """:func:`compare` for files; the original is resampled and aligned first.
 
+    Args:
+        name: of the file.
+        source: as it came.
+        restored: its restoration.
+        original: what it was coded from, where it is known.
+        reading: how ``source`` was read: further arguments of :func:`apollo_plugin.audio.read_all`.
+            The original is cut likewise.
+        **kwargs: for :func:`compare`.
+
     Raises:
         AudioError: for files that cannot be read, or an original that is another recording.
     """
-    coded, rate = audio.read(source)
+    reading = reading or {}
+    read = audio.read_all(source, **reading)
+    coded, rate = read.wav, read.sample_rate
     output, output_rate = audio.read(restored)
     if (output.shape, output_rate) != (coded.shape, rate):
         raise AudioError(
             f"'{restored}' is no restoration of '{source}': their rates, channels or lengths "
             "differ; restore it anew with --overwrite"
         )
-    notes = []
+    notes = [f"{note[:1].upper()}{note[1:]}." for note in read.notes]
     reference = None
     if original is not None:
-        reference, reference_rate = audio.read(original)
+        reference, reference_rate = audio.read(
+            original, **{key: reading[key] for key in ("start", "duration") if key in reading}
+        )
         reference = audio.resample(reference, reference_rate, rate)
         reference, shift = _align(reference, coded, rate, f"reference '{original}'", str(source))
         if reference_rate != rate:

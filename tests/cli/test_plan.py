@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import av
 import pytest
 import soundfile
 import torch
@@ -93,7 +94,64 @@ def test_a_part_for_a_trial(run, tmp_path):
     assert run(tmp_path / "a.wav", "--start", 0.1, "--duration", 0.25, "--mix", 0)[0] == 0
     torch.testing.assert_close(load(tmp_path / "a_restored.wav")[0], wav[:, 4410 : 4410 + 11025])
     status, _, err = run(tmp_path / "a.wav", "--start", 9, "--overwrite")
-    assert status == 1 and "nothing is left of it after --start 9" in err
+    assert status == 1 and "ends before 9 s" in err
+
+
+def two_tracks(path, seconds=1.0):
+    """A file with 441 and then 1323 Hz in tracks of their own, as PCM."""
+    n_samples = round(44100 * seconds)
+    waves = [torch.sin(2 * torch.pi * hz / 44100 * torch.arange(n_samples)) for hz in (441, 1323)]
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("pcm_s16le", rate=44100, layout="mono") for _ in waves]
+        for stream, wav in zip(streams, waves):
+            pcm = (0.5 * wav * 32767).round().to(torch.int16)[None].numpy()
+            frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+            frame.rate, frame.pts = 44100, 0
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                container.mux(packet)
+    return path
+
+
+def pitch(wav):
+    return torch.fft.rfft(wav[0, :44100]).abs().argmax().item()
+
+
+def test_a_track_of_several(run, tmp_path):
+    path = two_tracks(tmp_path / "a.mkv")
+    for number, hz in ((1, 441), (2, 1323)):
+        assert run(path, "--track", number, "--mix", 0, "--overwrite")[0] == 0
+        assert pitch(load(tmp_path / "a_restored.wav")[0]) == hz
+    status, _, err = run(path, "--track", 3, "--overwrite")
+    assert status == 1 and str(path) in err and err.count("\n") <= 2 and "Traceback" not in err
+    assert pitch(load(tmp_path / "a_restored.wav")[0]) == 1323  # of before, kept
+
+
+def test_a_page_of_a_part_and_of_a_track(run, tmp_path):
+    """The page compares what was restored with that part and that track of the input."""
+    page = tmp_path / "page.html"
+    arguments = "--track", 2, "--start", 0.25, "--duration", 0.5, "--report", page
+    status, out, err = run(two_tracks(tmp_path / "a.mkv"), *arguments)
+    assert status == 0, err
+    assert "(1 file(s)" in out and page.is_file()
+    assert load(tmp_path / "a_restored.wav")[0].shape == (1, 22050)
+
+
+def test_damaged_files_are_salvaged_on_request(run, tmp_path):
+    """What decodes is restored, diagnosed and shown, and it says that something is missing."""
+    path = save(tmp_path / "a.wav", tone(40000))
+    path.write_bytes(path.read_bytes()[:-80000])
+    before = path.read_bytes()
+    status, _, err = run(path)
+    assert status == 1 and "--salvage" in err and not (tmp_path / "a_restored.wav").exists()
+    assert run(path, "--diagnose")[0] == 1
+    page = tmp_path / "page.html"
+    status, _, err = run(path, "--salvage", "--mix", 0, "--report", page)
+    assert status == 0 and "salvaged" in err and str(path) in err
+    wav = load(tmp_path / "a_restored.wav")[0]
+    torch.testing.assert_close(wav, tone(40000)[:, : wav.shape[-1]])
+    assert wav.shape[-1] == 30000 and "alvaged" in page.read_text()
+    assert run(path, "--salvage", "--diagnose")[0] == 0
+    assert path.read_bytes() == before
 
 
 # ------------------------------------------------------------------------------- before the work

@@ -235,6 +235,8 @@ def test_a_folder_without_audio(run, tmp_path):
         ["a.wav", "--start", "-1"],
         ["a.wav", "--start", "nan"],
         ["a.wav", "--duration", "0"],
+        ["a.wav", "--duration", "nan"],
+        ["a.wav", "--rate", "48000", "--report", "a.html"],
         ["--demo", "--diagnose"],
         ["a.wav", "--device", "abacus"],
         ["a.wav", "--unknown"],
