@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_python_snippets_run():
@@ -25,3 +26,26 @@ def test_links_lead_somewhere(target):
 
 def test_ci_runs_the_test_command():
     assert sum(line.endswith("-m pytest") for line in README.splitlines()) == 1
+
+
+def test_it_is_read_in_five_minutes():
+    assert len(README.split()) <= 1000
+
+
+def test_the_tree_names_what_is_there():
+    tree = CONTRIBUTING.split("## The house")[1].split("```")[1]
+    package = ROOT / "apollo_plugin"
+    there = {path.name for path in package.rglob("*.py")}
+    assert set(re.findall(r"\b[a-z_]+\.py\b", tree)) <= there | {"helpers.py", "api.py"}
+    top = {path.name for path in package.glob("*.py")}
+    wings = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert all(f"  {name}" in tree for name in top | wings)
+
+
+def test_first_guesses_are_right():
+    """What CONTRIBUTING says of where a thing is done."""
+    for path in re.findall(r"`((?:network|losses|cli|checkpoints|data)/[a-z_]+\.py)`", CONTRIBUTING):
+        assert (ROOT / "apollo_plugin" / path).is_file()
+    assert "def finish(" in (ROOT / "apollo_plugin/network/stft.py").read_text()
+    assert "class AdversarialLoss(" in (ROOT / "apollo_plugin/losses/adversarial.py").read_text()
+    assert "class Int8Linear(" in (ROOT / "apollo_plugin/network/precision.py").read_text()
