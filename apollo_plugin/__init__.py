@@ -4,6 +4,7 @@ Importing this package is cheap; its parts are imported when they are asked for.
 imported too, before or after, its registries know ``"Apollo"`` and ``"apollo_stft"``.
 """
 
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -30,11 +31,13 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
+def _import(part: str, _registry: Any) -> None:
+    import_module(part, __name__)
+
+
 # The parts register themselves when they are imported; these see to it that they are.
 for _registry, _part in (
     ("asteroid.models", ".model"),
     ("asteroid_filterbanks", ".network.filterbank"),
 ):
-    wrapt.register_post_import_hook(
-        lambda _, part=_part: import_module(part, __name__) and None, _registry
-    )
+    wrapt.register_post_import_hook(partial(_import, _part), _registry)

@@ -18,7 +18,7 @@ if __name__ == "__main__":
         setattr(apollo_plugin, name, getattr(apollo_plugin, name))
     pdoc.render.configure(docformat="google")
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/api")
-    # All by name: of a package with __all__ pdoc shows only what stands there; of others, all twice.
+    # All by name: of a package with __all__ pdoc shows only what stands there, of others all.
     warnings.filterwarnings("ignore", "The module specification")
     modules = [
         name for _, name, _ in pkgutil.walk_packages(apollo_plugin.__path__, "apollo_plugin.")

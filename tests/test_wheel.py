@@ -42,7 +42,7 @@ def test_it_holds_what_is_needed_and_no_more(wheel):
 def test_it_restores_in_a_bare_environment(wheel, tmp_path):
     venv.create(tmp_path / "env", with_pip=False, symlinks=True)
     scripts = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin")
-    # Libraries come from here, as plain folders: this package's own entry among them is not followed.
+    # Libraries come from here, as plain folders: this package's own entry is not followed.
     site = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "env")})
     Path(site, "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     install = [sys.executable, "-m", "pip", "--python", scripts / "python", "install", "-q"]

@@ -229,7 +229,7 @@ class ApolloNetwork(nn.Module):
         for layer, context in zip(self.layers, blocks):
             x, context = layer(x, rotation, context, last)
             new.append(context)
-        if known is None:
+        if known is None or self.envelope_path is None:
             return x, log_gain, contexts._replace(blocks=new)
         expected, path = self.envelope_path(known, path, last)
         x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
@@ -249,7 +249,7 @@ class ApolloNetwork(nn.Module):
         bands = self.filterbank.bands
         features = [f.to(dtype) for f in bands.split(spec)]
         x = torch.cat([encoder(f) for encoder, f in zip(self.encoders, features)], -2)
-        if known is not None:
+        if known is not None and self.envelope_path is not None:
             x = x + self.early_guide(known.to(dtype).split(self.envelope_path.n_bands, -1))
         return bands.to_frequency_order(x)
 
@@ -257,14 +257,14 @@ class ApolloNetwork(nn.Module):
         self,
         x: torch.Tensor,
         spec: torch.Tensor,
-        log_gain: torch.Tensor,
+        log_gain: torch.Tensor | None,
         noise: torch.Tensor | None,
     ) -> torch.Tensor:
         """Features, and of the same frames the input's spectrum, the envelope path's log gains and
         the noise's spectrum ``(frames, bins, 2)``, to the restored spectrum."""
         bands = self.filterbank.bands
         x = bands.to_groups(x)
-        if self.envelope_path:
+        if self.envelope_path and log_gain is not None:
             lacking = log_gain - self.envelope_path.log_gains(spec).to(log_gain)
             x = x + self.late_guide((log_gain, lacking))
         groups = x.split([len(group) for group in bands.groups.values()], -2)

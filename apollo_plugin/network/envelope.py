@@ -7,6 +7,7 @@ a band, beside the band-sequence network, which sees every bin and costs forty t
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -115,9 +116,8 @@ class EnvelopePath(nn.Module):
         self.n_in = _N_FEATURES * self.n_bands
         self.encoder = nn.Linear(self.n_in, n_features)
         self.smoothing = _Smoothing(n_features, self.n_bands, 2 * self.n_bands)
-        self.blocks = nn.ModuleList(
-            TemporalBlock(n_features, kernel_size, causal, ratio) for _ in range(n_blocks)
-        )
+        blocks = [TemporalBlock(n_features, kernel_size, causal, ratio) for _ in range(n_blocks)]
+        self.blocks = cast(Sequence[TemporalBlock], nn.ModuleList(blocks))
         self.decoder = nn.Linear(n_features, self.n_bands)
         self.ahead = sum(block.ahead for block in self.blocks)
         with torch.no_grad():

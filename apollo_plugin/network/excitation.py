@@ -125,9 +125,9 @@ class Excitation(nn.Module):
         )
         self._widths = [str(width) for width in bands.groups]
         for head in self.heads.values():
-            nn.init.zeros_(head[-1].weight)
-            nn.init.zeros_(head[-1].bias)
-        self.level = None
+            for parameter in list(head.parameters())[-2:]:
+                nn.init.zeros_(parameter)
+        self.level: nn.Linear | None = None
         if not expects:
             n_gains = len(gain_bands.widths)
             self.level = nn.Linear(n_gains, n_gains)
@@ -156,6 +156,7 @@ class Excitation(nn.Module):
         present = self.gain_bands.log_gains(spec)
         if self.level is not None:
             log_gain = self.level(present.to(self.level.weight.dtype))
+        assert log_gain is not None  # the envelope path's where there is no map
         more, tonality, lack = self._correction(groups, spec.dtype)
         target = slice(TARGET_START, None)
         level = log_gain.to(spec.dtype)[..., target] + more

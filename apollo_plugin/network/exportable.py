@@ -171,9 +171,9 @@ class StreamStep(nn.Module):
         if path is not None:
             smoothing, of_blocks, tokens, log_gain = of_path
             masks, late = [_valid(index, end)[:, None]], 0
-            for block in path.blocks:
+            for of_time in path.blocks:
                 masks.append(_valid(index - late, end)[:, None])
-                late += block.ahead
+                late += of_time.ahead
             expected, new = path(known, [smoothing, *of_blocks.unbind()], False, masks)
             x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
             new_of_path = [new[0], torch.stack(new[1:]), x[:, n_hops:], log_gain[:, n_hops:]]

@@ -39,6 +39,10 @@ class GainBands(nn.Module):
         ValueError: where the spectrum ends with the source region, and for odd windows.
     """
 
+    to_bins: torch.Tensor
+    _up: torch.Tensor
+    _down: torch.Tensor
+
     def __init__(self, bands: BandSplit, kernel_size: int, sample_rate: float):
         super().__init__()
         n_bins = kernel_size // 2 + 1
@@ -162,8 +166,8 @@ class TokenGuide(nn.Module):
             for members, n in zip(bands.groups.values(), gain_bands.n_sub_bands)
         )
         for layer in self.maps:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, known: Sequence[torch.Tensor]) -> torch.Tensor:
         """Each ``(streams, frames, gain bands)`` -> ``(streams, frames, bands, features)``; bands
