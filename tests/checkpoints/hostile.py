@@ -1,8 +1,8 @@
 """Hostile checkpoints: files that claim, nest, collide, unpack and name what no weights do.
 
 ``python tests/checkpoints/hostile.py`` writes every kind, loads each in a process of its own under
-10 s and 2 GB (beyond what importing takes), and prints counts: refused, loaded, tracebacks, executed,
-time-outs, crashes. The suite loads a sample.
+10 s and 2 GB (beyond what importing takes), and prints counts: refused, loaded, tracebacks,
+executed, time-outs, crashes. The suite loads a sample.
 """
 
 import collections
