@@ -16,7 +16,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import SettingError, TrainingError
+from .. import checkpoints
+from ..errors import CheckpointError, SettingError, TrainingError
 from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator
 from ..model import Apollo
 from . import callbacks
@@ -101,7 +102,10 @@ def n_devices(conf: Conf) -> int:
 def make_model(conf: Conf) -> Apollo:
     init_from = conf["main_args"].get("init_from")
     if not init_from:
-        return Apollo(**conf["model"])
+        model = Apollo(**conf["model"])
+        if envelope_from := conf["main_args"].get("envelope_from"):
+            load_envelope_path(model, envelope_from)
+        return model
     model = Apollo.from_pretrained(init_from)
     if model.sample_rate != conf["model"]["sample_rate"]:
         raise SettingError(
@@ -111,6 +115,32 @@ def make_model(conf: Conf) -> Apollo:
     model = widened(model, max(conf["model"]["kernel_size"], model.get_model_args()["kernel_size"]))
     conf["model"] = model.get_model_args()
     return model.train()
+
+
+def load_envelope_path(model: Apollo, source: str | os.PathLike) -> None:
+    """Weights of an envelope path that was trained alone, or of another Apollo's.
+
+    Args:
+        model: an Apollo with an envelope path.
+        source: file of its weights, named as the path names them or as Apollo does.
+
+    Raises:
+        SettingError: where the model has none.
+        CheckpointError: for a file that is none, or of a path of another shape.
+    """
+    path, prefix = model.envelope_path, "envelope_path."
+    if path is None:
+        raise SettingError(f"'{source}' is for an envelope path; set envelope_dim, such as 256")
+    if not Path(source).is_file():
+        raise CheckpointError(f"no envelope path '{source}': no such file")
+    content = checkpoints.read(Path(source), str(source))
+    state = content.get("state_dict", content)
+    of_apollo = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    try:
+        path.load_state_dict(of_apollo or state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"'{source}' is not this envelope path: {reason[:300]}") from error
 
 
 def widened(model: Apollo, kernel_size: int) -> Apollo:
@@ -125,7 +155,7 @@ def widened(model: Apollo, kernel_size: int) -> Apollo:
     wide = Apollo(**{**args, "kernel_size": kernel_size})
     ahead = 0 if args["causal"] else more // 2
     for name in state:
-        if name.endswith("conv.weight"):
+        if name.startswith("layers.") and name.endswith("conv.weight"):
             state[name] = nn.functional.pad(state[name], (more - ahead, ahead))
     wide.load_state_dict(state)
     return wide

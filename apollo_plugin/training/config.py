@@ -69,8 +69,9 @@ def parse_conf(parser: argparse.ArgumentParser, base: str | os.PathLike) -> Conf
         conflict_handler="resolve",
     )
     whole = prepare_parser_from_dict(conf, whole)
+    keys = {key for group in conf.values() for key in group}
     for action in whole._actions:  # asteroid's parser splits lists into characters
-        if isinstance(action.default, list):
+        if action.dest in keys and (action.default is None or isinstance(action.default, list)):
             action.type = yaml.safe_load
     args = parse_args_as_dict(whole)
     parsed = {name: args[name] for name in (*conf, "main_args")}
@@ -102,7 +103,8 @@ def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
         networks.append(("data", "mono"))  # channels that the discriminators take
     for name, key in networks:
         old, new = before.get(name, {}).get(key), conf[name].get(key)
-        if old != new:
+        # What a run did not know yet it went without.
+        if (old or None) != (new or None):
             raise TrainingError(
                 f"'{exp_dir}' was trained with {key} {old}, not {new}; pass --{key} {old} or "
                 "train anew under another --tag"

@@ -17,6 +17,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of weights and mixtures")
     parser.add_argument("--resume", type=int, default=0, help="1: go on from the last checkpoint")
     parser.add_argument("--init_from", help="start from a checkpoint: path, Hub id, bundled name")
+    parser.add_argument("--envelope_from", help="start the envelope path from train_envelope.py's")
     conf = parse_conf(parser, BASE)
 
     data = Path(conf["main_args"]["data_dir"])

@@ -75,7 +75,8 @@ def test_configurations_differ_from_the_recipe_s_in_known_keys(path):
     bundled = Apollo.from_pretrained(name).get_model_args()
     if "joint" in path.stem:
         bundled |= dict(excitation=True, envelope_dim=256)
-    assert {**model.get_model_args(), "kernel_size": bundled["kernel_size"]} == bundled
+    if "lean" not in path.stem:  # that one is not bundled
+        assert {**model.get_model_args(), "kernel_size": bundled["kernel_size"]} == bundled
     if "finish" in path.stem:
         assert model.get_model_args() == bundled
     GeneratorLoss(**conf["loss"])

@@ -22,9 +22,12 @@ from helpers import (
     with_args,
     with_settings,
 )
+from safetensors.torch import save_file
 
 from apollo_plugin import Apollo, checkpoints, training
 from apollo_plugin.checkpoints import CheckpointError
+from apollo_plugin.errors import SettingError
+from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.training import build, callbacks, load_conf, memory, train
 from apollo_plugin.training.system import ApolloSystem, TrainingError
 
@@ -331,3 +334,38 @@ def test_freed_memory_is_kept(megabytes, how):
     )
     if platform.libc_ver()[0] == "glibc":
         assert kept < 200 and kept < given_back / 4
+
+
+def test_a_run_with_all_options_starts_from_a_trained_envelope_path(conf, tmp_path):
+    trained = EnvelopePath(n_features=176)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.normal_(0, 0.01)
+    save_file(trained.state_dict(), tmp_path / "envelope.safetensors")
+    options = dict(band_bins=[100, 100, 242], excitation=True, envelope_dim=176)
+    conf["model"].update(options)
+    begun = with_args(conf, envelope_from=str(tmp_path / "envelope.safetensors"))
+    model = build.make_model(begun)
+    for name, value in model.envelope_path.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[name]), name
+    # Out of a whole Apollo as well.
+    checkpoints.save(model, tmp_path / "apollo.safetensors")
+    again = build.make_model(with_args(conf, envelope_from=str(tmp_path / "apollo.safetensors")))
+    assert torch.equal(again.envelope_path.encoder.weight, trained.encoder.weight)
+    # Longer convolutions are the tokens' alone.
+    assert build.widened(model, 11).envelope_path.ahead == trained.ahead
+    train(with_settings(begun, epochs=1), Noisy(), Noisy(2))
+    args = Apollo.from_pretrained(tmp_path / "exp" / "best_model.pth").get_model_args()
+    assert {key: args[key] for key in options} == options
+
+
+def test_an_envelope_path_that_does_not_fit(conf, tmp_path):
+    file = tmp_path / "envelope.safetensors"
+    save_file(EnvelopePath(n_features=180).state_dict(), file)
+    with pytest.raises(SettingError, match="set envelope_dim"):
+        build.make_model(with_args(conf, envelope_from=str(file)))
+    conf["model"]["envelope_dim"] = 176
+    with pytest.raises(CheckpointError, match="is not this envelope path.*size mismatch"):
+        build.make_model(with_args(conf, envelope_from=str(file)))
+    with pytest.raises(CheckpointError, match="no envelope path 'nowhere.safetensors'"):
+        build.make_model(with_args(conf, envelope_from="nowhere.safetensors"))

@@ -1,0 +1,169 @@
+"""Band layout, excitation and envelope path as options of the network: the laws hold for all."""
+
+import pytest
+import torch
+
+from apollo_plugin import Apollo, checkpoints
+from apollo_plugin.export import export
+from apollo_plugin.network.gain_bands import TARGET_START
+
+LEAN = [5] * 16 + [10] * 8 + [15] * 8 + [20] * 7 + [22]
+OPTIONS = [
+    dict(band_bins=LEAN),
+    dict(band_bins=LEAN, excitation=True),
+    dict(excitation=True, envelope_dim=176, n_bands=80),
+    dict(band_bins=LEAN, excitation=True, envelope_dim=176),
+    dict(band_bins=LEAN, envelope_dim=176, kernel_size=45),  # the path waits for the tokens
+    dict(band_bins=LEAN, excitation=True, envelope_dim=176, causal=True),
+    dict(band_bins=LEAN, excitation=True, residual=False),
+]
+
+
+def model(seed=0, **options):
+    torch.manual_seed(seed)
+    made = Apollo(
+        **{
+            **dict(feature_dim=8, n_layers=1, n_heads=2, tcn_blocks=1, residual=True),
+            **dict(band_gain=True, kernel_size=3),
+            **options,
+        }
+    ).eval()
+    with torch.no_grad():  # what starts from zero, too, has a part
+        for parameter in made.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    return made
+
+
+def coded(n_samples=30011, edge=5000, channels=2):
+    """Noise with nothing above an edge in Hz, with a rest in the middle."""
+    generator = torch.Generator().manual_seed(1)
+    wav = 0.1 * torch.randn(channels, n_samples, generator=generator)
+    spec = torch.fft.rfft(wav)
+    spec[:, int(edge * n_samples / 44100) :] = 0
+    wav = torch.fft.irfft(spec, n=n_samples)
+    wav[:, 12000:16000] = 0
+    return wav
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_blocks_and_streams_are_the_whole(options):
+    net, wav = model(**options), coded()
+    whole = net(wav)
+    assert torch.equal(whole, net(wav))
+    torch.testing.assert_close(net.restore(wav, block_seconds=0.13), whole, rtol=0, atol=3e-5)
+    for size in (441, 3000, 70):
+        streamer, short = net.streamer(2), wav[:, :4000] if size == 70 else wav
+        parts, n_out = [], 0
+        for n_in, block in enumerate(short.split(size, -1), 1):
+            parts.append(streamer.feed(block))
+            n_out += parts[-1].shape[-1]
+            assert n_out >= min(n_in * size, short.shape[-1]) - net.latency
+        parts.append(streamer.flush())
+        torch.testing.assert_close(torch.cat(parts, -1), net(short), rtol=0, atol=3e-5)
+    # A channel does not know what is restored beside it.
+    torch.testing.assert_close(net(wav[1]), whole[1], rtol=0, atol=3e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_what_comes_later_changes_nothing_before_its_latency(options):
+    net, wav = model(**options), coded()
+    changed = wav.clone()
+    changed[:, 20000:] = -0.3 * wav[:, 20000:]
+    same = 20000 - net.latency
+    difference = (net(changed) - net(wav)).abs().amax(0)
+    assert difference[:same].max() < 1e-6 and difference[20000:].max() > 1e-3
+
+
+def test_latency_is_the_longer_look_ahead():
+    with_path = model(envelope_dim=176)
+    path_ahead = sum(block.conv.kernel_size[0] // 2 for block in with_path.envelope_path.blocks)
+    assert 1 < path_ahead < 30
+    frames = {
+        1: model(),
+        path_ahead: with_path,
+        30: model(envelope_dim=176, kernel_size=61),
+        0: model(envelope_dim=176, causal=True),
+    }
+    for n_frames, net in frames.items():
+        assert net.latency == n_frames * 441 + 882
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_silence_stays_silence(options):
+    net = model(**options)
+    assert not net(torch.zeros(2, 5000)).any()
+    rest = net(coded())[:, 12000 + 882 : 16000 - 882]
+    assert not rest.any()
+
+
+@torch.no_grad()
+def test_excitation_fills_what_is_empty_and_only_that():
+    torch.manual_seed(0)
+    net = Apollo(
+        feature_dim=8, n_layers=1, n_heads=2, residual=True, band_bins=LEAN, excitation=True
+    ).eval()
+    for decoder in net.decoders:  # the excitation alone
+        decoder[-1].weight.zero_()
+        decoder[-1].bias.zero_()
+    wav = coded()[:, :12000]
+    out = net(wav)
+    window = torch.hann_window(882)
+
+    def bands(x):
+        power = torch.stft(x, 882, 441, window=window, return_complex=True).abs().square()
+        return 10 * power[:, :440, 2:-2].unflatten(1, (88, 5)).sum(2).mean((0, 2)).log10()
+
+    before, after = bands(wav), bands(out)
+    torch.testing.assert_close(after[:19], before[:19], rtol=0, atol=0.01)
+    # White noise goes on, 9 dB an octave down from 3.25 kHz.
+    centre = torch.arange(24, 86) + 0.5
+    expected = before[9:TARGET_START].mean() - 9 * torch.log2(centre / 13)
+    # Log energies of noise lie some tenths of a dB under the logarithm of their mean.
+    torch.testing.assert_close(after[24:86], expected, rtol=0, atol=2.0)
+
+
+@pytest.mark.parametrize("options", OPTIONS[1:6], ids=str)
+def test_gradients_reach_everything(options):
+    net = model(**options).train()
+    net(coded(9000)).square().sum().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("kind", ["whole", "stream"])
+@pytest.mark.parametrize("options", OPTIONS[3:6], ids=str)
+def test_exported_programs_are_the_model(options, kind, tmp_path):
+    assert export(model(**options), tmp_path / "model.pt2", kind, "torch") < 1e-4
+
+
+def test_checkpoints_keep_the_options(tmp_path):
+    net, wav = model(**OPTIONS[3]), coded(4000)
+    checkpoints.save(net, tmp_path / "lean.safetensors")
+    again = Apollo.from_pretrained(tmp_path / "lean.safetensors")
+    assert again.get_model_args() == net.get_model_args()
+    assert again.get_model_args()["band_bins"] == LEAN
+    assert torch.equal(again(wav), net(wav))
+    assert torch.equal(Apollo.from_pretrained(net.serialize())(wav), net(wav))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(band_bins=LEAN[:-1]), "band_bins sum to 420; the bands have to share .* 442 bins"),
+        (dict(band_bins=[442, 0]), "band_bins .* list of whole numbers from 1 up"),
+        (dict(band_bins=[221.0, 221.0]), "list of whole numbers"),
+        (dict(band_bins="442"), "list of whole numbers"),
+        (dict(band_bins=442), "list of whole numbers"),
+        (dict(band_bins=LEAN, band_width_hz=160), "both lay out bands"),
+        (dict(envelope_dim=100), "n_features 100 is less than twice the 88 bands"),
+        (dict(envelope_dim=-1), "n_features -1 is less"),
+        (dict(excitation=True, sample_rate=8000), "no room above the source region"),
+        (dict(excitation=True, sample_rate=22050), "no two hops"),
+    ],
+)
+def test_settings_that_make_no_network(options, message):
+    with pytest.raises(ValueError, match=message):
+        model(**options)
