@@ -70,8 +70,9 @@ def program(model: Apollo, kind: str) -> torch.export.ExportedProgram:
         arguments = (torch.zeros(2, 4, module.hop), torch.tensor(2**40), *state.values())
         first = {0: streams}
         hops = torch.export.Dim("hops", min=1)
-        of_path = (first, {1: streams}, first, first) if model.envelope_path else ()
-        shapes = ({0: streams, 1: hops}, None, None, first, first, {1: streams}, first, of_path)
+        shapes = ({0: streams, 1: hops}, None, None, first, first, {1: streams}, first)
+        if model.envelope_path:
+            shapes = (*shapes, (first, {1: streams}, first, first))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Guards that torch's solver cannot prove of time // hop are left to the run.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, NoReturn
 from ..errors import CheckpointError
 
 # Steps that following one pickle may take; the largest checkpoints in use take some 200 000.
-_MOST_STEPS = 1_000_000
+_MOST_STEPS = 400_000
 _MOST_ITEMS = 2**48
 _MOST_NUMBER_KEYS, _MOST_TUPLE_KEYS = 50_000, 1000
 # Bytes an item, by storage class; and of the types that have none.

@@ -1,0 +1,205 @@
+"""What people wrap weights in, and put beside them; what files are that are none."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from helpers import GOLDEN, small_model, tone
+
+from apollo_plugin import Apollo
+from apollo_plugin.checkpoints import CheckpointError
+from apollo_plugin.checkpoints.cards import model_card
+
+
+def published() -> dict[str, torch.Tensor]:
+    return torch.load(GOLDEN / "published_layout.bin", weights_only=True)["state_dict"]
+
+
+def same(path, half=False):
+    """Whether a file holds the golden weights."""
+    one, other = Apollo.from_pretrained(path), Apollo.from_pretrained(
+        GOLDEN / "published_layout.bin"
+    )
+    tolerance = 1e-3 if half else 0
+    for key, value in other.state_dict().items():
+        torch.testing.assert_close(one.state_dict()[key], value, rtol=tolerance, atol=tolerance)
+
+
+WRAPPERS = ["model_state_dict", "model", "generator", "state", "net", "params", "params_ema"]
+WRAPPERS += ["state_dict", "ema", "g_ema", "network", "weights"]
+PREFIXES = [
+    "ema_model.",
+    "net_g.",
+    "apollo.",
+    "module.",
+    "_orig_mod.",
+    "generator._orig_mod.module.",
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers(wrapper, tmp_path):
+    torch.save({wrapper: published(), "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "a.pth")
+    same(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("wrapper", ["", "model", "state.params"])
+def test_prefixes_in_wrappers(prefix, wrapper, tmp_path):
+    content = {prefix + key: value.half() for key, value in published().items()}
+    for word in filter(None, reversed(wrapper.split("."))):
+        content = {word: content, "step": 1}
+    torch.save(content, tmp_path / "a.pth")
+    same(tmp_path / "a.pth", half=True)
+
+
+def test_the_average_is_taken_and_of_two_others_none(tmp_path):
+    state = published()
+    noisy = {key: value + 1 for key, value in state.items()}
+    for content in (
+        {"params": noisy, "params_ema": state},
+        {"model": noisy, "ema": {"module": state}},
+        {f"model.{k}": v for k, v in noisy.items()}
+        | {f"average.module.{k}": v for k, v in state.items()},
+    ):
+        torch.save(content, tmp_path / "a.pth")
+        same(tmp_path / "a.pth")
+    content = {f"a.{k}": v for k, v in noisy.items()} | {f"b.{k}": v for k, v in state.items()}
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="several Apollos, 'a\\.\\*' and 'b\\.\\*'"):
+        Apollo.from_pretrained(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_what_lies_beside_the_weights(legacy, tmp_path):
+    import datetime
+    from collections import defaultdict, deque
+    from pathlib import PurePosixPath
+
+    beside = {
+        "scalar": np.float64(1.5),
+        "integers": [np.int64(3), np.bool_(True)],
+        "array": np.arange(6.0).reshape(2, 3),
+        "words": np.array(["a", "b"]),
+        "numpy": np.random.get_state(),
+        "generator": np.random.default_rng(0),
+        "python": random.getstate(),
+        "torch": torch.get_rng_state(),
+        "when": datetime.datetime(2026, 1, 2),
+        "path": PurePosixPath("a/b"),
+        "history": deque([1, 2], 5),
+        "by default": defaultdict(list, a=[1]),
+        "kinds": {1, "a"},
+        "raw": b"bytes",
+    }
+    torch.save(
+        {"state_dict": published(), "beside": beside},
+        tmp_path / "a.ckpt",
+        _use_new_zipfile_serialization=not legacy,
+    )
+    same(tmp_path / "a.ckpt")
+
+
+def resized(n_bins: int) -> dict[str, torch.Tensor]:
+    """The golden weights with a last band that fills so many bins."""
+    state = published()
+    width = n_bins // 80
+    for band in range(80):
+        bins = width if band < 79 else n_bins - 79 * width
+        state[f"BN.{band}.0.weight"] = torch.ones(2 * bins + 1)
+        state[f"BN.{band}.1.weight"] = torch.zeros(32, 2 * bins + 1, 1)
+        state[f"output.{band}.1.weight"] = torch.zeros(4 * bins, 32, 1)
+        state[f"output.{band}.1.bias"] = torch.zeros(4 * bins)
+    return state
+
+
+@pytest.mark.parametrize(
+    "n_bins, args, rate, win_ms",
+    [
+        (221, {"sr": 44100, "win": 10}, 44100, 10),
+        (221, {"sample_rate": 44100, "win_ms": 10.0}, 44100, 10),
+        (221, {"win": 10}, 44100, 10),
+        (221, {"sr": 48000, "win": 20}, 22050, 20),  # what the tensors cannot have
+        (221, {}, 22050, 20),
+        (481, {"sr": 48000, "win": 20}, 48000, 20),
+        (481, {"net": {"sr": 24000, "win": 40}}, 24000, 40),
+        (442, {"n_sample_rate": 2}, 44100, 20),
+        (442, {"sr": "44100", "win": None}, 44100, 20),
+    ],
+)
+def test_rate_and_window_where_the_tensors_agree(n_bins, args, rate, win_ms, tmp_path):
+    torch.save({"state_dict": resized(n_bins), "model_args": args}, tmp_path / "a.bin")
+    found = Apollo.from_pretrained(tmp_path / "a.bin").get_model_args()
+    assert (found["sample_rate"], found["win_ms"]) == (rate, win_ms)
+
+
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html>\n<html><body>404</body></html>", "an HTML page"),
+        (b"\n <html lang='en'>", "an HTML page"),
+        (b"<?xml version='1.0'?><Error/>", "an XML page"),
+        (b'{"error": "Repository not found"}', "JSON"),
+        (b"GGUF\x03\0\0\0", "GGUF"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "a sound file"),
+        (b"\x1f\x8b\x08\0", "a compressed file"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_files_that_are_something_else(content, what, suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=what) as caught:
+        Apollo.from_pretrained(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        ({"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": []}, "an optimizer's state"),
+        ({"tencoder.0.conv.weight": torch.zeros(2)}, "Demucs"),
+        ({"discriminators.0.convs.0.bias": torch.zeros(2)}, "a discriminator"),
+        ({"model_name": "SRGAN", "state_dict": {"encoder.0.weight": torch.zeros(2)}}, "a SRGAN"),
+    ],
+)
+def test_other_models_are_named(content, what, tmp_path):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"another model than Apollo.*{what}"):
+        Apollo.from_pretrained(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
+def test_types_that_are_no_weights_are_named(kind, tmp_path):
+    torch.save({key: value.to(kind) for key, value in published().items()}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"{kind}.*16, 32 or 64 bits"):
+        Apollo.from_pretrained(tmp_path / "a.pth")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_types_that_are(kind, tmp_path):
+    package, wav = small_model().serialize(), tone(2000)
+    package["state_dict"] = {key: value.to(kind) for key, value in package["state_dict"].items()}
+    torch.save(package, tmp_path / "a.pth")
+    assert torch.isfinite(Apollo.from_pretrained(tmp_path / "a.pth")(wav)).all()
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [("causal", "false"), ("n_layers", 6.0), ("sample_rate", float("inf")), ("n_bands", True)],
+)
+def test_arguments_are_what_the_signature_says(argument, value, tmp_path):
+    package = small_model().serialize()
+    package["model_args"][argument] = value
+    torch.save(package, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"its {argument} is"):
+        Apollo.from_pretrained(tmp_path / "a.pth")
+
+
+def test_the_card_tells_every_argument():
+    model = small_model(residual=True)
+    text = model_card(model, "me/it")
+    assert all(f"| `{key}` | {value} |" in text for key, value in model.get_model_args().items())
