@@ -102,7 +102,10 @@ def n_devices(conf: Conf) -> int:
 def make_model(conf: Conf) -> Apollo:
     init_from = conf["main_args"].get("init_from")
     if not init_from:
-        model = Apollo(**conf["model"])
+        try:
+            model = Apollo(**conf["model"])
+        except ValueError as error:
+            raise SettingError(str(error)) from error
         if envelope_from := conf["main_args"].get("envelope_from"):
             load_envelope_path(model, envelope_from)
         return model
