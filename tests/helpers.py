@@ -1,5 +1,7 @@
 """What the tests share: golden numbers, a small model with weights that matter, and measures."""
 
+import os
+import time
 from pathlib import Path
 
 import soundfile
@@ -128,3 +130,21 @@ def with_settings(conf, **changes):
 
 def load_plain(path):
     return torch.load(path, weights_only=True)
+
+
+# For worker processes, which find this file by its name.
+
+
+def square(x):
+    if x < 0:
+        raise ValueError(f"{x} is negative")
+    return x * x
+
+
+def die(x):
+    os._exit(1)
+
+
+def slow_pid(_):
+    time.sleep(0.2)
+    return os.getpid()

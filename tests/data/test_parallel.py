@@ -8,19 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from helpers import die, slow_pid, square
 
 from apollo_plugin.data import parallel
 from apollo_plugin.data.parallel import each, executor
-
-
-def square(x):
-    if x < 0:
-        raise ValueError(f"{x} is negative")
-    return x * x
-
-
-def die(x):
-    os._exit(1)
 
 
 def test_every_item_once_and_errors_as_results():
@@ -39,13 +30,8 @@ def test_nothing_to_do():
 def test_processes():
     with executor(2) as pool:
         assert dict(each(pool, abs, [-3, 4], 2, "x", "item")) == {-3: 3, 4: 4}
-        ids = {pid for _, pid in each(pool, _slow_pid, range(8), 8, "x", "item")}
+        ids = {pid for _, pid in each(pool, slow_pid, range(8), 8, "x", "item")}
     assert len(ids) == 2 and os.getpid() not in ids
-
-
-def _slow_pid(_):
-    time.sleep(0.2)
-    return os.getpid()
 
 
 def test_workers_end_with_their_killed_parent(tmp_path):
@@ -100,7 +86,7 @@ def test_a_dask_cluster_of_two_workers(prepared, tmp_path):
         ) as cluster,
         executor(dask=cluster.scheduler_address) as pool,
     ):
-        ids = {pid for _, pid in each(pool, _slow_pid, range(8), 8, "x", "item")}
+        ids = {pid for _, pid in each(pool, slow_pid, range(8), 8, "x", "item")}
         assert len(ids) == 2 and os.getpid() not in ids
         activity.detect_all(tmp_path, activity.Detector(), pool)
         assert make_pairs(tmp_path, 1, pool, (64,), 0.5)[0] == 4
