@@ -253,7 +253,7 @@ class _Decoding:
         """FFmpeg's own way from one layout of channels to another."""
         key = (frame.format.name, frame.layout.name, frame.sample_rate)
         if key not in self.mixers:
-            self.mixers[key] = av.AudioResampler("fltp", self.samples.layout)
+            self.mixers[key] = av.AudioResampler("flt", self.samples.layout)
         return self.mixers[key].resample(frame)
 
     def _watch_gaps(self, frame: "av.AudioFrame", rate: int) -> None:

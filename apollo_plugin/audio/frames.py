@@ -17,6 +17,8 @@ FORMATS = (
     "nsv nut ogg oma osq paf pvf qcp qoa rka rm rso sbc sds shn siff sln smjpeg sol sox swf "
     "tak truehd tta txd vag vividas voc vqf w64 wav wavarc wsaud wtv wv wve xa xmv xwma "
 ).split()
+# From so many planes on a frame cannot be taken as it is.
+_MOST_PLANES = 8
 
 
 class Window(io.RawIOBase):
@@ -50,11 +52,11 @@ class Window(io.RawIOBase):
 
 def to_float(frame: "av.AudioFrame") -> np.ndarray:
     """``(time, channels)`` in float32, full scale 1.0, of a frame of any sample type."""
-    try:
-        array = frame.to_ndarray()
-    except ValueError:  # 64-bit integers
-        frame = av.AudioResampler("fltp").resample(frame)[0]
-        array = frame.to_ndarray()
+    # PyAV reads past the eighth plane's pointer, and knows no 64-bit integers.
+    many = frame.format.is_planar and frame.layout.nb_channels >= _MOST_PLANES
+    if many or frame.format.name.startswith("s64"):
+        frame = av.AudioResampler("flt").resample(frame)[0]
+    array = frame.to_ndarray()
     array = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
     if array.dtype.kind == "f":
         return array.astype(np.float32, copy=False)

@@ -4,16 +4,22 @@ import io
 import os
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 
 from ..errors import AudioError
 from ..files import atomic_write
+from .samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 
 # What can be written: formats that keep rate, channels and length.
 FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
 # A RIFF file counts its bytes in 32 bits.
 _WAV_LIMIT = 2**32 - 2**16
+# Samples written at a time. Vorbis puts a whole block on the stack, and beyond this rate libsndfile
+# ends the process.
+_BLOCK, _OGG_BLOCK = 1 << 18, 1 << 11
+_OGG_MAX_RATE = 200_000
 
 
 def write(
@@ -41,6 +47,10 @@ def write(
     """
     path = Path(path)
     subtype = subtype or default_subtype(format)
+    try:
+        check_writable(format, subtype, sample_rate, wav.shape[0])
+    except AudioError as error:
+        raise AudioError(f"'{path}' cannot be written: {error}") from error
     n_bytes = wav.numel() * {"FLOAT": 4, "DOUBLE": 8, "PCM_16": 2, "PCM_24": 3}.get(subtype, 4)
     if format == "WAV" and n_bytes > _WAV_LIMIT:
         format = "RF64"
@@ -51,7 +61,7 @@ def write(
             with soundfile.SoundFile(
                 sink, "w", sample_rate, wav.shape[0], subtype, None, format
             ) as sound:
-                for block in wav.split(1 << 18, -1):
+                for block in wav.split(_OGG_BLOCK if format == "OGG" else _BLOCK, -1):
                     samples = block.detach().cpu().float()
                     if subtype not in ("FLOAT", "DOUBLE"):
                         n_clipped += int((samples.abs() > 1).sum())
@@ -93,15 +103,25 @@ class _Sink:
 def check_writable(format: str, subtype: str | None, sample_rate: int, n_channels: int) -> None:
     """Raises an AudioError where a format cannot hold a rate or a number of channels."""
     subtype = subtype or default_subtype(format)
-    try:
-        soundfile.SoundFile(
-            io.BytesIO(), "w", sample_rate, n_channels, subtype, format=format
-        ).close()
-    except soundfile.SoundFileError as error:
-        raise AudioError(
-            f"{format} ({subtype}) cannot hold {n_channels} channel(s) at {sample_rate} Hz; "
-            "choose another --format"
-        ) from error
+    reason = ""
+    if format == "OGG" and sample_rate > _OGG_MAX_RATE:
+        reason = f"it goes up to {_OGG_MAX_RATE} Hz; "
+    elif not (MIN_RATE <= sample_rate <= MAX_RATE and 1 <= n_channels <= MAX_CHANNELS):
+        reason = f"rates of {MIN_RATE} to {MAX_RATE} Hz and up to {MAX_CHANNELS} channels can; "
+    else:
+        try:
+            with soundfile.SoundFile(
+                io.BytesIO(), "w", sample_rate, n_channels, subtype, None, format
+            ) as sound:
+                # Some encoders say no to the first samples only.
+                sound.write(np.zeros((16, n_channels), np.float32))
+            return
+        except (soundfile.SoundFileError, ValueError):
+            pass
+    raise AudioError(
+        f"{format} ({subtype}) cannot hold {n_channels} channel(s) at {sample_rate} Hz; {reason}"
+        "choose another --format"
+    )
 
 
 def default_subtype(format: str) -> str:

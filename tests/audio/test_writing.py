@@ -1,6 +1,8 @@
 """Files go out whole or not at all."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,59 @@ def test_a_write_that_fails_at_the_very_end_is_seen(tmp_path, monkeypatch):
         audio.write(tmp_path / "target", wav, 44100, format)
         assert audio.read(tmp_path / "target")[0].shape == wav.shape
         (tmp_path / "target").unlink()
+
+
+def child(code: str, **options) -> subprocess.CompletedProcess:
+    """Runs what may end its process, in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize("rate", [200_001, 352_800, 767_999])
+def test_ogg_beyond_200_khz_is_refused(rate):
+    """libsndfile ended the whole process."""
+    code = f"""
+from apollo_plugin import audio
+import torch
+for call in (lambda: audio.check_writable("OGG", None, {rate}, 2),
+             lambda: audio.write("/tmp/never.ogg", torch.zeros(2, 100), {rate}, "OGG")):
+    try:
+        call()
+    except audio.AudioError as error:
+        print(error)
+"""
+    done = child(code)
+    assert done.returncode == 0 and done.stdout.count("it goes up to 200000 Hz") == 2
+
+
+def test_ogg_is_written_with_a_small_stack(tmp_path):
+    path = tmp_path / "a.ogg"
+    code = f"""
+import threading, torch
+from apollo_plugin import audio
+threading.stack_size(1 << 18)
+wav = 0.1 * torch.randn(2, 300_000)
+thread = threading.Thread(target=audio.write, args=({str(path)!r}, wav, 44100, "OGG"))
+thread.start()
+thread.join()
+"""
+    assert child(code).returncode == 0
+    assert audio.read(path)[0].shape == (2, 300_000)
+
+
+@pytest.mark.parametrize("format", audio.FORMATS)
+@pytest.mark.parametrize("rate, n_channels", [(44100, 2), (8000, 1), (192000, 2), (44100, 8)])
+def test_what_is_writable_can_be_written(format, rate, n_channels, tmp_path):
+    try:
+        audio.check_writable(format, None, rate, n_channels)
+    except AudioError as error:
+        assert "cannot hold" in str(error)
+        with pytest.raises(AudioError, match="cannot be written"):
+            audio.write(tmp_path / "a", tone(3000, n_channels), rate, format)
+        return
+    audio.write(tmp_path / "a", tone(3000, n_channels), rate, format)
+    assert audio.read(tmp_path / "a")[1] == rate
+
+
+def test_arrays_the_wrong_way_round_are_refused(tmp_path):
+    with pytest.raises(AudioError, match="up to 64 channels"):
+        audio.write(tmp_path / "a.wav", torch.zeros(44100, 2), 44100)
