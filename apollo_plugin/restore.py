@@ -27,8 +27,6 @@ Progress = Callable[[str, float, float], None]
 _BLOCK_BYTES = 2 << 20
 # A GPU wants more to do at once.
 _GPU_BLOCK_BYTES = 64 << 20
-# What restore_audio brings signals to: the middle of the levels that models are trained on.
-_PEAK = 0.5
 # The crossover's rise above its frequency in Hz, and what is left below it in dB.
 _CROSSOVER_WIDTH = 200.0
 _CROSSOVER_DB = 100.0
@@ -101,7 +99,6 @@ def restore_wav(
     wav: torch.Tensor,
     block_seconds: float | None = None,
     progress: Progress | bool | None = None,
-    level: float = 1.0,
 ) -> torch.Tensor:
     """Restores a signal of any length at the model's rate, block by block; the result is that of
     ``model(wav)``.
@@ -114,7 +111,6 @@ def restore_wav(
         block_seconds: length of a block; unless given, such that caches hold the activations.
         progress: True for a progress bar, or a function of the step's name, the seconds that are
             done and the seconds in all.
-        level: the model gets the signal divided by it, and what it gives is multiplied by it.
 
     Returns:
         restored signal of the same shape, type and device as ``wav``.
@@ -144,8 +140,7 @@ def restore_wav(
         while begin < n_samples:
             end = min(begin + n_block, n_samples)
             try:
-                block = streams[:, begin:end].to(device) / level
-                out, state = model.step(block, state, end == n_samples)
+                out, state = model.step(streams[:, begin:end].to(device), state, end == n_samples)
             except torch.OutOfMemoryError:
                 if n_block == 1:
                     raise
@@ -156,7 +151,7 @@ def restore_wav(
                     stacklevel=2,
                 )
                 continue
-            restored[:, start : start + out.shape[-1]] = out * level
+            restored[:, start : start + out.shape[-1]] = out
             start += out.shape[-1]
             bar.update(end - begin)
             begin = end
@@ -176,8 +171,7 @@ def restore_audio(
     """Restores a signal of any rate.
 
     What the model changes is computed at its own rate and added to the signal at the signal's: so
-    nothing is lost to resampling, above the model's range too. A model is trained on music of usual
-    levels, so it gets the signal at one peak: the effect on quiet and on loud files is the same.
+    nothing is lost to resampling, above the model's range too.
 
     Args:
         model: an Apollo.
@@ -192,10 +186,7 @@ def restore_audio(
     """
     model_rate = int(model.sample_rate)
     source = audio.resample(wav, sample_rate, model_rate)
-    low, high = source.aminmax()
-    # Silence has no level.
-    level = max(-low.item(), high.item()) / _PEAK or 1.0
-    restored = restore_wav(model, source, level=level, **kwargs)
+    restored = restore_wav(model, source, **kwargs)
     if sample_rate == model_rate and keep_below is None and mix == 1:
         return restored
     change = audio.resample(restored.sub_(source), model_rate, sample_rate, wav.shape[-1])

@@ -4,32 +4,14 @@ import pytest
 import torch
 from helpers import small_model, snr, tone
 
-from apollo_plugin import Apollo, audio
+from apollo_plugin import audio
 from apollo_plugin.restore import restore_audio
 
 
 def test_without_options_it_is_the_model():
     model, wav = small_model(residual=True), tone(20000)
     with torch.no_grad():
-        level = 2 * wav.abs().max()
-        assert snr(restore_audio(model, wav, 44100), level * model(wav / level)) > 90
-
-
-@pytest.mark.parametrize("decibels", [-60, -20, 20])
-def test_the_effect_does_not_depend_on_the_level(decibels):
-    model, wav, gain = Apollo.from_pretrained("apollo-small"), tone(20000), 10 ** (decibels / 20)
-    changed = restore_audio(model, wav, 44100) - wav
-    scaled = restore_audio(model, gain * wav, 44100) / gain - wav
-    assert snr(scaled, changed) > 60
-    # Which the model alone does not do.
-    with torch.no_grad():
-        assert snr(model(gain * wav) / gain - wav, changed) < 20
-
-
-@pytest.mark.parametrize("rate", [44100, 48000])
-def test_silence_stays_silence(rate):
-    wav = torch.zeros(2, 5000)
-    assert torch.equal(restore_audio(small_model(), wav, rate), wav)
+        assert snr(restore_audio(model, wav, 44100), model(wav)) > 90
 
 
 def test_another_rate_is_the_resampled_change():
@@ -37,8 +19,7 @@ def test_another_rate_is_the_resampled_change():
     got = restore_audio(model, wav, 48000)
     source = audio.resample(wav, 48000, 44100)
     with torch.no_grad():
-        level = 2 * source.abs().max()
-        change = level * model(source / level) - source
+        change = model(source) - source
     expected = wav + audio.resample(change, 44100, 48000, 20000)
     assert got.shape == wav.shape and snr(got, expected) > 90
 
