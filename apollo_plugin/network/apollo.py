@@ -85,9 +85,7 @@ class ApolloNetwork(nn.Module):
         if n_layers < 1 or tcn_blocks < 1:
             raise ValueError("n_layers and tcn_blocks must be 1 or more")
         if band_bins is not None:
-            arguments["band_bins"] = (
-                list(band_bins) if isinstance(band_bins, (list, tuple)) else band_bins
-            )
+            arguments["band_bins"] = list(band_bins) if hasattr(band_bins, "__len__") else band_bins
         self._args: dict[str, Any] = arguments
         self.residual = residual
         self.band_gain = band_gain
