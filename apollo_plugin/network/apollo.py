@@ -50,6 +50,7 @@ class ApolloNetwork(nn.Module):
 
     Example:
         >>> import torch
+        >>> from apollo_plugin import Apollo
         >>> model = Apollo(feature_dim=16, n_layers=1, n_heads=2).eval()
         >>> model(torch.randn(2, 4000)).shape
         torch.Size([2, 4000])
@@ -84,14 +85,14 @@ class ApolloNetwork(nn.Module):
             raise ValueError(f"kernel_size {kernel_size} must be odd")
         if n_layers < 1 or tcn_blocks < 1:
             raise ValueError("n_layers and tcn_blocks must be 1 or more")
-        if band_bins is not None:
-            arguments["band_bins"] = list(band_bins) if hasattr(band_bins, "__len__") else band_bins
         self._args: dict[str, Any] = arguments
         self.residual = residual
         self.band_gain = band_gain
         window = int(sample_rate * win_ms / 1000)
         layout = n_bands, band_width_hz, band_bins
         self.filterbank = ApolloSTFT(window, window, None, sample_rate, *layout)
+        if band_bins is not None:
+            arguments["band_bins"] = list(self.filterbank.band_widths)
         bands = self.filterbank.bands
         groups = [(len(members), width) for width, members in bands.groups.items()]
         self.encoders = nn.ModuleList(
