@@ -10,7 +10,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -147,6 +147,22 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def sha256(path: str | os.PathLike, progress: Callable[[int], object] | None = None) -> str:
+    """Digest of a file, in hexadecimal.
+
+    Args:
+        path: of the file.
+        progress: told how many more bytes are done.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+            if progress:
+                progress(len(part))
+    return digest.hexdigest()
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 1) -> None:

@@ -1,10 +1,25 @@
-"""What glibc does with memory that is freed: kept for the next operation, or given back."""
+"""Memory of this machine: what is free, and what glibc does with what was freed."""
 
 import contextlib
 import ctypes
+from pathlib import Path
 
 # Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+
+
+def available_bytes() -> int | None:
+    """Memory that is free for this process, a container's share of it; None where nothing tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration, ValueError):
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        free = min(free, limit - int((group / "memory.current").read_text()))
+    return free
 
 
 def keep_freed_memory(every_size: bool = False) -> None:

@@ -12,6 +12,8 @@ from scipy.signal import firwin, kaiserord, oaconvolve
 from tqdm import tqdm
 
 from . import audio
+from .audio.samples import MAX_RATE, MIN_RATE
+from .audio.writing import SAMPLE_BYTES
 from .errors import AudioError, SettingError
 from .files import free_bytes
 
@@ -30,12 +32,8 @@ _GPU_BLOCK_BYTES = 64 << 20
 # The crossover's rise above its frequency in Hz, and what is left below it in dB.
 _CROSSOVER_WIDTH = 200.0
 _CROSSOVER_DB = 100.0
-# Rates that a result can be asked for, in Hz.
-_RATES = 1000, 1_000_000
 # Beside the samples of a result, for its header and the folder's entry.
 _HEADER_BYTES = 1 << 16
-# Of samples by their type; what is coded takes at most so much.
-_SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
 
 
 @dataclass(frozen=True)
@@ -82,10 +80,8 @@ class Settings:
             raise SettingError(f"keep-below {self.keep_below} Hz has to be positive")
         if not 0 <= self.mix <= 1:
             raise SettingError(f"mix {self.mix} has to lie between 0 and 1")
-        if self.rate is not None and not _RATES[0] <= self.rate <= _RATES[1]:
-            raise SettingError(
-                f"rate {self.rate} Hz has to lie between {_RATES[0]} and {_RATES[1]}"
-            )
+        if self.rate is not None and not MIN_RATE <= self.rate <= MAX_RATE:
+            raise SettingError(f"rate {self.rate} Hz has to lie between {MIN_RATE} and {MAX_RATE}")
         if self.format not in audio.FORMATS:
             raise SettingError(f"unknown format {self.format}; known: {', '.join(audio.FORMATS)}")
         if self.subtype and not soundfile.check_format(self.format, self.subtype):
@@ -261,7 +257,7 @@ def read_source(job: Job, settings: Settings, n_results: int = 1) -> tuple[torch
     audio.check_writable(settings.format, settings.subtype, out_rate, wav.shape[0])
     subtype = settings.subtype or audio.default_subtype(settings.format)
     n_samples = wav.numel() * out_rate // rate * n_results
-    n_bytes = n_samples * _SAMPLE_BYTES.get(subtype, 4) + _HEADER_BYTES
+    n_bytes = n_samples * SAMPLE_BYTES.get(subtype, 4) + _HEADER_BYTES
     # What is coded, and FLAC, takes less, nobody knows by how much.
     if settings.format not in ("FLAC", "OGG", "MP3") and n_bytes > (
         free := free_bytes(job.target.parent)

@@ -1,6 +1,7 @@
 """What the tests share: golden numbers, a small model with weights that matter, and measures."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from torch.utils.data import Dataset
 
 from apollo_plugin import Apollo
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
 GOLDEN = Path(__file__).parent / "golden"
 LOCAL = Path(__file__).parents[1] / "recipes" / "musdb18hq_moises" / "local"
 # Of the items of Noisy, in samples.

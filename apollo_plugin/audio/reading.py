@@ -1,5 +1,6 @@
 """Reading any audio file: it comes in whole, or is refused in one line."""
 
+import contextlib
 import mmap
 import os
 import warnings
@@ -121,9 +122,8 @@ def probe(path: str | os.PathLike) -> tuple[int, int, int]:
     """
     path = Path(path)
     with _mapped(path) as data:
-        links = containers.links(data)
-        plain = _starts_plain(data) and len(links) == 1
-    if plain:
+        links = containers.links(data) if _starts_plain(data) else []
+    if len(links) == 1:
         try:
             with sound_file(path) as sound:
                 n_samples, fault = length(sound), links[0].fault or shortage(sound)
@@ -204,7 +204,7 @@ def _collect(
 ) -> tuple[int, list[str]]:
     """Reads into ``samples`` and joins them; refuses what is damaged unless told to salvage."""
     with _mapped(path) as data:
-        found = _read_links(path, data, samples, track, salvage)
+        found = _read_links(path, data, samples, track)
     there, rate = samples.seconds, samples.sample_rate
     faults = list(dict.fromkeys(fault for each in found for fault in each.faults))
     if faults and not (salvage and rate):
@@ -215,18 +215,24 @@ def _collect(
     return samples.join(), faults
 
 
-def _read_links(path, data, samples: Samples, track: int | None, salvage: bool) -> list[Found]:
-    links = containers.links(data)
+def _read_links(path: Path, data: mmap.mmap, samples: Samples, track: int | None) -> list[Found]:
     begin = containers.skip_id3(data)
     head = data[begin : begin + 64]
     mpeg = containers.is_mpeg(head[:4])
-    unread: AudioError | None = None
-    if len(links) == 1 and _starts_plain(data) and track is None:
+    plain = _starts_plain(data) and track is None
+    # A part of the first of joined files needs no look at all the others.
+    if plain and samples.duration is not None:
         trial = samples.fresh()
+        with contextlib.suppress(Unreadable):
+            read_plain(path, containers.Link(0, len(data)), trial)
+            if trial.full:
+                samples.take(trial)
+                return [Found([])]
+    links = containers.links(data)
+    unread: AudioError | None = None
+    if len(links) == 1 and plain:
         try:
-            fault = read_plain(path, links[0], trial)
-            samples.take(trial)
-            return [Found([fault] if fault else [], cut=bool(fault))]
+            return [_try_plain(path, links[0], samples)]
         except Unreadable as error:
             unread = error
     try:
@@ -239,11 +245,8 @@ def _read_links(path, data, samples: Samples, track: int | None, salvage: bool) 
     except Undecodable as error:
         undecoded = error
     if not mpeg and len(links) == 1 and track is None:
-        trial = samples.fresh()
         try:
-            fault = read_plain(path, links[0], trial, coded=True)
-            samples.take(trial)
-            return [Found([fault] if fault else [], cut=bool(fault))]
+            return [_try_plain(path, links[0], samples, coded=True)]
         except Unreadable as error:
             unread = unread or error
     if samples.seconds:
@@ -251,6 +254,14 @@ def _read_links(path, data, samples: Samples, track: int | None, salvage: bool) 
     if head[4:8] == b"ftyp" and data.find(b"moov") < 0:
         raise AudioError(f"'{path}' is truncated: its index is missing; get it anew") from undecoded
     raise AudioError(f"{undecoded if mpeg else unread or undecoded}; get it anew") from undecoded
+
+
+def _try_plain(path: Path, link: containers.Link, samples: Samples, coded: bool = False) -> Found:
+    """Reads by soundfile; ``samples`` stay as they were where it cannot."""
+    trial = samples.fresh()
+    fault = read_plain(path, link, trial, coded)
+    samples.take(trial)
+    return Found([fault] if fault else [], cut=bool(fault))
 
 
 def _refusal(path: Path, faults: list[str], cut: bool, n_samples: int, rate: int) -> str:

@@ -1,6 +1,5 @@
 """Samples as they come out of a decoder: bounded, cut to the part asked for, joined at one rate."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import soxr
 
 from ..errors import AudioError
+from ..memory import available_bytes
 
 # What is read, restored and written.
 MIN_RATE, MAX_RATE, MAX_CHANNELS = 1_000, 1_000_000, 64
@@ -173,7 +173,7 @@ class _Part:
     def reserve(self, n_samples: float) -> None:
         shape = (int(n_samples), self._array.shape[1])
         n_bytes = 4 * shape[0] * shape[1]
-        free = _free_bytes()
+        free = available_bytes()
         if free is not None and n_bytes - self._array.nbytes > free:
             raise AudioError(
                 f"'{self.path}' does not fit the memory: its samples take "
@@ -190,10 +190,3 @@ class _Part:
         if len(self._array) > self.n:
             self._array.resize((self.n, self._array.shape[1]), refcheck=False)
         return self._array
-
-
-def _free_bytes() -> int | None:
-    """Memory that is free; None where nothing tells."""
-    with contextlib.suppress(OSError, StopIteration, ValueError), open("/proc/meminfo") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if "MemAvailable" in line)
-    return None

@@ -14,6 +14,8 @@ from .samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 
 # What can be written: formats that keep rate, channels and length.
 FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
+# Of samples by their type; what is coded takes at most 4.
+SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
 # A RIFF file counts its bytes in 32 bits.
 _WAV_LIMIT = 2**32 - 2**16
 # Samples written at a time. Vorbis puts a whole block on the stack, and beyond this rate libsndfile
@@ -51,7 +53,7 @@ def write(
         check_writable(format, subtype, sample_rate, wav.shape[0])
     except AudioError as error:
         raise AudioError(f"'{path}' cannot be written: {error}") from error
-    n_bytes = wav.numel() * {"FLOAT": 4, "DOUBLE": 8, "PCM_16": 2, "PCM_24": 3}.get(subtype, 4)
+    n_bytes = wav.numel() * SAMPLE_BYTES.get(subtype, 4)
     if format == "WAV" and n_bytes > _WAV_LIMIT:
         format = "RF64"
     n_clipped = 0

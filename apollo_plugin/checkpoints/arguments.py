@@ -16,8 +16,9 @@ from .published_layout import State
 # No rate, width or number of anything is larger.
 _LARGEST = 10_000_000
 _LONGEST = 4096
-# Calls of torch that building a tensor of a model takes: about four.
+# What a class raises for arguments that make no model.
 _BUILDING = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError)
+# Calls of torch that building a tensor of a model takes: about four.
 _CALLS_A_TENSOR, _CALLS_ELSE = 12, 200
 
 
@@ -130,14 +131,7 @@ def _outline(
         return {key: tuple(value.shape) for key, value in model.state_dict().items()}
     except CheckpointError as error:
         raise CheckpointError(f"{error}: {told}") from error
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        ArithmeticError,
-        LookupError,
-        MemoryError,
-    ) as error:
+    except _BUILDING as error:
         raise CheckpointError(f"{one_line(error, 200)}, with {told}") from error
 
 

@@ -8,7 +8,6 @@ the sample rate and window from what is written beside them where the tensors ag
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,7 @@ import safetensors.torch
 import torch
 
 from ..errors import CheckpointError, one_line
-from ..files import atomic_write
+from ..files import atomic_write, sha256
 from ..network.apollo import ApolloNetwork
 from . import arguments
 from . import published_layout as published
@@ -127,7 +126,7 @@ def _find(source: str | os.PathLike) -> Path:
         path = _WEIGHTS / file
         if not path.is_file():
             raise CheckpointError(f"bundled checkpoint '{path}' is missing; reinstall the package")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        if sha256(path) != digest:
             raise CheckpointError(f"'{path}' is not what was published: its sha256 differs")
         return path
     path = Path(source)

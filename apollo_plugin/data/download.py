@@ -1,6 +1,5 @@
 """Large files from the web: resumed where they broke off, believed only by their checksum."""
 
-import hashlib
 import os
 import shutil
 import zipfile
@@ -9,6 +8,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
+from .. import files
 from ..errors import DataError
 from ..files import atomic_write
 
@@ -124,14 +124,6 @@ def fetch_musdb18hq(
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with (
-        path.open("rb") as file,
-        tqdm(
-            total=path.stat().st_size, desc="checksum", unit="B", unit_scale=True, disable=None
-        ) as bar,
-    ):
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
+    size = path.stat().st_size
+    with tqdm(total=size, desc="checksum", unit="B", unit_scale=True, disable=None) as bar:
+        return files.sha256(path, bar.update)

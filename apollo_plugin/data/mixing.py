@@ -134,10 +134,6 @@ class Library:
         original = tilted(original, mix.tilt_db, sample_rate)
         return original / max(1.0, np.abs(original).max())
 
-    def render(self, mix: Mix, sample_rate: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The coded mix and the original, each ``(2, time)``, the larger peak at 1."""
-        return coded_pair(self.sum(mix, sample_rate), mix, sample_rate)
-
 
 def coded_pair(
     original: np.ndarray, mix: Mix, sample_rate: int

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from .. import report
 from ..errors import CheckpointError, SettingError
-from ..files import atomic_write, write_json
+from ..files import atomic_write, sha256, write_json
 from ..metrics import METRICS, unavailable
 from ..report.tables import Table, markdown
-from .measure import Row, evaluate_pairs, examples, sha256, write_csv
+from .measure import Row, evaluate_pairs, examples, write_csv
 from .models import load_model
 from .paper import Entry, by_bit_rate, figure2, gains, table2
 from .summary import incomplete, summarise

@@ -21,7 +21,7 @@ import soundfile
 from ..data.dataset import Pair, PairDataset
 from ..data.parallel import each
 from ..errors import AudioError, CheckpointError, DataError
-from ..files import atomic_write
+from ..files import atomic_write, sha256
 from ..metrics import METRICS, evaluate
 from ..report import MAX_ITEMS
 from ..report.comparison import Comparison, compare
@@ -191,15 +191,6 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
     writer.writerows(rows)
     with atomic_write(path) as beside:
         beside.write_text(text.getvalue())
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """Digest of a file: what figures belong to."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 @lru_cache(maxsize=1)

@@ -25,6 +25,25 @@ _FLATTEST = -8.0
 _SPAN, _NEAR = 31, 9
 
 
+def widths_of_bins(n_bins: int, width: int) -> list[int]:
+    """Bins of bands that are ``width`` bins wide, the last one with what remains."""
+    n_bands = max(1, n_bins // width)
+    return [width] * (n_bands - 1) + [n_bins - width * (n_bands - 1)]
+
+
+def sum_bands(bins: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
+    """Sums over the bins of bands as :func:`widths_of_bins` gives them, ``(..., bins) -> (...,
+    bands)``."""
+    split = (len(widths) - 1) * widths[0]
+    equal = bins[..., :split].unflatten(-1, (len(widths) - 1, widths[0])).sum(-1)
+    return torch.cat((equal, bins[..., split:].sum(-1, keepdim=True)), -1)
+
+
+def log_gains(spec: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
+    """Natural logarithm of the norm of each band, ``(..., bins, 2) -> (..., bands)``."""
+    return 0.5 * (sum_bands(spec.square().sum(-1), widths) + ENERGY_FLOOR).log()
+
+
 class _Smoothing(nn.Module):
     """A linear depthwise convolution over the past, a step with state like ``TemporalBlock``; at
     first it smooths features ``begin`` to ``end`` and leaves the others as they are.
@@ -109,8 +128,7 @@ class EnvelopePath(nn.Module):
         if self.n_bands < 2:
             raise ValueError(f"{n_bins} bins make no two bands of {band_bins}")
         self.band_bins = band_bins
-        self.band_widths = [band_bins] * (self.n_bands - 1)
-        self.band_widths.append(n_bins - sum(self.band_widths))
+        self.band_widths = widths_of_bins(n_bins, band_bins)
         if n_features < 2 * self.n_bands:
             raise ValueError(f"n_features {n_features} is less than twice the {self.n_bands} bands")
         self.n_in = _N_FEATURES * self.n_bands
@@ -180,7 +198,7 @@ class EnvelopePath(nn.Module):
         """
         spec = spec.to(torch.promote_types(spec.dtype, torch.float32))
         power = spec.square().sum(-1)
-        energy = self._sum(power)
+        energy = sum_bands(power, self.band_widths)
         empty = energy < EMPTY
         log_gain = 0.5 * (energy + ENERGY_FLOOR).log()
         # The product of a bin and the conjugate of the one below it, summed over a band, is the
@@ -190,9 +208,10 @@ class EnvelopePath(nn.Module):
         middle = -(upper * lower).sum(-1)
         side = upper[..., 0] * lower[..., 1] - upper[..., 1] * lower[..., 0]
         energy = energy.clamp(min=EMPTY)
-        shape = [self._sum(nn.functional.pad(part, (0, 1))) / energy for part in (middle, side)]
+        padded = [nn.functional.pad(part, (0, 1)) for part in (middle, side)]
+        shape = [sum_bands(part, self.band_widths) / energy for part in padded]
         widths = torch.tensor(self.band_widths, device=spec.device)
-        flatness = self._sum((power + 0.01 * ENERGY_FLOOR).log()) / widths
+        flatness = sum_bands((power + 0.01 * ENERGY_FLOOR).log(), self.band_widths) / widths
         flatness = (flatness - (energy / widths + 0.01 * ENERGY_FLOOR).log()).clamp(min=_FLATTEST)
         rest = [part.masked_fill(empty, 0.0).clamp(-2, 2) for part in (*shape, flatness / 4)]
         return torch.cat((log_gain, empty.to(log_gain), *rest), -1)
@@ -206,7 +225,7 @@ class EnvelopePath(nn.Module):
         Returns:
             ``(streams, frames, n_bands)``.
         """
-        return 0.5 * (self._sum(spec.square().sum(-1)) + ENERGY_FLOOR).log()
+        return log_gains(spec, self.band_widths)
 
     def forward(
         self,
@@ -235,9 +254,3 @@ class EnvelopePath(nn.Module):
             x, context = block(x, contexts[index], last)
             new.append(context)
         return self.decoder(x.squeeze(-2)), new
-
-    def _sum(self, bins: torch.Tensor) -> torch.Tensor:
-        """Sums over the bins of each band, ``(..., bins) -> (..., n_bands)``."""
-        split = (self.n_bands - 1) * self.band_bins
-        equal = bins[..., :split].unflatten(-1, (self.n_bands - 1, self.band_bins)).sum(-1)
-        return torch.cat((equal, bins[..., split:].sum(-1, keepdim=True)), -1)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .bands import BandSplit
-from .envelope import ENERGY_FLOOR, EnvelopePath
+from .envelope import EnvelopePath, log_gains, sum_bands, widths_of_bins
 from .layers import BandLinear
 
 GAIN_BAND_HZ = 250.0
@@ -58,14 +58,14 @@ class GainBands(nn.Module):
                 f"a sample rate of {sample_rate:g} Hz leaves no room above the source region, "
                 f"which ends at {TARGET_START * self.width * sample_rate / kernel_size:g} Hz"
             )
-        self.widths = _cut(n_bins, self.width)
+        self.widths = widths_of_bins(n_bins, self.width)
         self.n_sub_bands = [max(1, width // self.width) for width in bands.groups]
         edges = [sum(bands.widths[:band]) for band in range(len(bands.widths))]
         sub_bands = []  # of all groups, one after the other: first bin and number of bins
         for width, members in bands.groups.items():
             for band in members:
                 start = edges[band]
-                for part in _cut(width, self.width):
+                for part in widths_of_bins(width, self.width):
                     sub_bands.append((start, part))
                     start += part
         of_gains = _membership([(k * self.width, w) for k, w in enumerate(self.widths)], n_bins)
@@ -79,14 +79,11 @@ class GainBands(nn.Module):
 
     def energies(self, spec: torch.Tensor) -> torch.Tensor:
         """``(..., bins, 2)`` -> energy of each gain band, ``(..., gain bands)``."""
-        power = spec.square().sum(-1)
-        split = (len(self.widths) - 1) * self.width
-        equal = power[..., :split].unflatten(-1, (-1, self.width)).sum(-1)
-        return torch.cat((equal, power[..., split:].sum(-1, keepdim=True)), -1)
+        return sum_bands(spec.square().sum(-1), self.widths)
 
     def log_gains(self, spec: torch.Tensor) -> torch.Tensor:
         """Natural logarithm of each gain band's norm, ``(..., bins, 2) -> (..., gain bands)``."""
-        return 0.5 * (self.energies(spec) + ENERGY_FLOOR).log()
+        return log_gains(spec, self.widths)
 
     def to_groups(self, gains: torch.Tensor) -> list[torch.Tensor]:
         """``(..., gain bands)`` -> for each group of bands ``(..., bands, sub-bands)``."""
@@ -97,12 +94,6 @@ class GainBands(nn.Module):
         """For each group ``(..., bands, sub-bands)`` -> ``(..., gain bands)``."""
         joined = torch.cat([part.flatten(-2) for part in parts], -1)
         return joined @ self._up.to(joined)
-
-
-def _cut(n_bins: int, width: int) -> list[int]:
-    """Bins of bands of equal width, the last one with what remains."""
-    n_bands = max(1, n_bins // width)
-    return [width] * (n_bands - 1) + [n_bins - width * (n_bands - 1)]
 
 
 def _membership(bands: list[tuple[int, int]], n_bins: int) -> torch.Tensor:

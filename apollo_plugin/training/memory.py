@@ -9,11 +9,11 @@ CPU both passes go piece by piece, so that a piece stays in the cache. The numbe
 import contextlib
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from .. import memory
 from ..model import Apollo
 
 # What a piece's input takes on a CPU. Its widest layer has eight times as much.
@@ -117,13 +117,4 @@ def available_bytes(device: torch.device) -> int | None:
     """Memory that is free on a device; None where nothing tells."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
-    except (OSError, StopIteration, ValueError):
-        return None
-    with contextlib.suppress(OSError, ValueError):  # a container's share
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
-    return free
+    return memory.available_bytes()

@@ -20,8 +20,7 @@ from ..checkpoints.cards import model_card
 from ..data.dataset import MOISESDB_LICENSE, MUSDB_LICENSE
 from ..errors import CheckpointError, DataError
 from ..evaluation.experiment import CHECKPOINT, DIGEST
-from ..evaluation.measure import sha256
-from ..files import atomic_write
+from ..files import atomic_write, sha256
 from ..model import Apollo
 
 RECIPE = "musdb18hq_moises/Apollo"

@@ -10,7 +10,7 @@ import yaml
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch.utils.data import Dataset
 
-from ..errors import TrainingError
+from ..errors import TrainingError, is_out_of_memory
 from ..files import atomic_write, write_json
 from ..memory import keep_freed_memory
 from . import memory
@@ -76,8 +76,8 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
     start = time.monotonic()
     try:
         trainer.fit(system, ckpt_path=last if resume else None, weights_only=True)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         raise TrainingError(f"out of memory: {_CURE}") from error
     if trainer.interrupted:

@@ -13,6 +13,7 @@ may read what is there meanwhile.
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
-from apollo_plugin.data.mixing import Library, Mix, draw_stems, tilted
+from apollo_plugin.data.mixing import Library, Mix, draw_stems
 from apollo_plugin.files import atomic_write
 from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.network.filterbank import ApolloSTFT
@@ -39,15 +40,6 @@ def draw(library: Library, random: np.random.Generator, seconds: float) -> Mix:
     return mix
 
 
-def render(library: Library, mix: Mix, tilt_db: float) -> torch.Tensor:
-    wav = np.zeros((2, round(mix.seconds * RATE)), np.float32)
-    for part in mix.parts:
-        stem = library.songs[part.song].stems[part.stem].read(part.start, mix.seconds, RATE)
-        wav += np.float32(10 ** (part.gain_db / 20)) * stem
-    wav = tilted(wav, tilt_db, RATE)
-    return torch.from_numpy(wav / max(1.0, np.abs(wav).max()))
-
-
 @torch.no_grad()
 def make(library: Library, index: int, seed: int, seconds: float, fixed: bool) -> dict | None:
     """Arrays of one mix; None where it is silent.
@@ -61,7 +53,8 @@ def make(library: Library, index: int, seed: int, seconds: float, fixed: bool) -
     """
     random = np.random.default_rng((seed, index))
     mix = draw(library, random, seconds)
-    wav = render(library, mix, 0.0 if random.random() < 0.5 else random.uniform(-1.5, 1.5))
+    tilt_db = 0.0 if random.random() < 0.5 else random.uniform(-1.5, 1.5)
+    wav = torch.from_numpy(library.sum(replace(mix, tilt_db=tilt_db), RATE))
     if wav.abs().max() < 1e-2:
         return None
     wav = wav * 10 ** (-random.uniform(0, 12) / 20)  # coding noise depends on level

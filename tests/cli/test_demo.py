@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ import psutil
 import pytest
 import soundfile
 import torch
-from helpers import snr, tone
+from helpers import CHROMIUM, CHROMIUM_FLAGS, snr, tone
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.cli.demo import Limits, main, restore_upload
@@ -27,11 +26,6 @@ from apollo_plugin.data.codecs import encode_mp3
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.restore import restore_audio
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-).split()
 NAME = "a song <b>&amp; more.mp3"
 
 
@@ -57,7 +51,7 @@ def server(tmp_path_factory):
 
 
 def page_of(playwright, server):
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
     page = browser.new_page(viewport={"width": 1200, "height": 800})
     requests = []
     page.on("request", lambda request: requests.append(request.url))

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import tone
+from helpers import CHROMIUM, CHROMIUM_FLAGS, tone
 
 from apollo_plugin import audio, report
 from apollo_plugin.cli import main
@@ -21,11 +20,6 @@ from apollo_plugin.errors import DataError
 from apollo_plugin.report import plots, tables
 from apollo_plugin.report.comparison import compare
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-).split()
 HOSTILE = "<img src=x onerror=alert(1)>\"'&</script>.mp3"
 
 
@@ -138,7 +132,7 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("the browser tests need chromium on the PATH")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
 
