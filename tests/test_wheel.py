@@ -46,7 +46,7 @@ def test_it_restores_in_a_bare_environment(wheel, tmp_path):
     site = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "env")})
     Path(site, "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     install = [sys.executable, "-m", "pip", "--python", scripts / "python", "install", "-q"]
-    # The environment sees this folder's own installation among the libraries, and is not to mind it.
+    # This folder's own installation is seen among the libraries, and not to be minded.
     subprocess.run([*install, "--no-deps", "--ignore-installed", wheel], check=True, timeout=120)
     (tmp_path / "song.mp3").write_bytes(encode_mp3(tone(22050), 44100, 64))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
