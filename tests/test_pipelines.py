@@ -12,7 +12,7 @@ from helpers import small_model, snr, tone
 
 from apollo_plugin import audio
 from apollo_plugin.cli import main
-from apollo_plugin.cli.options import parse
+from apollo_plugin.cli.arguments import parse
 from apollo_plugin.cli.plan import plan
 from apollo_plugin.pipelines import RestoreThenSeparate, SeparateThenRestore
 from apollo_plugin.restore import restore_audio

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from apollo_plugin.cli.options import _parser
+from apollo_plugin.cli.arguments import _parser
 from apollo_plugin.metrics import lsd
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -1,10 +1,8 @@
-"""What may be typed after ``apollo-restore``, and what it means."""
+"""What was typed after ``apollo-restore``, and what it means."""
 
-import argparse
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,26 +32,6 @@ _FORMATS = {
 }
 # Names that mean a file after -o, though none of that kind can be written.
 _FOREIGN = (".m4a", ".aac", ".opus", ".wma", ".webm", ".mp4", ".m4b", ".mka", ".mkv")
-_EPILOG = """\
-examples:
-  apollo-restore song.mp3                      writes song_restored.wav beside it
-  apollo-restore song.mp3 -o new.flac          writes new.flac
-  apollo-restore ~/Music/old -o restored       a whole folder, its tree kept
-  apollo-restore "takes/*.mp3" --format FLAC   quote globs, or let the shell expand them
-  apollo-restore song.mp3 --keep-below 5000    touch nothing under 5 kHz
-  apollo-restore song.mp3 --start 60 --duration 10        ten seconds, to try
-  apollo-restore old_22khz.mp3 --rate 44100    room for the highs that its rate left out
-  apollo-restore song.mp3 --report page.html   a page to hear and see what was done
-  apollo-restore --diagnose ~/Music/old        where each file was cut off, if it was
-  apollo-restore song.mp3 --stems HDEMUCS_HIGH_MUSDB      vocals, drums ... one by one
-  apollo-restore --demo                        hear what it does: needs no file and no network
-
-The output keeps rate, channels and length. It is 32-bit float WAV, which cannot clip, unless
---format says otherwise. Where a folder holds a.mp3 and a.flac, the results are
-a.mp3_restored.wav and a.flac_restored.wav. In folders, what is hidden, results of before and the
-folder given by -o are left out. Results that exist are kept unless --overwrite is given. A name
-that begins with a dash is written ./-name. The exit status is 0 only if every file came out.
-"""
 
 
 @dataclass(frozen=True)
@@ -166,137 +144,3 @@ class Options:
             raise SettingError(f"-o {path} is no name for --format {self.format}")
         if self.demo or self.stems or len(self.inputs) > 1:
             raise SettingError(f"-o {path}: several results need a folder")
-
-
-def parse(argv: Sequence[str] | None) -> tuple[Options, "Settings"]:
-    """Options and the settings that they mean; wrong usage ends the program with status 2."""
-    parser = _parser()
-    args = vars(parser.parse_args(argv))
-    options = Options(**{**args, "inputs": tuple(args["inputs"])})
-    try:
-        options.check()
-        return options, options.settings()
-    except SettingError as error:
-        parser.error(str(error))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="apollo-restore",
-        description="Gives music back what MP3 and other lossy coding took from it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add(
-        "inputs", nargs="*", metavar="INPUT", help="files, folders (searched to any depth) or globs"
-    )
-    for name, group in (
-        ("results", _add_results),
-        ("restoring", _add_restoring),
-        ("reading", _add_reading),
-        ("computing", _add_computing),
-        ("other work", _add_modes),
-    ):
-        group(parser.add_argument_group(name).add_argument)
-    unknown = {action.dest for action in parser._actions} - {f.name for f in fields(Options)}
-    assert unknown <= {"help"}, unknown
-    return parser
-
-
-def _add_results(add: Any) -> None:
-    add(
-        "-o",
-        "--out",
-        type=Path,
-        metavar="DIR|FILE",
-        help="folder for the results, or the name of the only one (beside each input)",
-    )
-    add(
-        "--suffix",
-        default=MARK,
-        metavar="TEXT",
-        help="what is added to a result's name (%(default)s)",
-    )
-    add(
-        "--format",
-        type=str.upper,
-        help="WAV, FLAC, AIFF, OGG, MP3, CAF, W64, RF64 or AU (WAV, or as -o FILE says)",
-    )
-    add(
-        "--subtype",
-        type=str.upper,
-        help="FLOAT, PCM_16, PCM_24 ... (FLOAT where the format has it)",
-    )
-    add(
-        "--rate",
-        type=int,
-        metavar="HZ",
-        help="sample rate of the result (the input's): a higher one makes room for highs",
-    )
-    add("--overwrite", action="store_true", help="restore again what is there already")
-
-
-def _add_restoring(add: Any) -> None:
-    add(
-        "--checkpoint",
-        default="apollo-small",
-        metavar="NAME",
-        help="bundled name, file, folder or Hugging Face Hub id (%(default)s)",
-    )
-    add("--keep-below", type=float, metavar="HZ", help="leave everything under HZ as it came")
-    add("--mix", type=float, default=1.0, metavar="0..1", help="0 is as it came, 1 is restored (1)")
-    add(
-        "--stems",
-        metavar="SEPARATOR",
-        help="separate first, restore each stem, write the stems and their remix to a folder: a "
-        "torchaudio bundle (HDEMUCS_HIGH_MUSDB), an Asteroid model's Hub id or its file",
-    )
-
-
-def _add_reading(add: Any) -> None:
-    add("--track", type=int, metavar="N", help="which of several sound tracks of a file, from 1")
-    add("--start", type=float, default=0.0, metavar="S", help="leave out the first S seconds")
-    add("--duration", type=float, metavar="S", help="restore S seconds only, for a trial")
-    add(
-        "--salvage",
-        action="store_true",
-        help="restore what decodes of damaged files, and say what is missing",
-    )
-
-
-def _add_computing(add: Any) -> None:
-    add(
-        "--device",
-        default="auto",
-        choices=("auto", "cpu", "cuda", "mps"),
-        help="where to compute (%(default)s)",
-    )
-    add(
-        "--precision",
-        choices=("fp32", "bf16", "int8"),
-        help="bf16 and int8 (CPU only) are faster and good to 40 and 30 dB; fp32, on CUDA bf16",
-    )
-    add(
-        "--jobs",
-        type=int,
-        default=MOST_AT_ONCE,
-        metavar="N",
-        help="most files at a time (%(default)s); each is held in memory whole",
-    )
-
-
-def _add_modes(add: Any) -> None:
-    add(
-        "--report",
-        type=Path,
-        metavar="PAGE.html",
-        help="also write a page to listen to inputs and results side by side",
-    )
-    add("--reference", type=Path, metavar="FILE", help="the original of the input, for --report")
-    add(
-        "--diagnose",
-        action="store_true",
-        help="restore nothing; tell for each file where a codec cut it off",
-    )
-    add("--demo", action="store_true", help="make a few seconds of music, code and restore them")

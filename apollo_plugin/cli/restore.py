@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from .options import Options, parse
+from .arguments import parse
+from .options import Options
 from .terminal import Bar, Failures, command, say, tell
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from helpers import load, save, small_model, snr, tone, tree
 
 from apollo_plugin import Apollo, restore
 from apollo_plugin.cli import loading, main
-from apollo_plugin.cli.options import parse
+from apollo_plugin.cli.arguments import parse
 from apollo_plugin.cli.plan import plan
 from apollo_plugin.restore import restore_audio
 
