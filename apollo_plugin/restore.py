@@ -1,21 +1,18 @@
 """Signals of any length and rate, and files: in, restored, and out."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import soundfile
 import torch
 from scipy.signal import firwin, kaiserord, oaconvolve
 from tqdm import tqdm
 
 from . import audio
-from .audio.samples import MAX_RATE, MIN_RATE
 from .audio.writing import SAMPLE_BYTES
-from .errors import AudioError, SettingError
+from .errors import AudioError
 from .files import free_bytes
+from .settings import Job, Settings
 
 if TYPE_CHECKING:
     from .network.apollo import ApolloNetwork
@@ -34,59 +31,6 @@ _CROSSOVER_WIDTH = 200.0
 _CROSSOVER_DB = 100.0
 # Beside the samples of a result, for its header and the folder's entry.
 _HEADER_BYTES = 1 << 16
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to restore.
-
-    Args:
-        source: the file as it came.
-        target: where its restoration goes; of stems, their sum.
-    """
-
-    source: Path
-    target: Path
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How files are restored.
-
-    Args:
-        keep_below: in Hz; everything below it stays as it came.
-        mix: 0 (untouched) to 1 (restored).
-        format: soundfile's name of the output's container.
-        subtype: soundfile's name of the output's sample type; float where possible unless given.
-        overwrite: restore again what is there already.
-        rate: of the output in Hz; the input's unless given.
-        reading: further arguments of :func:`apollo_plugin.audio.read`, by name: ``track``,
-            ``start``, ``duration``, ``salvage``.
-
-    Raises:
-        SettingError: for values out of range and for subtypes that the format has not.
-    """
-
-    keep_below: float | None = None
-    mix: float = 1.0
-    format: str = "WAV"
-    subtype: str | None = None
-    overwrite: bool = False
-    rate: int | None = None
-    reading: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.keep_below is not None and not 0 < self.keep_below < float("inf"):
-            raise SettingError(f"keep-below {self.keep_below} Hz has to be positive")
-        if not 0 <= self.mix <= 1:
-            raise SettingError(f"mix {self.mix} has to lie between 0 and 1")
-        if self.rate is not None and not MIN_RATE <= self.rate <= MAX_RATE:
-            raise SettingError(f"rate {self.rate} Hz has to lie between {MIN_RATE} and {MAX_RATE}")
-        if self.format not in audio.FORMATS:
-            raise SettingError(f"unknown format {self.format}; known: {', '.join(audio.FORMATS)}")
-        if self.subtype and not soundfile.check_format(self.format, self.subtype):
-            known = ", ".join(soundfile.available_subtypes(self.format))
-            raise SettingError(f"{self.format} has no subtype {self.subtype}; it has {known}")
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ ORDER = [
     ["data"],
     ["model"],
     ["restore", "checkpoints"],
+    ["settings"],
     ["audio", "losses", "metrics"],
     ["network"],
     ["files", "memory", "errors", "apollo_plugin"],

@@ -10,7 +10,7 @@ from ..errors import SettingError
 from .options import MARK, MOST_AT_ONCE, Options
 
 if TYPE_CHECKING:
-    from ..restore import Settings
+    from ..settings import Settings
 
 _EPILOG = """\
 examples:

@@ -12,7 +12,8 @@ from ..diagnose import diagnose as diagnosis_of
 from ..errors import SettingError
 from ..metrics import lsd, si_sdr
 from ..report import check_target
-from ..restore import Settings, restore_audio
+from ..restore import restore_audio
+from ..settings import Settings
 from . import report
 from .loading import load
 from .options import Options

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SettingError
 
 if TYPE_CHECKING:
-    from ..restore import Settings
+    from ..settings import Settings
 
 # Anything that imports torch is imported once the arguments are known to be right.
 
@@ -86,7 +86,7 @@ class Options:
         Raises:
             SettingError: for values out of range.
         """
-        from ..restore import Settings
+        from ..settings import Settings
 
         named = _FORMATS.get(self.out_file.suffix.lower()) if self.out_file else None
         return Settings(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .. import audio
 from ..files import check_place
-from ..restore import Job, Settings
+from ..settings import Job, Settings
 from .options import MARK, Options
 
 # Name of the file with the sum of the stems, in their folder.

@@ -11,7 +11,8 @@ from .options import Options
 from .terminal import Bar, Failures, command, say, tell
 
 if TYPE_CHECKING:
-    from ..restore import Job, Progress, Settings
+    from ..restore import Progress
+    from ..settings import Job, Settings
 
 # Anything that imports torch is imported once the arguments are known to be right.
 _Work = Callable[["Job", "Settings", "Progress"], int]

@@ -6,7 +6,8 @@ from .. import audio, separators
 from ..errors import AudioError, SeparatorError
 from ..model import Apollo
 from ..pipelines import Pipeline, SeparateThenRestore
-from ..restore import Job, Progress, Settings, check_finite, read_source
+from ..restore import Progress, check_finite, read_source
+from ..settings import Job, Settings
 
 
 def load_pipeline(model: Apollo, name: str, settings: Settings) -> SeparateThenRestore:
