@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,6 +33,19 @@ _CROSSOVER_WIDTH = 200.0
 _CROSSOVER_DB = 100.0
 # Beside the samples of a result, for its header and the folder's entry.
 _HEADER_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What is to be told of a result.
+
+    Args:
+        n_clipped: number of samples that an integer format clipped.
+        true_peak: of what was to be written, full scale 1.0; measured for integer formats only.
+    """
+
+    n_clipped: int = 0
+    true_peak: float = 0.0
 
 
 @torch.no_grad()
@@ -159,7 +174,7 @@ def restore_file(
     job: Job,
     settings: Settings,
     progress: Progress | None = None,
-) -> int:
+) -> Restored:
     """Restores one file.
 
     Args:
@@ -169,7 +184,7 @@ def restore_file(
         progress: told of the work.
 
     Returns:
-        number of samples that were clipped by an integer format.
+        what is to be told of the result.
 
     Raises:
         AudioError: one line with the file, what is wrong and what helps. Nothing is written then.
@@ -177,7 +192,33 @@ def restore_file(
     wav, rate = read_source(job, settings)
     restored = restore_audio(model, wav, rate, settings.keep_below, settings.mix, progress=progress)
     check_finite(restored, job, wav)
-    return audio.write(job.target, restored, rate, settings.format, settings.subtype)
+    return write_result(job.target, restored, rate, settings)
+
+
+def write_result(place: Path, wav: torch.Tensor, rate: int, settings: Settings) -> Restored:
+    """Writes a restoration, whole or not at all.
+
+    Args:
+        place: of the file.
+        wav: ``(channels, time)``.
+        rate: in Hz.
+        settings: format and level.
+
+    Raises:
+        AudioError: where it cannot be written.
+    """
+    meter = audio.Meter(rate, wav.shape[0]) if settings.clips else None
+    n_clipped = audio.write(
+        place,
+        wav,
+        rate,
+        settings.format,
+        settings.subtype,
+        settings.headroom,
+        settings.dither,
+        meter,
+    )
+    return Restored(n_clipped, meter.level().true_peak if meter else 0.0)
 
 
 def read_source(job: Job, settings: Settings, n_results: int = 1) -> tuple[torch.Tensor, int]:
@@ -199,9 +240,8 @@ def read_source(job: Job, settings: Settings, n_results: int = 1) -> tuple[torch
     wav, rate = audio.read(job.source, **settings.reading)
     out_rate = settings.rate or rate
     audio.check_writable(settings.format, settings.subtype, out_rate, wav.shape[0])
-    subtype = settings.subtype or audio.default_subtype(settings.format)
     n_samples = wav.numel() * out_rate // rate * n_results
-    n_bytes = n_samples * SAMPLE_BYTES.get(subtype, 4) + _HEADER_BYTES
+    n_bytes = n_samples * SAMPLE_BYTES.get(settings.sample_type, 4) + _HEADER_BYTES
     # What is coded, and FLAC, takes less, nobody knows by how much.
     if settings.format not in ("FLAC", "OGG", "MP3") and n_bytes > (
         free := free_bytes(job.target.parent)

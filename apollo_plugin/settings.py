@@ -11,6 +11,9 @@ from . import audio
 from .audio.samples import MAX_RATE, MIN_RATE
 from .errors import SettingError
 
+# Beyond it nothing is left in 16 bits.
+_MAX_HEADROOM = 60.0
+
 
 @dataclass(frozen=True)
 class Job:
@@ -38,9 +41,12 @@ class Settings:
         rate: of the output in Hz; the input's unless given.
         reading: further arguments of :func:`apollo_plugin.audio.read`, by name: ``track``,
             ``start``, ``duration``, ``salvage``.
+        headroom: dB by which results in integers are turned down.
+        dither: add dither to results in 16 bits.
 
     Raises:
-        SettingError: for values out of range and for subtypes that the format has not.
+        SettingError: for values out of range, and for subtypes that the format has not or that
+            need no headroom or dither.
     """
 
     keep_below: float | None = None
@@ -50,6 +56,8 @@ class Settings:
     overwrite: bool = False
     rate: int | None = None
     reading: Mapping[str, Any] = field(default_factory=dict)
+    headroom: float = 0.0
+    dither: bool = False
 
     def __post_init__(self) -> None:
         if self.keep_below is not None and not 0 < self.keep_below < float("inf"):
@@ -63,3 +71,21 @@ class Settings:
         if self.subtype and not soundfile.check_format(self.format, self.subtype):
             known = ", ".join(soundfile.available_subtypes(self.format))
             raise SettingError(f"{self.format} has no subtype {self.subtype}; it has {known}")
+        if not 0 <= self.headroom <= _MAX_HEADROOM:
+            raise SettingError(
+                f"headroom {self.headroom} dB has to lie between 0 and {_MAX_HEADROOM:g}"
+            )
+        if self.headroom and not self.clips:
+            raise SettingError(f"headroom is for integers; {self.sample_type} cannot clip")
+        if self.dither and self.sample_type != "PCM_16":
+            raise SettingError(f"dither is for subtype PCM_16, and this is {self.sample_type}")
+
+    @property
+    def sample_type(self) -> str:
+        """soundfile's name of the output's sample type, the default's too."""
+        return self.subtype or audio.default_subtype(self.format)
+
+    @property
+    def clips(self) -> bool:
+        """Whether the output has a full scale that nothing goes beyond."""
+        return self.sample_type not in audio.UNCLIPPED

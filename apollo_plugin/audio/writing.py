@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,17 @@ import torch
 
 from ..errors import AudioError
 from ..files import atomic_write
+from .loudness import Meter
 from .samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 
 # What can be written: formats that keep rate, channels and length.
 FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
 # Of samples by their type; what is coded takes at most 4.
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
+# Samples of these types go beyond full scale.
+UNCLIPPED = ("FLOAT", "DOUBLE")
+# Of these types samples are rounded here: libsndfile rounds all down.
+_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 # A RIFF file counts its bytes in 32 bits.
 _WAV_LIMIT = 2**32 - 2**16
 # Samples written at a time. Vorbis puts a whole block on the stack, and beyond this rate libsndfile
@@ -30,6 +36,10 @@ def write(
     sample_rate: int,
     format: str = "WAV",
     subtype: str | None = None,
+    headroom: float = 0.0,
+    dither: bool = False,
+    meter: Meter | None = None,
+    finish: Callable[[Path], object] | None = None,
 ) -> int:
     """Writes a file whole or not at all: beside its place first, then renamed.
 
@@ -40,6 +50,11 @@ def write(
         format: soundfile's name of the container, ``"WAV"``, ``"FLAC"``, ``"OGG"`` and so on.
         subtype: soundfile's name of the sample type; ``"FLOAT"`` where the format has it, else the
             format's default.
+        headroom: dB by which everything is turned down.
+        dither: before integers are rounded, add noise of triangular distribution, two steps wide,
+            the same each time: what rounding takes becomes noise that knows nothing of the sound.
+        meter: measures what is written, before anything is clipped.
+        finish: told of the file's place before it is renamed; what it raises ends the writing.
 
     Returns:
         how many samples lay beyond full scale and were clipped (0 for floating point).
@@ -56,7 +71,7 @@ def write(
     n_bytes = wav.numel() * SAMPLE_BYTES.get(subtype, 4)
     if format == "WAV" and n_bytes > _WAV_LIMIT:
         format = "RF64"
-    n_clipped = 0
+    n_clipped, gain, random = 0, 10 ** (-headroom / 20), np.random.default_rng(0)
     try:
         with atomic_write(path) as beside, beside.open("w+b", buffering=0) as file:
             sink = _Sink(file)
@@ -64,19 +79,37 @@ def write(
                 sink, "w", sample_rate, wav.shape[0], subtype, None, format
             ) as sound:
                 for block in wav.split(_OGG_BLOCK if format == "OGG" else _BLOCK, -1):
-                    samples = block.detach().cpu().float()
-                    if subtype not in ("FLOAT", "DOUBLE"):
-                        n_clipped += int((samples.abs() > 1).sum())
-                        samples = samples.clamp(-1, 1)
-                    sound.write(samples.T.numpy())
+                    samples = block.detach().cpu().float().T.numpy()
+                    if headroom:
+                        samples = samples * np.float32(gain)
+                    if meter:
+                        meter.add(samples)
+                    if subtype not in UNCLIPPED:
+                        n_clipped += int((np.abs(samples) > 1).sum())
+                        samples = samples.clip(-1, 1)
+                    if subtype in _BITS:
+                        samples = _integers(samples, _BITS[subtype], random if dither else None)
+                    sound.write(samples)
                     if sink.error:
                         break
             if sink.error:
                 raise sink.error
+            file.close()
+            if finish:
+                finish(beside)
     except (OSError, soundfile.SoundFileError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise AudioError(f"'{path}' cannot be written: {reason}") from error
     return n_clipped
+
+
+def _integers(samples: np.ndarray, n_bits: int, random: np.random.Generator | None) -> np.ndarray:
+    """Rounded to so many bits, in the upper ones of 32; by dither where ``random`` is given."""
+    steps = samples.astype(np.float64) * 2 ** (n_bits - 1)
+    if random:
+        steps += random.random(steps.shape) - random.random(steps.shape)
+    limit = 2 ** (n_bits - 1)
+    return np.rint(steps).clip(-limit, limit - 1).astype(np.int32) << (32 - n_bits)
 
 
 class _Sink:

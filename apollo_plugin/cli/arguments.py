@@ -100,6 +100,14 @@ def _add_results(add: Any) -> None:
         metavar="HZ",
         help="sample rate of the result (the input's): a higher one makes room for highs",
     )
+    add(
+        "--headroom",
+        type=float,
+        default=0.0,
+        metavar="DB",
+        help="turn all results down by DB, so that integers do not clip (%(default)s)",
+    )
+    add("--dither", action="store_true", help="add dither (TPDF) to results in 16 bits")
     add("--overwrite", action="store_true", help="restore again what is there already")
 
 

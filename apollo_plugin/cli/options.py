@@ -49,6 +49,8 @@ class Options:
     format: str | None
     subtype: str | None
     rate: int | None
+    headroom: float
+    dither: bool
     suffix: str
     track: int | None
     start: float
@@ -97,6 +99,8 @@ class Options:
             self.overwrite,
             self.rate,
             self.reading(),
+            self.headroom,
+            self.dither,
         )
 
     def check(self) -> None:

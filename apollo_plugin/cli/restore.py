@@ -11,11 +11,11 @@ from .options import Options
 from .terminal import Bar, Failures, command, say, tell
 
 if TYPE_CHECKING:
-    from ..restore import Progress
+    from ..restore import Progress, Restored
     from ..settings import Job, Settings
 
 # Anything that imports torch is imported once the arguments are known to be right.
-_Work = Callable[["Job", "Settings", "Progress"], int]
+_Work = Callable[["Job", "Settings", "Progress"], "Restored"]
 
 
 class _Stopped(Exception):
@@ -25,7 +25,7 @@ class _Stopped(Exception):
 class _Done(NamedTuple):
     seconds: float
     took: float
-    n_clipped: int
+    restored: "Restored"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,9 +77,10 @@ def _restore_all(
     options: Options, settings: "Settings", due: Sequence["Job"], failures: Failures
 ) -> None:
     from ..data.parallel import each, threads
+    from .after import say_level
     from .loading import files_at_once, load
 
-    model = load(options)
+    model, results = load(options), []
     with threads(files_at_once(model, options, len(due))) as (pool, stop):
         work = partial(_restore_one, _work(model, options, settings), settings, stop)
         # One file needs no bar over files.
@@ -89,6 +90,8 @@ def _restore_all(
                 failures.add(job.source, done)
             else:
                 _tell_done(job, done)
+                results.append(done.restored)
+    say_level(results, settings)
 
 
 def _work(model, options: Options, settings: "Settings") -> _Work:
@@ -116,14 +119,12 @@ def _restore_one(work: _Work, settings: "Settings", stop: threading.Event, job: 
         bar.progress(step, done, total)
 
     try:
-        n_clipped = work(job, settings, progress)
+        restored = work(job, settings, progress)
     finally:
         bar.close()
-    return _Done(seconds, time.perf_counter() - begin, n_clipped)
+    return _Done(seconds, time.perf_counter() - begin, restored)
 
 
 def _tell_done(job: "Job", done: _Done) -> None:
     speed = done.seconds / done.took
     tell(f"{job.source} -> {job.target}  ({done.seconds:.1f} s, {speed:.1f} times real time)")
-    if done.n_clipped:
-        say(f"'{job.target}': {done.n_clipped} samples clipped; float WAV would keep them")

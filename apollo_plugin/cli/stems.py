@@ -2,11 +2,11 @@
 
 from asteroid.models import BaseModel
 
-from .. import audio, separators
+from .. import separators
 from ..errors import AudioError, SeparatorError
 from ..model import Apollo
 from ..pipelines import Pipeline, SeparateThenRestore
-from ..restore import Progress, check_finite, read_source
+from ..restore import Progress, Restored, check_finite, read_source, write_result
 from ..settings import Job, Settings
 
 
@@ -29,7 +29,7 @@ def load_pipeline(model: Apollo, name: str, settings: Settings) -> SeparateThenR
 
 def restore_stems(
     pipeline: Pipeline, job: Job, settings: Settings, progress: Progress | None = None
-) -> int:
+) -> Restored:
     """Restores a file stem by stem, to a folder of stems and their sum.
 
     Args:
@@ -39,7 +39,7 @@ def restore_stems(
         progress: told of the work.
 
     Returns:
-        number of samples that were clipped by an integer format.
+        what is to be told of the results.
 
     Raises:
         AudioError: one line with the file and what is wrong; nothing is written then.
@@ -54,9 +54,12 @@ def restore_stems(
     check_finite(remix, job, wav)
     places = [job.target.with_name(f"{_safe(n)}{job.target.suffix}") for n in pipeline.sources]
     # The remix is written last, so a folder with one is whole.
-    return sum(
-        audio.write(place, stem, rate, settings.format, settings.subtype)
+    written = [
+        write_result(place, stem, rate, settings)
         for place, stem in [*zip(places, stems), (job.target, remix)]
+    ]
+    return Restored(
+        sum(each.n_clipped for each in written), max(each.true_peak for each in written)
     )
 
 
