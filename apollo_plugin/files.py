@@ -47,7 +47,7 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
+    sweep(path.parent)
     beside, aside = _partial(path.parent, suffix), _partial(path.parent)
     try:
         yield beside
@@ -106,7 +106,7 @@ def _machine() -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Removes what killed processes left half written in a folder, once for each process."""
     with _sweeping, contextlib.suppress(OSError):
         status = folder.stat()

@@ -1,25 +1,89 @@
-"""Memory of this machine: what is free, and what glibc does with what was freed."""
+"""Memory of this machine: what is free, who takes it, what glibc does with what was freed."""
 
 import contextlib
 import ctypes
+from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
+_PROC, _GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+# Seconds between two looks at whether to wait on.
+_PATIENCE = 0.5
 # Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 
 def available_bytes() -> int | None:
-    """Memory that is free for this process, a container's share of it; None where nothing tells."""
+    """Memory that is free for this process: the machine's, or what its control groups (a
+    container's, a service's) leave of it; None where nothing tells."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = (_PROC / "meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
     except (OSError, StopIteration, ValueError):
         return None
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
+    names = ("memory.max", "memory.current", "inactive_file")
+    names_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    for group in control_groups("memory"):
+        for limit, used, cached in (names, names_1):
+            with contextlib.suppress(OSError, ValueError):  # "max": no limit
+                most = int((group / limit).read_text())
+                stat = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
+                # Pages of files that were read once are given up when memory runs short.
+                taken = int((group / used).read_text()) - int(stat.get(cached, 0))
+                free = min(free, max(0, most - taken))
     return free
+
+
+def control_groups(controller: str) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, from its own to the root (Linux).
+
+    Args:
+        controller: ``"memory"`` or ``"cpu"``; groups of version 2 have all of them.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for line in (_PROC / "self" / "cgroup").read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if controllers and controller not in controllers.split(","):
+                continue
+            root = _GROUPS / controller if controllers else _GROUPS
+            # In a container the place may be the host's name for what is the root there.
+            folder = root / place.lstrip("/")
+            yield from (up for up in (folder, *folder.parents) if up.is_relative_to(root))
+
+
+class Purse:
+    """Bytes that processes share: each takes what it needs for a while, or waits for it.
+
+    Args:
+        n_bytes: how many there are.
+        context: of the processes.
+    """
+
+    def __init__(self, n_bytes: int, context: BaseContext):
+        self._all = n_bytes
+        self._changed = context.Condition()
+        self._left = context.Value("q", n_bytes, lock=False)
+
+    @contextlib.contextmanager
+    def take(self, n_bytes: int, go_on: Callable[[], object]) -> Iterator[None]:
+        """Holds so many bytes, or all that there are where they are fewer.
+
+        Args:
+            n_bytes: to hold.
+            go_on: called now and then while waiting; what it raises ends that.
+        """
+        taken = min(n_bytes, self._all)
+        with self._changed:
+            while self._left.value < taken:
+                go_on()
+                self._changed.wait(_PATIENCE)
+            self._left.value -= taken
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left.value += taken
+                self._changed.notify_all()
 
 
 def keep_freed_memory(every_size: bool = False) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingError
-from .options import MARK, MOST_AT_ONCE, Options
+from .options import MARK, Options
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -154,9 +154,14 @@ def _add_computing(add: Any) -> None:
     add(
         "--jobs",
         type=int,
-        default=MOST_AT_ONCE,
         metavar="N",
-        help="most files at a time (%(default)s); each is held in memory whole",
+        help="files at a time, each by a process with a model of its own (as many as there are "
+        "cores and memory for)",
+    )
+    add(
+        "--dask",
+        metavar="ADDRESS",
+        help="restore on a Dask cluster instead, whose workers see the same files",
     )
 
 

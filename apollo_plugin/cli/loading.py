@@ -33,13 +33,3 @@ def _device(name: str) -> str:
     if not available[name]:
         raise DeviceError(f"this machine has no {name} device; leave --device out")
     return name
-
-
-def files_at_once(model: Apollo, options: Options, n_files: int) -> int:
-    """Files that are restored side by side, so that one is read and written while another is
-    computed, and cores need not wait for each other: 1.2 times as many songs an hour on two."""
-    if options.stems:
-        return 1
-    device = next(model.parameters()).device.type
-    most = {"cpu": torch.get_num_threads(), "cuda": 2}.get(device, 1)
-    return max(1, min(n_files, most, options.jobs))

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 # Ends the names of restored files; folders are searched for everything else.
 MARK = "_restored"
-# More threads than this would wait for Python's lock.
-MOST_AT_ONCE = 4
 # What can be written, by the suffix of a name after -o.
 _FORMATS = {
     ".wav": "WAV",
@@ -43,7 +41,8 @@ class Options:
     checkpoint: str
     device: str
     precision: str | None
-    jobs: int
+    jobs: int | None
+    dask: str | None
     keep_below: float | None
     mix: float
     format: str | None
@@ -109,7 +108,8 @@ class Options:
             (bool(self.inputs) or self.demo, "name some files or folders, or --demo"),
             (not (self.demo and (self.inputs or self.stems)), "--demo is alone"),
             (not (self.demo and self.diagnose), "--demo is alone"),
-            (self.jobs >= 1, f"--jobs {self.jobs} has to be 1 or more"),
+            (self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs} has to be 1 or more"),
+            (not (self.jobs and self.dask), "--jobs is of this machine; a cluster has its own"),
             (not self.reference or self.report, "--reference is for --report"),
             (self.track is None or self.track >= 1, f"--track {self.track} has to be 1 or more"),
             (0 <= self.start < math.inf, f"--start {self.start:g} s has to be 0 or more"),

@@ -1,31 +1,18 @@
 """``apollo-restore``: restores MP3s and other coded music from the command line."""
 
-import threading
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
 
 from .arguments import parse
 from .options import Options
-from .terminal import Bar, Failures, command, say, tell
+from .terminal import Failures, command, say, tell
 
 if TYPE_CHECKING:
-    from ..restore import Progress, Restored
     from ..settings import Job, Settings
+    from .work import Done
 
 # Anything that imports torch is imported once the arguments are known to be right.
-_Work = Callable[["Job", "Settings", "Progress"], "Restored"]
-
-
-class _Stopped(Exception):
-    """Ends the work on a file after an interrupt."""
-
-
-class _Done(NamedTuple):
-    seconds: float
-    took: float
-    restored: "Restored"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,16 +63,12 @@ def _say_kept(kept: Sequence["Job"]) -> None:
 def _restore_all(
     options: Options, settings: "Settings", due: Sequence["Job"], failures: Failures
 ) -> None:
-    from ..data.parallel import each, threads
     from .after import say_level
-    from .loading import files_at_once, load
+    from .pool import outcomes
 
-    model, results = load(options), []
-    with threads(files_at_once(model, options, len(due))) as (pool, stop):
-        work = partial(_restore_one, _work(model, options, settings), settings, stop)
-        # One file needs no bar over files.
-        hidden = None if len(due) > 1 else True
-        for job, done in each(pool, work, due, len(due), "files", "file", hidden):
+    results = []
+    with closing(outcomes(options, due)) as all_done:
+        for job, done in all_done:
             if isinstance(done, Exception):
                 failures.add(job.source, done)
             else:
@@ -94,37 +77,6 @@ def _restore_all(
     say_level(results, settings)
 
 
-def _work(model, options: Options, settings: "Settings") -> _Work:
-    """What is done with each file."""
-    from ..restore import restore_file
-
-    if not options.stems:
-        return partial(restore_file, model)
-    from .stems import load_pipeline, restore_stems
-
-    return partial(restore_stems, load_pipeline(model, options.stems, settings))
-
-
-def _restore_one(work: _Work, settings: "Settings", stop: threading.Event, job: "Job") -> _Done:
-    if stop.is_set():
-        raise _Stopped
-    begin, seconds = time.perf_counter(), 0.0
-    bar = Bar(job.source.name)
-
-    def progress(step: str, done: float, total: float) -> None:
-        nonlocal seconds
-        if stop.is_set():
-            raise _Stopped
-        seconds = total
-        bar.progress(step, done, total)
-
-    try:
-        restored = work(job, settings, progress)
-    finally:
-        bar.close()
-    return _Done(seconds, time.perf_counter() - begin, restored)
-
-
-def _tell_done(job: "Job", done: _Done) -> None:
+def _tell_done(job: "Job", done: "Done") -> None:
     speed = done.seconds / done.took
     tell(f"{job.source} -> {job.target}  ({done.seconds:.1f} s, {speed:.1f} times real time)")

@@ -1,7 +1,7 @@
-"""Work on many items by any ``concurrent.futures.Executor``: processes or threads here, or a Dask
-cluster."""
+"""Work on many items by any ``concurrent.futures.Executor``: processes here, or a Dask cluster."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -13,37 +13,80 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     ProcessPoolExecutor,
-    ThreadPoolExecutor,
     wait,
 )
 from itertools import islice
+from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from tqdm import tqdm
 
 from ..errors import DeviceError, SettingError
+from ..memory import control_groups
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 # Submitted ahead: enough to keep a cluster busy, little to hold.
 _AHEAD = 256
 _DASK_SECONDS = 10
+# Seconds between two looks at what is under way.
+_TICK = 0.5
+
+
+class WorkerDied(DeviceError):
+    """A worker process that ended, killed or crashed, in the middle of its work."""
+
+
+def n_cores() -> int:
+    """Cores that this process may use: its affinity, and what a container's quota leaves."""
+    try:
+        n = len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux has it
+        n = os.cpu_count() or 1
+    for group in control_groups("cpu"):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # "max": none
+            quota, period = map(int, (group / "cpu.max").read_text().split())
+            n = min(n, math.ceil(quota / period))
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # version 1; -1: none
+            quota = int((group / "cpu.cfs_quota_us").read_text())
+            period = int((group / "cpu.cfs_period_us").read_text())
+            n = min(n, math.ceil(quota / period)) if quota > 0 else n
+    return max(1, n)
+
+
+def context(preload: str) -> BaseContext:
+    """How worker processes are begun, and what their locks and events have to be made by.
+
+    Args:
+        preload: module that all of them need, loaded once for all; that of the first call counts.
+    """
+    # A fork of a process that runs threads (torch's) can hang; a fork server has none.
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload([preload])
+    return forkserver
 
 
 @contextlib.contextmanager
-def executor(n_jobs: int | None = None, dask: str | None = None) -> Iterator[Executor]:
+def executor(
+    n_jobs: int | None = None,
+    dask: str | None = None,
+    prepare: Callable[[], object] | None = None,
+    preload: str = "apollo_plugin.data.pairs",
+) -> Iterator[Executor]:
     """An executor that is shut down at the end, and what is left undone with it.
 
     Args:
         n_jobs: number of processes; as many as there are cores unless given.
         dask: address of a Dask scheduler, ``"tcp://host:8786"``, in place of processes.
+        prepare: called in each process before its first item; a cluster's are not ours to prepare.
+        preload: of :func:`context`.
 
     Raises:
         ValueError: for ``n_jobs`` below 1, without the extra ``cluster``, or where no scheduler
             answers.
     """
-    if n_jobs is None:
-        n_jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    elif n_jobs < 1:
+    if n_jobs is not None and n_jobs < 1:
         raise SettingError(f"--n_jobs {n_jobs} has to be 1 or more")
     if dask:
         try:
@@ -61,36 +104,12 @@ def executor(n_jobs: int | None = None, dask: str | None = None) -> Iterator[Exe
             finally:
                 pool.shutdown(wait=False)
     else:
-        # A fork of a process that runs threads (torch's) can hang; a fork server has none.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["apollo_plugin.data.pairs"])
-        pool = ProcessPoolExecutor(n_jobs, context, initializer=_prepare_worker)
+        n_jobs = n_jobs or n_cores()
+        pool = ProcessPoolExecutor(n_jobs, context(preload), _prepare_worker, (prepare,))
         try:
             yield pool
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def threads(n_threads: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
-    """Threads that share PyTorch's between them, and an event that is set where the work ends.
-
-    Python cannot end a thread: what takes long has to look at the event.
-
-    Args:
-        n_threads: their number, 1 or more.
-    """
-    import torch
-
-    stop, n_cores = threading.Event(), torch.get_num_threads()
-    torch.set_num_threads(max(1, n_cores // n_threads))
-    pool = ThreadPoolExecutor(n_threads)
-    try:
-        yield pool, stop
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(n_cores)
 
 
 def each(
@@ -101,6 +120,7 @@ def each(
     desc: str,
     unit: str,
     disable: bool | None = None,
+    under_way: Callable[[], float] | None = None,
 ) -> Iterator[tuple[Item, Result | Exception]]:
     """Applies a function to each item, with a progress bar; results come as they are done.
 
@@ -112,15 +132,17 @@ def each(
         desc: title of the bar.
         unit: of the bar.
         disable: the bar; None where there is no terminal.
+        under_way: how many items those are that are under way, each by its share that is done.
 
     Yields:
         item and its result, or the exception that it ended with.
 
     Raises:
-        RuntimeError: where a worker process died.
+        WorkerDied: where a worker process did.
     """
     todo = iter(items)
     running: dict = {}
+    n_done = 0
     with tqdm(total=total, desc=desc, unit=unit, disable=disable) as bar:
         try:
             while True:
@@ -128,22 +150,27 @@ def each(
                     running[pool.submit(function, item)] = item
                 if not running:
                     return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                tick = None if bar.disable or not under_way else _TICK
+                done, _ = wait(running, tick, FIRST_COMPLETED)
+                if tick:
+                    bar.n = round(n_done + under_way(), 1)
+                    bar.refresh()
                 for future in done:
                     item, error = running.pop(future), future.exception()
                     if error is not None and (
                         isinstance(error, BrokenExecutor) or not isinstance(error, Exception)
                     ):
                         raise error
-                    bar.update()
+                    n_done += 1
+                    bar.update(n_done - bar.n)
                     yield item, future.result() if error is None else error
         except (BrokenExecutor, CancelledError) as error:
-            raise DeviceError(
+            raise WorkerDied(
                 "a worker process died, of too little memory perhaps; try a smaller --n_jobs"
             ) from error
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(prepare: Callable[[], object] | None) -> None:
     """One thread: processes share the cores already. An interrupt is for the main process; where
     that is killed, its workers end too."""
     import torch
@@ -156,3 +183,5 @@ def _prepare_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    if prepare:
+        prepare()

@@ -3,18 +3,16 @@
 import os
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import load, save, small_model, snr, tone, tree
+from helpers import load, save, snr, tone, tree
 
-from apollo_plugin import Apollo, restore
-from apollo_plugin.cli import loading, main
+from apollo_plugin import Apollo
+from apollo_plugin.cli import main
 from apollo_plugin.cli.arguments import parse
 from apollo_plugin.cli.plan import plan
 from apollo_plugin.restore import restore_audio
@@ -239,6 +237,8 @@ def test_a_folder_without_audio(run, tmp_path):
         ["a.wav", "--rate", "48000", "--report", "a.html"],
         ["--demo", "--diagnose"],
         ["a.wav", "--device", "abacus"],
+        ["a.wav", "--jobs", "0"],
+        ["a.wav", "--jobs", "2", "--dask", "tcp://host:8786"],
         ["a.wav", "--unknown"],
     ],
 )
@@ -266,62 +266,6 @@ def test_an_interrupted_run_leaves_nothing_half(run, tmp_path, monkeypatch):
     status, _, err = run(path)
     assert status == 130 and "interrupted" in err
     assert tree(tmp_path) == ["a.wav", "tiny.safetensors"]
-
-
-def test_files_side_by_side_are_the_same(run, tmp_path, monkeypatch):
-    wavs = {f"{i}.wav": tone(20000 + 3000 * i, 1 + i % 2) for i in range(5)}
-    for name, wav in wavs.items():
-        save(tmp_path / "in" / name, wav)
-    (tmp_path / "in" / "bad.wav").write_bytes(b"RIFF")
-    n_threads = torch.get_num_threads()
-    for n_at_once in (1, 3):
-        monkeypatch.setattr(loading, "files_at_once", lambda *_, n=n_at_once: n)
-        status, out, err = run(tmp_path / "in", "-o", tmp_path / str(n_at_once))
-        assert status == 1 and out.count("->") == 5 and "bad.wav" in err and "1 of 6 failed" in err
-        assert torch.get_num_threads() == n_threads
-    assert tree(tmp_path / "1") == tree(tmp_path / "3")
-    for name in tree(tmp_path / "1"):
-        assert snr(load(tmp_path / "3" / name)[0], load(tmp_path / "1" / name)[0]) > 90
-
-
-def test_an_interrupt_stops_all_files_that_are_under_way(run, tmp_path, monkeypatch):
-    for name in "abcdef":
-        save(tmp_path / "in" / f"{name}.wav", tone(2000))
-    begun, stopped, barrier = [], [], threading.Barrier(3)
-
-    def endless(model, job, settings, progress):
-        begun.append(job.source.stem)
-        if job.source.stem in "abc":
-            barrier.wait(20)
-        if job.source.stem == "b":
-            raise KeyboardInterrupt
-        try:
-            for _ in range(2000):
-                progress("restoring", 1.0, 2000.0)
-                time.sleep(0.01)
-        except Exception:
-            stopped.append(job.source.stem)
-            raise
-
-    monkeypatch.setattr(loading, "files_at_once", lambda *_: 3)
-    monkeypatch.setattr(restore, "restore_file", endless)
-    status, out, err = run(tmp_path / "in", "-o", tmp_path / "out")
-    assert status == 130 and err.count("interrupted") == 1 and not out
-    assert sorted(begun[:3]) == ["a", "b", "c"] and {"a", "c"} <= set(stopped)
-    assert not (tmp_path / "out").exists()
-
-
-def test_as_many_files_at_once_as_there_are_threads():
-    model, n_threads = small_model(), torch.get_num_threads()
-    options, _ = parse(["a.wav"])
-    try:
-        torch.set_num_threads(3)
-        assert [loading.files_at_once(model, options, n) for n in (1, 2, 9)] == [1, 2, 3]
-        torch.set_num_threads(64)
-        assert loading.files_at_once(model, options, 100) == 4
-    finally:
-        torch.set_num_threads(n_threads)
-    assert loading.files_at_once(model.to("meta"), options, 9) == 1
 
 
 def test_plan_finds_a_file_once(tmp_path):

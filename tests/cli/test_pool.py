@@ -1,0 +1,203 @@
+"""Files side by side: the same results, whoever dies or is interrupted; how many at a time."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+from helpers import do_slowly, load, save, small_model, snr, tone, tree
+
+from apollo_plugin import audio, checkpoints
+from apollo_plugin.audio.extent import expected_bytes
+from apollo_plugin.cli import pool
+from apollo_plugin.cli.arguments import parse
+from apollo_plugin.data.codecs import encode_mp3
+from apollo_plugin.settings import Job
+
+GB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    """Five short files in a folder and what one process makes of them."""
+    root = tmp_path_factory.mktemp("songs")
+    for i in range(5):
+        save(root / "in" / f"{i}.wav", tone(20000 + 3000 * i, 1 + i % 2))
+    return root / "in"
+
+
+@pytest.fixture(scope="module")
+def alone(songs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone")
+    checkpoint = out / "tiny.safetensors"
+    checkpoints.save(small_model(n_layers=1, residual=True, band_gain=True), checkpoint)
+    from apollo_plugin.cli import main
+
+    assert main([str(songs), "-o", str(out / "out"), "--checkpoint", str(checkpoint)]) == 0
+    return out / "out"
+
+
+def same(folder, expected, names=None):
+    names = names or tree(expected)
+    assert [name for name in tree(folder) if not name.endswith(".safetensors")] == names
+    for name in names:
+        got, want = load(folder / name), load(expected / name)
+        assert got[1] == want[1] and got[0].shape == want[0].shape
+        assert snr(got[0], want[0]) > 90
+
+
+def test_processes_make_what_one_makes(run, songs, alone, tmp_path):
+    extra = tmp_path / "extra"
+    (extra / "deep").mkdir(parents=True)
+    (extra / "bad.wav").write_bytes(b"RIFF")
+    (extra / "deep" / "cut.wav").write_bytes((songs / "4.wav").read_bytes()[:-9999])
+    n_threads = torch.get_num_threads()
+    options = ("--jobs", 3, "--salvage", "-o", tmp_path / "out")
+    status, out, err = run(songs, extra, *options)
+    assert status == 1 and out.count("->") == 6
+    lines = err.strip().splitlines()
+    assert any("bad.wav" in line for line in lines) and lines[-1].endswith("1 of 7 failed")
+    assert sum("cut.wav" in line and "salvaged" in line for line in lines) == 1 and len(lines) == 3
+    (tmp_path / "out" / "deep" / "cut_restored.wav").unlink()
+    same(tmp_path / "out", alone)
+    assert torch.get_num_threads() == n_threads
+
+
+def test_a_file_that_kills_its_process_is_lost_alone(run, songs, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "do_there", do_slowly)
+    save(tmp_path / "deadly.wav", tone(500))
+    status, out, err = run(
+        songs / "0.wav", tmp_path / "deadly.wav", songs, "--jobs", 2, "-o", tmp_path / "out"
+    )
+    assert status == 1 and out.count("->") == 5
+    first, last = err.strip().splitlines()
+    assert "deadly.wav" in first and "died" in first and last.endswith("1 of 6 failed")
+    same(tmp_path / "out", alone)
+
+
+def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(tmp_path, tiny_checkpoint):
+    save(tmp_path / "in" / "0.wav", tone(500))
+    long = save(tmp_path / "in" / "1.wav", torch.zeros(2, 44100 * 600), subtype="PCM_16")
+    (tmp_path / "in" / "2.wav").symlink_to(long)
+    command = [sys.executable, "-m", "apollo_plugin.cli", tmp_path / "in", "-o", tmp_path / "out"]
+    command += ["--checkpoint", tiny_checkpoint, "--jobs", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert "0.wav" in process.stdout.readline()
+    children = psutil.Process(process.pid).children(recursive=True)
+    # As a terminal does: to all of them.
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and not out
+    assert len(err.splitlines()) == 1 and "interrupted" in err
+    assert sorted(os.listdir(tmp_path / "out")) == ["0_restored.wav"]
+    assert len(children) >= 3 and not psutil.wait_procs(children, 10)[1]
+
+
+def test_a_cluster_of_two_workers_one_of_which_is_killed(run, songs, alone, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(pool, "do_there", do_slowly)
+    out, killed = tmp_path / "out", []
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True
+    ) as cluster:
+
+        def kill():
+            while not out.is_dir() or not tree(out):
+                time.sleep(0.01)
+            killed.append(cluster.workers[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        # Names relative to a folder that the workers were not begun in.
+        monkeypatch.chdir(songs.parent)
+        status, text, err = run("in", "-o", out, "--dask", cluster.scheduler_address)
+        killer.join(1)
+        assert killed
+        assert status == 0 and text.count("->") == 5 and "failed" not in err
+        same(out, alone)
+        assert sorted(os.listdir(out)) == tree(alone)
+        # What cannot be used is said once, and before the work.
+        status, text, err = run(
+            "in", "-o", tmp_path, "--dask", cluster.scheduler_address, checkpoint="no-such"
+        )
+        assert status == 1 and not text and "no checkpoint 'no-such'" in err
+        (tmp_path / "bad.wav").write_bytes(b"RIFF")
+        status, text, err = run(tmp_path / "bad.wav", "--dask", cluster.scheduler_address)
+        assert status == 1 and "bad.wav" in err and "1 of 1 failed" in err
+
+
+def test_no_cluster_there(run, songs, tmp_path):
+    pytest.importorskip("distributed")
+    status, _, err = run(songs, "-o", tmp_path / "out", "--dask", "nowhere")
+    assert status == 1 and "no Dask scheduler answers at 'nowhere'" in err
+    assert len(err.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "typed, n_files, megabytes, cores, free, expected",
+    [
+        ([], 1, 900, 8, 64 * GB, 1),  # one file pays for no pool
+        ([], 9, 0.01, 8, 64 * GB, 1),  # nor do some that take no time
+        ([], 9, 5, 8, 64 * GB, 8),
+        ([], 3, 5, 8, 64 * GB, 3),
+        ([], 9, 5, 8, 3 * GB, 3),
+        ([], 9, 5, 8, 0, 1),
+        ([], 9, 5, 8, None, 8),
+        (["--jobs", "2"], 9, 0.01, 8, 64 * GB, 2),
+        (["--jobs", "1"], 9, 5, 8, 64 * GB, 1),
+        (["--jobs", "20"], 9, 5, 8, 3 * GB, 3),
+        (["--stems", "x"], 9, 5, 8, 64 * GB, 1),
+        (["--stems", "x", "--jobs", "2"], 9, 5, 8, 64 * GB, 2),
+        (["--jobs", "3"], 2, 5, 1, 64 * GB, 2),
+    ],
+)
+def test_how_many_at_a_time(
+    typed, n_files, megabytes, cores, free, expected, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(pool, "n_cores", lambda: cores)
+    monkeypatch.setattr(pool, "available_bytes", lambda: free)
+    path = tmp_path / "a.wav"
+    with path.open("wb") as file:
+        file.truncate(int(megabytes * 1e6))
+    options = parse(["a.wav", *typed])[0]
+    model, due = small_model(), [Job(path, tmp_path / f"{i}.wav") for i in range(n_files)]
+    n, purse = pool.share_out(model, options, due)
+    assert n == expected
+    assert purse is None or 0 < purse < free
+    assert pool.share_out(model.to("meta"), parse(["a.wav"])[0], due)[0] == 1
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.m4a"])
+def test_what_a_header_says_is_what_is_read(name, tmp_path):
+    path, wav = tmp_path / name, tone(88200)
+    if name == "a.m4a":
+        import av
+
+        with av.open(str(path), "w", format="mp4") as container:
+            stream = container.add_stream("aac", rate=44100, layout="stereo")
+            frame = av.AudioFrame.from_ndarray(wav.numpy(), format="fltp", layout="stereo")
+            frame.sample_rate = 44100
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    elif name == "a.mp3":
+        path.write_bytes(encode_mp3(wav, kbps=64))
+    else:
+        audio.write(path, wav, 44100, name[2:].upper())
+    there = audio.read(path)[0]
+    assert expected_bytes(path) == pytest.approx(there.nbytes, rel=0.05)
+    assert expected_bytes(path, 0.5) == pytest.approx(there.nbytes / 4, rel=0.05)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"ID3" + bytes(100), bytes(5000), None])
+def test_headers_that_say_nothing(content, tmp_path):
+    path = tmp_path / "a.mp3"
+    if content is not None:
+        path.write_bytes(content)
+    assert expected_bytes(path) == 0
