@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import GOLDEN, small_model
+from helpers import GOLDEN, chirps, save, small_model
 from safetensors.torch import load_file
 
 from apollo_plugin import Apollo, MultiResolutionSTFTDiscriminator
@@ -63,6 +63,20 @@ def prepared(demo_sets, tmp_path_factory) -> Path:
         for name in ("valid", "test"):
             pairs.make_pairs(root / name, 1, pool, bit_rates=(24, 64), seconds=1.5)
     return root
+
+
+@pytest.fixture(scope="session")
+def own_dirs(tmp_path_factory) -> tuple[Path, Path]:
+    """Four songs without stems, and four pairs of MP3s at 32 kbit/s with their originals."""
+    from apollo_plugin.data.codecs import mp3
+
+    songs_dir, pairs_dir = tmp_path_factory.mktemp("songs"), tmp_path_factory.mktemp("pairs")
+    for index in range(4):
+        song = chirps(index)
+        save(songs_dir / f"song {index}.wav", song)
+        save(pairs_dir / "original" / f"{index}.wav", song)
+        save(pairs_dir / "coded" / f"{index}.flac", mp3(song, 44100, 32), subtype="PCM_24")
+    return songs_dir, pairs_dir
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,17 @@ def tone(n_samples: int, n_channels: int = 2, sample_rate: int = 44100) -> torch
     return 0.1 * torch.sin(2 * torch.pi * hertz * t).sum(1) + 0.02 * noise
 
 
+def chirps(seed: int, seconds: float = 3.5, n_channels: int = 2) -> torch.Tensor:
+    """Tones that glide differently at each moment, ``(channels, time)`` at 44.1 kHz."""
+    generator = torch.Generator().manual_seed(seed)
+    n_samples = round(44100 * seconds)
+    # A random walk of the frequency, from 300 to 5000 Hz.
+    steps = torch.randn(n_channels, 3, n_samples // 441 + 2, generator=generator).cumsum(-1)
+    hertz = 2650 + 2350 * torch.sin(steps / 3)
+    hertz = torch.nn.functional.interpolate(hertz, n_samples, mode="linear").double()
+    return (0.1 * torch.sin(2 * torch.pi * hertz.cumsum(-1) / 44100).sum(1)).float()
+
+
 def one_line(caught, path) -> str:
     """The message of an error that ``pytest.raises`` caught: it names the path, on one line."""
     text = str(caught.value)
@@ -98,6 +109,9 @@ class Noisy(Dataset):
 
     def set_epoch(self, epoch):
         self.epoch = epoch
+
+    def get_infos(self):
+        return dict(dataset="noise", task="restoration", licenses=[{"title": "noise"}])
 
     def __len__(self):
         return self.n_items

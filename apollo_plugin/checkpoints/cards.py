@@ -97,10 +97,15 @@ def model_card(
     if figures:
         parts.append(_FIGURES.format(figures=figures))
     if data:
+        commercial = {True: "no", None: "not told"}
         rows = "\n".join(
-            f"| [{entry['title']}]({entry['title_link']}) | {entry['author']} | "
-            f"{entry['license']} | {'no' if entry.get('non_commercial') else 'yes'} |"
+            f"| {_linked(entry)} | {entry['author']} | {entry['license']} | "
+            f"{commercial.get(entry.get('non_commercial', False), 'yes')} |"
             for entry in sources
         )
         parts.append(_DATA.format(data=data, sources=rows))
     return f"---\n{head.to_yaml()}\n---\n\n{''.join(parts)}{_LIMITS if figures or data else ''}"
+
+
+def _linked(entry: dict[str, Any]) -> str:
+    return f"[{entry['title']}]({entry['title_link']})" if entry["title_link"] else entry["title"]

@@ -148,7 +148,8 @@ def detect_all(
 
 
 def _detect_song(song: Song, root: Path, detector: Detector) -> dict[str, list[float]]:
-    found = {name: detector(stem) for name, stem in song.stems.items()}
+    # Where the original of a pair sounds, its coded version does.
+    found = {name: detector(stem) for name, stem in song.stems.items() if name != tracks.CODED}
     about = dict(key=_fingerprint(song, detector), starts=found)
     write_json(_cache(root, song), about, indent=None)
     return found

@@ -14,7 +14,18 @@ from ..audio import read
 from ..errors import AudioError, DataError, SettingError
 from . import tracks
 from .codecs import BIT_RATES, EVERYDAY, draw_codec
-from .mixing import LEAST_DB, Library, Mix, coded_pair, draw_stems, level_db
+from .mixing import (
+    AS_CODED,
+    LEAST_DB,
+    STEMS,
+    UNKNOWN_KBPS,
+    Library,
+    Mix,
+    coded_pair,
+    draw_stems,
+    kbps_name,
+    level_db,
+)
 
 _MAX_DRAWS = 20
 
@@ -39,10 +50,29 @@ MOISESDB_LICENSE = dict(
     license_link="https://creativecommons.org/licenses/by-nc-sa/4.0/",
     non_commercial=True,
 )
+OWN_LICENSE = dict(
+    title="Recordings of one's own",
+    title_link="",
+    author="not told",
+    author_link="",
+    license="not told",
+    license_link="",
+    non_commercial=None,
+)
+# Data set -> how it is called, and its licence.
+_ABOUT: dict[str, tuple[str, dict[str, Any]]] = dict(
+    musdb18hq=("MUSDB18-HQ", MUSDB_LICENSE),
+    moisesdb=("MoisesDB", MOISESDB_LICENSE),
+    songs=("songs of one's own", OWN_LICENSE),
+    pairs=("pairs of one's own", OWN_LICENSE),
+)
 
 
 class MixtureDataset(Dataset):
     """Dynamic mixing of section III-A. An item is a function of seed, epoch and index alone.
+
+    One's own songs and pairs come as they are, as often as they last in comparison with the songs
+    that have stems: songs coded like mixes, pairs as they were coded.
 
     Args:
         root: folder of a split, with ``tracks.json`` and ``segments.json``.
@@ -69,8 +99,6 @@ class MixtureDataset(Dataset):
     Raises:
         AudioError: where stages 1 and 2 have not run, nothing sounds, or a file is damaged.
     """
-
-    dataset_name = "MUSDB18-HQ and MoisesDB"
 
     def __init__(
         self,
@@ -134,7 +162,7 @@ class MixtureDataset(Dataset):
                 channels = slice(first, first + 1)
             if level_db(original[channels]) < LEAST_DB:
                 continue
-            coded, wav = coded_pair(original, mix, self.sample_rate)
+            coded, wav = coded_pair(self.library, original, mix, self.sample_rate)
             level = 10 ** (-random.uniform(0, self.level_db) / 20)
             return level * coded[channels], level * wav[channels]
         raise AudioError(
@@ -146,13 +174,16 @@ class MixtureDataset(Dataset):
         """Draws the recipe of an item."""
         kbps = int(random.choice(self.bit_rates))
         mix = self._draw(random, kbps)
-        if self.tilt_db:
+        if self.tilt_db and mix.codec != AS_CODED:
             mix = replace(mix, tilt_db=random.uniform(-self.tilt_db, self.tilt_db))
         return mix
 
     def _draw(self, random: np.random.Generator, kbps: int) -> Mix:
         # A single codec takes nothing from the generator.
         codec = draw_codec(random, self.codecs) if len(self.codecs) > 1 else next(iter(self.codecs))
+        source = self.library.draw_source(random)
+        if source != STEMS:
+            return self.library.draw_song(random, self.segment, kbps, codec, source)
         if random.random() < self.mixture_share:
             return self.library.draw_song(random, self.segment, kbps, codec)
         stems = draw_stems(random, self.library.stems, None, self.max_stems)
@@ -161,12 +192,10 @@ class MixtureDataset(Dataset):
     def get_infos(self) -> dict[str, Any]:
         """For publishing models: ``dataset``, ``task`` and ``licenses`` of what is in here."""
         sets = {song.split("/")[0] for song in self.library.songs}
-        licenses = dict(musdb18hq=MUSDB_LICENSE, moisesdb=MOISESDB_LICENSE)
-        return dict(
-            dataset=self.dataset_name,
-            task="restoration",
-            licenses=[licenses[name] for name in sorted(sets) if name in licenses],
-        )
+        names, licenses = zip(*(about for name, about in _ABOUT.items() if name in sets))
+        # Songs and pairs have one licence.
+        unique = [entry for i, entry in enumerate(licenses) if entry not in licenses[:i]]
+        return dict(dataset=" and ".join(names), task="restoration", licenses=unique)
 
 
 @dataclass(frozen=True)
@@ -175,8 +204,8 @@ class Pair:
 
     Args:
         folder: holds ``original.flac``, ``mp3.flac`` and ``mix.json``.
-        kbps: bit rate in kbit/s.
-        kind: one of ``KINDS``.
+        kbps: bit rate in kbit/s, or ``UNKNOWN_KBPS``.
+        kind: one of ``KINDS`` or ``OWN_KINDS``.
         name: of the folder.
     """
 
@@ -216,9 +245,13 @@ class PairDataset(Dataset):
 
     def __init__(self, root: str | os.PathLike):
         root = Path(root)
-        names = tracks.read_stage(root / "pairs.json", 3)
+        cases = [
+            (root / name, *name.split("/")) for name in tracks.read_stage(root / "pairs.json", 3)
+        ]
+        unknown = kbps_name(UNKNOWN_KBPS)
         self.pairs = [
-            Pair(root / name, int(name.split("/")[0]), *name.split("/")[1:]) for name in names
+            Pair(folder, UNKNOWN_KBPS if kbps == unknown else int(kbps), kind, name)
+            for folder, kbps, kind, name in cases
         ]
         if not self.pairs:
             raise DataError(f"'{root / 'pairs.json'}' lists no pairs; run stage 3 again")

@@ -19,10 +19,20 @@ from .codecs import CODECS
 
 # The four kinds of music of Table II.
 KINDS = ("vocals", "single_stem", "multi_stems", "multi_stems_vocals")
+# What items are made of: stems, or one's own material, which makes kinds of its own.
+STEMS = "stems"
+OWN_KINDS = dict(song=tracks.SONG, pair=tracks.ORIGINAL)
+# Of pairs: whatever codec it was, at a bit rate that nobody tells.
+AS_CODED, UNKNOWN_KBPS = "as coded", 0
 # Quieter mixes have no coding noise to learn from: what a codec of 16 bits adds is rounding. (A
 # segment is active, its parts may rest.) Seen before a mix is divided by its peak.
 LEAST_DB = -60.0
 _TILT_FROM = 100.0  # Hz
+
+
+def kbps_name(kbps: int) -> str:
+    """A bit rate in kbit/s, as folders and tables have it."""
+    return "unknown" if kbps == UNKNOWN_KBPS else str(kbps)
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Part:
 class Mix:
     """The recipe of a mix; rendering it again gives the same samples.
 
-    ``tilt_db`` is in dB an octave, see :func:`tilted`.
+    ``tilt_db`` is in dB an octave, see :func:`tilted`; ``codec`` is ``AS_CODED`` for a pair.
     """
 
     parts: tuple[Part, ...]
@@ -64,7 +74,9 @@ class Library:
         self.songs = {song.id: song for song in tracks.load(self.root / "tracks.json")}
         found = tracks.read_stage(self.root / "segments.json", 2)
         # stem -> song -> starts of its active segments in seconds
-        self.starts: dict[str, dict[str, list[float]]] = {name: {} for name in tracks.STEMS}
+        self.starts: dict[str, dict[str, list[float]]] = {
+            name: {} for name in (*tracks.STEMS, *OWN_KINDS.values())
+        }
         try:
             self.segment = float(found["segment"])
             # song -> changes with its files
@@ -80,11 +92,27 @@ class Library:
                 "run stage 2 again"
             ) from error
         self.stems = [name for name in tracks.STEMS if self.starts[name]]
-        if not self.stems:
+        # What items are made of -> how much there is, in active segments.
+        sources = (STEMS, *OWN_KINDS.values())
+        self.sources = {source: n for source in sources if (n := self._amount(source))}
+        if not self.sources:
             raise AudioError(
                 f"'{self.root / 'segments.json'}' lists no active segments: no songs in this "
                 "split, or all of them silent; see the messages of stages 1 and 2"
             )
+
+    def _amount(self, source: str) -> int:
+        names = self.stems if source == STEMS else [source]
+        songs = {song for name in names for song in self.starts[name]}
+        return sum(max(len(self.starts[n].get(song, ())) for n in names) for song in songs)
+
+    def draw_source(self, random: np.random.Generator) -> str:
+        """One of :attr:`sources`, by how much there is of it."""
+        names = list(self.sources)
+        if len(names) == 1:  # takes nothing from the generator
+            return names[0]
+        amounts = np.array(list(self.sources.values()), float)
+        return str(random.choice(names, p=amounts / amounts.sum()))
 
     def draw(
         self,
@@ -108,12 +136,22 @@ class Library:
         return Mix(tuple(parts), kbps, seconds, codec)
 
     def draw_song(
-        self, random: np.random.Generator, seconds: float, kbps: int, codec: str = "mp3"
+        self,
+        random: np.random.Generator,
+        seconds: float,
+        kbps: int,
+        codec: str = "mp3",
+        source: str = STEMS,
     ) -> Mix:
-        """Draws a part of a song as it is: all of its stems at their own level."""
-        songs = [(stem, song) for stem in self.stems for song in self.starts[stem]]
+        """Draws a part of a song as it is: all of its stems at their own level; or of a song
+        without stems, or of a pair, where that is the ``source``."""
+        names = self.stems if source == STEMS else [source]
+        songs = [(stem, song) for stem in names for song in self.starts[stem]]
         stem, song = songs[random.integers(len(songs))]
         start = self._start(random, stem, song, seconds)
+        if source == tracks.ORIGINAL:
+            part = Part(song, source, start, 0.0)
+            return Mix((part,), UNKNOWN_KBPS, seconds, AS_CODED)
         stems = self.songs[song].stems
         return Mix(tuple(Part(song, name, start, 0.0) for name in stems), kbps, seconds, codec)
 
@@ -126,27 +164,35 @@ class Library:
 
     def sum(self, mix: Mix, sample_rate: int) -> np.ndarray:
         """The mix before it is coded, float32 ``(2, time)``, at its own level and at most full
-        scale: beyond that the codec would clip, which is no coding noise."""
+        scale: beyond that the codec would clip, which is no coding noise. Of a pair the original,
+        as it is."""
         original = np.zeros((2, round(mix.seconds * sample_rate)), np.float32)
         for part in mix.parts:
             wav = self.songs[part.song].stems[part.stem].read(part.start, mix.seconds, sample_rate)
             original += np.float32(10 ** (part.gain_db / 20)) * wav
+        if mix.codec == AS_CODED:
+            return original
         original = tilted(original, mix.tilt_db, sample_rate)
         return original / max(1.0, np.abs(original).max())
 
 
 def coded_pair(
-    original: np.ndarray, mix: Mix, sample_rate: int
+    library: Library, original: np.ndarray, mix: Mix, sample_rate: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A mix through its codec, and the mix, both divided by the larger peak of the two.
 
     Args:
+        library: that the mix is of.
         original: what :meth:`Library.sum` made of ``mix``.
         mix: its recipe.
         sample_rate: in Hz.
     """
     wav = torch.from_numpy(original)
-    coded = CODECS[mix.codec](wav, sample_rate, mix.kbps)
+    if mix.codec == AS_CODED:
+        stem = library.songs[mix.parts[0].song].stems[tracks.CODED]
+        coded = torch.from_numpy(stem.read(mix.parts[0].start, mix.seconds, sample_rate))
+    else:
+        coded = CODECS[mix.codec](wav, sample_rate, mix.kbps)
     peak = max(wav.abs().max().item(), coded.abs().max().item())
     return (coded / peak, wav / peak) if wav.abs().max() > 0 else (coded, wav)
 

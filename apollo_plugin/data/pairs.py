@@ -15,8 +15,20 @@ import torch
 from ..audio import probe, write
 from ..errors import AudioError, SettingError
 from ..files import atomic_write, write_json
+from . import tracks
 from .codecs import BIT_RATES
-from .mixing import KINDS, LEAST_DB, Library, Mix, coded_pair, draw_stems, level_db
+from .mixing import (
+    KINDS,
+    LEAST_DB,
+    OWN_KINDS,
+    UNKNOWN_KBPS,
+    Library,
+    Mix,
+    coded_pair,
+    draw_stems,
+    kbps_name,
+    level_db,
+)
 from .parallel import each
 
 _MAX_DRAWS = 50
@@ -29,7 +41,7 @@ class RenderJob:
     Args:
         root: folder of the split.
         kbps: bit rate in kbit/s.
-        kind: one of ``KINDS``.
+        kind: one of ``KINDS`` or ``OWN_KINDS``.
         index: of the pair; equal for all bit rates of one mix.
         seconds: length.
         sample_rate: in Hz.
@@ -46,7 +58,7 @@ class RenderJob:
 
     @property
     def name(self) -> str:
-        return f"{self.kbps}/{self.kind}/{self.index:05d}"
+        return f"{kbps_name(self.kbps)}/{self.kind}/{self.index:05d}"
 
 
 def make_pairs(
@@ -60,7 +72,8 @@ def make_pairs(
 ) -> tuple[int, list[str]]:
     """Makes what is missing of a split's pairs and lists them all in ``pairs.json``.
 
-    Pair ``i`` of a kind is the same mix at every bit rate. Whole pairs of an earlier run are kept;
+    Pair ``i`` of a kind is the same mix at every bit rate. Parts of one's own pairs are taken as
+    they are, as many as other kinds have at all bit rates. Whole pairs of an earlier run are kept;
     ``pairs.json`` is there only when all pairs are.
 
     Args:
@@ -90,8 +103,9 @@ def make_pairs(
     notes = [
         f"'{root}': no pairs of kind {kind}, its songs have only {', '.join(library.stems)}"
         for kind in KINDS
-        if kind not in kinds
+        if library.stems and kind not in kinds
     ]
+    kinds += [kind for kind in (tracks.SONG,) if kind in library.sources]
     # Bit rates inside: a run that is stopped early leaves some of every rate.
     jobs = [
         RenderJob(str(root), kbps, kind, index, seconds, sample_rate, seed)
@@ -99,6 +113,11 @@ def make_pairs(
         for kind in kinds
         for kbps in bit_rates
     ]
+    if tracks.ORIGINAL in library.sources:
+        jobs += [
+            RenderJob(str(root), UNKNOWN_KBPS, "pair", index, seconds, sample_rate, seed)
+            for index in range(n_pairs * len(bit_rates))
+        ]
     listed = sorted(job.name for job in jobs)
     index_file = root / "pairs.json"
     # Until all are there no later stage takes what is there for the set.
@@ -132,13 +151,16 @@ def make_pair(job: RenderJob) -> bool:
         level = level_db(wav)
         if level >= LEAST_DB:
             about["level_db"] = round(level, 2)
-            _write(folder, about, *coded_pair(wav, mix, job.sample_rate), job.sample_rate)
+            _write(folder, about, *coded_pair(library, wav, mix, job.sample_rate), job.sample_rate)
             return True
     raise AudioError(f"{_MAX_DRAWS} mixtures in a row were silent, below {LEAST_DB:g} dB")
 
 
 def _draw(library: Library, job: RenderJob, attempt: int) -> Mix:
-    random = np.random.default_rng((job.seed, KINDS.index(job.kind), job.index, attempt))
+    kinds = (*KINDS, *OWN_KINDS)
+    random = np.random.default_rng((job.seed, kinds.index(job.kind), job.index, attempt))
+    if job.kind in OWN_KINDS:
+        return library.draw_song(random, job.seconds, job.kbps, source=OWN_KINDS[job.kind])
     stems = draw_stems(random, library.stems, job.kind)
     return library.draw(random, stems, job.seconds, job.kbps)
 

@@ -36,11 +36,11 @@ def split(
     """Divides songs into training, validation and test.
 
     MUSDB18-HQ's test songs are test songs and its customary 14 validation songs are for
-    validation. The rest is divided by artist, MUSDB18-HQ first; an artist of MoisesDB whom it
-    holds too follows, so that nobody of MoisesDB is in two splits.
+    validation. The rest is divided by artist, MUSDB18-HQ first; an artist of MoisesDB or of one's
+    own songs whom it holds too follows, so that nobody of these is in two splits.
 
     Args:
-        songs: of one data set or both.
+        songs: of any of the data sets, and one's own.
         seed: of the division.
         valid_share: least share of a data set's songs for validation.
         test_share: likewise for test; MUSDB18-HQ brings its own.
@@ -54,10 +54,11 @@ def split(
     for name in ("valid", "test"):
         splits[name] = [song for song in songs if _fixed_split(song) == name]
         home |= {_artist(song): name for song in splits[name]}
-    for dataset in ("musdb18hq", "moisesdb"):
+    for dataset in ("musdb18hq", "moisesdb", "songs", "pairs"):
         members = [song for song in songs if song.id.startswith(dataset + "/")]
+        divided = dataset != "musdb18hq"
         due = dict(
-            test=round(test_share * len(members)) if dataset == "moisesdb" else 0,
+            test=max(len(members) > 2, round(test_share * len(members))) if divided else 0,
             valid=max(1, round(valid_share * len(members))),
         )
         if any(_fixed_split(song) == "valid" for song in members):
@@ -68,12 +69,12 @@ def split(
                 artists[_artist(song)].append(song)
         order = sorted(artists)
         random.Random(f"{seed}/{dataset}").shuffle(order)
-        if dataset == "moisesdb":
+        if divided:
             order.sort(key=lambda artist: artist not in home)
         for position, artist in enumerate(order):
             # MUSDB18-HQ's own training songs stay where everybody has them. The last artist
             # trains: a set of one song is a training set.
-            if dataset == "moisesdb" and artist in home:
+            if divided and artist in home:
                 where = home[artist]
             elif position == len(order) - 1:
                 where = "train"

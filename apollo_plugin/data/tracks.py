@@ -25,6 +25,8 @@ STEMS = (
     "vocals bass drums other guitar other_plucked percussion piano other_keys bowed_strings wind"
 ).split()
 _MUSDB_STEMS = ("vocals", "drums", "bass", "other")
+# Of one's own material, see own.py: a song without stems, and the two of a pair.
+SONG, ORIGINAL, CODED = "song", "original", "coded"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Song:
         id: unique: the data set, its subset if it has any, and the folder's name.
         artist: as the data set has it.
         title: likewise.
-        stems: name (one of ``STEMS``) -> stem.
+        stems: name (one of ``STEMS``, or of one's own material) -> stem.
     """
 
     id: str
@@ -107,7 +109,7 @@ def musdb18hq(source: "str | os.PathLike | musdb.DB", problems: list[str]) -> li
         artist, _, title = folder.name.partition(" - ")
         stems = {name: [folder / f"{name}.wav"] for name in _MUSDB_STEMS}
         id = f"musdb18hq/{subset}/{folder.name}"
-        songs += _song(folder, id, artist, title, stems, problems)
+        songs += checked_song(folder, id, artist, title, stems, problems)
     return songs
 
 
@@ -150,7 +152,7 @@ def moisesdb(root: str | os.PathLike, problems: list[str]) -> list[Song]:
             problems.append(f"'{folder / 'data.json'}': {what}; song left out")
         else:
             id = f"moisesdb/{folder.name}"
-            songs += _song(folder, id, artist, title, stems, problems)
+            songs += checked_song(folder, id, artist, title, stems, problems)
     return songs
 
 
@@ -158,7 +160,7 @@ def _folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _song(
+def checked_song(
     folder: Path,
     id: str,
     artist: str,

@@ -214,8 +214,8 @@ def _notes(
         )
     n_case = min(group["n_pairs"] for group in summary["by_kind"].values())
     notes.append(
-        f"{n_case} pairs of each kind (the paper: {_PAPER_PAIRS} a case), mixed by stage 3: other "
-        "music than the paper's, so its printed rows are a guide and no comparison. RTF: mean of "
+        f"{n_case} pairs of each kind (the paper: {_PAPER_PAIRS} a case), made by stage 3: other "
+        "music than the paper's, so printed figures are a guide and no comparison. RTF: mean of "
         f"{iterations} runs over 1 s of mono (the paper: 1000, on its GPU). Checkpoint: "
         f"`{ours.checkpoint.name}`, SHA-256 {ours.digest[:12]}."
     )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import soundfile
 
 from ..data.dataset import Pair, PairDataset
+from ..data.mixing import kbps_name
 from ..data.parallel import each
 from ..errors import AudioError, CheckpointError, DataError
 from ..files import atomic_write, sha256
@@ -156,7 +157,7 @@ def examples(
     for row in choose(rows, min(n_examples, MAX_ITEMS)):
         coded, original, rate = pairs[row_key(row)].read()
         kind = row["kind"].replace("_", " ").capitalize()
-        name = f"{kind} at {row['kbps']} kbit/s, {row['name']}"
+        name = f"{kind} at {kbps_name(row['kbps'])} kbit/s, {row['name']}"
         restored = model.restore(coded)
         item = compare(name, coded, restored, rate, original, metrics=())
         names = [key.removeprefix(INPUT) for key in row if key.startswith(INPUT)]
@@ -188,7 +189,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({**row, "kbps": kbps_name(row["kbps"])} for row in rows)
     with atomic_write(path) as beside:
         beside.write_text(text.getvalue())
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.mixing import KINDS
+from ..data.mixing import KINDS, OWN_KINDS
 from ..files import atomic_write
 from ..metrics import ABOUT
 from ..report.tables import Table, decibels
@@ -24,7 +24,12 @@ PAPER_ROWS = {
         ("16.87/15.54/3.76", "14.07/12.85/3.29", "322.53", "34.55 (GPU)"),
     ),
 }
-KIND_NAMES = dict(zip(KINDS, ("Vocal", "Single Stem", "Multi-Stems", "Multi-Stems+Vocal")))
+KIND_NAMES = dict(
+    zip(
+        (*KINDS, *OWN_KINDS),
+        ("Vocal", "Single Stem", "Multi-Stems", "Multi-Stems+Vocal", "Own Songs", "Own Pairs"),
+    )
+)
 MP3_NAME = "untouched MP3"
 _TABLE_METRICS = ("sdr", "si_sdr", "visqol")
 _MP3_COLOUR = "#8a857b"
@@ -50,10 +55,16 @@ class Entry:
 
 
 def table2(entries: Sequence[Entry]) -> Table:
-    """Table II: the untouched MP3, the models, and what the paper prints, marked as printed."""
+    """Table II: the untouched MP3, the models, and what the paper prints, marked as printed.
+
+    One's own songs and pairs have columns of their own, alone where there are no others.
+    """
+    present = entries[0].summary["by_kind"]
+    papers = [kind for kind in KINDS if set(KINDS) & set(present)]
+    kinds = papers + [kind for kind in OWN_KINDS if kind in present]
 
     def cells(summary: Mapping[str, Any], prefix: str) -> list[str]:
-        groups = [summary["by_kind"].get(kind, {}) for kind in KINDS] + [summary]
+        groups = [summary["by_kind"].get(kind, {}) for kind in kinds] + [summary]
         return [
             "/".join(decibels(group.get(prefix + name, math.nan), 2) for name in _TABLE_METRICS)
             for group in groups
@@ -69,13 +80,17 @@ def table2(entries: Sequence[Entry]) -> Table:
         )
         for entry in entries
     ]
+    padding = [none] * (len(kinds) - len(papers))
+    printed = [
+        (name, *first, rest[0], *padding, *rest[1:]) for name, (first, rest) in PAPER_ROWS.items()
+    ]
     return Table(
-        "Table II of the paper: SDR/SI-SNR/ViSQOL for various types of music",
-        ("Model", *KIND_NAMES.values(), "Overall", "Params (M)", "RTF (ms)"),
+        f"{'Table II of the paper: ' * bool(papers)}SDR/SI-SNR/ViSQOL for various types of music",
+        ("Model", *(KIND_NAMES[kind] for kind in kinds), "Overall", "Params (M)", "RTF (ms)"),
         [
             (MP3_NAME, *cells(entries[0].summary, INPUT), none, none),
             *models,
-            *((printed, *first, *rest) for printed, (first, rest) in PAPER_ROWS.items()),
+            *(printed if papers else []),
         ],
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.mixing import KINDS
+from ..data.mixing import KINDS, OWN_KINDS, kbps_name
 from .measure import INPUT, Row, row_key
 
 _N_BOOTSTRAP = 1000
@@ -93,9 +93,9 @@ def summarise(rows: Sequence[Row], left_out: Collection[str] | None = None) -> d
     """
     left_out = incomplete(rows) if left_out is None else left_out
     groups = {
-        "by_kind": {kind: [r for r in rows if r["kind"] == kind] for kind in KINDS},
+        "by_kind": {kind: [r for r in rows if r["kind"] == kind] for kind in (*KINDS, *OWN_KINDS)},
         "by_kbps": {
-            str(kbps): [r for r in rows if r["kbps"] == kbps]
+            kbps_name(kbps): [r for r in rows if r["kbps"] == kbps]
             for kbps in sorted({row["kbps"] for row in rows})
         },
     }

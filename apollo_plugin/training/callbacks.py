@@ -75,7 +75,10 @@ class BestModels(ModelCheckpoint):
         if trainer.is_global_zero and self.best_model_path != best:
             scores = {Path(k).name: v.item() for k, v in self.best_k_models.items()}
             write_json(self.exp_dir / "best_k_models.json", scores)
-            _save(pl_module.best_weights.serialize(), self.exp_dir / "best_model.pth")
+            # What the data set says of itself, for publishing.
+            infos = getattr(pl_module.train_loader.dataset, "get_infos", dict)()
+            package = pl_module.best_weights.serialize() | infos
+            _save(package, self.exp_dir / "best_model.pth")
 
 
 class Patience(EarlyStopping):

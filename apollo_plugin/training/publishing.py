@@ -17,7 +17,7 @@ from asteroid.models.publisher import save_publishable
 
 from .. import checkpoints
 from ..checkpoints.cards import model_card
-from ..data.dataset import MOISESDB_LICENSE, MUSDB_LICENSE
+from ..data.dataset import MOISESDB_LICENSE, MUSDB_LICENSE, OWN_LICENSE
 from ..errors import CheckpointError, DataError
 from ..evaluation.experiment import CHECKPOINT, DIGEST
 from ..files import atomic_write, sha256
@@ -80,11 +80,14 @@ def publish(exp_dir: str | os.PathLike, recipe: str = RECIPE) -> tuple[Path, lis
     ]
 
 
-def _license_id(licenses: Sequence[dict[str, Any]]) -> str:
-    """The Hub's name of the strictest licence among the training data's."""
+def _license_id(licenses: Sequence[dict[str, Any]]) -> str | None:
+    """The Hub's name of the strictest licence among the training data's; None where it is not
+    told."""
     if any(entry.get("license") == MOISESDB_LICENSE["license"] for entry in licenses):
         return "cc-by-nc-sa-4.0"
-    return "other" if any(entry.get("non_commercial") for entry in licenses) else "mit"
+    if any(entry.get("non_commercial") for entry in licenses):
+        return "other"
+    return None if OWN_LICENSE in licenses else "mit"
 
 
 def _read_package(path: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ python_path=python
 id=${CUDA_VISIBLE_DEVICES:-}
 musdb18hq_dir=
 moisesdb_dir=
+songs_dir=
+pairs_dir=
 data_dir=
 download=0
 demo=0
@@ -43,7 +45,8 @@ Trains and evaluates Apollo. Stages (--stage N to start at, --stop_stage M to st
 
 Data
   --musdb18hq_dir DIR  with train/ and test/       --moisesdb_dir DIR   with moisesdb_v0.1/
-                       (one of the two is enough)  --data_dir DIR       what stages 1 to 3 leave (data)
+  --songs_dir DIR      songs without stems         --pairs_dir DIR      with original/ and coded/
+                       (one of the four is enough) --data_dir DIR       what stages 1 to 3 leave (data)
   --download 1         fetch MUSDB18-HQ (22 GB) to --musdb18hq_dir
   --demo 1             everything small and synthetic, in minutes: tries the whole recipe
   --n_valid N          validation pairs for each bit rate and kind (25; demo: 1)
@@ -69,8 +72,8 @@ Training and evaluation
 
 Whatever a stage has finished is kept when it runs again. README.md tells times and sizes."
 
-options="stage stop_stage tag python_path id musdb18hq_dir moisesdb_dir data_dir download demo seed"
-options="$options segment n_valid n_test n_jobs dask conf resume init_from devices num_nodes"
+options="stage stop_stage tag python_path id musdb18hq_dir moisesdb_dir songs_dir pairs_dir data_dir"
+options="$options download demo seed segment n_valid n_test n_jobs dask conf resume init_from devices num_nodes"
 options="$options use_gpu n_examples iterations beside"
 
 caller=$PWD
@@ -93,7 +96,7 @@ must_match iterations '([1-9][0-9]*)?' "a number from 1 up"
 must_match n_jobs '([1-9][0-9]*)?' "a number from 1 up"
 
 # Paths on the command line are the caller's.
-for name in musdb18hq_dir moisesdb_dir data_dir conf; do
+for name in musdb18hq_dir moisesdb_dir songs_dir pairs_dir data_dir conf; do
   value=${!name}
   [[ -z $value || $value = /* ]] || printf -v "$name" '%s' "$caller/$value"
 done
@@ -121,7 +124,10 @@ if ! "$python_path" -c 'import apollo_plugin' 2>/dev/null; then
 fi
 
 # Options that are left empty are left to the scripts.
-sets=(${musdb18hq_dir:+--musdb18hq_dir "$musdb18hq_dir"} ${moisesdb_dir:+--moisesdb_dir "$moisesdb_dir"})
+sets=()
+for name in musdb18hq_dir moisesdb_dir songs_dir pairs_dir; do
+  [ -z "${!name}" ] || sets+=("--$name" "${!name}")
+done
 work=(${n_jobs:+--n_jobs "$n_jobs"} ${dask:+--dask "$dask"})
 
 due() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }

@@ -160,7 +160,7 @@ def test_another_codec(prepared):
 
 def test_infos_name_the_licences(prepared):
     infos = dataset(prepared).get_infos()
-    assert infos["dataset"] == MixtureDataset.dataset_name and infos["task"]
+    assert infos["dataset"] == "MUSDB18-HQ and MoisesDB" and infos["task"]
     licenses = infos["licenses"]
     assert len(licenses) == 2 and all(item["non_commercial"] for item in licenses)
     assert {"title", "author", "license", "license_link"} <= set(licenses[0]) & set(licenses[1])

@@ -23,7 +23,7 @@ def library(prepared):
 
 def render(library, mix, sample_rate):
     """The coded mix and the original."""
-    return coded_pair(library.sum(mix, sample_rate), mix, sample_rate)
+    return coded_pair(library, library.sum(mix, sample_rate), mix, sample_rate)
 
 
 def draws(n, *args, **kwargs):

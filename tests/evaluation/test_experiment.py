@@ -174,3 +174,25 @@ def test_figure_2(tmp_path, metrics):
         for colour in ((0x8A, 0x85, 0x7B), (0xC2, 0x41, 0x0C), (0x1D, 0x6F, 0xA5)):
             assert (np.abs(panel - colour).sum(-1) < 12).sum() > 200
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["figure2.png"]
+
+
+def of_kind(rows, kind, kbps):
+    return [{**row, "kind": kind, "kbps": kbps} for row in rows]
+
+
+def test_one_s_own_material_has_columns_of_its_own():
+    """Bit rates of pairs are not known; the paper printed nothing for these kinds."""
+    rows = make_rows(4, rates=(24,))
+    own = of_kind(rows[:4], "song", 24) + of_kind(rows[:4], "pair", 0)
+    summary = summarise(own)
+    assert list(summary["by_kind"]) == ["song", "pair"]
+    assert list(summary["by_kbps"]) == ["unknown", "24"]
+    alone = table2([Entry("a", summary, 10)])
+    assert alone.header[1:4] == ("Own Songs", "Own Pairs", "Overall") and len(alone.rows) == 2
+    table = table2([Entry("a", summarise(rows + own), 10)])
+    assert table.header[5:8] == ("Own Songs", "Own Pairs", "Overall")
+    for row in table.rows:
+        assert len(row) == len(table.header)
+    printed = dict(zip(table.header, table.rows[-1]))
+    assert (printed["Own Pairs"], printed["Overall"]) == ("–", "14.07/12.85/3.29")
+    assert by_bit_rate([Entry("a", summary, 10)]).rows[0][0] == "unknown"

@@ -64,6 +64,19 @@ def test_stages_0_to_3_then_again(recipe, demo_sets):
     assert {p: p.stat().st_mtime_ns for p in data.rglob("*.flac")} == before
 
 
+def test_one_s_own_songs_and_pairs_alone(recipe, own_dirs):
+    songs_dir, pairs_dir = own_dirs
+    given = ("--songs_dir", songs_dir, "--pairs_dir", pairs_dir, "--n_jobs", 1, *SMALL)
+    done = run(recipe, *given, "--stop_stage", 3)
+    assert done.returncode == 0, done.stderr
+    assert "of one's own: 4 songs, 4 pairs" in done.stdout
+    data = recipe / "data"
+    for split in ("valid", "test"):
+        kinds = [pair.kind for pair in PairDataset(data / split).pairs]
+        assert sorted(kinds) == 6 * ["pair"] + 6 * ["song"]
+    assert MixtureDataset(data / "train", n_items=1)[0][0].shape == (2, 132300)
+
+
 def test_killed_in_stage_3_and_run_again(recipe, demo_sets):
     assert run(recipe, *sets(demo_sets), "--stop_stage", 2).returncode == 0
     options = "--stage 3 --stop_stage 3 --n_valid 40 --n_test 1 --segment 0.5"
@@ -128,8 +141,10 @@ def test_help_explains_stages_and_options(recipe):
         (("--segment", "-1"), "'-1', not a number of seconds"),
         (("3",), "unexpected argument '3'"),
         (("--PATH", "x"), "unknown option --PATH"),
-        (("--stop-stage", 0), "pass --musdb18hq_dir, --moisesdb_dir or both"),
+        (("--stop-stage", 0), "pass --musdb18hq_dir, --moisesdb_dir, --songs_dir or --pairs_dir"),
         (("--stop_stage=0", "--musdb18hq_dir", "/nowhere"), "'/nowhere' holds no MUSDB18-HQ"),
+        (("--stop_stage", 0, "--songs_dir", "/nowhere"), "'/nowhere' is no folder"),
+        (("--stop_stage", 0, "--pairs_dir", "/usr/bin"), "'/usr/bin/original' is no folder"),
         (("--stop_stage", 0, "--download", 1), "needs --musdb18hq_dir"),
         (("--stage", 2), "run stage 1 first"),
         (("--stage", 3), "run stage 1 first"),
@@ -152,7 +167,7 @@ def test_a_broken_song_is_left_out_and_counted(recipe, demo_sets, tmp_path):
     (song,) = (root / "musdb18hq" / "train").glob("*Ella*")
     (song / "bass.wav").write_bytes(b"RIFF")
     done = run(recipe, *sets(root), "--stop_stage", 1)
-    assert done.returncode == 0 and "1 songs left out" in done.stdout
+    assert done.returncode == 0 and "1 songs or pairs left out" in done.stdout
     assert str(song / "bass.wav") in done.stdout
 
 

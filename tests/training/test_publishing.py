@@ -13,7 +13,7 @@ from helpers import small_model, tone
 
 from apollo_plugin import Apollo
 from apollo_plugin.checkpoints import CheckpointError
-from apollo_plugin.data.dataset import MUSDB_LICENSE
+from apollo_plugin.data.dataset import MUSDB_LICENSE, OWN_LICENSE
 from apollo_plugin.errors import DataError
 from apollo_plugin.evaluation.measure import sha256
 from apollo_plugin.training.publishing import publish
@@ -122,6 +122,15 @@ def test_licences_are_those_of_the_data(experiment):
     package.update(dataset="my own songs", licenses=[])
     replace_model(experiment, package)
     assert "license: mit" in (publish(experiment)[0] / "README.md").read_text("utf-8")
+    # Whose licence is not known is published without one.
+    package.update(licenses=[OWN_LICENSE])
+    replace_model(experiment, package)
+    text = (publish(experiment)[0] / "README.md").read_text("utf-8")
+    assert "license:" not in text.split("---")[1]
+    assert "| Recordings of one's own | not told | not told | not told |" in text
+    package.update(licenses=[OWN_LICENSE, MUSDB_LICENSE])
+    replace_model(experiment, package)
+    assert "license: other" in (publish(experiment)[0] / "README.md").read_text("utf-8")
 
 
 def test_a_second_time_replaces_the_first(experiment):

@@ -53,6 +53,8 @@ def test_what_a_run_leaves(conf, tmp_path):
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[f"average.module.{key}"]), key
         assert torch.equal(value, kept[key]), key
+    # What the data set says of itself is published with the model.
+    assert load_plain(exp / "best_model.pth")["licenses"] == [{"title": "noise"}]
     assert not torch.equal(
         state["average.module.layers.0.roformer.qkv.weight"],
         state["model.layers.0.roformer.qkv.weight"],

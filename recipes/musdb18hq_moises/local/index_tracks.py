@@ -1,10 +1,10 @@
-"""Stage 1: songs and stems of both data sets under one set of names, and the splits."""
+"""Stage 1: songs and stems of all data sets under one set of names, and the splits."""
 
 import argparse
 from pathlib import Path
 
 from apollo_plugin.cli.terminal import run
-from apollo_plugin.data import tracks
+from apollo_plugin.data import own, tracks
 from apollo_plugin.data.splits import save_splits, split
 from apollo_plugin.errors import SettingError
 
@@ -13,22 +13,29 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--musdb18hq_dir", type=Path, help="folder with train/ and test/")
     parser.add_argument("--moisesdb_dir", type=Path, help="folder with moisesdb_v0.1/")
+    parser.add_argument("--songs_dir", type=Path, help="folder of songs without stems")
+    parser.add_argument("--pairs_dir", type=Path, help="folder with original/ and coded/")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="of the splits")
     args = parser.parse_args()
     problems: list[str] = []
-    songs = []
-    if args.musdb18hq_dir:
-        songs += tracks.musdb18hq(args.musdb18hq_dir, problems)
-    if args.moisesdb_dir:
-        songs += tracks.moisesdb(args.moisesdb_dir, problems)
+    songs: list[tracks.Song] = []
+    sources = (
+        (args.musdb18hq_dir, tracks.musdb18hq),
+        (args.moisesdb_dir, tracks.moisesdb),
+        (args.songs_dir, own.songs),
+        (args.pairs_dir, own.pairs),
+    )
+    for root, read in sources:
+        if root:
+            songs += read(root, problems)
     for line in problems:
         print(line)
     if not songs:
         raise SettingError(
             "none of the songs can be used"
-            if args.musdb18hq_dir or args.moisesdb_dir
-            else "pass --musdb18hq_dir, --moisesdb_dir or both"
+            if any(root for root, _ in sources)
+            else "pass --musdb18hq_dir, --moisesdb_dir, --songs_dir or --pairs_dir"
         )
     splits = split(songs, args.seed)
     save_splits(splits, args.data_dir)
@@ -38,7 +45,7 @@ def main():
         if not members:
             print(f"{name}: none, but stages 3 to 5 need some; add songs of other artists")
     if problems:
-        print(f"{len(problems)} songs left out")
+        print(f"{len(problems)} songs or pairs left out")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from apollo_plugin.cli.terminal import run
-from apollo_plugin.data import parallel, tracks
+from apollo_plugin.data import own, parallel, tracks
 from apollo_plugin.data.demo_sets import write_demo_sets
 from apollo_plugin.data.download import fetch_musdb18hq
 from apollo_plugin.errors import ApolloError, DataError, SettingError
@@ -23,6 +23,8 @@ def main():
     )
     parser.add_argument("--musdb18hq_dir", type=Path, help="folder with train/ and test/")
     parser.add_argument("--moisesdb_dir", type=Path, help="folder with moisesdb_v0.1/")
+    parser.add_argument("--songs_dir", type=Path, help="folder of songs without stems")
+    parser.add_argument("--pairs_dir", type=Path, help="folder with original/ and coded/")
     parser.add_argument("--download", type=int, default=0, help="1: fetch MUSDB18-HQ")
     parser.add_argument("--demo", type=int, default=0, help="1: make small synthetic sets")
     parser.add_argument("--n_jobs", type=int, help="processes")
@@ -43,9 +45,12 @@ def main():
         if not args.musdb18hq_dir:
             raise SettingError("--download 1 needs --musdb18hq_dir: where to")
         fetch_musdb18hq(args.musdb18hq_dir)
-    if not args.musdb18hq_dir and not args.moisesdb_dir:
+    own_dirs = args.songs_dir or args.pairs_dir
+    if not (args.musdb18hq_dir or args.moisesdb_dir or own_dirs):
         print(WHERE)
-        raise SettingError("pass --musdb18hq_dir, --moisesdb_dir or both (or --demo 1)")
+        raise SettingError(
+            "pass --musdb18hq_dir, --moisesdb_dir, --songs_dir or --pairs_dir (or --demo 1)"
+        )
 
     problems: list[str] = []
     songs = []
@@ -60,9 +65,12 @@ def main():
         except ApolloError:
             print(WHERE)
             raise
+    # Stage 1 listens to them.
+    n_files = len(own.sounds(args.songs_dir)) if args.songs_dir else 0
+    n_pairs = len(own.pair_files(args.pairs_dir, problems)) if args.pairs_dir else 0
     for line in problems:
         print(line)
-    if not songs:
+    if not songs and not n_files and not n_pairs:
         raise DataError("none of the songs can be used")
     for part, n_whole in WHOLE.items():
         n_songs = sum(song.id.startswith(part + "/") for song in songs)
@@ -73,6 +81,8 @@ def main():
             print(f"{part}: {n_songs} songs")
         else:
             print(f"{part}: {n_songs} of {n_whole} songs are there and whole")
+    if own_dirs:
+        print(f"of one's own: {n_files} songs, {n_pairs} pairs")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,218 @@
+"""One's own songs and pairs: found, compared, divided, drawn; what does not fit gets a line."""
+
+import json
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import chirps, load, save, snr
+
+from apollo_plugin.data import activity, own, tracks
+from apollo_plugin.data.codecs import mp3
+from apollo_plugin.data.dataset import OWN_LICENSE, MixtureDataset, PairDataset
+from apollo_plugin.data.mixing import Library, coded_pair
+from apollo_plugin.data.pairs import make_pairs
+from apollo_plugin.data.splits import split
+from apollo_plugin.errors import AudioError
+
+
+def prepare(songs, root):
+    """Stages 1 and 2 of one split."""
+    tracks.save(songs, root / "tracks.json")
+    with ThreadPoolExecutor(1) as pool:
+        activity.detect_all(root, activity.Detector(), pool)
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(own_dirs):
+    problems: list[str] = []
+    songs, pairs = own.songs(own_dirs[0], problems), own.pairs(own_dirs[1], problems)
+    assert not problems
+    return songs, pairs
+
+
+@pytest.fixture(scope="module")
+def both(found, tmp_path_factory):
+    return prepare(found[0] + found[1], tmp_path_factory.mktemp("both"))
+
+
+def test_what_is_found(found, own_dirs):
+    songs, pairs = found
+    assert [song.id for song in songs] == [f"songs/song {i}.wav" for i in range(4)]
+    assert [pair.id for pair in pairs] == [f"pairs/{i}" for i in range(4)]
+    assert all(set(song.stems) == {"song"} for song in songs)
+    for pair in pairs:
+        assert set(pair.stems) == {"original", "coded"}
+        assert {stem.seconds for stem in pair.stems.values()} == {3.5}
+
+
+def test_hidden_files_and_other_things_are_left_out(own_dirs, tmp_path):
+    root = shutil.copytree(own_dirs[0], tmp_path / "songs")
+    (root / ".trash").mkdir()
+    for name in (".trash/x.wav", "._song 1.wav", "cover.jpg", "notes.txt"):
+        (root / name).write_bytes(b"RIFF")
+    (root / "broken.flac").write_bytes(b"fLaC")
+    (root / "folder.wav").mkdir()
+    problems: list[str] = []
+    assert len(own.songs(root, problems)) == 4
+    assert len(problems) == 1 and "broken.flac" in problems[0]
+
+
+def test_artists_stay_together(own_dirs, tmp_path):
+    names = [f"{artist}/{disc}/{n}" for artist in "ABC" for disc in "12" for n in "xyz"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(own_dirs[0] / "song 0.wav", tmp_path / f"{name}.wav")
+    parts = split(own.songs(tmp_path, []))
+    homes = {name: {song.id.split("/")[1] for song in songs} for name, songs in parts.items()}
+    assert sum(map(len, homes.values())) == 3 and all(homes.values())
+
+
+@pytest.mark.parametrize("n_songs, splits", [(1, (1, 0, 0)), (2, (1, 1, 0)), (4, (2, 1, 1))])
+def test_splits_of_few_songs(found, n_songs, splits):
+    assert tuple(map(len, split(found[0][:n_songs]).values())) == splits
+
+
+def test_a_pair_is_its_two_files(both, own_dirs):
+    library = Library(both)
+    for seed in range(5):
+        mix = library.draw_song(np.random.default_rng(seed), 1.0, 64, source=tracks.ORIGINAL)
+        coded, original = coded_pair(library, library.sum(mix, 44100), mix, 44100)
+        name, begin = mix.parts[0].song.split("/")[1], round(44100 * mix.parts[0].start)
+        wanted = [
+            load(own_dirs[1] / file)[0][:, begin : begin + 44100]
+            for file in (f"coded/{name}.flac", f"original/{name}.wav")
+        ]
+        peak = max(wav.abs().max() for wav in wanted)
+        assert snr(coded, wanted[0] / peak) > 100 and snr(original, wanted[1] / peak) > 100
+
+
+def test_items_come_as_often_as_their_sources_last(both, found, tmp_path):
+    data = MixtureDataset(both, n_items=2, segment=0.5)
+    codecs = Counter(data.draw(np.random.default_rng(i)).codec for i in range(400))
+    assert 150 < codecs["as coded"] < 250 and codecs.total() == 400
+    for coded, original in (data[0], data[1]):
+        assert coded.shape == original.shape == (2, 22050)
+        assert max(coded.abs().max(), original.abs().max()) == pytest.approx(1)
+        assert 3 < snr(coded, original) < 60
+    assert data.get_infos() == {
+        "dataset": "songs of one's own and pairs of one's own",
+        "task": "restoration",
+        "licenses": [OWN_LICENSE],
+    }
+    # Beside songs with stems.
+    stems = [
+        replace(song, id=f"moisesdb/{i}", stems={"drums": song.stems["song"]})
+        for i, song in enumerate(found[0][:2])
+    ]
+    mixed = MixtureDataset(prepare(stems + found[1], tmp_path), n_items=1, segment=0.5)
+    sources = Counter(mixed.library.draw_source(np.random.default_rng(i)) for i in range(400))
+    assert set(sources) == {"stems", "original"} and 230 < sources["original"] < 300
+
+
+def test_fixed_pairs(both):
+    with ThreadPoolExecutor(1) as pool:
+        assert make_pairs(both, 2, pool, (32, 64), seconds=0.5) == (8, [])
+        assert make_pairs(both, 2, pool, (32, 64), seconds=0.5) == (0, [])
+    pairs = PairDataset(both).pairs
+    assert sorted((pair.kbps, pair.kind) for pair in pairs) == (
+        4 * [(0, "pair")] + 2 * [(32, "song")] + 2 * [(64, "song")]
+    )
+    own_pair = next(pair for pair in pairs if pair.kind == "pair")
+    assert own_pair.folder.parts[-3] == "unknown"
+    coded, original, _ = own_pair.read()
+    about = json.loads((own_pair.folder / "mix.json").read_text())
+    assert about["codec"] == "as coded" and 3 < snr(coded, original) < 60
+
+
+# ---------------------------------------------------------------------------- pairs that are none
+
+
+def late(wav):
+    return torch.nn.functional.pad(wav, (1105, 0))[:, : wav.shape[-1]]
+
+
+def early(wav):
+    return torch.nn.functional.pad(wav[:, 40:], (0, 40))
+
+
+def drifting(wav):
+    """One sample more for each thousand, from the middle on."""
+    half = wav.shape[-1] // 2
+    longer = torch.nn.functional.interpolate(wav[None, :, half:], scale_factor=1.001)[0]
+    return torch.cat((wav[:, :half], longer), -1)
+
+
+@pytest.mark.parametrize(
+    "spoilt, reason",
+    [
+        (late, "not in line: at 0.0 s the coded one comes 1105 samples at 44100 Hz too late"),
+        (early, "comes 40 samples at 44100 Hz too early"),
+        (lambda wav: wav[:, :-22050], "last 3.00 s and 3.50 s"),
+        (lambda wav: chirps(99), "do not hold the same music at 0.0 s"),
+        (drifting, "do not hold the same music|not in line"),
+        (lambda wav: -wav, "do not hold the same music"),
+        (lambda wav: 0 * wav, "do not hold the same music"),
+        (lambda wav: wav[:1], "have 1 and 2 channels"),
+    ],
+)
+def test_pairs_that_do_not_fit(tmp_path, spoilt, reason):
+    wav = chirps(0)
+    save(tmp_path / "original" / "a.wav", wav)
+    save(tmp_path / "coded" / "a.wav", spoilt(mp3(wav, 44100, 64)))
+    problems: list[str] = []
+    assert own.pairs(tmp_path, problems) == []
+    (line,) = problems
+    assert str(tmp_path / "coded" / "a.wav") in line and line.endswith("; pair left out")
+    assert any(part in line for part in reason.split("|")), line
+
+
+def test_pairs_of_other_rates_levels_and_phases_fit(tmp_path):
+    wav = chirps(0)
+    from apollo_plugin.audio import resample
+
+    sides = torch.stack((wav[0], -wav[0]))
+    for name, original, coded, rate in (
+        ("rate", wav, resample(wav, 44100, 22050), 22050),
+        ("quiet", wav, 0.05 * mp3(wav, 44100, 32), 44100),
+        ("antiphase", sides, mp3(sides, 44100, 32), 44100),
+        ("padded", wav, torch.nn.functional.pad(wav, (0, 1500)), 44100),
+        ("mono", wav[:1], mp3(wav[:1], 44100, 32), 44100),
+        ("short", wav[:, :20], wav[:, :20], 44100),
+    ):
+        save(tmp_path / "original" / f"{name}.wav", original)
+        save(tmp_path / "coded" / f"{name}.wav", coded, rate)
+    problems: list[str] = []
+    assert len(own.pairs(tmp_path, problems)) == 6 and not problems
+
+
+def test_silent_pairs_and_files_without_a_partner(tmp_path):
+    silence = torch.zeros(2, 30000)
+    for name in ("original/silent.wav", "coded/silent.wav", "original/alone.wav", "coded/b.wav"):
+        save(tmp_path / name, silence)
+    for name in ("original/twice.wav", "coded/twice.wav", "coded/twice.w64"):
+        save(tmp_path / name, silence)
+    problems: list[str] = []
+    assert own.pairs(tmp_path, problems) == []
+    text = "\n".join(sorted(problems))
+    assert len(problems) == 4 and "silent.wav' are silent" in text
+    assert "alone.wav': no file of its name in" in text and "b.wav': no file of its name" in text
+    assert "'twice.w64' has its name too" in text
+
+
+@pytest.mark.parametrize("names, reason", [((), "is no folder"), (("original",), "is no folder")])
+def test_folders_that_are_none(tmp_path, names, reason):
+    for name in names:
+        save(tmp_path / name / "a.wav", torch.zeros(2, 9))
+    with pytest.raises(AudioError, match=reason):
+        own.pairs(tmp_path, [])
+    with pytest.raises(AudioError, match="is no folder"):
+        own.songs(tmp_path / "nowhere", [])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AudioError, match="holds no sound files"):
+        own.songs(tmp_path / "empty", [])
