@@ -1,7 +1,8 @@
 """Cost of a model on this machine: ``python -m apollo_plugin.benchmark``.
 
 For each model, device and precision: parameters, the real-time factor as the paper's Table II has
-it (mean over runs on 1 s of mono), a song, a stream, memory. A table, and all figures as JSON.
+it (mean over runs on 1 s of mono), a song, a stream, memory; on a CPU also what one process on one
+core restores and what as many as there are cores do. Tables, and all figures as JSON.
 
 A model is a bundled name, a checkpoint, ``published`` (the paper's 16.54 M parameters, random
 weights) or ``streaming`` (causal, about 1 M parameters, random weights). docs/speed.md holds what
@@ -17,10 +18,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .cli.terminal import run
+from .cli.timing import SideBySide, measure_processes
+from .data.parallel import n_cores
 from .errors import DeviceError
 from .evaluation.timing import peak_memory, real_time_factor, stream_times, wait
 from .files import write_json
@@ -137,6 +141,30 @@ def measure(
     )
 
 
+def table_of_processes(results: list[SideBySide]) -> str:
+    """Results in Markdown."""
+    columns = (
+        "model, precision",
+        "processes",
+        "songs of",
+        "times real time: one, all",
+        "gain: by the clock, by processor time",
+    )
+    rows = [columns, ("---",) * len(columns)]
+    for r in results:
+        gain = r.processes * r.one_processor_s / r.all_processor_s
+        rows.append(
+            (
+                f"{r.model}, {r.precision}",
+                f"{r.processes}",
+                f"{r.song_seconds:.0f} s",
+                f"{r.one_speed:.2f}, {r.all_speed:.2f}",
+                f"{r.all_speed / r.one_speed:.2f}, {gain:.2f}",
+            )
+        )
+    return _markdown(rows)
+
+
 def table(results: list[Result]) -> str:
     """Results in Markdown."""
     columns = (
@@ -163,6 +191,10 @@ def table(results: list[Result]) -> str:
                 f"{r.hop_median_ms:.2f}, {r.hop_p99_ms:.2f} of {r.hop_ms:.0f}",
             )
         )
+    return _markdown(rows)
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -213,10 +245,12 @@ def main() -> None:
     songs = dict(type=float, nargs="+", default=[60.0], metavar="SECONDS")
     add("--song_seconds", **songs, help="lengths of stereo songs, such as 60 240 600 (60)")
     add("--stream_seconds", type=float, default=60.0, help="length of the stream (%(default)s)")
+    cores = dict(type=int, default=n_cores(), metavar="N")
+    add("--processes", **cores, help="of files side by side, 1 for none (as many as cores)")
     add("--limit", type=float, default=30.0, help="most seconds for one figure (%(default)s)")
     add("--json", type=Path, default=Path("benchmark.json"), help="file to write (%(default)s)")
     args = parser.parse_args()
-    for name in ("iterations", "song_seconds", "stream_seconds", "limit"):
+    for name in ("iterations", "song_seconds", "stream_seconds", "processes", "limit"):
         values = getattr(args, name)
         if not all(value > 0 for value in (values if isinstance(values, list) else [values])):
             parser.error(f"--{name} {values} has to be positive")
@@ -227,6 +261,7 @@ def main() -> None:
         raise DeviceError(f"this machine has no {missing[0]} device; it has {', '.join(at_hand)}")
     keep_freed_memory()
     results: list[Result] = []
+    side_by_side: list[SideBySide] = []
     for name in args.models:
         for device in args.devices or at_hand:
             for precision in args.precisions or PRECISIONS:
@@ -236,12 +271,19 @@ def main() -> None:
                     continue
                 sizes = (args.iterations, args.song_seconds, args.stream_seconds, args.limit)
                 results.append(measure(_build(name), name, device, precision, *sizes))
+                if device == "cpu" and args.processes > 1:
+                    few = (args.processes, max(args.song_seconds), args.limit)
+                    side_by_side.append(measure_processes(_build(name), name, precision, *few))
     if not results:
         raise DeviceError("no precision that was asked for runs on these devices")
     about = machine()
     print(", ".join(f"{key}: {value}" for key, value in about.items()))
     print(table(results))
-    write_json(args.json, {"machine": about, "results": [asdict(result) for result in results]})
+    content: dict[str, Any] = {"machine": about, "results": [asdict(result) for result in results]}
+    if side_by_side:
+        print(f"\n{table_of_processes(side_by_side)}\n")
+        content["processes"] = [asdict(result) for result in side_by_side]
+    write_json(args.json, content)
     print(f"figures: {args.json}")
 
 

@@ -28,7 +28,7 @@ def test_the_streaming_model_is_causal_and_small():
 def test_command_line(tiny_checkpoint, tmp_path):
     command = [sys.executable, "-m", "apollo_plugin.benchmark", "--models", str(tiny_checkpoint)]
     options = "--devices cpu --precisions fp32 int8 --iterations 3 --limit 5".split()
-    options += "--song_seconds 1 2 --stream_seconds 2".split()
+    options += "--song_seconds 1 2 --stream_seconds 2 --processes 1".split()
     done = subprocess.run(
         [*command, *options, "--json", tmp_path / "b.json"], capture_output=True, text=True
     )
@@ -54,6 +54,7 @@ def test_command_line(tiny_checkpoint, tmp_path):
     [
         (["--devices", "mps"], "no mps device"),
         (["--iterations", "0"], "has to be positive"),
+        (["--processes", "0"], "has to be positive"),
         (["--precisions", "fp7"], "invalid choice"),
         (["--models", "no-such-model"], "no checkpoint 'no-such-model'"),
     ],

@@ -125,7 +125,7 @@ class Common:
 _common: Common | None = None
 
 
-def begin(n_threads: int, common: Common) -> None:
+def begin(n_threads: int, common: Common | None) -> None:
     """Makes a process of this machine ready for :func:`do_there`."""
     global _common
     _common = common

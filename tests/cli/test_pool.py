@@ -1,5 +1,6 @@
 """Files side by side: the same results, whoever dies or is interrupted; how many at a time."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import torch
 from helpers import do_slowly, load, save, small_model, snr, tone, tree
 
-from apollo_plugin import audio, checkpoints
+from apollo_plugin import audio, benchmark, checkpoints
 from apollo_plugin.audio.extent import expected_bytes
 from apollo_plugin.cli import pool
 from apollo_plugin.cli.arguments import parse
@@ -173,6 +174,18 @@ def test_how_many_at_a_time(
     assert n == expected
     assert purse is None or 0 < purse < free
     assert pool.share_out(model.to("meta"), parse(["a.wav"])[0], due)[0] == 1
+
+
+def test_the_benchmark_of_processes(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    arguments = "--devices cpu --precisions fp32 --iterations 1 --stream_seconds 1 --song_seconds 1"
+    files = ["--models", str(tiny_checkpoint), "--json", str(tmp_path / "b.json")]
+    monkeypatch.setattr(sys, "argv", ["x", *arguments.split(), *files, "--processes", "2"])
+    benchmark.main()
+    result = json.loads((tmp_path / "b.json").read_text())["processes"]
+    assert len(result) == 1 and result[0]["processes"] == 2
+    assert min(value for value in result[0].values() if isinstance(value, float)) > 0
+    gain = 2 * result[0]["one_processor_s"] / result[0]["all_processor_s"]
+    assert f", {gain:.2f} |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.m4a"])
