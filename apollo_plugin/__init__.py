@@ -1,7 +1,8 @@
 """Apollo for Asteroid: band-sequence modelling for high-quality audio restoration.
 
 Importing this package is cheap; its parts are imported when they are asked for. Once Asteroid is
-imported too, before or after, its registries know ``"Apollo"`` and ``"apollo_stft"``.
+imported too, before or after, its registries know ``"Apollo"``, ``"SRGAN"`` and
+``"apollo_stft"``.
 """
 
 from functools import partial
@@ -17,6 +18,7 @@ _PUBLIC = {
     "ApolloStreamer": ".network.streaming",
     "ApolloSystem": ".training.system",
     "MultiResolutionSTFTDiscriminator": ".losses.adversarial",
+    "SRGAN": ".srgan",
 }
 __all__ = sorted(_PUBLIC)
 
@@ -38,6 +40,7 @@ def _import(part: str, _registry: Any) -> None:
 # The parts register themselves when they are imported; these see to it that they are.
 for _registry, _part in (
     ("asteroid.models", ".model"),
+    ("asteroid.models", ".srgan"),
     ("asteroid_filterbanks", ".network.filterbank"),
 ):
     wrapt.register_post_import_hook(partial(_import, _part), _registry)

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,19 @@ import numpy as np
 import torch
 from asteroid import models as asteroid_models
 from asteroid.models.base_models import BaseModel
+from typing_extensions import Self
 
 from . import audio, checkpoints
 from .checkpoints import hub
 from .errors import AudioError
 from .network.apollo import ApolloNetwork
+from .network.base import RestorationNetwork
 from .network.streaming import ApolloStreamer
 from .restore import Progress, restore_audio, restore_wav
 
 
-class Apollo(ApolloNetwork, BaseModel):
-    __doc__ = ApolloNetwork.__doc__
+class RestorationModel(RestorationNetwork, BaseModel):
+    """A network with what people do with it: load, save, share, restore, separate."""
 
     # Asteroid's word for "any number of channels".
     in_channels = None
@@ -36,10 +39,6 @@ class Apollo(ApolloNetwork, BaseModel):
         See :func:`apollo_plugin.restore.restore_wav`.
         """
         return restore_wav(self, wav, block_seconds, progress)
-
-    def streamer(self, n_channels: int = 1) -> ApolloStreamer:
-        """A live restorer with this model: see :class:`~apollo_plugin.ApolloStreamer`."""
-        return ApolloStreamer(self, n_channels)
 
     # What Asteroid's BaseModel offers, where its own would rescale, drop channels or unpickle.
 
@@ -119,8 +118,8 @@ class Apollo(ApolloNetwork, BaseModel):
         return package
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_conf_or_path, *args, **kwargs) -> "Apollo":
-        """A trained model in eval mode.
+    def from_pretrained(cls, pretrained_model_conf_or_path, *args, **kwargs) -> Self:
+        """A trained model in eval mode; called of the base class, of the checkpoint's own class.
 
         Args:
             pretrained_model_conf_or_path: name of a bundled checkpoint (``"apollo-small"``), id of
@@ -132,6 +131,9 @@ class Apollo(ApolloNetwork, BaseModel):
             CheckpointError: one line with what is wrong and with which file.
         """
         conf = checkpoints.load(pretrained_model_conf_or_path)
+        if cls is RestorationModel:
+            # By its public name: this module knows no other model.
+            cls = getattr(import_module(__package__), conf["model"])
         return checkpoints.build(cls, conf, *args, **kwargs)
 
     def save_pretrained(self, folder: str | os.PathLike, **options) -> Path:
@@ -144,7 +146,19 @@ class Apollo(ApolloNetwork, BaseModel):
         return hub.push_to_hub(self, repo_id, **options)
 
 
-# Asteroid raises on a repeat; this module may be imported anew, and while asteroid itself still is
-# (so its name does not lead to its models yet).
-if not hasattr(asteroid_models, Apollo.__name__):
-    asteroid_models.register_model(Apollo)
+class Apollo(ApolloNetwork, RestorationModel):
+    __doc__ = ApolloNetwork.__doc__
+
+    def streamer(self, n_channels: int = 1) -> ApolloStreamer:
+        """A live restorer with this model: see :class:`~apollo_plugin.ApolloStreamer`."""
+        return ApolloStreamer(self, n_channels)
+
+
+def register(model: type[RestorationModel]) -> None:
+    """Makes a model known to Asteroid, which raises on a repeat; a module may be imported anew, and
+    while asteroid itself still is (so its name does not lead to its models yet)."""
+    if not hasattr(asteroid_models, model.__name__):
+        asteroid_models.register_model(model)
+
+
+register(Apollo)

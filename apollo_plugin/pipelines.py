@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import SeparatorError
-from .network.apollo import ApolloNetwork
+from .network.base import RestorationNetwork
 from .restore import Progress, restore_audio
 from .separators import Separator
 
@@ -53,7 +53,7 @@ class Pipeline(nn.Module):
     def __init__(
         self,
         separator: Any,
-        restorer: ApolloNetwork | Mapping[str, ApolloNetwork],
+        restorer: RestorationNetwork | Mapping[str, RestorationNetwork],
         sample_rate: float | None = None,
         separator_rate: float | None = None,
         sources: list[str] | None = None,
@@ -67,7 +67,7 @@ class Pipeline(nn.Module):
         one_each = isinstance(restorer, (Mapping, nn.ModuleDict))
         restorers = dict(restorer) if one_each else {MIXTURE: restorer}
         for name, model in restorers.items():
-            if not isinstance(model, ApolloNetwork):
+            if not isinstance(model, RestorationNetwork):
                 raise SeparatorError(
                     f"the restorer of '{name}' is {type(model).__name__}; expected an Apollo"
                 )
@@ -170,7 +170,7 @@ class Pipeline(nn.Module):
         """Restored stems, and the restored mixture where it came by the way."""
         raise NotImplementedError
 
-    def _restorer(self, name: str) -> ApolloNetwork:
+    def _restorer(self, name: str) -> RestorationNetwork:
         return self.restorers[self._index.get(name, self._index.get(MIXTURE))]
 
     def _restored(
@@ -223,7 +223,7 @@ class RestoreThenSeparate(Pipeline):
 
     def __init__(
         self,
-        restorer: ApolloNetwork | Mapping[str, ApolloNetwork],
+        restorer: RestorationNetwork | Mapping[str, RestorationNetwork],
         separator: Any,
         **options: Any,
     ):

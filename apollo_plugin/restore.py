@@ -17,7 +17,7 @@ from .files import free_bytes
 from .settings import Job, Settings
 
 if TYPE_CHECKING:
-    from .network.apollo import ApolloNetwork
+    from .network.base import RestorationNetwork
 
 # Told of work as it goes on: the name of the step, how many seconds of audio it has done by now,
 # and of how many.
@@ -50,10 +50,11 @@ class Restored:
 
 @torch.no_grad()
 def restore_wav(
-    model: "ApolloNetwork",
+    model: "RestorationNetwork",
     wav: torch.Tensor,
     block_seconds: float | None = None,
     progress: Progress | bool | None = None,
+    state: Any = None,
 ) -> torch.Tensor:
     """Restores a signal of any length at the model's rate, block by block; the result is that of
     ``model(wav)``.
@@ -61,11 +62,12 @@ def restore_wav(
     Memory beyond the signal and its restoration depends on ``block_seconds`` only.
 
     Args:
-        model: an Apollo.
+        model: an Apollo, or another network of restoration.
         wav: ``(..., time)``, on any device; blocks are moved to the model's.
         block_seconds: length of a block; unless given, such that caches hold the activations.
         progress: True for a progress bar, or a function of the step's name, the seconds that are
             done and the seconds in all.
+        state: that the model's first step starts from, where not its own.
 
     Returns:
         restored signal of the same shape, type and device as ``wav``.
@@ -75,7 +77,7 @@ def restore_wav(
     """
     streams = model._streams(wav)
     if block_seconds is None:
-        frame_bytes = 4 * len(streams) * model.filterbank.n_bands * model._args["feature_dim"]
+        frame_bytes = len(streams) * model.frame_bytes
         on_cpu = next(model.parameters()).device.type == "cpu"
         n_frames = max(1, (_BLOCK_BYTES if on_cpu else _GPU_BLOCK_BYTES) // frame_bytes)
         block_seconds = n_frames * model.filterbank.stride / model.sample_rate
@@ -83,7 +85,7 @@ def restore_wav(
         raise ValueError(f"block_seconds {block_seconds} has to be positive")
     n_block = max(1, round(min(block_seconds * model.sample_rate, streams.shape[-1])))
     device = next(model.parameters()).device
-    restored, state, begin, start = torch.empty_like(streams), None, 0, 0
+    restored, begin, start = torch.empty_like(streams), 0, 0
     n_samples, rate = streams.shape[-1], model.sample_rate
     with tqdm(
         total=n_samples,
@@ -116,7 +118,7 @@ def restore_wav(
 
 
 def restore_audio(
-    model: "ApolloNetwork",
+    model: "RestorationNetwork",
     wav: torch.Tensor,
     sample_rate: int,
     keep_below: float | None = None,
@@ -129,7 +131,7 @@ def restore_audio(
     nothing is lost to resampling, above the model's range too.
 
     Args:
-        model: an Apollo.
+        model: an Apollo, or another network of restoration.
         wav: ``(channels, time)``.
         sample_rate: of ``wav``, in Hz.
         keep_below: in Hz; below it the change is removed by a linear-phase crossover.
@@ -170,7 +172,7 @@ def _high_pass(wav: torch.Tensor, cutoff: float, sample_rate: int) -> torch.Tens
 
 
 def restore_file(
-    model: "ApolloNetwork",
+    model: "RestorationNetwork",
     job: Job,
     settings: Settings,
     progress: Progress | None = None,
@@ -178,7 +180,7 @@ def restore_file(
     """Restores one file.
 
     Args:
-        model: an Apollo.
+        model: an Apollo, or another network of restoration.
         job: which file, and where to.
         settings: how.
         progress: told of the work.

@@ -9,8 +9,12 @@ import soundfile
 import torch
 from torch.utils.data import Dataset
 
+<<<<<<< HEAD
 from apollo_plugin import Apollo
 from apollo_plugin.cli.work import do_there
+=======
+from apollo_plugin import SRGAN, Apollo
+>>>>>>> 0f74c2c (SR-GAN, the paper's baseline: its generator on the same base as Apollo, loaded, saved, shared and restored by the same code)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHROMIUM_FLAGS = (
@@ -19,6 +23,15 @@ CHROMIUM_FLAGS = (
 ).split()
 GOLDEN = Path(__file__).parent / "golden"
 LOCAL = Path(__file__).parents[1] / "recipes" / "musdb18hq_moises" / "local"
+TINY_SRGAN = dict(
+    window=256,
+    hop=64,
+    channels=(4, 6, 6),
+    n_rows=8,
+    width=16,
+    noise_dim=4,
+    dilations=(1, 2, 1, 2),
+)
 # Of the items of Noisy, in samples.
 LENGTH = 4410
 
@@ -33,6 +46,15 @@ def small_model(**options) -> Apollo:
     """Random weights of a size at which every path makes a difference."""
     torch.manual_seed(0)
     return Apollo(**{"feature_dim": 16, "n_layers": 2, "n_heads": 2, **options}).eval()
+
+
+def tiny_srgan(**options) -> SRGAN:
+    """Random weights with an output as loud as its input."""
+    torch.manual_seed(0)
+    model = SRGAN(**{**TINY_SRGAN, **options}).eval()
+    with torch.no_grad():
+        model.decoder[-1].conv.weight *= 20
+    return model
 
 
 def tone(n_samples: int, n_channels: int = 2, sample_rate: int = 44100) -> torch.Tensor:

@@ -23,6 +23,7 @@ ORDER = [
     ["report", "pipelines", "export"],
     ["separators", "diagnose"],
     ["data"],
+    ["srgan"],
     ["model"],
     ["restore", "checkpoints"],
     ["settings"],

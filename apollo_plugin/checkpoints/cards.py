@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..network.apollo import ApolloNetwork
+from ..network.base import RestorationNetwork
 
 _CARD = """\
 # {name}
 
-A model of [Apollo](https://arxiv.org/abs/2409.08514), band-sequence modelling for audio
-restoration: it gives music back what MP3 and other lossy coding took from it.
+{about}: it gives music back what MP3 and other lossy coding took from it.
 
 ```python
-from apollo_plugin import Apollo
+from apollo_plugin import {cls}
 
-model = Apollo.from_pretrained("{id}")
+model = {cls}.from_pretrained("{id}")
 restored = model.restore(wav)  # (channels, time) at {rate:g} Hz
 ```
 
@@ -29,6 +28,12 @@ apollo-restore song.mp3 --checkpoint {id}
 | latency of a stream | {latency_ms:.0f} ms |
 {arguments}
 """
+_ABOUT = {
+    "Apollo": "A model of [Apollo](https://arxiv.org/abs/2409.08514), band-sequence modelling for "
+    "audio\nrestoration",
+    "SRGAN": "A model of SR-GAN ([Lattner and Nistal](https://arxiv.org/abs/2207.01667)), "
+    "implemented anew",
+}
 _FIGURES = """
 ## Figures
 
@@ -57,7 +62,7 @@ tables have its row.
 
 
 def model_card(
-    model: ApolloNetwork,
+    model: RestorationNetwork,
     name: str,
     license: str | None = None,
     figures: str = "",
@@ -87,6 +92,8 @@ def model_card(
     parts = [
         _CARD.format(
             name=name.removeprefix("OWNER/"),
+            cls=type(model).__name__,
+            about=_ABOUT.get(type(model).__name__, _ABOUT["Apollo"]),
             id=name,
             rate=model.sample_rate,
             n_parameters=sum(weight.numel() for weight in model.parameters()),

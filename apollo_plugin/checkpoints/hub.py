@@ -7,13 +7,13 @@ from pathlib import Path
 from .. import __version__
 from ..errors import CheckpointError
 from ..files import atomic_write, write_json
-from ..network.apollo import ApolloNetwork
+from ..network.base import RestorationNetwork
 from .cards import model_card
 from .loading import save
 
 
 def save_pretrained(
-    model: ApolloNetwork,
+    model: RestorationNetwork,
     folder: str | os.PathLike,
     card: str | os.PathLike | None = None,
     license: str | None = None,
@@ -41,7 +41,7 @@ def save_pretrained(
         save(model, folder / "model.safetensors")
         config = {
             "model_type": "apollo",
-            "architectures": ["Apollo"],
+            "architectures": [type(model).__name__],
             "apollo_plugin_version": __version__,
             "model_args": model.get_model_args(),
         }
@@ -60,7 +60,7 @@ def save_pretrained(
 
 
 def push_to_hub(
-    model: ApolloNetwork,
+    model: RestorationNetwork,
     repo_id: str,
     card: str | os.PathLike | None = None,
     license: str | None = None,

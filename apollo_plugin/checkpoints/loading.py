@@ -20,7 +20,8 @@ import torch
 
 from ..errors import CheckpointError, one_line
 from ..files import atomic_write, sha256
-from ..network.apollo import ApolloNetwork
+from ..memory import available_bytes
+from ..network.base import RestorationNetwork
 from . import arguments
 from . import published_layout as published
 from .claims import UNPLAIN
@@ -60,8 +61,9 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
             ``Apollo.serialize`` gives it.
 
     Returns:
-        ``{"model_args": ..., "state_dict": ..., "source": name for messages}`` in this package's
-        own layout. Arguments are still those of the file; :func:`build` checks them.
+        ``{"model": name of the class, "model_args": ..., "state_dict": ..., "source": name for
+        messages}`` in this package's own layout. Arguments are still those of the file;
+        :func:`build` checks them.
 
     Raises:
         CheckpointError: in one line, whatever is wrong.
@@ -70,11 +72,12 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
         content, name, path = source, "the given package", None
     else:
         path, name = _find(source), str(source)
+        _require_memory(path.stat().st_size, name)
         content = read(path, name)
     found = unwrap(content, name)
     _check(found.state, name)
     args, state = _to_our_layout(found, path, name)
-    return {"model_args": args, "state_dict": state, "source": name}
+    return {"model": found.model, "model_args": args, "state_dict": state, "source": name}
 
 
 def build(cls: type[Model], conf: dict[str, Any], *args, **kwargs) -> Model:
@@ -86,12 +89,19 @@ def build(cls: type[Model], conf: dict[str, Any], *args, **kwargs) -> Model:
         *args, **kwargs: overwrite the checkpoint's arguments.
 
     Raises:
-        CheckpointError: where arguments and tensors do not fit; nothing of their size was made.
+        CheckpointError: where it is another class's, or arguments and tensors do not fit; nothing
+            of their size was made.
     """
     name, state = conf["source"], conf["state_dict"]
     settings = {**conf["model_args"], **kwargs}
+    if conf["model"] not in {base.__name__ for base in cls.__mro__}:
+        raise CheckpointError(
+            f"'{name}' holds an {conf['model']}, not an {cls.__name__}; load it with "
+            f"{conf['model']}.from_pretrained"
+        )
     try:
         arguments.verify(cls, args, settings, state)
+        _require_memory(4 * sum(value.numel() for value in state.values()), name)
         model = cls(*args, **settings)
         model.load_state_dict(state)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -100,11 +110,19 @@ def build(cls: type[Model], conf: dict[str, Any], *args, **kwargs) -> Model:
     return model.eval()
 
 
-def save(model: ApolloNetwork, path: str | os.PathLike, half: bool = False) -> None:
+def _require_memory(n_bytes: int, name: str) -> None:
+    free = available_bytes()
+    if free is not None and n_bytes > free:
+        raise CheckpointError(
+            f"'{name}' takes {n_bytes / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
+        )
+
+
+def save(model: RestorationNetwork, path: str | os.PathLike, half: bool = False) -> None:
     """Writes a model as safetensors, arguments in the metadata; whole or not at all.
 
     Args:
-        model: an Apollo.
+        model: an Apollo, or an SRGAN.
         path: file to write.
         half: store tensors in half precision (they load as float32).
     """

@@ -1,4 +1,4 @@
-"""Where in a file an Apollo's weights lie, whatever they are wrapped in, and what is there else."""
+"""Where in a file a model's weights lie, whatever they are wrapped in, and what is there else."""
 
 import re
 from typing import Any, NamedTuple
@@ -8,8 +8,15 @@ import torch
 from ..errors import CheckpointError
 from .published_layout import State
 
-# One of the first tensors of either layout, behind whatever wrappers put before it.
-_ANCHOR = re.compile(r"(?P<prefix>(?:.*\.)?)(?:BN|encoders)\.\d+\.[01]\.(?:weight|bias)", re.S)
+# A tensor that tells each model, one of the first of either layout of Apollo, behind whatever
+# wrappers put before it.
+_ANCHORS = {
+    "Apollo": r"(?:BN|encoders)\.\d+\.[01]\.(?:weight|bias)",
+    "SRGAN": r"spread\.weight",
+}
+_ANCHOR = {
+    name: re.compile(rf"(?P<prefix>(?:.*\.)?){anchor}", re.S) for name, anchor in _ANCHORS.items()
+}
 _AVERAGED = re.compile(r"(^|[._])ema([._]|$)|averaged?([._]|$)|swa([._]|$)|shadow", re.I)
 _DEEPEST, _MOST_MAPPINGS = 5, 2000
 # Names of tensors -> the model that has them.
@@ -25,18 +32,21 @@ _MODELS = (
 
 
 class Found(NamedTuple):
-    """Weights of an Apollo.
+    """Weights of a model.
 
     Args:
+        model: public name of its class.
         state: by the names of a bare state dict.
         mappings: that they lie in, innermost first; the model's arguments may stand there.
     """
 
+    model: str
     state: State
     mappings: list[dict[Any, Any]]
 
 
 class _Candidate(NamedTuple):
+    model: str
     place: str
     prefix: str
     mappings: list[dict[Any, Any]]
@@ -47,7 +57,7 @@ def unwrap(content: Any, name: str) -> Found:
 
     Wrappers are mappings within mappings (``state_dict``, ``generator``, ``params_ema`` ...) and
     prefixes of names (``audio_model.``, ``module.``, ``_orig_mod.`` ...), whatever they are called.
-    Of several Apollos the averaged one is taken, then the outermost.
+    Of several models the averaged one is taken, then the outermost.
 
     Args:
         content: of a file.
@@ -70,10 +80,10 @@ def unwrap(content: Any, name: str) -> Found:
     for other in others:
         if other.mappings[0] is first.mappings[0] and not _same(_state(other, candidates), state):
             raise CheckpointError(
-                f"'{name}' holds several Apollos, '{_printed(first.prefix)}*' and "
+                f"'{name}' holds several models, '{_printed(first.prefix)}*' and "
                 f"'{_printed(other.prefix)}*'; save one"
             )
-    return Found(state, first.mappings)
+    return Found(first.model, state, first.mappings)
 
 
 def mappings_of(content: Any) -> list[tuple[str, list[dict[Any, Any]]]]:
@@ -96,9 +106,10 @@ def _candidates(content: Any) -> list[_Candidate]:
     found = []
     for place, mappings in mappings_of(content):
         tensors = [k for k, v in mappings[0].items() if isinstance(k, str) and torch.is_tensor(v)]
-        matches = filter(None, map(_ANCHOR.fullmatch, tensors))
-        prefixes = dict.fromkeys(match["prefix"] for match in matches)
-        found += [_Candidate(place, prefix, mappings) for prefix in prefixes]
+        for model, anchor in _ANCHOR.items():
+            matches = filter(None, map(anchor.fullmatch, tensors))
+            prefixes = dict.fromkeys(match["prefix"] for match in matches)
+            found += [_Candidate(model, place, prefix, mappings) for prefix in prefixes]
     return found
 
 

@@ -4,12 +4,12 @@ import torch
 
 from ..errors import DeviceError
 from ..memory import keep_freed_memory
-from ..model import Apollo
+from ..model import RestorationModel
 from ..network.precision import convert, default_precision
 from .options import Options
 
 
-def load(options: Options) -> Apollo:
+def load(options: Options) -> RestorationModel:
     """The checkpoint on its device, in its precision.
 
     Raises:
@@ -18,7 +18,7 @@ def load(options: Options) -> Apollo:
     """
     device = _device(options.device)
     keep_freed_memory()
-    model = Apollo.from_pretrained(options.checkpoint).to(device)
+    model = RestorationModel.from_pretrained(options.checkpoint).to(device)
     return convert(model, options.precision or default_precision(device))
 
 

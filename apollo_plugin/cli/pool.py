@@ -13,7 +13,7 @@ from ..data.parallel import WorkerDied, context, each, executor, n_cores
 from ..errors import DeviceError
 from ..files import sweep
 from ..memory import Purse, available_bytes
-from ..model import Apollo
+from ..model import RestorationModel
 from ..settings import Job
 from .loading import load
 from .options import Options
@@ -51,7 +51,7 @@ def outcomes(options: Options, due: Sequence[Job]) -> Outcomes:
         yield from _in_processes(options, list(due), n, purse)
 
 
-def share_out(model: Apollo, options: Options, due: Sequence[Job]) -> tuple[int, int | None]:
+def share_out(model: RestorationModel, options: Options, due: Sequence[Job]) -> tuple[int, int | None]:
     """How many processes restore files, and how many bytes of memory they share for songs.
 
     As many as there are cores, so far as there are files and memory for them, or as ``--jobs``
@@ -79,7 +79,7 @@ def _total_bytes(due: Sequence[Job]) -> int:
     return sum(os.path.getsize(job.source) for job in due if os.path.exists(job.source))
 
 
-def _here(options: Options, model: Apollo, due: Sequence[Job]) -> Outcomes:
+def _here(options: Options, model: RestorationModel, due: Sequence[Job]) -> Outcomes:
     one = work(options, model)
     # One file needs no bar over files.
     for job in tqdm(due, "files", unit="file", disable=None if len(due) > 1 else True):

@@ -4,13 +4,13 @@ from asteroid.models import BaseModel
 
 from .. import separators
 from ..errors import AudioError, SeparatorError
-from ..model import Apollo
+from ..model import RestorationModel
 from ..pipelines import Pipeline, SeparateThenRestore
 from ..restore import Progress, Restored, check_finite, read_source, write_result
 from ..settings import Job, Settings
 
 
-def load_pipeline(model: Apollo, name: str, settings: Settings) -> SeparateThenRestore:
+def load_pipeline(model: RestorationModel, name: str, settings: Settings) -> SeparateThenRestore:
     """Separation by a separator of that name, then restoration of each stem.
 
     Raises:

@@ -15,7 +15,7 @@ import torch
 
 from ..audio.extent import expected_bytes
 from ..memory import Purse
-from ..model import Apollo
+from ..model import RestorationModel
 from ..restore import Progress, Restored, restore_file
 from ..settings import Job
 from .loading import load
@@ -45,7 +45,7 @@ class Done(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def work(options: Options, model: Apollo | None = None) -> Work:
+def work(options: Options, model: RestorationModel | None = None) -> Work:
     """What is done with each file.
 
     Args:

@@ -18,7 +18,6 @@ from ..files import atomic_write, sha256, write_json
 from ..metrics import METRICS, unavailable
 from ..report.tables import Table, markdown
 from .measure import Row, evaluate_pairs, examples, write_csv
-from .models import load_model
 from .paper import Entry, by_bit_rate, figure2, gains, table2
 from .summary import incomplete, summarise
 
@@ -169,9 +168,10 @@ def _devices(use_gpu: bool) -> list[str]:
 
 def _time(checkpoint: Path, devices: Sequence[str], iterations: int) -> tuple[int, list[Timing]]:
     """Number of parameters, and the runs over 1 s of mono on each device."""
+    from ..model import RestorationModel
     from .timing import real_time_factor
 
-    model = load_model(checkpoint)
+    model = RestorationModel.from_pretrained(checkpoint)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     names = {"cpu": "CPU", "cuda": "GPU"}
     return n_parameters, [

@@ -26,10 +26,9 @@ from ..files import atomic_write, sha256
 from ..metrics import METRICS, evaluate
 from ..report import MAX_ITEMS
 from ..report.comparison import Comparison, compare
-from .models import load_model
 
 if TYPE_CHECKING:
-    from ..model import Apollo
+    from ..model import RestorationModel
 
 ROWS_FILE = "evaluation.jsonl"
 # What one pair tells: names of columns before the metrics, those of the MP3 with this prefix.
@@ -195,12 +194,14 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _model(checkpoint: str, digest: str, device: str) -> "Apollo":
+def _model(checkpoint: str, digest: str, device: str) -> "RestorationModel":
     """Loaded once by each process; ``digest`` tells a file of the same name from the last one."""
-    return load_model(checkpoint).to(device)
+    from ..model import RestorationModel
+
+    return RestorationModel.from_pretrained(checkpoint).to(device)
 
 
-def _check_rate(model: "Apollo", checkpoint: Path, pair: Pair) -> None:
+def _check_rate(model: "RestorationModel", checkpoint: Path, pair: Pair) -> None:
     path = pair.folder / "mp3.flac"
     try:
         rate = soundfile.info(path).samplerate

@@ -9,11 +9,15 @@ from pathlib import Path
 import torch
 
 from ..memory import give_freed_memory_back
-from ..model import Apollo
+from ..model import Apollo, RestorationModel
 
 
 def real_time_factor(
-    model: Apollo, device: str, iterations: int = 1000, limit: float = math.inf, warm_up: int = 3
+    model: RestorationModel,
+    device: str,
+    iterations: int = 1000,
+    limit: float = math.inf,
+    warm_up: int = 3,
 ) -> list[float]:
     """Seconds that each run over 1 s of mono took, as in section III-C of the paper.
 

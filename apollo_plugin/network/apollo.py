@@ -1,22 +1,21 @@
 """Apollo, band-sequence modelling for audio restoration (Fig. 1 of the paper)."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 
-from ..errors import check_time_is_last
+from .base import RestorationNetwork
 from .envelope import EnvelopePath
 from .excitation import NOISE_PERIOD, Excitation, white_noise
 from .filterbank import ApolloSTFT
 from .gain_bands import GainBands, TokenGuide, starting_path
 from .layers import INITIAL_LOG_GAIN, BandGain, BandLinear, BandSequenceModule, RMSNorm, rotary
 from .state import ApolloState, Contexts
-from .stft import finish
 
 
-class ApolloNetwork(nn.Module):
+class ApolloNetwork(RestorationNetwork):
     """Restores music that went through a lossy codec.
 
     The defaults are the published model: 16.54 M parameters, Table II of the paper.
@@ -56,6 +55,8 @@ class ApolloNetwork(nn.Module):
         torch.Size([2, 4000])
     """
 
+    filterbank: ApolloSTFT
+
     def __init__(
         self,
         sample_rate: float = 44100,
@@ -76,23 +77,20 @@ class ApolloNetwork(nn.Module):
         excitation: bool = False,
         envelope_dim: int = 0,
     ):
-        arguments = {name: value for name, value in locals().items() if name != "self"}
-        # Not super(): beside Asteroid's BaseModel, which keeps a rate of its own, that would be it.
-        nn.Module.__init__(self)
+        RestorationNetwork.__init__(self, locals())
         if n_heads < 1 or feature_dim < 1 or feature_dim % (2 * n_heads):
             raise ValueError(f"feature_dim {feature_dim} must be a multiple of {2 * n_heads}")
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {kernel_size} must be odd")
         if n_layers < 1 or tcn_blocks < 1:
             raise ValueError("n_layers and tcn_blocks must be 1 or more")
-        self._args: dict[str, Any] = arguments
         self.residual = residual
         self.band_gain = band_gain
         window = int(sample_rate * win_ms / 1000)
         layout = n_bands, band_width_hz, band_bins
         self.filterbank = ApolloSTFT(window, window, None, sample_rate, *layout)
         if band_bins is not None:
-            arguments["band_bins"] = list(self.filterbank.band_widths)
+            self._args["band_bins"] = list(self.filterbank.band_widths)
         bands = self.filterbank.bands
         groups = [(len(members), width) for width, members in bands.groups.items()]
         self.encoders = nn.ModuleList(
@@ -129,20 +127,19 @@ class ApolloNetwork(nn.Module):
     # ------------------------------------------------------------------------ the one forward pass
 
     @property
-    def sample_rate(self) -> float:
-        """In Hz."""
-        return self._args["sample_rate"]
-
-    @property
     def n_ahead(self) -> int:
         """Look-ahead in frames: the TCNs' or the envelope path's, which runs beside them."""
         tokens = sum(block.ahead for layer in self.layers for block in layer.tcn)
         return max(tokens, self.envelope_path.ahead) if self.envelope_path else tokens
 
     @property
-    def latency(self) -> int:
-        """Delay of a stream in samples: the convolutions' look-ahead and one window."""
-        return self.n_ahead * self.filterbank.stride + self.filterbank.kernel_size
+    def frame_bytes(self) -> int:
+        """What the features of a frame take for each stream, in bytes."""
+        return 4 * self.filterbank.n_bands * self._args["feature_dim"]
+
+    @property
+    def products(self) -> nn.Module:
+        return self.get_submodule("layers")
 
     def initial_state(self, n_streams: int) -> ApolloState:
         """State before the first sample of ``n_streams`` signals."""
@@ -178,18 +175,7 @@ class ApolloNetwork(nn.Module):
     def step(
         self, wav: torch.Tensor, state: ApolloState | None, last: bool
     ) -> tuple[torch.Tensor, ApolloState]:
-        """Takes new samples and gives back those that are finished.
-
-        Everything else here, whole files, blocks and streams, is made of this.
-
-        Args:
-            wav: ``(streams, n)``, any ``n`` from 0 up.
-            state: from the step before, None at the start.
-            last: no sample follows.
-
-        Returns:
-            ``(streams, m)`` restored samples in the order of time, and the state.
-        """
+        """See :meth:`RestorationNetwork.step`."""
         if state is None:
             state = self.initial_state(wav.shape[0])
         source = wav.to(state.samples)
@@ -202,15 +188,13 @@ class ApolloNetwork(nn.Module):
             wav_of_noise = white_noise(state.frame, n_frames + 1, self.filterbank.stride)
             noise = torch.view_as_real(self.filterbank.spectrum(wav_of_noise.to(source)[None])[0])
         restored = self.decode(x, torch.view_as_real(spec[:, :n_frames]), log_gain, noise)
-        total, envelope, synthesis = self.filterbank.synthesis(
-            torch.view_as_complex(restored), state.synthesis, last
-        )
         samples = torch.cat((state.samples, source), -1)
-        n_out = min(total.shape[-1], samples.shape[-1])
-        out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out])
+        out, samples, synthesis = self._synthesis(
+            torch.view_as_complex(restored), state.synthesis, samples, last
+        )
         frame = (state.frame + n_frames) % NOISE_PERIOD
         return out.to(wav.dtype), ApolloState(
-            analysis, samples[:, n_out:], spec[:, n_frames:], contexts, frame, synthesis
+            analysis, samples, spec[:, n_frames:], contexts, frame, synthesis
         )
 
     def network(
@@ -282,39 +266,3 @@ class ApolloNetwork(nn.Module):
         # Digital silence stays digital silence, whatever the biases say.
         sounding = spec.abs().amax((-2, -1), keepdim=True) > 0
         return restored * sounding
-
-    @property
-    def _signal_dtype(self) -> torch.dtype:
-        """The STFT needs float32 at least, whatever the network computes in."""
-        return torch.promote_types(next(self.parameters()).dtype, torch.float32)
-
-    # ---------------------------------------------------------------------------- whole signals
-
-    def forward(self, wav: torch.Tensor) -> torch.Tensor:
-        """Restores a signal in one step.
-
-        Args:
-            wav: floating point, ``(..., time)`` with ``time`` from 1 up.
-
-        Returns:
-            restored signal of the same shape and type.
-
-        Raises:
-            ValueError: for an empty signal.
-            TypeError: for integers.
-        """
-        streams = self._streams(wav)
-        return self.step(streams, None, last=True)[0].reshape(wav.shape)
-
-    def _streams(self, wav: torch.Tensor) -> torch.Tensor:
-        if not torch.is_tensor(wav) or not wav.is_floating_point():
-            kind = getattr(wav, "dtype", type(wav).__name__)
-            raise TypeError(f"wav has type {kind}; it takes a floating point tensor")
-        if wav.ndim == 0 or wav.numel() == 0:
-            raise ValueError(f"wav of shape {tuple(wav.shape)} holds no samples")
-        check_time_is_last(wav.shape)
-        return wav.reshape(-1, wav.shape[-1])
-
-    def get_model_args(self) -> dict[str, Any]:
-        """Arguments that make this model again."""
-        return dict(self._args)

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from ..errors import DeviceError, SettingError
+from .base import RestorationNetwork
 
 PRECISIONS = ("fp32", "bf16", "int8")
 # Chosen for packing; products follow the packed weights. It has VNNI and AMX.
 _ENGINE = "onednn"
 
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network", bound=RestorationNetwork)
 
 
 def default_precision(device: torch.device | str) -> str:
@@ -31,7 +32,7 @@ def convert(model: Network, precision: str) -> Network:
     """A copy of a model that restores in another precision; not for training.
 
     Args:
-        model: an Apollo in float32, on the device where it will run.
+        model: an Apollo or an SRGAN in float32, on the device where it will run.
         precision: ``"fp32"`` (the model itself); ``"bf16"``: products of bfloat16, half the time
             where the processor has them (AVX-512 BF16, AMX, CUDA), right and slower elsewhere;
             ``"int8"``, CPU only: weights of 8 bits, one scale a row, and activations of 8 bits (7
@@ -60,7 +61,7 @@ def convert(model: Network, precision: str) -> Network:
             stacklevel=2,
         )
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in list(model.get_submodule("layers").modules()):
+    for module in list(model.products.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear:
                 setattr(

@@ -56,11 +56,13 @@ class STFT:
         kernel_size: window length in samples.
         stride: hop in samples, half of the window at most.
         n_bins: bins of the spectrum.
+        margin: frames more at either end, of what is reflected there.
     """
 
     kernel_size: int
     stride: int
     n_bins: int
+    margin: int = 0
 
     def window(self, like: torch.Tensor) -> torch.Tensor:
         """The window, made anew so that casting the model to bfloat16 cannot round it."""
@@ -84,7 +86,7 @@ class STFT:
             complex spectrum ``(streams, frames, bins)``, with as many frames as are complete, and
             the state. An empty signal has no frames.
         """
-        pad = self.kernel_size // 2
+        pad = self.kernel_size // 2 + self.margin * self.stride
         samples, n_pending, n_seen = state
         # No padding reflects more than this.
         n_seen = min(n_seen + wav.shape[-1], pad + 1)
@@ -129,7 +131,8 @@ class STFT:
         """Overlap-add of all samples to which no later frame will add.
 
         Args:
-            spec: complex spectrum ``(streams, frames, bins)``, any number of frames.
+            spec: complex spectrum ``(streams, frames, bins)``, any number of frames, those of the
+                margin left out.
             state: from the step before.
             last: no frame follows.
 

@@ -21,7 +21,7 @@ from ..data.dataset import MOISESDB_LICENSE, MUSDB_LICENSE, OWN_LICENSE
 from ..errors import CheckpointError, DataError
 from ..evaluation.experiment import CHECKPOINT, DIGEST
 from ..files import atomic_write, sha256
-from ..model import Apollo
+from ..model import RestorationModel
 
 RECIPE = "musdb18hq_moises/Apollo"
 _UNKNOWN_DATA = dict(
@@ -53,7 +53,7 @@ def publish(exp_dir: str | os.PathLike, recipe: str = RECIPE) -> tuple[Path, lis
     config = _read_yaml(exp_dir / "conf.yml")
     # Flat and finite, as Asteroid lists them.
     flat = {key: value for key, value in metrics.items() if not isinstance(value, (dict, list))}
-    model = Apollo.from_pretrained(package)
+    model = RestorationModel.from_pretrained(package)
     target = exp_dir / "publish_dir"
     with atomic_write(target) as beside:
         beside.mkdir()
@@ -133,11 +133,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise DataError(f"'{path}' is no configuration in YAML") from error
 
 
-def _check(folder: Path, model: Apollo) -> None:
+def _check(folder: Path, model: RestorationModel) -> None:
     """What is published loads, without executing anything, and is the model."""
     torch.load(folder / "model.pth", weights_only=True)
     for name in ("model.pth", "model.safetensors"):
-        state = Apollo.from_pretrained(folder / name).state_dict()
+        state = RestorationModel.from_pretrained(folder / name).state_dict()
         wrong = [k for k, v in model.state_dict().items() if not torch.equal(state[k], v)]
         if wrong:
             raise CheckpointError(f"'{folder / name}' does not hold the model: {wrong[0]} differs")

@@ -67,7 +67,7 @@ def test_the_average_is_taken_and_of_two_others_none(tmp_path):
         same(tmp_path / "a.pth")
     content = {f"a.{k}": v for k, v in noisy.items()} | {f"b.{k}": v for k, v in state.items()}
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="several Apollos, 'a\\.\\*' and 'b\\.\\*'"):
+    with pytest.raises(CheckpointError, match="several models, 'a\\.\\*' and 'b\\.\\*'"):
         Apollo.from_pretrained(tmp_path / "a.pth")
 
 

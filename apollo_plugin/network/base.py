@@ -1,0 +1,118 @@
+"""What every network of restoration is: a step with state, and whole signals made of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import check_time_is_last
+from .stft import STFT, SynthesisState, finish
+
+
+class RestorationNetwork(nn.Module):
+    """Base of the networks: subclasses say what a step is.
+
+    Args:
+        arguments: of the subclass, by name; ``self`` among them is ignored.
+    """
+
+    filterbank: STFT
+
+    def __init__(self, arguments: Mapping[str, Any]):
+        # Not super(): beside Asteroid's BaseModel, which keeps a rate of its own, that would be it.
+        nn.Module.__init__(self)
+        self._args = {name: value for name, value in arguments.items() if name != "self"}
+
+    def step(self, wav: torch.Tensor, state: Any, last: bool) -> tuple[torch.Tensor, Any]:
+        """Takes new samples and gives back those that are finished.
+
+        Everything else here, whole files, blocks and streams, is made of this.
+
+        Args:
+            wav: ``(streams, n)``, any ``n`` from 0 up.
+            state: from the step before, None at the start.
+            last: no sample follows.
+
+        Returns:
+            ``(streams, m)`` restored samples in the order of time, and the state.
+        """
+        raise NotImplementedError
+
+    @property
+    def n_ahead(self) -> int:
+        """Look-ahead in frames."""
+        raise NotImplementedError
+
+    @property
+    def frame_bytes(self) -> int:
+        """What an activation takes for each frame of a stream, in bytes."""
+        raise NotImplementedError
+
+    @property
+    def products(self) -> nn.Module:
+        """Where nearly all of the work is: linear layers that lower precision suits."""
+        return self
+
+    @property
+    def sample_rate(self) -> float:
+        """In Hz."""
+        return self._args["sample_rate"]
+
+    @property
+    def latency(self) -> int:
+        """Delay of a stream in samples: the network's look-ahead and one window."""
+        return self.n_ahead * self.filterbank.stride + self.filterbank.kernel_size
+
+    @property
+    def _signal_dtype(self) -> torch.dtype:
+        """The STFT needs float32 at least, whatever the network computes in."""
+        return torch.promote_types(next(self.parameters()).dtype, torch.float32)
+
+    def _synthesis(
+        self, spec: torch.Tensor, state: SynthesisState, samples: torch.Tensor, last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, SynthesisState]:
+        """Frames of a restored spectrum to the samples that they finish.
+
+        Args:
+            spec: complex ``(streams, frames, bins)``.
+            state: from the step before.
+            samples: of the input, those whose output is still to come.
+            last: no frame follows.
+
+        Returns:
+            finished samples, those of the input that still wait, and the state.
+        """
+        total, envelope, state = self.filterbank.synthesis(spec, state, last)
+        n_out = min(total.shape[-1], samples.shape[-1])
+        out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out])
+        return out, samples[:, n_out:], state
+
+    def forward(self, wav: torch.Tensor) -> torch.Tensor:
+        """Restores a signal in one step.
+
+        Args:
+            wav: floating point, ``(..., time)`` with ``time`` from 1 up.
+
+        Returns:
+            restored signal of the same shape and type.
+
+        Raises:
+            ValueError: for an empty signal.
+            TypeError: for integers.
+        """
+        streams = self._streams(wav)
+        return self.step(streams, None, last=True)[0].reshape(wav.shape)
+
+    def _streams(self, wav: torch.Tensor) -> torch.Tensor:
+        if not torch.is_tensor(wav) or not wav.is_floating_point():
+            kind = getattr(wav, "dtype", type(wav).__name__)
+            raise TypeError(f"wav has type {kind}; it takes a floating point tensor")
+        if wav.ndim == 0 or wav.numel() == 0:
+            raise ValueError(f"wav of shape {tuple(wav.shape)} holds no samples")
+        check_time_is_last(wav.shape)
+        return wav.reshape(-1, wav.shape[-1])
+
+    def get_model_args(self) -> dict[str, Any]:
+        """Arguments that make this model again."""
+        return dict(self._args)
