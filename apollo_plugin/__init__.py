@@ -40,7 +40,7 @@ def _import(part: str, _registry: Any) -> None:
 # The parts register themselves when they are imported; these see to it that they are.
 for _registry, _part in (
     ("asteroid.models", ".model"),
-    ("asteroid.models", ".srgan"),
+    (f"{__name__}.model", ".srgan"),
     ("asteroid_filterbanks", ".network.filterbank"),
 ):
     wrapt.register_post_import_hook(partial(_import, _part), _registry)

@@ -9,12 +9,8 @@ import soundfile
 import torch
 from torch.utils.data import Dataset
 
-<<<<<<< HEAD
-from apollo_plugin import Apollo
-from apollo_plugin.cli.work import do_there
-=======
 from apollo_plugin import SRGAN, Apollo
->>>>>>> 0f74c2c (SR-GAN, the paper's baseline: its generator on the same base as Apollo, loaded, saved, shared and restored by the same code)
+from apollo_plugin.cli.work import do_there
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHROMIUM_FLAGS = (

@@ -51,7 +51,9 @@ def outcomes(options: Options, due: Sequence[Job]) -> Outcomes:
         yield from _in_processes(options, list(due), n, purse)
 
 
-def share_out(model: RestorationModel, options: Options, due: Sequence[Job]) -> tuple[int, int | None]:
+def share_out(
+    model: RestorationModel, options: Options, due: Sequence[Job]
+) -> tuple[int, int | None]:
     """How many processes restore files, and how many bytes of memory they share for songs.
 
     As many as there are cores, so far as there are files and memory for them, or as ``--jobs``
