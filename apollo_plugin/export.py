@@ -71,8 +71,9 @@ def program(model: Apollo, kind: str) -> torch.export.ExportedProgram:
         first = {0: streams}
         hops = torch.export.Dim("hops", min=1)
         shapes = ({0: streams, 1: hops}, None, None, first, first, {1: streams}, first)
-        if model.envelope_path:
-            shapes = (*shapes, (first, {1: streams}, first, first))
+        options = [first, {1: streams}, first, first] if model.envelope_path else []
+        options += [first] if model.excitation else []
+        shapes = (*shapes, tuple(options)) if options else shapes
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Guards that torch's solver cannot prove of time // hop are left to the run.

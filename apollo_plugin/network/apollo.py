@@ -8,7 +8,7 @@ from torch import nn
 
 from .base import RestorationNetwork
 from .envelope import EnvelopePath
-from .excitation import NOISE_PERIOD, Excitation, white_noise
+from .excitation import NOISE_PERIOD, Excitation, initial_memory, white_noise
 from .filterbank import ApolloSTFT
 from .gain_bands import GainBands, TokenGuide, starting_path
 from .layers import INITIAL_LOG_GAIN, BandGain, BandLinear, BandSequenceModule, RMSNorm, rotary
@@ -157,19 +157,14 @@ class ApolloNetwork(RestorationNetwork):
 
     def initial_contexts(self, n_streams: int, like: torch.Tensor) -> Contexts:
         """What stands before the first frame: zeros, of the type and device of ``like``."""
-        n_bands, n_features = self.filterbank.n_bands, self._args["feature_dim"]
+        shape = self.filterbank.n_bands, self._args["feature_dim"]
         path = self.envelope_path
         return Contexts(
-            [
-                [
-                    like.new_zeros(n_streams, block.behind, n_bands, n_features)
-                    for block in layer.tcn
-                ]
-                for layer in self.layers
-            ],
+            [[like.new_zeros(n_streams, b.behind, *shape) for b in x.tcn] for x in self.layers],
             [context.to(like) for context in path.initial_contexts(n_streams)] if path else [],
-            like.new_zeros(n_streams, 0, n_bands, n_features),
+            like.new_zeros(n_streams, 0, *shape),
             like.new_zeros(n_streams, 0, path.n_bands if path else 0),
+            initial_memory(like, n_streams, self.excitation),
         )
 
     def step(
@@ -187,7 +182,9 @@ class ApolloNetwork(RestorationNetwork):
         if self.excitation:  # seen through the same window
             wav_of_noise = white_noise(state.frame, n_frames + 1, self.filterbank.stride)
             noise = torch.view_as_real(self.filterbank.spectrum(wav_of_noise.to(source)[None])[0])
-        restored = self.decode(x, torch.view_as_real(spec[:, :n_frames]), log_gain, noise)
+        due = torch.view_as_real(spec[:, :n_frames])
+        restored, came = self.decode(x, due, log_gain, noise, contexts.came)
+        contexts = contexts._replace(came=came)
         samples = torch.cat((state.samples, source), -1)
         out, samples, synthesis = self._synthesis(
             torch.view_as_complex(restored), state.synthesis, samples, last
@@ -207,7 +204,7 @@ class ApolloNetwork(RestorationNetwork):
         Returns:
             features and log gains for :meth:`decode`, contexts.
         """
-        blocks, path, tokens, log_gain = contexts
+        blocks, path, tokens, log_gain, _ = contexts
         known = self.envelope_path.features(spec) if self.envelope_path else None
         x, rotation = self.encode(spec, known), self.rotation()
         new = []
@@ -219,7 +216,7 @@ class ApolloNetwork(RestorationNetwork):
         expected, path = self.envelope_path(known, path, last)
         x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
         n = min(x.shape[1], log_gain.shape[1])
-        contexts = Contexts(new, path, x[:, n:], log_gain[:, n:])
+        contexts = Contexts(new, path, x[:, n:], log_gain[:, n:], contexts.came)
         return x[:, :n], log_gain[:, :n], contexts
 
     def rotation(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -244,9 +241,10 @@ class ApolloNetwork(RestorationNetwork):
         spec: torch.Tensor,
         log_gain: torch.Tensor | None,
         noise: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Features, and of the same frames the input's spectrum, the envelope path's log gains and
-        the noise's spectrum ``(frames, bins, 2)``, to the restored spectrum."""
+        came: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features, and of the same frames the input's spectrum, the path's log gains and the
+        noise's ``(frames, bins, 2)``, to the restored spectrum; and the excitation's memory."""
         bands = self.filterbank.bands
         x = bands.to_groups(x)
         if self.envelope_path and log_gain is not None:
@@ -260,9 +258,10 @@ class ApolloNetwork(RestorationNetwork):
             parts = self.envelope(parts, level)
         restored = bands.merge([nn.functional.glu(part) for part in parts])
         if self.excitation:
-            restored = restored + self.excitation(groups, spec, noise, log_gain)
+            added, filled, came = self.excitation(groups, spec, noise, log_gain, came)
+            restored = restored * (1 - filled) + added  # one of the two, not their sum
         if self.residual:
             restored = spec + restored
         # Digital silence stays digital silence, whatever the biases say.
         sounding = spec.abs().amax((-2, -1), keepdim=True) > 0
-        return restored * sounding
+        return restored * sounding, came

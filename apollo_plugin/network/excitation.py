@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .bands import BandSplit
-from .envelope import ENERGY_FLOOR
+from .envelope import EMPTY, ENERGY_FLOOR
 from .gain_bands import (
     SOURCE_BANDS,
     SOURCE_START,
@@ -26,6 +26,10 @@ _MAX_LOG_GAIN = 6.0
 # A band is filled where it lacks more than this (natural logarithm, 15 dB) of what is expected of
 # it, and how steeply it begins.
 _DEFICIT, _STEEPNESS = 1.7, 4.0
+# Frames for which a band is remembered to have come through, and the shares of them between which
+# it is taken to lie below the cut-off more and more.
+MEMORY = 200
+_FREE, _CLOSED = 0.03, 0.06
 # The noise repeats after so many frames, three hours, which keeps its counter bounded.
 NOISE_PERIOD = 2**20
 _PRIME = 2**31 - 1
@@ -89,6 +93,40 @@ def tiled(spec: torch.Tensor, width: int) -> torch.Tensor:
     return torch.cat([white] * n_tiles, -2)[..., : n_bins - stop, :]
 
 
+def above_cutoff(came: torch.Tensor) -> torch.Tensor:
+    """How far each band may be taken to lie above the codec's cut-off, from 0 to 1.
+
+    A low-pass stays where it is, so a band below one that came through a moment ago has a hole, and
+    what is known of a hole is too little to fill it: that would cost more than it brings.
+
+    Args:
+        came: 1 where a band came through, else 0, of :data:`MEMORY` - 1 frames before and of new
+            frames, ``(streams, frames, bands)``.
+
+    Returns:
+        of the new frames, ``(streams, frames, bands)``.
+    """
+    if came.shape[1] < MEMORY:
+        return came[:, :0]
+    share = nn.functional.avg_pool1d(came.transpose(1, 2), MEMORY, 1).transpose(1, 2)
+    n = 1
+    while n < share.shape[-1]:  # the most of a band and all above it
+        share = torch.maximum(share, nn.functional.pad(share[..., n:], (0, n)))
+        n *= 2
+    return ((_CLOSED - share) / (_CLOSED - _FREE)).clamp(0, 1)
+
+
+def initial_memory(
+    like: torch.Tensor, n_streams: int, excitation: "Excitation | None"
+) -> torch.Tensor:
+    """No band came through before the first frame: zeros, ``(streams, frames, target bands)``;
+    nothing to remember without an excitation."""
+    if excitation is None:
+        return like.new_zeros(0)
+    n_targets = len(excitation.gain_bands.widths) - TARGET_START
+    return like.new_zeros(n_streams, MEMORY - 1, n_targets)
+
+
 class Excitation(nn.Module):
     """Fills what a codec emptied above the source region.
 
@@ -96,7 +134,8 @@ class Excitation(nn.Module):
     White noise is a function of the absolute position in the signal and the same for all streams,
     so that a channel is restored the same whatever is restored beside it, and what lies in the
     middle of a stereo mix stays there. The two are mixed to unit norm in each gain band and frame,
-    and scaled by ``exp`` of a log gain where the input lacks as much.
+    and scaled by ``exp`` of a log gain where the input lacks as much and lies above the cut-off, as
+    far as the last two seconds tell, see :func:`above_cutoff`.
 
     Log gain, share of the tile and what counts as lacking start from the expected log gains, a half
     and 15 dB; the tokens add to each, at first nothing.
@@ -141,7 +180,8 @@ class Excitation(nn.Module):
         spec: torch.Tensor,
         noise: torch.Tensor,
         log_gain: torch.Tensor | None,
-    ) -> torch.Tensor:
+        came: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What is to be added to the spectrum.
 
         Args:
@@ -149,9 +189,13 @@ class Excitation(nn.Module):
             spec: the input's, ``(streams, frames, bins, 2)``.
             noise: spectrum of :func:`white_noise` in these frames, ``(frames, bins, 2)``.
             log_gain: expected of the original, ``(streams, frames, gain bands)``.
+            came: 1 where a target band came through in the frames before, at first
+                :func:`initial_memory`.
 
         Returns:
-            ``(streams, frames, bins, 2)``, zeros below the end of the source region.
+            ``(streams, frames, bins, 2)``, zeros below the end of the source region; how much of
+            each bin it fills, from 0 to 1, ``(streams, frames, bins, 1)``; ``came`` for the next
+            step.
         """
         present = self.gain_bands.log_gains(spec)
         if self.level is not None:
@@ -159,10 +203,15 @@ class Excitation(nn.Module):
         assert log_gain is not None  # the envelope path's where there is no map
         more, tonality, lack = self._correction(groups, spec.dtype)
         target = slice(TARGET_START, None)
-        level = log_gain.to(spec.dtype)[..., target] + more
-        deficit = level - present[..., target] - _DEFICIT
-        amplitude = level.clamp(max=_MAX_LOG_GAIN).exp() * (_STEEPNESS * deficit + lack).sigmoid()
-        return self.mix(spec, noise, amplitude, tonality)
+        present, expected = present[..., target], log_gain.to(spec.dtype)[..., target]
+        level = expected + more
+        new = (present > (expected - _DEFICIT).clamp(min=0.5 * math.log(EMPTY))).to(came)
+        came = torch.cat((came, new), 1)
+        fills = (_STEEPNESS * (level - present - _DEFICIT) + lack).sigmoid() * above_cutoff(came)
+        amplitude = level.clamp(max=_MAX_LOG_GAIN).exp() * fills
+        to_bins = self.gain_bands.to_bins[target].to(fills)
+        filled = self.mix(spec, noise, amplitude, tonality)
+        return filled, (fills @ to_bins).unsqueeze(-1), came[:, new.shape[1] :]
 
     def _correction(
         self, groups: list[torch.Tensor], dtype: torch.dtype

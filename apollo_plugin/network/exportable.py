@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import ExportError
 from .apollo import ApolloNetwork
-from .excitation import white_noise
+from .excitation import initial_memory, white_noise
 from .stft import finish
 
 
@@ -69,7 +69,7 @@ class WholeSignal(nn.Module):
         contexts = model.initial_contexts(spec.shape[0], spec)
         x, log_gain, _ = model.network(spec, contexts, last=True)
         noise = self.fourier.noise(model, torch.zeros((), dtype=torch.int64), x.shape[1])
-        spec = model.decode(x, spec, log_gain, noise)
+        spec, _ = model.decode(x, spec, log_gain, noise, contexts.came)
         n_samples = wav.shape[-1]
         total = self.fourier.samples(spec)[:, pad : pad + n_samples]
         valid = torch.ones_like(spec[0, :, 0, 0])
@@ -133,6 +133,8 @@ class StreamStep(nn.Module):
             )
             state["tokens"] = waiting[0][..., None, None].repeat(1, 1, bank.n_bands, n_features)
             state["log_gain"] = waiting[1][..., None].repeat(1, 1, path.n_bands)
+        if self.model.excitation is not None:
+            state["came"] = initial_memory(state["samples"], n_streams, self.model.excitation)
         return state
 
     def forward(
@@ -144,7 +146,7 @@ class StreamStep(nn.Module):
         spectrum: torch.Tensor,
         context: torch.Tensor,
         overlap: torch.Tensor,
-        *of_path: torch.Tensor,
+        *options: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         """The restored hops, then the new state in the order of the inputs."""
         hop, n_hops = self.hop, wav.shape[1]
@@ -167,9 +169,9 @@ class StreamStep(nn.Module):
                 late += block.ahead
             x, new = layer(x, rotation, [next(old) for _ in masks], False, masks)
             contexts += new
-        log_gain, new_of_path = None, []
+        log_gain, new_of_path, came = None, [], options[-1] if options else samples.new_zeros(0)
         if path is not None:
-            smoothing, of_blocks, tokens, log_gain = of_path
+            smoothing, of_blocks, tokens, log_gain = options[:4]
             masks, late = [_valid(index, end)[:, None]], 0
             for of_time in path.blocks:
                 masks.append(_valid(index - late, end)[:, None])
@@ -181,7 +183,8 @@ class StreamStep(nn.Module):
         late = self.n_ahead
         valid = _valid(index - late, end)
         noise = self.fourier.noise(self.model, frame - late, n_hops)
-        restored = self.model.decode(x, _late(spectrum, late, n_hops), log_gain, noise)
+        due = _late(spectrum, late, n_hops)
+        restored, came = self.model.decode(x, due, log_gain, noise, came)
         total = self.fourier.samples(restored * valid[:, None, None])
         total = total + F.pad(overlap, (0, n_hops * hop))
         before = _valid(frame - late - 1, end) * self.fourier.squared[0, 0, hop:]
@@ -197,6 +200,7 @@ class StreamStep(nn.Module):
             torch.stack(contexts),
             total[:, n_out:],
             *new_of_path,
+            *([came] if self.model.excitation else []),
         )
 
 

@@ -18,12 +18,14 @@ class Contexts(NamedTuple):
             features)``.
         log_gain: what the envelope path said of frames that wait for the tokens, ``(streams,
             frames, gain bands)``.
+        came: which bands the excitation saw come through, ``(streams, frames, target bands)``.
     """
 
     blocks: list[list[torch.Tensor]]
     path: list[torch.Tensor]
     tokens: torch.Tensor
     log_gain: torch.Tensor
+    came: torch.Tensor
 
 
 class ApolloState(NamedTuple):

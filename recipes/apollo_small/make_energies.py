@@ -31,13 +31,16 @@ OTHERS = {name: share for name, share in EVERYDAY.items() if name != "mp3"}
 
 
 def draw(library: Library, random: np.random.Generator, seconds: float) -> Mix:
-    """Half of the mixes are songs as they are, half are stems of several songs."""
-    if random.random() < 0.5:
-        mix = library.draw_song(random, seconds, 0)
-    else:
+    """One mix in five is of stems of several songs, the others are songs balanced anew: what
+    shares a beat lets the lows tell of the highs, as on records."""
+    if random.random() < 0.2:
         stems = draw_stems(random, library.stems, None)
-        mix = library.draw(random, stems, seconds, 0)
-    return mix
+        return library.draw(random, stems, seconds, 0)
+    mix = library.draw_song(random, seconds, 0)
+    parts = [p for p in mix.parts if random.random() > 0.2] or mix.parts
+    gains = random.normal(0, 4, len(parts))
+    parts = tuple(replace(part, gain_db=float(gain)) for part, gain in zip(parts, gains))
+    return replace(mix, parts=parts)
 
 
 @torch.no_grad()

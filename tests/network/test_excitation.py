@@ -6,7 +6,15 @@ import scipy.signal
 import torch
 
 from apollo_plugin.network.bands import BandSplit
-from apollo_plugin.network.excitation import NOISE_PERIOD, Excitation, tiled, white_noise
+from apollo_plugin.network.excitation import (
+    MEMORY,
+    NOISE_PERIOD,
+    Excitation,
+    above_cutoff,
+    initial_memory,
+    tiled,
+    white_noise,
+)
 from apollo_plugin.network.gain_bands import TARGET_START, GainBands, TokenGuide, extrapolation
 
 LEAN = [5] * 16 + [10] * 8 + [15] * 8 + [20] * 7 + [22]
@@ -18,6 +26,11 @@ def parts(widths, feature_dim=6, expects=True):
     bands = BandSplit(widths)
     gains = GainBands(bands, 882, 44100)
     return bands, gains, Excitation(bands, gains, feature_dim, expects)
+
+
+def filled(excitation, groups, spec, noise, log_gain):
+    """What it adds where no band has come through before."""
+    return excitation(groups, spec, noise, log_gain, initial_memory(spec, len(spec), excitation))[0]
 
 
 def spectrum(n_frames=7, streams=2, seed=0):
@@ -201,8 +214,8 @@ def test_empty_bands_get_the_expected_gain_and_full_ones_nothing(widths):
     spec[..., 200:, :] = 0
     groups = [torch.randn(2, 7, len(members), 6) for members in bands.groups.values()]
     expected = gains.log_gains(spectrum())  # 1.2 or so, in all bands
-    filled = excitation(groups, spec, grain(), expected)
-    energy = gains.energies(filled)
+    found = filled(excitation, groups, spec, grain(), expected)
+    energy = gains.energies(found)
     torch.testing.assert_close(0.5 * energy[..., 40:].log(), expected[..., 40:], atol=1e-3, rtol=0)
     # Where the input has what is expected, less than 50 dB below it are added.
     present = gains.energies(spec)
@@ -214,7 +227,7 @@ def test_without_expectations_the_source_is_continued_at_9_db_an_octave():
     spec = spectrum()
     spec[..., 85:, :] = 0
     groups = [torch.zeros(2, 7, len(members), 6) for members in bands.groups.values()]
-    found = 0.5 * gains.energies(excitation(groups, spec, grain(), None)).log()
+    found = 0.5 * gains.energies(filled(excitation, groups, spec, grain(), None)).log()
     source = gains.log_gains(spec)[..., 9:17].mean(-1)
     for band in (26, 52):  # one and two octaves above the source's centre, 13 * 250 Hz
         fall = 9 * np.log2((band + 0.5) / 13) / 20 * np.log(10)
@@ -224,16 +237,56 @@ def test_without_expectations_the_source_is_continued_at_9_db_an_octave():
     assert not bias[:TARGET_START].any()
 
 
+def test_a_band_below_one_that_came_through_is_left_alone_for_two_seconds():
+    """Against loops over frames and bands."""
+    generator = torch.Generator().manual_seed(3)
+    rows = (torch.rand(1, 2 * MEMORY, 9, generator=generator) < 0.02).float()
+    rows[:, 150:170, 4] = 1
+    found = above_cutoff(rows)
+    assert found.shape == (1, MEMORY + 1, 9)
+    for frame in range(0, MEMORY + 1, 7):
+        window = rows[0, frame : frame + MEMORY]
+        for band in range(9):
+            share = max(window[:, above].mean().item() for above in range(band, 9))
+            expected = min(1.0, max(0.0, (0.06 - share) / 0.03))
+            assert found[0, frame, band].item() == pytest.approx(expected, abs=1e-5)
+    assert (found[:, -180:-160, :5] == 0).all() and (found[..., 5:] > 0.5).all()
+    assert above_cutoff(rows[:, : MEMORY - 1]).shape == (1, 0, 9)
+
+
+def test_holes_below_the_cutoff_stay_and_what_is_above_is_filled():
+    bands, gains, excitation = parts(LEAN)
+    spec = spectrum(60, 1)
+    spec[:, :, 200:] = 0  # the cut-off
+    spec[:, 30:, 100:120] = 0  # a hole that comes later
+    groups = [torch.zeros(1, 60, len(members), 6) for members in bands.groups.values()]
+    expected = gains.log_gains(spectrum(60, 1, seed=4))
+    memory = initial_memory(spec, 1, excitation)
+    added, fills, _ = excitation(groups, spec, grain(60), expected, memory)
+    assert (fills[:, 30:, 100:120] < 1e-3).all() and (added[:, 30:, 100:120].abs() < 1e-2).all()
+    assert (fills[..., 200:, :] > 0.9).all()
+    # In steps as in one go.
+    parts_of = []
+    for begin, end in ((0, 13), (13, 13), (13, 60)):
+        some = [group[:, begin:end] for group in groups]
+        part = excitation(
+            some, spec[:, begin:end], grain(60)[begin:end], expected[:, begin:end], memory
+        )
+        parts_of.append(part[0])
+        memory = part[2]
+    torch.testing.assert_close(torch.cat(parts_of, 1), added, rtol=0, atol=1e-5)
+
+
 def test_tokens_correct_each_band_alone():
     bands, gains, excitation = parts(LEAN)
     spec = spectrum()
     spec[..., 85:, :] = 0
     groups = [torch.randn(2, 7, len(members), 6) for members in bands.groups.values()]
     expected = torch.ones(2, 7, 88)
-    plain = gains.energies(excitation(groups, spec, grain(), expected))
+    plain = gains.energies(filled(excitation, groups, spec, grain(), expected))
     with torch.no_grad():  # the band of 15 bins from bin 160 on: its second 250 Hz by 0.5
         excitation.heads["15"][-1].bias[0, 1] = 0.5
-    raised = gains.energies(excitation(groups, spec, grain(), expected))
+    raised = gains.energies(filled(excitation, groups, spec, grain(), expected))
     ratio = 0.5 * (raised / plain)[..., TARGET_START:].log()
     expected_ratio = torch.zeros(71)
     expected_ratio[160 // 5 + 1 - TARGET_START] = 0.5
@@ -255,7 +308,7 @@ def test_gradients_are_those_of_finite_differences_and_reach_every_gain():
         lambda *asked: excitation.mix(spec.double(), noise.double(), *asked),
         [x.requires_grad_() for x in asked],
     )
-    excitation(groups, spec, noise, None).square().sum().backward()
+    filled(excitation, groups, spec, noise, None).square().sum().backward()
     for name, parameter in excitation.named_parameters():
         assert parameter.grad.isfinite().all() and parameter.grad.any(), name
     assert (excitation.level.bias.grad[TARGET_START:] != 0).all()
