@@ -290,7 +290,7 @@ def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
         (
             "train_envelope.py",
             ("--energies", "{}", "--out", "{}/e", "--frames", "60"),
-            "68 or more",
+            "80 or more",
         ),
         ("make_material.py", ("--samples", "{}/no", "--out", "{}"), "/no' does not exist"),
     ],
