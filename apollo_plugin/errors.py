@@ -15,6 +15,10 @@ class AudioError(ApolloError, ValueError):
     """A sound file that cannot be read or written."""
 
 
+class TagError(ApolloError):
+    """Tags that cannot be written."""
+
+
 class DataError(ApolloError, ValueError):
     """A data set, an index or a result that is missing or damaged."""
 

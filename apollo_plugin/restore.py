@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,9 @@ import torch
 from scipy.signal import firwin, kaiserord, oaconvolve
 from tqdm import tqdm
 
-from . import audio
+from . import audio, tags
 from .audio.writing import SAMPLE_BYTES
-from .errors import AudioError
+from .errors import AudioError, TagError
 from .files import free_bytes
 from .settings import Job, Settings
 
@@ -42,10 +42,14 @@ class Restored:
     Args:
         n_clipped: number of samples that an integer format clipped.
         true_peak: of what was to be written, full scale 1.0; measured for integer formats only.
+        notes: a line each on what happened to the tags, without the file's name.
+        of_album: where the tags told the loudness of an album, which is to be told anew.
     """
 
     n_clipped: int = 0
     true_peak: float = 0.0
+    notes: tuple[str, ...] = ()
+    of_album: tags.Track | None = None
 
 
 @torch.no_grad()
@@ -192,24 +196,55 @@ def restore_file(
         AudioError: one line with the file, what is wrong and what helps. Nothing is written then.
     """
     wav, rate = read_source(job, settings)
+    carried = read_tags(job, settings)
     restored = restore_audio(model, wav, rate, settings.keep_below, settings.mix, progress=progress)
     check_finite(restored, job, wav)
-    return write_result(job.target, restored, rate, settings)
+    return write_result(job.target, restored, rate, settings, carried)
 
 
-def write_result(place: Path, wav: torch.Tensor, rate: int, settings: Settings) -> Restored:
-    """Writes a restoration, whole or not at all.
+def read_tags(job: Job, settings: Settings) -> tags.Tags | None:
+    """Tags of a source, if they are to be carried."""
+    whole = not {"start", "duration"} & set(settings.reading)
+    return tags.read(job.source, whole) if settings.tags else None
+
+
+def write_result(
+    place: Path, wav: torch.Tensor, rate: int, settings: Settings, carried: tags.Tags | None = None
+) -> Restored:
+    """Writes a restoration, whole or not at all; tags that cannot be written never cost it.
 
     Args:
         place: of the file.
         wav: ``(channels, time)``.
         rate: in Hz.
         settings: format and level.
+        carried: tags of its source.
 
     Raises:
         AudioError: where it cannot be written.
     """
-    meter = audio.Meter(rate, wav.shape[0]) if settings.clips else None
+    try:
+        return _write(place, wav, rate, settings, carried)
+    except TagError as error:
+        # What was written is damaged, perhaps; the sound is still here.
+        written = _write(place, wav, rate, settings, None)
+        return replace(written, notes=(f"its tags were left out: {error}",))
+
+
+def _write(
+    place: Path, wav: torch.Tensor, rate: int, settings: Settings, carried: tags.Tags | None
+) -> Restored:
+    measured = settings.clips or (carried and carried.loudness)
+    meter = audio.Meter(rate, wav.shape[0]) if measured else None
+    level: audio.Level | None = None
+    notes = list(carried.notes) if carried else []
+
+    def finish(beside: Path) -> None:
+        nonlocal level
+        level = meter.level() if meter else None
+        if carried:
+            notes.extend(tags.write(beside, carried, settings.format, level))
+
     n_clipped = audio.write(
         place,
         wav,
@@ -219,8 +254,12 @@ def write_result(place: Path, wav: torch.Tensor, rate: int, settings: Settings) 
         settings.headroom,
         settings.dither,
         meter,
+        finish,
     )
-    return Restored(n_clipped, meter.level().true_peak if meter else 0.0)
+    of_album = None
+    if carried and carried.has_album_gain and level:
+        of_album = tags.Track(carried.album, frozenset(carried.loudness), level)
+    return Restored(n_clipped, level.true_peak if level else 0.0, tuple(notes), of_album)
 
 
 def read_source(job: Job, settings: Settings, n_results: int = 1) -> tuple[torch.Tensor, int]:

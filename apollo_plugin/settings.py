@@ -43,6 +43,7 @@ class Settings:
             ``start``, ``duration``, ``salvage``.
         headroom: dB by which results in integers are turned down.
         dither: add dither to results in 16 bits.
+        tags: carry tags and covers from sources to results.
 
     Raises:
         SettingError: for values out of range, and for subtypes that the format has not or that
@@ -58,6 +59,7 @@ class Settings:
     reading: Mapping[str, Any] = field(default_factory=dict)
     headroom: float = 0.0
     dither: bool = False
+    tags: bool = True
 
     def __post_init__(self) -> None:
         if self.keep_below is not None and not 0 < self.keep_below < float("inf"):

@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import av
 import soundfile
 import torch
 from torch.utils.data import Dataset
@@ -86,6 +87,25 @@ def save(path: Path, wav: torch.Tensor, rate: int = 44100, subtype: str = "FLOAT
     """Writes a sound file by soundfile, its folder too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, wav.T.numpy(), rate, subtype)
+    return path
+
+
+def encoded(
+    path: Path, wav: torch.Tensor, codec: str, rate: int = 44100, kbps: int | None = None
+) -> Path:
+    """Writes a coded file by FFmpeg: gapless where its container can say so."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.layout = "stereo" if len(wav) == 2 else "mono"
+        if kbps:
+            stream.bit_rate = 1000 * kbps
+        fmt = stream.codec_context.codec.audio_formats[0].name
+        frame = av.AudioFrame.from_ndarray(wav.numpy(), "fltp", stream.layout.name)
+        frame.sample_rate, frame.pts = rate, 0
+        resampler = av.AudioResampler(fmt, stream.layout, rate, stream.frame_size or None)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
     return path
 
 

@@ -26,7 +26,7 @@ ORDER = [
     ["srgan"],
     ["model"],
     ["restore", "checkpoints"],
-    ["settings"],
+    ["settings", "tags"],
     ["audio", "losses", "metrics"],
     ["network"],
     ["files", "memory", "errors", "apollo_plugin"],

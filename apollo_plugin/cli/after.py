@@ -1,14 +1,81 @@
-"""What is told when all files are through."""
+"""What is done and told when all files are through."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
+from tqdm import tqdm
+
+from .. import audio, tags
+from ..errors import ApolloError
 from ..restore import Restored
-from ..settings import Settings
+from ..settings import Job, Settings
 from .terminal import say
 
+Results = Sequence[tuple[Job, Restored]]
 
-def say_level(results: Sequence[Restored], settings: Settings) -> None:
+
+def end(results: Results, kept: Sequence[Job], settings: Settings) -> None:
+    """Ends a run.
+
+    Args:
+        results: what was restored.
+        kept: what was restored before.
+        settings: how.
+    """
+    _add_album_gains(results, kept, settings)
+    _say_notes(results)
+    _say_level([restored for _, restored in results], settings)
+
+
+def _add_album_gains(results: Results, kept: Sequence[Job], settings: Settings) -> None:
+    """Tells the loudness of albums, which is known only now, where the sources told it."""
+    albums: dict[tuple[Path, str], dict[Job, tags.Track]] = defaultdict(dict)
+    for job, restored in results:
+        if restored.of_album:
+            albums[job.source.parent, restored.of_album.album][job] = restored.of_album
+    folders = {folder for folder, _ in albums}
+    for job in kept:
+        track = _kept_track(job) if job.source.parent in folders else None
+        if track and (job.source.parent, track.album) in albums:
+            albums[job.source.parent, track.album][job] = track
+    for tracks in tqdm(albums.values(), unit="album", desc="loudness", disable=None):
+        levels = [track.level for track in tracks.values()]
+        for job, track in tracks.items():
+            try:
+                tags.add_album_gain(job.target, settings.format, track.kinds, levels)
+            except ApolloError as error:
+                say(str(error))
+
+
+def _kept_track(job: Job) -> tags.Track | None:
+    """A result of before as a track of its album, measured."""
+    source = tags.read(job.source)
+    if not source.has_album_gain:
+        return None
+    try:
+        wav, rate = audio.read(job.target)
+    except ApolloError:
+        return None
+    meter = audio.Meter(rate, wav.shape[0])
+    for block in wav.split(rate, -1):
+        meter.add(block.T.numpy())
+    return tags.Track(source.album, frozenset(source.loudness), meter.level())
+
+
+def _say_notes(results: Results) -> None:
+    """What happened to tags, each thing once."""
+    where: dict[str, list[Job]] = defaultdict(list)
+    for job, restored in results:
+        for note in restored.notes:
+            where[note].append(job)
+    for note, jobs in where.items():
+        more = f" and {len(jobs) - 1} more" if jobs[1:] else ""
+        say(f"'{jobs[0].source}'{more}: {note}")
+
+
+def _say_level(results: Sequence[Restored], settings: Settings) -> None:
     """Which headroom would have kept a run from clipping, between samples too."""
     peak = max((each.true_peak for each in results), default=0.0)
     if not settings.clips or peak <= 1:

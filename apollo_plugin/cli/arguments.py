@@ -108,6 +108,12 @@ def _add_results(add: Any) -> None:
         help="turn all results down by DB, so that integers do not clip (%(default)s)",
     )
     add("--dither", action="store_true", help="add dither (TPDF) to results in 16 bits")
+    add(
+        "--no-tags",
+        dest="tags",
+        action="store_false",
+        help="leave tags and covers out; they are carried where the format has them",
+    )
     add("--overwrite", action="store_true", help="restore again what is there already")
 
 

@@ -50,6 +50,7 @@ class Options:
     rate: int | None
     headroom: float
     dither: bool
+    tags: bool
     suffix: str
     track: int | None
     start: float
@@ -100,6 +101,7 @@ class Options:
             self.reading(),
             self.headroom,
             self.dither,
+            self.tags,
         )
 
     def check(self) -> None:

@@ -43,9 +43,10 @@ def restore(options: Options, settings: "Settings") -> int:
         failures.add("", problem)
     if options.report:
         report.check(options, len(todo.jobs))
-    _say_kept([job for job in todo.jobs if job not in todo.due])
+    kept = [job for job in todo.jobs if job not in todo.due]
+    _say_kept(kept)
     if todo.due:
-        _restore_all(options, settings, todo.due, failures)
+        _restore_all(options, settings, todo.due, kept, failures)
     status = failures.end(len(todo.jobs) + len(todo.problems))
     if options.report:
         shown = [report.Shown(job.source.name, job.source, job.target) for job in todo.jobs]
@@ -61,9 +62,13 @@ def _say_kept(kept: Sequence["Job"]) -> None:
 
 
 def _restore_all(
-    options: Options, settings: "Settings", due: Sequence["Job"], failures: Failures
+    options: Options,
+    settings: "Settings",
+    due: Sequence["Job"],
+    kept: Sequence["Job"],
+    failures: Failures,
 ) -> None:
-    from .after import say_level
+    from . import after
     from .pool import outcomes
 
     results = []
@@ -73,8 +78,8 @@ def _restore_all(
                 failures.add(job.source, done)
             else:
                 _tell_done(job, done)
-                results.append(done.restored)
-    say_level(results, settings)
+                results.append((job, done.restored))
+    after.end(results, kept, settings)
 
 
 def _tell_done(job: "Job", done: "Done") -> None:

@@ -6,7 +6,7 @@ from .. import separators
 from ..errors import AudioError, SeparatorError
 from ..model import RestorationModel
 from ..pipelines import Pipeline, SeparateThenRestore
-from ..restore import Progress, Restored, check_finite, read_source, write_result
+from ..restore import Progress, Restored, check_finite, read_source, read_tags, write_result
 from ..settings import Job, Settings
 
 
@@ -46,6 +46,7 @@ def restore_stems(
     """
     n_sources = len(pipeline.sources or ()) or 4
     wav, rate = read_source(job, settings, n_sources + 1)
+    carried = read_tags(job, settings)
     try:
         stems = pipeline.restore(wav, rate, progress)
     except SeparatorError as error:
@@ -55,11 +56,13 @@ def restore_stems(
     places = [job.target.with_name(f"{_safe(n)}{job.target.suffix}") for n in pipeline.sources]
     # The remix is written last, so a folder with one is whole.
     written = [
-        write_result(place, stem, rate, settings)
+        write_result(place, stem, rate, settings, carried)
         for place, stem in [*zip(places, stems), (job.target, remix)]
     ]
     return Restored(
-        sum(each.n_clipped for each in written), max(each.true_peak for each in written)
+        sum(each.n_clipped for each in written),
+        max(each.true_peak for each in written),
+        tuple(dict.fromkeys(note for each in written for note in each.notes)),
     )
 
 

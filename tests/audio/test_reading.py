@@ -3,14 +3,13 @@
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import one_line, snr, tone
+from helpers import encoded, one_line, snr, tone
 
 from apollo_plugin import audio
 from apollo_plugin.audio import AudioError
@@ -125,20 +124,6 @@ def test_nan_and_infinity_are_found(value, tmp_path):
 
 
 # ------------------------------------------------------------------------ whole, or refused
-
-
-def encoded(path: Path, wav: torch.Tensor, codec: str, rate: int = 44100) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.layout = "stereo" if len(wav) == 2 else "mono"
-        fmt = stream.codec_context.codec.audio_formats[0].name
-        frame = av.AudioFrame.from_ndarray(wav.numpy(), "fltp", stream.layout.name)
-        frame.sample_rate, frame.pts = rate, 0
-        resampler = av.AudioResampler(fmt, stream.layout, rate, stream.frame_size or None)
-        for part in [*resampler.resample(frame), *resampler.resample(None)]:
-            container.mux(stream.encode(part))
-        container.mux(stream.encode(None))
-    return path
 
 
 def test_an_mp3_with_a_tag_is_exact_to_the_sample_and_halves_join(tmp_path):

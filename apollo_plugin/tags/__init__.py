@@ -1,0 +1,6 @@
+"""Tags and covers: what a sound file carries beside its sound, from any format to any other."""
+
+from .files import Track, add_album_gain, read, write
+from .model import Tags
+
+__all__ = ["Tags", "Track", "add_album_gain", "read", "write"]

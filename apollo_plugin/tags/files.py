@@ -1,0 +1,234 @@
+"""Tags from files and into files."""
+
+import contextlib
+import shutil
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mutagen
+from mutagen.aiff import AIFF
+from mutagen.apev2 import APENoHeaderError, APEv2
+from mutagen.asf import ASF
+from mutagen.flac import FLAC
+from mutagen.id3 import ID3, ID3NoHeaderError
+from mutagen.mp3 import MP3
+from mutagen.mp4 import MP4
+from mutagen.ogg import OggFileType
+from mutagen.oggopus import OggOpus
+from mutagen.oggvorbis import OggVorbis
+from mutagen.wave import WAVE
+
+from ..audio import Level, album_loudness
+from ..errors import TagError, one_line
+from ..files import atomic_write
+from . import gain, id3, others, vorbis
+from .model import INFO_NAMES, Tags, numbered
+
+# How the formats that hold tags are opened.
+_KINDS: dict[str, list[Any]] = {
+    "WAV": [WAVE],
+    "FLAC": [FLAC],
+    "AIFF": [AIFF],
+    "MP3": [MP3],
+    "OGG": [OggVorbis, OggOpus],
+}
+# What has times of the whole file.
+_TIMED = (*id3.TIMED, vorbis.CUESHEET, others.CHAPTERS)
+_RIFF_LIMIT = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Track:
+    """A track of an album whose loudness is told.
+
+    Args:
+        album: tells it from others in the same folder.
+        kinds: in which ways the source told the loudness.
+        level: of the result.
+    """
+
+    album: str
+    kinds: frozenset[str]
+    level: Level
+
+
+# mutagen and what it finds in broken files raise errors of all kinds. None of them may cost the
+# sound, so all of them are told, here only.
+
+
+def read(path: Path, whole: bool = True) -> Tags:
+    """What a file carries; whatever is wrong with it, its notes say so.
+
+    Args:
+        path: of the file.
+        whole: False where a part of the sound is taken, which times of the whole do not fit.
+    """
+    tags = Tags()
+    try:
+        if path.is_file():  # a device may have no end
+            _read(tags, path)
+    except Exception as error:
+        tags.notes.append(f"its tags are broken ({_reason(error)}); what could be read was carried")
+    if not whole:
+        for frame in id3.TIMED:
+            if tags.id3 is not None:
+                tags.id3.delall(frame)
+        tags.blocks = []
+        tags.other = [name for name in tags.other if name not in _TIMED]
+    return tags
+
+
+def _read(tags: Tags, path: Path) -> None:
+    try:
+        file = mutagen.File(path)
+    except mutagen.MutagenError:
+        file = None
+    if file is None or isinstance(file, MP3):
+        # Also where no frame of sound is found behind the tag.
+        with contextlib.suppress(ID3NoHeaderError):
+            id3.read(tags, ID3(path))
+        with contextlib.suppress(APENoHeaderError):
+            others.read_ape(tags, APEv2(path))
+    elif isinstance(file, (FLAC, OggFileType)):
+        vorbis.read(tags, file)
+    elif isinstance(file, MP4):
+        others.read_mp4(tags, file)
+    elif isinstance(file, ASF):
+        others.read_asf(tags, file.tags or [])
+    elif isinstance(file.tags, APEv2):
+        others.read_ape(tags, file.tags)
+    elif isinstance(file.tags, ID3):
+        id3.read(tags, file.tags)
+    if file is None or isinstance(file, (WAVE, AIFF)):
+        others.read_by_ffmpeg(tags, path, common=file is not None and file.tags is not None)
+
+
+def write(path: Path, tags: Tags, format: str, level: Level | None) -> list[str]:
+    """Puts tags into a file, in its format's own way.
+
+    Args:
+        path: of the file, which has none yet.
+        tags: as they were read.
+        format: soundfile's name of it.
+        level: of its sound, told instead of the loudness that the source told, if it did.
+
+    Returns:
+        a line on what could not be carried, if anything.
+
+    Raises:
+        TagError: the file may be damaged then.
+    """
+    if not (tags.text or tags.pictures or tags.id3 or tags.loudness or tags.blocks or tags.other):
+        return []
+    try:
+        file = _open(path, format)
+        if file is None:
+            return [f"{format} holds no tags; they were left out"]
+        opus = isinstance(file, OggOpus)
+        loudness, peak = (level.loudness, level.true_peak) if level else (None, 0.0)
+        extra = gain.fields(tags.loudness, "track", loudness, peak, opus)
+        if format == "WAV":
+            _add_info(path, tags.text)
+            file = _open(path, format)
+        left = _fill(file, tags, extra)
+        _save(file)
+    except Exception as error:
+        raise TagError(_reason(error)) from error
+    if tags.loudness and not extra:
+        left.append("the loudness of silence")
+    if not left:
+        return []
+    counted = [f"{name} ({left.count(name)})" if left.count(name) > 1 else name for name in left]
+    return [f"{format} cannot hold {', '.join(dict.fromkeys(counted))}; left out"]
+
+
+def add_album_gain(path: Path, format: str, kinds: frozenset[str], levels: Iterable[Level]) -> None:
+    """Tells the loudness of an album in one of its tracks, which is there whole or as it was.
+
+    Args:
+        path: of the file.
+        format: soundfile's name of it.
+        kinds: in which ways its source told it.
+        levels: of all tracks.
+
+    Raises:
+        TagError: where that fails; the file is as it was.
+    """
+    levels = list(levels)
+    peak = max(level.true_peak for level in levels)
+    try:
+        if (file := _open(path, format)) is None or file.tags is None:
+            return
+        with atomic_write(path) as beside:
+            shutil.copyfile(path, beside)
+            file = _open(beside, format)
+            opus = isinstance(file, OggOpus)
+            found = gain.fields(kinds, "album", album_loudness(levels), peak, opus)
+            if isinstance(file.tags, ID3):
+                id3.add(file.tags, found)
+            else:
+                for key, value in found.items():
+                    file.tags[key.upper()] = value
+            _save(file)
+    except Exception as error:
+        raise TagError(f"'{path}': its album's loudness is not told ({_reason(error)})") from error
+
+
+def _open(path: Path, format: str) -> Any:
+    with path.open("rb") as file:
+        if format not in _KINDS or file.read(4) == b"RF64":
+            return None
+    kinds = _KINDS[format]
+    # MP3 is not known by its first bytes at all rates.
+    return kinds[0](path) if len(kinds) == 1 else mutagen.File(path, kinds)
+
+
+def _fill(file: Any, tags: Tags, extra: dict[str, str]) -> list[str]:
+    if isinstance(file, (FLAC, OggFileType)):
+        return vorbis.fill(file, tags, extra)
+    if file.tags is None:
+        file.add_tags()
+    return id3.fill(file.tags, tags, extra)
+
+
+def _save(file: Any) -> None:
+    if isinstance(file.tags, ID3):
+        # Several values stay several in version 2.3 too.
+        file.save(v2_version=id3.version(file.tags), v23_sep=None)
+    else:
+        file.save()
+
+
+def _add_info(path: Path, text: dict[str, list[str]]) -> None:
+    """Appends RIFF INFO, for those who know nothing else."""
+    body = b"INFO"
+    for key, name in INFO_NAMES.items():
+        if key in text:
+            said: str = numbered(text, key) if key == "tracknumber" else "; ".join(text[key])
+            value = said.encode() + b"\0"
+            body += (
+                struct.pack("<4sI", name.encode(), len(value)) + value + b"\0" * (len(value) & 1)
+            )
+    if body == b"INFO":
+        return
+    with path.open("r+b", buffering=0) as file:
+        end = file.seek(0, 2)
+        chunk = b"\0" * (end & 1) + struct.pack("<4sI", b"LIST", len(body)) + body
+        size = end + len(chunk) - 8
+        if size > _RIFF_LIMIT:
+            raise ValueError("WAV holds 4 GiB at most")
+        if file.write(chunk) < len(chunk):
+            raise OSError(28, "No space left on device")
+        file.seek(4)
+        file.write(struct.pack("<I", size))
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, where mutagen passes that on."""
+    inner: BaseException | None = error
+    while inner and not isinstance(inner, OSError):
+        inner = inner.__context__
+    return one_line(inner or error, 120)

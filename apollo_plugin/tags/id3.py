@@ -1,0 +1,191 @@
+"""ID3v2 of all versions: frames to fields and back."""
+
+from typing import Any
+
+from mutagen.id3 import (
+    APIC,
+    COMM,
+    ID3,
+    TIPL,
+    TMCL,
+    TXXX,
+    UFID,
+    USLT,
+    Frame,
+    Frames,
+    TextFrame,
+    UrlFrame,
+)
+
+from .model import ID3_NAMES, Tags, free_name, key_of, numbered
+
+_KEYS = {name: key for key, name in ID3_NAMES.items()}
+# What is said of the coded file: lengths, sizes, places in it; and gains of old.
+_OF_THE_CODING = "TSSE TLEN TSIZ TFLT TDLY MLLT ASPI SEEK RBUF".split()
+_GAINS = "RVA2 RVAD RGAD".split()
+# Frames with times of the file.
+TIMED = "CHAP CTOC SYLT SYTC ETCO".split()
+_MUSICBRAINZ = "http://musicbrainz.org"
+# Who did what (TIPL); others played (TMCL).
+_ROLES = {
+    "producer": "producer",
+    "engineer": "engineer",
+    "arranger": "arranger",
+    "mix": "mixer",
+    "DJ-mix": "djmixer",
+}
+_ENCODING = 3  # UTF-8
+_LANGUAGE = "XXX"  # unknown
+
+
+def read(tags: Tags, id3: ID3) -> None:
+    """Takes all frames; what is stale, or a picture that is none, leaves ``id3`` itself."""
+    for key, frame in list(id3.items()):
+        name = frame.FrameID
+        keep = True
+        if name in _OF_THE_CODING or name in _GAINS:
+            keep = False
+            if name in _GAINS:
+                tags.is_stale(f"replaygain_{getattr(frame, 'desc', '').lower()}")
+        elif name == "APIC":
+            keep = tags.add_picture(frame.data, int(frame.type), frame.desc, frame.mime)
+        elif name in ("TXXX", "COMM"):
+            field = key_of(frame.desc)
+            keep = not tags.is_stale(field)
+            if name == "COMM":
+                field = "comment" if field in ("", "id3v1 comment") else f"comment:{field}"
+            if keep:
+                tags.add(field, frame.text)
+        elif not _read_text(tags, frame):
+            tags.other.append(name)
+        if not keep:
+            del id3[key]
+    unknown = zip(_names(id3.unknown_frames), id3.unknown_frames)
+    id3.unknown_frames = [data for name, data in unknown if name not in _OF_THE_CODING + _GAINS]
+    tags.other += _names(id3.unknown_frames)
+    tags.id3 = id3
+
+
+def _names(unknown: list[bytes]) -> list[str]:
+    return [data[:4].decode("latin-1").strip("\0") for data in unknown]
+
+
+def _read_text(tags: Tags, frame: Any) -> bool:
+    """Takes a frame that can be said as a field of text."""
+    name = frame.FrameID
+    if name == "USLT":
+        tags.add("lyrics", [frame.text])
+    elif name == "UFID" and frame.owner == _MUSICBRAINZ:
+        tags.add("musicbrainz_trackid", [frame.data.decode("ascii", "replace")])
+    elif name in ("TIPL", "TMCL"):
+        for role, person in frame.people:
+            known = _ROLES.get(role) if name == "TIPL" else None
+            tags.add(known or "performer", [person if known or not role else f"{person} ({role})"])
+    elif name == "TCON":
+        tags.add("genre", frame.genres)
+    elif issubclass(type(frame), TextFrame):
+        tags.add(_KEYS.get(name, name.lower()), frame.text)
+    elif name == "WXXX":
+        tags.add(f"url:{key_of(frame.desc)}" if frame.desc else "url", [frame.url])
+    elif issubclass(type(frame), UrlFrame):
+        tags.add(_KEYS.get(name, name.lower()), [frame.url])
+    else:
+        return False
+    return True
+
+
+def fill(id3: ID3, tags: Tags, extra: dict[str, str]) -> list[str]:
+    """Puts tags into an ID3 tag.
+
+    Args:
+        id3: what was in it is replaced.
+        tags: to put there.
+        extra: further fields.
+
+    Returns:
+        names of what cannot be held.
+    """
+    id3.clear()
+    said, native = Tags(), tags.id3
+    if native is not None:
+        for frame in native.values():
+            id3.add(frame)
+        id3.unknown_frames = native.unknown_frames
+        id3._unknown_v2_version = native._unknown_v2_version
+        copy = ID3()
+        copy.update(native)
+        read(said, copy)
+    for frame in _frames({k: v for k, v in tags.text.items() if k not in said.text}):
+        if frame.HashKey not in id3:
+            id3.add(frame)
+    add(id3, extra)
+    if native is None or not said.pictures:
+        for picture in tags.pictures:
+            text = picture.desc
+            while f"APIC:{text}" in id3:  # frames of one description replace each other
+                text += " "
+            arguments = dict(mime=picture.mime, type=picture.type, desc=text, data=picture.data)
+            id3.add(APIC(encoding=_ENCODING, **arguments))
+    if native is None:
+        return list(tags.other)
+    # They are written for the version that they came from only, and that is not 2.2.
+    return _names(native.unknown_frames) if native.version < (2, 3) else []
+
+
+def add(id3: ID3, fields: dict[str, str]) -> None:
+    """Adds fields of the loudness to an ID3 tag."""
+    for key, value in fields.items():
+        if key == "itunnorm":
+            id3.add(COMM(encoding=0, lang="eng", desc="iTunNORM", text=[value]))
+        else:
+            id3.add(TXXX(encoding=_ENCODING, desc=key.upper(), text=[value]))
+
+
+def version(id3: ID3) -> int:
+    """Of ID3v2, in which a tag is written: that which it came in, or 4."""
+    return 3 if id3._unknown_v2_version == 3 else 4
+
+
+def _frames(text: dict[str, list[str]]) -> list[Frame]:
+    frames: list[Frame] = []
+    people: list[list[str]] = []
+    for key, values in text.items():
+        if key in ("tracktotal", "disctotal") and key.replace("total", "number") in text:
+            continue
+        role = next((role for role, known in _ROLES.items() if known == key), None)
+        name = ID3_NAMES.get(key, key.upper())
+        kind = Frames.get(name)
+        if key in ("tracknumber", "discnumber"):
+            values = [numbered(text, key)]
+        if role:
+            people += [[role, value] for value in values]
+        elif key == "performer":
+            frames.append(TMCL(encoding=_ENCODING, people=[_player(value) for value in values]))
+        elif key == "comment" or key.startswith("comment:"):
+            about = key.partition(":")[2]
+            frames.append(COMM(encoding=_ENCODING, lang=_LANGUAGE, desc=about, text=values))
+        elif key == "lyrics":
+            joined = "\n".join(values)
+            frames.append(USLT(encoding=_ENCODING, lang=_LANGUAGE, desc="", text=joined))
+        elif key == "musicbrainz_trackid":
+            frames.append(UFID(owner=_MUSICBRAINZ, data=values[0].encode("ascii", "replace")))
+        elif kind and issubclass(kind, UrlFrame) and name != "WXXX":
+            frames.append(kind(url=values[0]))
+        elif kind and issubclass(kind, TextFrame) and _holds(kind, values):
+            frames.append(kind(encoding=_ENCODING, text=values))
+        else:
+            frames.append(TXXX(encoding=_ENCODING, desc=free_name(key), text=values))
+    return [*frames, TIPL(encoding=_ENCODING, people=people)] if people else frames
+
+
+def _holds(kind: Any, values: list[str]) -> bool:
+    """Whether a frame says the same: dates have a form of their own."""
+    try:
+        return [str(text) for text in kind(encoding=_ENCODING, text=values).text] == values
+    except (ValueError, TypeError):
+        return False
+
+
+def _player(text: str) -> list[str]:
+    person, _, role = text.rstrip(")").rpartition(" (")
+    return [role, person] if person and text.endswith(")") else ["", text]

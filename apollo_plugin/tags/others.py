@@ -1,0 +1,106 @@
+"""Formats that are read only: MP4, APE, ASF, and what FFmpeg shows of the rest."""
+
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import av
+from mutagen.apev2 import BINARY, APEv2
+from mutagen.mp4 import MP4
+
+from ..audio.frames import FORMATS
+from .model import APE_NAMES, ASF_NAMES, ID3_NAMES, MP4_NAMES, Tags, key_of
+
+_MP4_KEYS = {name: key for key, name in MP4_NAMES.items()}
+_APE_KEYS = {name.lower(): key for key, name in APE_NAMES.items()}
+_ASF_KEYS = {name: key for key, name in ASF_NAMES.items()}
+# Who coded, and that there is no pause: said of the file.
+_OF_THE_CODING = ("©too", "pgap")
+_FRONT, _BACK = 3, 4
+CHAPTERS = "chapters"
+# A picture of ASF: its kind and size, then two texts in UTF-16 that end in a null, then the file.
+_ASF_HEAD = struct.Struct("<BI")
+
+
+def read_mp4(tags: Tags, file: MP4) -> None:
+    """Takes the atoms of an MP4."""
+    atoms: Any = file.tags or {}
+    for name, values in atoms.items():
+        if name == "covr":
+            for data in values:
+                tags.add_picture(bytes(data), _FRONT, "")
+        elif name in ("trkn", "disk"):
+            number, total = values[0]
+            tags.add(_MP4_KEYS[name], [f"{number or ''}/{total or ''}"])
+        elif name.startswith("----:"):
+            key = key_of(name.split(":", 2)[2])
+            tags.add(key, [bytes(value).decode("utf-8", "replace") for value in values])
+        elif name == "cpil":
+            tags.add("compilation", ["1"] if values else [])
+        elif name in _MP4_KEYS:
+            tags.add(_MP4_KEYS[name], values)
+        elif name not in _OF_THE_CODING:
+            tags.other.append(name)
+    if file.chapters:
+        tags.other.append(CHAPTERS)
+
+
+def read_ape(tags: Tags, ape: APEv2) -> None:
+    """Takes the items of an APEv2 tag; those that are known already stay."""
+    known = set(tags.text)
+    for name, value in ape.items():
+        key = _APE_KEYS.get(name.lower()) or key_of(name)
+        if value.kind == BINARY and key.startswith("cover art"):
+            data = value.value.partition(b"\0")[2]  # behind the file's name
+            if not tags.pictures:
+                tags.add_picture(data, _BACK if "back" in key else _FRONT, "")
+        elif value.kind == BINARY:
+            tags.other.append(name)
+        elif key not in known:
+            tags.add(key, str(value).split("\0"))
+
+
+def read_asf(tags: Tags, asf: Iterable[tuple[str, Any]]) -> None:
+    """Takes the attributes of a Windows Media file."""
+    for name, value in asf:
+        if name == "WM/Picture":
+            kind, size = _ASF_HEAD.unpack_from(value.value)
+            data = value.value[-size:]
+            tags.add_picture(data, kind, "")
+        elif isinstance(value.value, bytes):
+            tags.other.append(name)
+        else:
+            tags.add(_ASF_KEYS.get(name) or key_of(name.removeprefix("WM/")), [value.value])
+
+
+def read_by_ffmpeg(tags: Tags, path: Path, common: bool) -> None:
+    """Takes what FFmpeg shows (RIFF INFO, BWF, AIFF's texts, CAF, Matroska ...) and is not known.
+
+    RIFF INFO has no stated encoding: it is UTF-8 where it can be, else Windows's.
+
+    Args:
+        tags: to add to.
+        path: of the file.
+        common: take those fields only that every format has; where the file has an ID3 tag too,
+            FFmpeg shows that by names of its own.
+    """
+    known: set[str] = set(tags.text)
+    found: dict[str, str] = {}
+    for encoding, errors in (("utf-8", "strict"), ("cp1252", "replace")):
+        try:
+            with path.open("rb") as file, av.open(
+                file,
+                metadata_encoding=encoding,
+                metadata_errors=errors,
+                options={"format_whitelist": ",".join(FORMATS)},
+            ) as container:
+                for stream in container.streams.audio[:1]:
+                    found |= stream.metadata
+                found |= container.metadata
+            break
+        except UnicodeDecodeError:
+            continue
+    for name, value in found.items():
+        if (key := key_of(name)) not in known and (key in ID3_NAMES or not common):
+            tags.add(key, [value])

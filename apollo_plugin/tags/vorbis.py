@@ -1,0 +1,111 @@
+"""Vorbis comments, of Ogg and FLAC: comments to fields and back."""
+
+import base64
+import binascii
+from typing import Any
+
+from mutagen.flac import FLAC, MetadataBlock, Picture, error
+
+from .model import Tags, key_of
+
+_PICTURE = "metadata_block_picture"
+# Pictures as they were written before there was a way.
+_OLD_PICTURE = "coverart"
+# FLAC's blocks that are neither comments, pictures, padding nor about the coding.
+_APPLICATION, _CUESHEET = 2, 5
+CUESHEET, _OF_PROGRAMS = "CUESHEET", "APPLICATION"
+# A block of FLAC counts its bytes in 24 bits; what a comment takes beside its text.
+_BLOCK_BYTES, _BESIDE = 2**24 - 1, 64
+
+
+def read(tags: Tags, file: Any) -> None:
+    """Takes comments, pictures and FLAC's other blocks."""
+    for name, value in file.tags or []:
+        key = key_of(name)
+        if key in (_PICTURE, _OLD_PICTURE):
+            _read_picture(tags, key, value)
+        elif key != "coverartmime" and not tags.is_stale(key):
+            tags.add(key, [value])
+            tags.comments.append((name, value))
+    for picture in getattr(file, "pictures", ()):
+        tags.add_picture(picture.data, picture.type, picture.desc, picture.mime)
+    for block in getattr(file, "metadata_blocks", ()):
+        if block.code in (_APPLICATION, _CUESHEET):
+            tags.blocks.append(block)
+            tags.other.append(CUESHEET if block.code == _CUESHEET else _OF_PROGRAMS)
+
+
+def _read_picture(tags: Tags, key: str, value: str) -> None:
+    try:
+        data = base64.b64decode(value)
+        if key == _OLD_PICTURE:
+            tags.add_picture(data, 3, "")
+        else:
+            picture = Picture(data)
+            tags.add_picture(picture.data, picture.type, picture.desc, picture.mime)
+    except (binascii.Error, ValueError, error):
+        tags.notes.append("a cover that is no picture was left out")
+
+
+def fill(file: Any, tags: Tags, extra: dict[str, str]) -> list[str]:
+    """Puts tags into a file's comments.
+
+    Args:
+        file: its tags are replaced; it is not saved yet.
+        tags: to put there.
+        extra: further fields.
+
+    Returns:
+        names of what cannot be held.
+    """
+    if file.tags is None:
+        file.add_tags()
+    comments, said = list(tags.comments), {key_of(name) for name, _ in tags.comments}
+    for key, values in tags.text.items():
+        if key not in said:
+            comments += [(key.upper(), value) for value in values]
+    comments += [(key.upper(), value) for key, value in extra.items()]
+    left = [name for name, _ in comments if not _is_name(name)]
+    comments = [(name, value) for name, value in comments if _is_name(name)]
+    if isinstance(file, FLAC):
+        left += [name for name in tags.other if name not in (CUESHEET, _OF_PROGRAMS)]
+        file.clear_pictures()
+        for picture in tags.pictures:
+            if len(picture.write()) <= _BLOCK_BYTES:
+                file.add_picture(picture)
+            else:
+                left.append(f"a picture of {len(picture.data) / 1e6:.0f} MB")
+        file.metadata_blocks += [_copied(block) for block in tags.blocks]
+    else:
+        left += tags.other
+        coded = [base64.b64encode(picture.write()).decode() for picture in tags.pictures]
+        comments += [(_PICTURE.upper(), value) for value in coded]
+    file.tags[:], longest = _shortened(comments)
+    left += longest
+    return left
+
+
+def _is_name(name: str) -> bool:
+    return bool(name) and all(" " <= c <= "}" and c != "=" for c in name)
+
+
+def _copied(block: Any) -> MetadataBlock:
+    copy: Any = MetadataBlock(block.write())
+    copy.code = block.code
+    return copy
+
+
+def _shortened(
+    comments: list[tuple[str, str]],
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """As many comments as a block of FLAC can hold, and the names of the longest, left out.
+
+    Ogg could hold more, and mutagen would take minutes to write it.
+    """
+    kept, left = list(comments), []
+    sizes = [len(name) + len(value.encode()) + _BESIDE for name, value in kept]
+    while sum(sizes) + _BESIDE > _BLOCK_BYTES:
+        longest = max(range(len(sizes)), key=sizes.__getitem__)
+        name, _ = kept.pop(longest)
+        left.append(f"{name} of {sizes.pop(longest) / 1e6:.0f} MB")
+    return kept, left

@@ -1,0 +1,189 @@
+"""An album in, an album out: tags, covers, loudness, and the join of two tracks."""
+
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import av
+import lameenc
+import numpy as np
+import pytest
+import soundfile
+import torch
+from helpers import encoded, tone
+from mutagen.flac import FLAC
+from mutagen.id3 import APIC, ID3, PRIV, TALB, TDRC, TIT2, TPE1, TRCK, TXXX
+from PIL import Image
+
+from apollo_plugin import audio
+from apollo_plugin.audio import Meter, album_loudness
+from apollo_plugin.cli.stems import restore_stems
+from apollo_plugin.settings import Job, Settings
+
+N_SAMPLES = 30000
+SONG = tone(2 * N_SAMPLES)
+
+
+def cover() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "blue").save(file, "PNG")
+    return file.getvalue()
+
+
+COVER = cover()
+
+
+def lame(wav: torch.Tensor, vbr: bool) -> bytes:
+    encoder = lameenc.Encoder()
+    encoder.silence()
+    encoder.set_channels(2)
+    encoder.set_in_sample_rate(44100)
+    encoder.set_out_sample_rate(44100)
+    encoder.set_quality(3)
+    if vbr:
+        encoder.set_vbr(4)
+        encoder.set_vbr_quality(4)
+    else:
+        encoder.set_bit_rate(96)
+    pcm = (wav.T.numpy() * 32767).astype(np.int16).tobytes()
+    return bytes(encoder.encode(pcm)) + bytes(encoder.flush())
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory) -> Path:
+    """Four MP3s: one of a variable rate, two that were one recording, one with ReplayGain."""
+    folder = tmp_path_factory.mktemp("library") / "The album"
+    folder.mkdir()
+    (folder / "1 vbr.mp3").write_bytes(lame(SONG[:, :N_SAMPLES], vbr=True))
+    for number, half in enumerate(SONG.split(N_SAMPLES, -1), 2):
+        encoded(folder / f"{number} half.mp3", half, "libmp3lame")
+    (folder / "4 gain.mp3").write_bytes(lame(0.3 * SONG[:, :N_SAMPLES], vbr=False))
+    for number, path in enumerate(sorted(folder.iterdir()), 1):
+        tag = ID3()
+        texts = {TIT2: f"Søng {number}", TPE1: "Sömeone", TALB: "The album", TDRC: "2001"}
+        for kind, text in texts.items():
+            tag.add(kind(encoding=3, text=[text]))
+        tag.add(TRCK(encoding=3, text=[f"{number}/4"]))
+        tag.add(APIC(encoding=3, mime="image/png", type=3, desc="", data=COVER))
+        tag.add(PRIV(owner="shop", data=b"\1"))
+        if number > 3:
+            for name in ("TRACK_GAIN", "TRACK_PEAK", "ALBUM_GAIN", "ALBUM_PEAK"):
+                tag.add(TXXX(encoding=3, desc=f"REPLAYGAIN_{name}", text=["-99 dB"]))
+        tag.save(path)
+    return folder
+
+
+def seen_by_ffmpeg(path: Path) -> tuple[dict[str, str], int]:
+    """Tags and the number of pictures."""
+    with av.open(str(path)) as file:
+        return {k.lower(): v for k, v in file.metadata.items()}, len(file.streams.video)
+
+
+def test_four_mp3s_become_flac_with_all_they_had(run, album, tmp_path):
+    before = {path.name: path.read_bytes() for path in album.iterdir()}
+    status, out, err = run(album, "-o", tmp_path, "--format", "FLAC")
+    assert status == 0 and out.count("->") == 4
+    lines = err.splitlines()
+    assert [line for line in lines if "PRIV" in line] == [
+        f"apollo-restore: '{album}/1 vbr.mp3' and 3 more: FLAC cannot hold PRIV; left out"
+    ]
+    for number, source in enumerate(sorted(album.iterdir()), 1):
+        path = tmp_path / f"{source.stem}_restored.flac"
+        file = FLAC(path)
+        said = {key: file.tags[key] for key in ("title", "artist", "album", "date", "tracknumber")}
+        assert said == {
+            "title": [f"Søng {number}"],
+            "artist": ["Sömeone"],
+            "album": ["The album"],
+            "date": ["2001"],
+            "tracknumber": [str(number)],
+        }
+        assert file.tags["tracktotal"] == ["4"]
+        assert [(each.type, each.mime, each.data) for each in file.pictures] == [
+            (3, "image/png", COVER)
+        ]
+        seen, n_pictures = seen_by_ffmpeg(path)
+        assert (seen["title"], seen["track"], n_pictures) == (f"Søng {number}", str(number), 1)
+        gains = [key for key in file.tags.as_dict() if key.startswith("replaygain")]
+        assert len(gains) == (4 if number == 4 else 0)
+        assert audio.probe(path)[0] == audio.probe(source)[0]
+    assert {path.name: path.read_bytes() for path in album.iterdir()} == before
+    if shutil.which("ffprobe"):
+        command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams"]
+        shown = json.loads(subprocess.check_output([*command, path]))
+        assert shown["format"]["tags"]["TITLE"] == "Søng 4"
+        assert shown["streams"][1]["disposition"]["attached_pic"] == 1
+
+
+def test_no_tags(run, album, tmp_path):
+    assert run(album / "4 gain.mp3", "-o", tmp_path / "a.flac", "--no-tags")[2] == ""
+    assert not FLAC(tmp_path / "a.flac").tags and not FLAC(tmp_path / "a.flac").pictures
+
+
+def gains(path: Path) -> tuple[float, float, float]:
+    """Of track and album in dB, and the album's peak."""
+    said = FLAC(path).tags
+    track, of_album = (said[f"replaygain_{each}_gain"][0].split()[0] for each in ("track", "album"))
+    return float(track), float(of_album), float(said["replaygain_album_peak"][0])
+
+
+def test_an_albums_loudness_is_measured_over_all_its_tracks(run, tmp_path):
+    """Also over those of a run that was interrupted, and without one that is broken."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for number, gain in enumerate((1.0, 0.3, 2.0)):
+        path = source / f"{number}.flac"
+        soundfile.write(path, gain * SONG.T.numpy(), 44100, "PCM_24")
+        file = FLAC(path)
+        file["album"], file["replaygain_album_gain"] = "A", "1 dB"
+        file.save()
+    (source / "3.flac").write_bytes((source / "1.flac").read_bytes()[:9000])
+    other = source / "other.flac"  # of another album, in the same folder
+    soundfile.write(other, 0.1 * SONG.T.numpy(), 44100, "PCM_24")
+    file = FLAC(other)
+    file["album"], file["replaygain_album_gain"] = "B", "1 dB"
+    file.save()
+    assert run(source / "0.flac", source / "1.flac", "-o", out, "--format", "FLAC")[0] == 0
+    first = gains(out / "0_restored.flac")
+    status, _, err = run(source, "-o", out, "--format", "FLAC")
+    assert status == 1 and "3.flac" in err
+    results = [out / f"{number}_restored.flac" for number in range(3)]
+    levels = []
+    for path in results:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        meter = Meter(rate, 2)
+        meter.add(samples)
+        levels.append(meter.level())
+    for path, level in zip(results, levels):
+        track, of_album, peak = gains(path)
+        assert track == pytest.approx(-18 - level.loudness, abs=0.01)
+        assert of_album == pytest.approx(-18 - album_loudness(levels), abs=0.01)
+        assert peak == pytest.approx(max(each.true_peak for each in levels), rel=1e-3)
+        assert len(FLAC(path)["replaygain_album_gain"]) == 1
+    assert gains(results[0])[1] < first[1]
+    track, of_album, _ = gains(out / "other_restored.flac")
+    assert track == of_album
+
+
+class Halves:
+    """Separates a song into two halves of itself."""
+
+    sources = ("one", "other")
+
+    def restore(self, wav, sample_rate, progress):
+        return torch.stack((wav / 2, wav / 2))
+
+
+def test_stems_have_their_songs_tags(album, tmp_path):
+    job = Job(album / "4 gain.mp3", tmp_path / "remix.flac")
+    told = restore_stems(Halves(), job, Settings(format="FLAC"))
+    assert told.notes == ("FLAC cannot hold PRIV; left out",) and told.of_album is None
+    levels = []
+    for name in ("one", "other", "remix"):
+        file = FLAC(tmp_path / f"{name}.flac")
+        assert file["title"] == ["Søng 4"] and file.pictures[0].data == COVER
+        assert "replaygain_album_gain" not in file
+        levels.append(float(file["replaygain_track_gain"][0].split()[0]))
+    assert levels[0] == levels[1] == pytest.approx(levels[2] + 20 * np.log10(2), abs=0.02)
