@@ -25,7 +25,7 @@ ORDER = [
     ["data"],
     ["srgan"],
     ["model"],
-    ["restore", "checkpoints"],
+    ["restore", "live", "checkpoints"],
     ["settings", "tags"],
     ["audio", "losses", "metrics"],
     ["network"],

@@ -17,7 +17,7 @@ _MPEG_SYNC = re.compile(rb"\xff[\xe2-\xff]")
 # A FLAC file begins so: its mark, and the head of STREAMINFO's 34 bytes.
 _FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")
 # What programs write that pipe a WAV and cannot know its length: everything, or 2 GiB, about.
-_UNKNOWN_SIZES = (range(0x7FFE0000, 0x80000001), range(0xFFFE0000, 0x100000000))
+UNKNOWN_SIZES = (range(0x7FFE0000, 0x80000001), range(0xFFFE0000, 0x100000000))
 _OGG_PAGE = struct.Struct("<4sBBqIIIB")
 _BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 # Bytes in which a first frame is looked for.
@@ -115,7 +115,7 @@ def _riff_link(data: mmap.mmap, begin: int, end: int) -> Link:
     while place + 8 <= end:
         size = int.from_bytes(data[place + 4 : place + 8], "little")
         if data[place : place + 4] == b"data":
-            known = not any(size in unknown for unknown in _UNKNOWN_SIZES)
+            known = not any(size in unknown for unknown in UNKNOWN_SIZES)
             there = end - place - 8
             if known and there < size:
                 fault = f"its WAV header promises {size} bytes of samples, {there} are there"

@@ -88,7 +88,7 @@ def write(
                         n_clipped += int((np.abs(samples) > 1).sum())
                         samples = samples.clip(-1, 1)
                     if subtype in _BITS:
-                        samples = _integers(samples, _BITS[subtype], random if dither else None)
+                        samples = integers(samples, _BITS[subtype], random if dither else None)
                     sound.write(samples)
                     if sink.error:
                         break
@@ -103,7 +103,7 @@ def write(
     return n_clipped
 
 
-def _integers(samples: np.ndarray, n_bits: int, random: np.random.Generator | None) -> np.ndarray:
+def integers(samples: np.ndarray, n_bits: int, random: np.random.Generator | None) -> np.ndarray:
     """Rounded to so many bits, in the upper ones of 32; by dither where ``random`` is given."""
     steps = samples.astype(np.float64) * 2 ** (n_bits - 1)
     if random:

@@ -146,17 +146,7 @@ def _add_reading(add: Any) -> None:
 
 
 def _add_computing(add: Any) -> None:
-    add(
-        "--device",
-        default="auto",
-        choices=("auto", "cpu", "cuda", "mps"),
-        help="where to compute (%(default)s)",
-    )
-    add(
-        "--precision",
-        choices=("fp32", "bf16", "int8"),
-        help="bf16 and int8 (CPU only) are faster and good to 40 and 30 dB; fp32, on CUDA bf16",
-    )
+    add_device(add)
     add(
         "--jobs",
         type=int,
@@ -185,3 +175,18 @@ def _add_modes(add: Any) -> None:
         help="restore nothing; tell for each file where a codec cut it off",
     )
     add("--demo", action="store_true", help="make a few seconds of music, code and restore them")
+
+
+def add_device(add: Any) -> None:
+    """Options of all commands that compute."""
+    add(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda", "mps"),
+        help="where to compute (%(default)s)",
+    )
+    add(
+        "--precision",
+        choices=("fp32", "bf16", "int8"),
+        help="bf16 and int8 (CPU only) are faster and good to 40 and 30 dB; fp32, on CUDA bf16",
+    )

@@ -1,5 +1,7 @@
 """The model that was asked for, on the device that was asked for."""
 
+from argparse import Namespace
+
 import torch
 
 from ..errors import DeviceError
@@ -9,8 +11,8 @@ from ..network.precision import convert, default_precision
 from .options import Options
 
 
-def load(options: Options) -> RestorationModel:
-    """The checkpoint on its device, in its precision.
+def load(options: Options | Namespace) -> RestorationModel:
+    """The checkpoint on its device, in its precision, of a command that has options for these.
 
     Raises:
         CheckpointError: where there is none of that name, or it cannot be used.

@@ -1,0 +1,236 @@
+"""Sound through pipes: raw PCM and WAV streams, as they come and as they go."""
+
+import select
+import struct
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..audio.containers import UNKNOWN_SIZES
+from ..audio.samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
+from ..audio.writing import integers
+from ..errors import AudioError, SettingError
+from .terminal import say
+
+# Bits of a sample, by its format's name; f32 is floating point, all are little-endian.
+FORMATS = {"s16": 16, "s24": 24, "s32": 32, "f32": 32}
+_RATE, _CHANNELS, _FORMAT = 44100, 2, "s16"
+# How files begin that are no PCM.
+_OTHERS = {
+    b"RIFX": "a big-endian WAV",
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"ID3": "an MP3",
+    b"FORM": "AIFF",
+    b"caff": "CAF",
+    b"\x1aE\xdf\xa3": "Matroska or WebM",
+}
+# A WAV header's chunk of more than this is none.
+_MOST_CHUNK = 1 << 24
+# Beyond it a float stream's full scale is not 1.0, or it is none.
+_MAX_PEAK = 100.0
+_NAME = "standard input"
+
+
+class Input:
+    """A stream of sound: a WAV's header says what it is, else the settings do.
+
+    Args:
+        file: to read from, by ``read`` and ``read1``.
+        rate: in Hz.
+        n_channels: how many.
+        format: one of :data:`FORMATS`.
+
+    Raises:
+        AudioError: for a stream that is empty, or is something else.
+        SettingError: for settings out of range, or other than a header's.
+    """
+
+    def __init__(
+        self,
+        file: Any,
+        rate: int | None = None,
+        n_channels: int | None = None,
+        format: str | None = None,
+    ):
+        self._file = file
+        # Of a WAV: its header, and what its sound takes, None where it does not know.
+        self.header = b""
+        self._left: int | None = None
+        self._rest = b""
+        self._n_taken = 0
+        self._faults: list[str] = []
+        start = file.read(12)
+        if start[:4] in (b"RIFF", b"RF64") and start[8:] == b"WAVE":
+            found = self._read_header(start)
+            names = ("--rate", "--channels", "--format")
+            for name, asked, there in zip(names, (rate, n_channels, format), found):
+                if asked not in (None, there):
+                    raise SettingError(f"{_NAME} is a WAV of {name} {there}, not {asked}")
+            self.rate, self.n_channels, self.format = found
+        else:
+            self._refuse_others(start)
+            self._rest = start
+            self.rate = _RATE if rate is None else rate
+            self.n_channels = _CHANNELS if n_channels is None else n_channels
+            self.format = _FORMAT if format is None else format
+        if not MIN_RATE <= self.rate <= MAX_RATE:
+            raise SettingError(f"rate {self.rate} Hz has to lie between {MIN_RATE} and {MAX_RATE}")
+        if not 1 <= self.n_channels <= MAX_CHANNELS:
+            raise SettingError(f"{self.n_channels} channels; 1 to {MAX_CHANNELS} can be")
+        self._frame = self.n_channels * FORMATS[self.format] // 8
+
+    def _refuse_others(self, start: bytes) -> None:
+        if not start:
+            raise AudioError(f"{_NAME} is empty")
+        known = next((what for mark, what in _OTHERS.items() if start.startswith(mark)), None)
+        if start[4:8] == b"ftyp":
+            known = "MP4"
+        if known:
+            raise AudioError(
+                f"{_NAME} is {known}, no PCM; decode it first: ffmpeg -i FILE -f wav - | ..."
+            )
+
+    def _read_header(self, start: bytes) -> tuple[int, int, str]:
+        """Rate, channels and format of a WAV, whose samples come next."""
+        layout = b""
+        while True:
+            head = self._file.read(8)
+            if len(head) < 8:
+                raise AudioError(f"{_NAME} ends in its WAV header")
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                break
+            body = self._file.read(size + size % 2) if size <= _MOST_CHUNK else b""
+            if len(body) < size:
+                raise AudioError(f"{_NAME} has a damaged WAV header, or ends in it")
+            if head[:4] == b"fmt ":
+                layout = body
+        if len(layout) < 16:
+            raise AudioError(f"{_NAME} has a damaged WAV header: it does not say what the sound is")
+        kind, n_channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", layout)
+        if kind == 0xFFFE and len(layout) >= 26:  # extensible: the kind stands further on
+            kind = struct.unpack_from("<H", layout, 24)[0]
+        formats = {(1, 16): "s16", (1, 24): "s24", (1, 32): "s32", (3, 32): "f32"}
+        if (kind, bits) not in formats:
+            raise AudioError(
+                f"{_NAME} is a WAV of type {kind} with {bits} bits; known: {', '.join(FORMATS)}"
+            )
+        if start[:4] == b"RIFF" and size and not any(size in sizes for sizes in UNKNOWN_SIZES):
+            self._left = size
+        chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + head
+        total = 0xFFFFFFFF if self._left is None else min(len(chunks) + size, 0xFFFFFFFF)
+        self.header = b"RIFF" + struct.pack("<I", total) + chunks
+        return rate, n_channels, formats[kind, bits]
+
+    def skip_waiting(self) -> float:
+        """Leaves out what has piled up until now, and says how many seconds that were."""
+        n = 0
+        while select.select([self._file], [], [], 0.01)[0]:
+            data = self._read(1 << 16)
+            if not data:
+                break
+            self._rest += data
+            whole = len(self._rest) // self._frame * self._frame
+            n, self._rest = n + whole, self._rest[whole:]
+        self._n_taken += n // self._frame
+        return n / self._frame / self.rate
+
+    def _read(self, n: int) -> bytes:
+        """What is there by now, up to so many bytes; nothing at the end."""
+        if self._left is not None:
+            n = min(n, self._left)
+        data = self._file.read1(n) if n else b""
+        if self._left is not None:
+            self._left -= len(data)
+        return data
+
+    def blocks(self, at_least: int, at_most: int) -> Iterator[np.ndarray]:
+        """Float32 ``(n_channels, n)`` as it comes, full scale 1.0.
+
+        Args:
+            at_least: samples that are waited for, but at the end.
+            at_most: samples of a block where more are there.
+        """
+        while data := self._read(at_most * self._frame - len(self._rest)):
+            self._rest += data
+            n = len(self._rest) // self._frame * self._frame
+            if n >= at_least * self._frame:
+                yield self._decoded(n)
+        n = len(self._rest) // self._frame * self._frame
+        if n:
+            yield self._decoded(n)
+
+    def _decoded(self, n_bytes: int) -> np.ndarray:
+        data, self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
+        if self.format == "f32":
+            wav = np.frombuffer(data, "<f4").astype(np.float32).reshape(-1, self.n_channels).T
+            wrong = ~(np.abs(wav) <= _MAX_PEAK)
+            if wrong.any():
+                wav = np.where(wrong, np.float32(0), wav)
+                if not self._faults:
+                    seconds = (self._n_taken + int(wrong.any(0).argmax())) / self.rate
+                    self._fault(
+                        f"{_NAME} holds NaN, infinity or integers as floats at {seconds:.3f} s; "
+                        "such samples are taken as silence"
+                    )
+        else:
+            if self.format == "s24":
+                padded = np.zeros((n_bytes // 3, 4), np.uint8)
+                padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+                steps = padded.view("<i4")[:, 0]
+            else:
+                steps = np.frombuffer(data, "<i2" if self.format == "s16" else "<i4")
+            scale = 2.0 ** (8 * steps.itemsize - 1)
+            wav = (steps / scale).astype(np.float32).reshape(-1, self.n_channels).T
+        self._n_taken += wav.shape[1]
+        return wav
+
+    def _fault(self, line: str) -> None:
+        self._faults.append(line)
+        say(line)
+
+    def end(self) -> int:
+        """Says what was wrong with the end; returns the exit status."""
+        if self._left:
+            seconds = self._left / self._frame / self.rate
+            self._fault(f"{_NAME} ends {seconds:.1f} s before its header says")
+        elif self._rest:
+            self._fault(
+                f"{_NAME} ends in the middle of a sample: {len(self._rest)} byte(s) are left out"
+            )
+        elif self._left == 0 and self._file.read(4) == b"RIFF":
+            self._fault(
+                f"{_NAME} goes on with another WAV, which is left out; pipe them one by one"
+            )
+        return 1 if self._faults else 0
+
+
+class Output:
+    """A stream that is what an input is.
+
+    Args:
+        file: to write to.
+        like: gives channels, format and header.
+    """
+
+    def __init__(self, file: BinaryIO, like: Input):
+        self._file, self._format = file, like.format
+        self.n_clipped = 0
+        self._send(like.header)
+
+    def write(self, wav: np.ndarray) -> None:
+        """Sends float32 ``(n_channels, n)``."""
+        samples = np.ascontiguousarray(wav.T)
+        if self._format == "f32":
+            self._send(samples.astype("<f4").tobytes())
+            return
+        self.n_clipped += int((np.abs(samples) > 1).sum())
+        steps = integers(samples, FORMATS[self._format], None).astype("<i4")
+        n_bytes = FORMATS[self._format] // 8
+        self._send(steps.reshape(-1, 1).view(np.uint8)[:, 4 - n_bytes :].tobytes())
+
+    def _send(self, data: bytes) -> None:
+        self._file.write(data)
+        self._file.flush()

@@ -1,0 +1,179 @@
+"""``apollo-stream``: raw PCM or a WAV stream in, the same restored out, as it goes."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..errors import CheckpointError, SettingError
+from .arguments import add_device
+from .terminal import command, say
+
+if TYPE_CHECKING:
+    from ..live import LiveRestorer
+    from .pcm import Input, Output
+
+# Anything that imports torch is imported once the arguments are known to be right.
+
+_EPILOG = """\
+examples:
+  parec --format=s16le | apollo-stream | pacat --format=s16le
+  ffmpeg -i radio.mp3 -f wav - | apollo-stream | ffplay -
+
+A WAV stream says itself what it is; raw PCM is little-endian, as the options say. Standard output
+has the format of standard input. docs/live.md has more chains.
+"""
+_FORMATS = ("s16", "s24", "s32", "f32")
+# Where more is waiting than a block, up to so many blocks are taken at a time.
+_MOST_BLOCKS = 16
+# Seconds of sound that the load is judged over, and those at the start that do not count.
+_WINDOW, _WARM_UP = 2.0, 1.0
+_MAX_BLOCK_MS = 1000.0
+# A step is short; more threads would wait for each other.
+_MOST_THREADS = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return command("apollo-stream", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = _parse(argv)
+    for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
+        if stream.isatty():
+            raise SettingError(f"standard {name} is a terminal; see apollo-stream --help")
+    import torch
+
+    from ..live import LiveRestorer
+    from ..network.apollo import ApolloNetwork
+    from .loading import load
+    from .pcm import Input, Output
+
+    torch.set_num_threads(min(_MOST_THREADS, torch.get_num_threads()))
+    model = load(args)
+    if not isinstance(model, ApolloNetwork):
+        raise CheckpointError(
+            f"'{args.checkpoint}' is no Apollo: {type(model).__name__} cannot stream"
+        )
+    load_ = Load()
+    try:
+        source = Input(sys.stdin.buffer, args.rate, args.channels, args.format)
+        live = LiveRestorer(model, source.rate, source.n_channels)
+        delay = 1000 * live.latency / source.rate
+        say(
+            f"{source.rate} Hz, {source.n_channels} channel(s), {source.format}: {delay:.0f} ms "
+            f"late, and a block of {args.block:g} ms"
+        )
+        if args.live:
+            say(f"{source.skip_waiting():.1f} s that came before it was ready are left out")
+        restore(live, source, Output(sys.stdout.buffer, source), args.block / 1000, load_)
+    except BrokenPipeError:  # nobody listens any more
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if args.stats:
+            say(str(load_))
+    return source.end()
+
+
+def restore(
+    live: "LiveRestorer", source: "Input", sink: "Output", block_seconds: float, load: "Load"
+) -> None:
+    """Restores a stream to its end.
+
+    Args:
+        live: restores blocks.
+        source: where they come from.
+        sink: where they go.
+        block_seconds: length of a block; where more is waiting, more is taken at a time.
+        load: told of the work.
+    """
+    import torch
+
+    n = max(1, round(block_seconds * source.rate))
+    for block in source.blocks(n, _MOST_BLOCKS * n):
+        with load.of(block.shape[1] / source.rate):
+            out = live.feed(torch.from_numpy(block)).numpy()
+        sink.write(out)
+    sink.write(live.flush().numpy())
+
+
+class Load:
+    """How busy a machine is with a stream: work for each second of sound."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
+        self.seconds = self.work = self.longest = self.worst = 0.0
+        self._since = (0.0, 0.0)
+        self._told = False
+
+    @contextmanager
+    def of(self, seconds: float) -> Iterator[None]:
+        """Counts the work inside of it, for so many seconds of sound."""
+        begin = self._clock()
+        yield
+        took = self._clock() - begin
+        if self.seconds >= _WARM_UP:
+            self.longest = max(self.longest, took)
+        self.seconds += seconds
+        self.work += took
+        sound, work = self.seconds - self._since[0], self.work - self._since[1]
+        if sound < (_WINDOW if self._since[0] else _WARM_UP):
+            return
+        if self._since[0]:
+            self.worst = max(self.worst, work / sound)
+        self._since = self.seconds, self.work
+        if self.worst > 1 and not self._told:
+            self._told = True
+            say(
+                f"this machine is too slow: it works {self.worst:.2f} s for a second of sound; "
+                "--precision int8, fewer channels or a larger --block may help"
+            )
+
+    def __str__(self) -> str:
+        mean = self.work / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.seconds:.1f} s of sound: load {100 * mean:.0f} %, at worst "
+            f"{100 * self.worst:.0f} % of {_WINDOW:g} s; longest block {1000 * self.longest:.1f} ms"
+        )
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="apollo-stream",
+        description="Restores a live stream of sound from standard input to standard output.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--rate", type=int, metavar="HZ", help="of raw PCM (44100)")
+    add("--channels", type=int, metavar="N", help="of raw PCM (2)")
+    add("--format", choices=_FORMATS, help="of raw PCM, little-endian (s16)")
+    add(
+        "--block",
+        type=float,
+        default=10.0,
+        metavar="MS",
+        help="sound that is taken at a time, or more where more is waiting (%(default)g)",
+    )
+    add(
+        "--live",
+        action="store_true",
+        help="leave out what piled up while the model was loaded, so as not to lag behind by it",
+    )
+    add("--stats", action="store_true", help="tell at the end of load and the longest block")
+    add(
+        "--checkpoint",
+        default="apollo-small-streaming",
+        metavar="NAME",
+        help="bundled name, file, folder or Hugging Face Hub id (%(default)s)",
+    )
+    add_device(add)
+    args = parser.parse_args(argv)
+    if not 0 < args.block <= _MAX_BLOCK_MS:
+        parser.error(f"--block {args.block:g} ms has to lie between 0 and {_MAX_BLOCK_MS:g}")
+    return args

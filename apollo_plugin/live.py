@@ -1,0 +1,119 @@
+"""Live signals of any rate."""
+
+import math
+
+import numpy as np
+import soxr
+import torch
+
+from .network.apollo import ApolloNetwork
+from .network.streaming import ApolloStreamer
+
+# 20 bits, as soxr says; its VHQ doubles the delay.
+_QUALITY = "HQ"
+# Blocks that a resampler's delay is measured by, in Hz, and for how many seconds.
+_PROBE_HZ, _PROBE_SECONDS = 1000, 1
+
+
+class LiveRestorer:
+    """Feeds a live signal of any rate to a model, block by block; the samples equal
+    :func:`apollo_plugin.restore.restore_audio` of the whole.
+
+    At the model's own rate this is its streamer. Else what the model changes is computed at its
+    rate and added to the signal at the signal's, so that nothing above the model's range is lost.
+
+    Args:
+        model: an :class:`~apollo_plugin.Apollo`, at best a causal one.
+        sample_rate: of the signal, in Hz.
+        n_channels: of the signal.
+
+    Attributes:
+        latency: delay in samples of the signal: after feeding ``n`` samples at least
+            ``n - latency`` are out.
+
+    Example:
+        >>> import torch
+        >>> from apollo_plugin import Apollo
+        >>> model = Apollo(feature_dim=8, n_layers=1, n_heads=2, causal=True).eval()
+        >>> live = LiveRestorer(model, 48000, 1)
+        >>> wav = torch.randn(1, 9000)
+        >>> parts = [live.feed(block) for block in wav.split(512, -1)] + [live.flush()]
+        >>> torch.cat(parts, -1).shape
+        torch.Size([1, 9000])
+    """
+
+    def __init__(self, model: ApolloNetwork, sample_rate: int, n_channels: int = 1):
+        rate = int(model.sample_rate)
+        self._streamer = ApolloStreamer(model, n_channels)
+        self._same = rate == sample_rate
+        self.latency = self._streamer.latency
+        if not self._same:
+            delays = _delay(sample_rate, rate) + _delay(rate, sample_rate)
+            self.latency = math.ceil((self.latency / rate + delays) * sample_rate)
+            self._down = _Resampler(sample_rate, rate, n_channels)
+            self._up = _Resampler(rate, sample_rate, n_channels)
+            # As they came: what is not out yet, and what the model has not given back.
+            self._came = self._at_model = torch.zeros(n_channels, 0)
+
+    def feed(self, block: torch.Tensor) -> torch.Tensor:
+        """Takes new samples and gives back those that are finished.
+
+        Args:
+            block: float32 ``(n_channels, n)``, any ``n`` from 0 up.
+
+        Returns:
+            ``(n_channels, m)``; ``m`` may be 0.
+
+        Raises:
+            ValueError: where the channels are not those of the signal.
+        """
+        if self._same:
+            return self._streamer.feed(block)
+        return self._add(block, last=False)
+
+    def flush(self) -> torch.Tensor:
+        """Ends the signal and gives back what is left: in all as many samples as went in."""
+        if self._same:
+            return self._streamer.flush()
+        out = self._add(self._came[:, :0], last=True)
+        # The resampler rounds the length in its own way, by a sample at most.
+        return torch.cat((out, self._came), -1)
+
+    def _add(self, block: torch.Tensor, last: bool) -> torch.Tensor:
+        source = self._down(block, last)
+        self._came = torch.cat((self._came, block), -1)
+        self._at_model = torch.cat((self._at_model, source), -1)
+        restored = self._streamer.feed(source)
+        if last:
+            restored = torch.cat((restored, self._streamer.flush()), -1)
+        change = restored - self._at_model[:, : restored.shape[-1]]
+        self._at_model = self._at_model[:, restored.shape[-1] :]
+        change = self._up(change, last)[:, : self._came.shape[-1]]
+        out = self._came[:, : change.shape[-1]] + change
+        self._came = self._came[:, change.shape[-1] :]
+        return out
+
+
+class _Resampler:
+    """soxr's, on ``(channels, time)``."""
+
+    def __init__(self, old_rate: int, new_rate: int, n_channels: int):
+        self._stream = soxr.ResampleStream(old_rate, new_rate, n_channels, "float32", _QUALITY)
+
+    def __call__(self, wav: torch.Tensor, last: bool = False) -> torch.Tensor:
+        samples = np.ascontiguousarray(wav.numpy().T)
+        out = self._stream.resample_chunk(samples, last)
+        return torch.from_numpy(out.reshape(-1, wav.shape[0])).T
+
+
+def _delay(old_rate: int, new_rate: int) -> float:
+    """Seconds by which a resampler is late at most: it works in blocks of its own."""
+    resample = _Resampler(old_rate, new_rate, 1)
+    n = max(1, old_rate // _PROBE_HZ)
+    n_in = n_out = 0
+    delay = 0.0
+    while n_in < _PROBE_SECONDS * old_rate:
+        n_in += n
+        n_out += resample(torch.zeros(1, n)).shape[-1]
+        delay = max(delay, n_in / old_rate - n_out / new_rate)
+    return delay

@@ -1,0 +1,257 @@
+"""apollo-stream: every format in and out, and everything that goes wrong in a pipe."""
+
+import io
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from helpers import small_model, snr, tone
+
+from apollo_plugin import checkpoints
+from apollo_plugin.cli import stream
+from apollo_plugin.cli.pcm import Input, Output
+
+SUBTYPES = {"s16": "PCM_16", "s24": "PCM_24", "s32": "PCM_32", "f32": "FLOAT"}
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory):
+    """A small causal model and its checkpoint."""
+    model = small_model(causal=True, residual=True, n_layers=1)
+    path = tmp_path_factory.mktemp("causal") / "causal.safetensors"
+    checkpoints.save(model, path)
+    return model, path
+
+
+class Pipe(io.BytesIO):
+    """Gives what it holds piece by piece, as a pipe does."""
+
+    def read1(self, n=-1):
+        return super().read1(min(n, 777) if n > 0 else 777)
+
+
+@pytest.fixture
+def run(causal, monkeypatch, capsys):
+    """Runs apollo-stream on bytes and gives back (status, bytes, stderr)."""
+
+    def run_(content, *options):
+        out = io.BytesIO()
+        out.isatty = lambda: False
+        monkeypatch.setattr(sys, "stdin", type("", (), dict(buffer=Pipe(content), isatty=bool)))
+        monkeypatch.setattr(sys, "stdout", type("", (), dict(buffer=out, isatty=bool)))
+        n_threads = torch.get_num_threads()
+        with monkeypatch.context() as patch:
+            patch.setattr(stream, "command", lambda name, main: _status(main))
+            status = stream.main([*map(str, options), "--checkpoint", str(causal[1])])
+        torch.set_num_threads(n_threads)
+        return status, out.getvalue(), capsys.readouterr().err
+
+    def _status(main):
+        from apollo_plugin.cli.terminal import is_mendable, say, told
+
+        try:
+            return main()
+        except Exception as error:
+            assert is_mendable(error)
+            say(told(error))
+            return 1
+
+    return run_
+
+
+def as_file(wav, container, subtype, rate=44100) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wav.T.numpy(), rate, subtype, format=container)
+    return file.getvalue()
+
+
+def from_file(data, **raw) -> torch.Tensor:
+    samples = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True, **raw)[0]
+    return torch.from_numpy(samples.T.copy())
+
+
+@pytest.mark.parametrize("format", SUBTYPES)
+@pytest.mark.parametrize("container", ["RAW", "WAV", "WAVEX"])
+def test_what_goes_in_comes_out_restored(run, causal, format, container):
+    """Written and read by libsndfile."""
+    wav = tone(20000, 3)
+    content = as_file(wav, container, SUBTYPES[format])
+    raw = dict(samplerate=44100, channels=3, format="RAW", subtype=SUBTYPES[format])
+    options = ("--channels", 3, "--format", format) if container == "RAW" else ()
+    status, out, err = run(content, *options)
+    assert status == 0 and "44100 Hz, 3 channel(s)" in err and "20 ms late" in err
+    assert len(err.splitlines()) == 1
+    got = from_file(out, **(raw if container == "RAW" else {}))
+    if container != "RAW":
+        info = soundfile.info(io.BytesIO(out))
+        assert (info.subtype, info.samplerate, info.frames) == (SUBTYPES[format], 44100, 20000)
+    with torch.no_grad():
+        expected = causal[0](wav)
+    assert got.shape == wav.shape
+    assert snr(got, expected) > (60 if format == "s16" else 90)
+
+
+def test_a_wav_of_a_length_that_nobody_knows(run):
+    """As ffmpeg -f wav - writes it; and the same in RF64."""
+    content = bytearray(as_file(tone(5000), "WAV", "PCM_16"))
+    expected = run(bytes(content))[1]
+    content[4:8] = content[40:44] = b"\xff" * 4
+    status, out, _ = run(bytes(content))
+    assert status == 0 and out[44:] == expected[44:] and out[40:44] == b"\xff" * 4
+    content[:4] = b"RF64"
+    assert run(bytes(content))[1] == out
+
+
+def test_what_stands_behind_the_sound_is_left_out(run):
+    content = as_file(tone(5000), "WAV", "PCM_16")
+    expected = run(content)[1]
+    status, out, err = run(content + b"LIST\4\0\0\0abcd")
+    assert status == 0 and out == expected and len(err.splitlines()) == 1
+
+
+def test_clipping_is_rounded_off_and_counted():
+    sink = io.BytesIO()
+    output = Output(sink, Input(io.BytesIO(bytes(99)), 44100, 1, "s24"))
+    output.write(np.float32([[1.5, -1.5, 0.5, 2**-23]]))
+    want = [0x7FFFFF, -0x800000, 0x400000, 1]
+    assert sink.getvalue() == b"".join(x.to_bytes(3, "little", signed=True) for x in want)
+    assert output.n_clipped == 2
+
+
+@pytest.mark.parametrize(
+    "content, options, reason",
+    [
+        (b"", (), "is empty"),
+        (b"fLaC" + bytes(99), (), "is FLAC, no PCM; decode it first"),
+        (b"OggS" + bytes(99), (), "is Ogg"),
+        (b"RIFX" + bytes(99), (), "big-endian"),
+        (b"\0\0\0\x20ftypM4A " + bytes(99), (), "is MP4"),
+        (b"RIFF\0\0\0\0WAVE", (), "ends in its WAV header"),
+        (b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0", (), "damaged WAV header, or ends in it"),
+        (b"RIFF\0\0\0\0WAVEfmt \xff\xff\xff\xff", (), "damaged WAV header"),
+        (b"RIFF\0\0\0\0WAVEdata\4\0\0\0abcd", (), "does not say what the sound is"),
+        (as_file(tone(9), "WAV", "PCM_U8"), (), "type 1 with 8 bits; known: s16, s24, s32, f32"),
+        (as_file(tone(9), "WAV", "ULAW"), (), "type 7"),
+        (as_file(tone(9), "WAV", "PCM_16"), ("--rate", 48000), "--rate 44100, not 48000"),
+        (as_file(tone(9), "WAV", "PCM_16"), ("--channels", 1), "--channels 2, not 1"),
+        (as_file(tone(9), "WAV", "PCM_16"), ("--format", "s24"), "--format s16, not s24"),
+        (bytes(99), ("--rate", 5), "rate 5 Hz has to lie"),
+        (bytes(99), ("--rate", 0), "rate 0 Hz has to lie"),
+        (bytes(99), ("--channels", 0), "0 channels"),
+        (bytes(99), ("--channels", 1000), "1000 channels"),
+    ],
+)
+def test_streams_that_are_refused(run, content, options, reason):
+    status, out, err = run(content, *options)
+    assert status == 1 and not out and reason in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--block", "0"], ["--block", "nan"], ["--format", "u8"], ["--rate", "x"], ["a"]]
+)
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        stream.main(arguments)
+    assert caught.value.code == 2 and "apollo-stream: error:" in capsys.readouterr().err
+
+
+def test_a_pipe_that_ends_in_the_middle_of_a_sample(run):
+    content = as_file(tone(3000), "RAW", "PCM_16")
+    whole = run(content)[1]
+    status, out, err = run(content + b"abc")
+    assert status == 1 and out == whole
+    assert "ends in the middle of a sample: 3 byte(s) are left out" in err
+
+
+def test_a_wav_that_ends_too_early(run):
+    content = as_file(tone(44100), "WAV", "PCM_16")
+    status, out, err = run(content[: 44 + 4 * 22050])
+    assert status == 1 and len(out) == 44 + 4 * 22050
+    assert "ends 0.5 s before its header says" in err
+
+
+def test_a_rate_that_changes(run):
+    first, second = (as_file(tone(3000), "WAV", "PCM_16", rate) for rate in (44100, 48000))
+    status, out, err = run(first + second)
+    assert status == 1 and out == run(first)[1] and "another WAV" in err
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 3e38, -32768.0])
+def test_what_is_no_sound_is_silence(run, value):
+    wav = tone(30000)
+    silent, broken = wav.clone(), wav.clone()
+    silent[1, 15000:15003] = 0
+    broken[1, 15000:15003] = value
+    status, out, err = run(as_file(broken, "RAW", "FLOAT"), "--format", "f32")
+    assert status == 1 and "at 0.340 s" in err and len(err.splitlines()) == 2
+    assert out == run(as_file(silent, "RAW", "FLOAT"), "--format", "f32")[1]
+
+
+def test_stats(run):
+    status, _, err = run(as_file(tone(50000), "RAW", "PCM_16"), "--stats")
+    assert status == 0 and "1.1 s of sound: load" in err and "longest block" in err
+
+
+def test_a_slow_machine_gets_one_line(capsys):
+    now = 0.0
+    load = stream.Load(lambda: now)
+    for index in range(1000):
+        with load.of(0.01):
+            now += 0.005 if index < 500 else 0.015
+    assert capsys.readouterr().err.count("too slow") == 1
+    assert "load 100 %, at worst 150 % of 2 s; longest block 15.0 ms" in str(load)
+    quick = stream.Load(lambda: now)
+    for _ in range(1000):
+        with quick.of(0.01):
+            now += 0.009
+    assert not capsys.readouterr().err and quick.worst == pytest.approx(0.9)
+
+
+def test_late_blocks_are_taken_together():
+    content = as_file(tone(20000), "RAW", "PCM_16")
+    source = Input(io.BufferedReader(io.BytesIO(content)), 44100, 2, "s16")
+    sizes = [block.shape[1] for block in source.blocks(441, 16 * 441)]
+    assert sum(sizes) == 20000 and max(sizes) == 16 * 441
+    source = Input(Pipe(content), 44100, 2, "s16")
+    sizes = [block.shape[1] for block in source.blocks(441, 16 * 441)]
+    assert sum(sizes) == 20000 and min(sizes[:-1]) >= 441 and max(sizes) < 441 + 777
+
+
+def test_a_live_chain(causal):
+    """Sound comes while the model is loaded and is left out; then a block, late by no more than
+    is said; then the reader goes away."""
+    program = [
+        sys.executable,
+        "-c",
+        "import sys; from apollo_plugin.cli.stream import main as m; sys.exit(m())",
+    ]
+    options = ["--live", "--stats", "--checkpoint", causal[1], "--rate", "44100", "--channels", "1"]
+    process = subprocess.Popen(
+        [*program, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdin.write(bytes(2 * 9999))
+    process.stdin.flush()
+    lines = [process.stderr.readline().decode() for _ in range(2)]
+    assert "20 ms late" in lines[0] and "0.2 s that came before" in lines[1]
+    process.stdin.write(np.full(4410, 9999, "<i2").tobytes())
+    process.stdin.flush()
+    got = b""
+    while len(got) < 2 * (4410 - 882):
+        got += process.stdout.read1()
+    assert np.frombuffer(got, "<i2").any()
+    process.stdout.close()
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            process.stdin.write(bytes(2 * 441))
+            process.stdin.flush()
+        except BrokenPipeError:
+            break
+        time.sleep(0.01)
+    assert process.wait(30) == 0
+    rest = process.stderr.read().decode()
+    assert len(rest.splitlines()) == 1 and "load" in rest

@@ -1,0 +1,65 @@
+"""A live signal of any rate is the whole one, block by block."""
+
+import numpy as np
+import pytest
+import soxr
+import torch
+from helpers import small_model, snr, tone
+
+from apollo_plugin.live import LiveRestorer
+from apollo_plugin.restore import restore_audio
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model(causal=True, residual=True)
+
+
+@torch.no_grad()
+def whole(model, wav, rate):
+    """The change at the model's rate, added at the signal's, by soxr on all of it."""
+    if rate == 44100:
+        return model(wav)
+    source = torch.from_numpy(soxr.resample(wav.T.numpy(), rate, 44100)).T.contiguous()
+    change = soxr.resample((model(source) - source).T.numpy(), 44100, rate)[: wav.shape[1]]
+    return wav + torch.from_numpy(np.pad(change, ((0, wav.shape[1] - len(change)), (0, 0)))).T
+
+
+@pytest.mark.parametrize("rate", [44100, 48000, 22050, 96000])
+@pytest.mark.parametrize("n_block", [441, 3000])
+def test_it_is_the_whole(model, rate, n_block):
+    wav = tone(rate // 2 + 7, 2, rate)
+    live = LiveRestorer(model, rate, 2)
+    n_in, parts = 0, []
+    for block in wav.split(n_block, -1):
+        n_in += block.shape[1]
+        parts.append(live.feed(block))
+        n_out = sum(part.shape[1] for part in parts)
+        assert n_in - live.latency <= n_out <= n_in
+    out = torch.cat([*parts, live.flush()], -1)
+    assert out.shape == wav.shape
+    expected = whole(model, wav, rate)
+    assert snr(out, expected) > 90 and snr(wav, expected) < 30
+    # Whose filters are longer: other near the highest frequencies.
+    assert snr(out, restore_audio(model, wav, rate)) > 35
+
+
+def test_latency_is_the_models_and_the_resamplers(model):
+    assert LiveRestorer(model, 44100).latency == 882
+    # Two filters of soxr's.
+    assert 0.03 < LiveRestorer(model, 48000).latency / 48000 < 0.1
+
+
+@pytest.mark.parametrize("rate", [44100, 48000])
+@pytest.mark.parametrize("n_samples", [0, 1, 50])
+def test_next_to_nothing(model, rate, n_samples):
+    live, wav = LiveRestorer(model, rate, 1), tone(50, 1)[:, :n_samples]
+    out = torch.cat((live.feed(wav), live.flush()), -1)
+    assert out.shape == wav.shape and out.isfinite().all()
+
+
+def test_bad_input(model):
+    with pytest.raises(ValueError, match="1 or more"):
+        LiveRestorer(model, 44100, 0)
+    with pytest.raises(ValueError, match="2 channel"):
+        LiveRestorer(model, 44100, 2).feed(torch.zeros(1, 10))
