@@ -39,7 +39,7 @@ class SRGAN(SRGANNetwork, RestorationModel):
         Args:
             wav: ``(..., time)``.
             original: of the same shape.
-            n_draws: how many; their noise follows from ``seed``.
+            n_draws: how many; their noise follows from ``noise_seed``.
             **options: for :meth:`restore`.
 
         Raises:

@@ -1,4 +1,5 @@
-"""Section II-E of the paper: discriminators, what they are trained with, and losses of ours."""
+"""Section II-E of the paper: discriminators, what they are trained with, and losses of ours; and
+SR-GAN's."""
 
 from .adversarial import (
     AdversarialLoss,
@@ -7,6 +8,7 @@ from .adversarial import (
     MultiResolutionSTFTDiscriminator,
     STFTDiscriminator,
 )
+from .critic import SRGANCritic
 from .generator import GeneratorLoss
 from .signal import WINDOWS, Signal
 from .snr import SNRLoss
@@ -17,20 +19,35 @@ from .spectral import (
     MelLoss,
     ReconstructionLoss,
 )
+from .wasserstein import (
+    CompressedSpectrumLoss,
+    Draws,
+    GradientPenalty,
+    ProfileLoss,
+    SRGANLoss,
+    WassersteinLoss,
+)
 
 __all__ = [
     "WINDOWS",
     "AdversarialLoss",
     "BandEnergyLoss",
+    "CompressedSpectrumLoss",
+    "Draws",
     "EnvelopeLoss",
     "FeatureMatchingLoss",
     "GeneratorLoss",
+    "GradientPenalty",
     "Judgement",
     "LogSpectralLoss",
     "MelLoss",
     "MultiResolutionSTFTDiscriminator",
+    "ProfileLoss",
     "ReconstructionLoss",
     "SNRLoss",
+    "SRGANCritic",
+    "SRGANLoss",
     "STFTDiscriminator",
     "Signal",
+    "WassersteinLoss",
 ]

@@ -57,6 +57,7 @@ class GeneratorLoss(nn.Module):
         sample_rate: float = 44100,
     ):
         super().__init__()
+        self.windows = tuple(windows)
         self.comparisons = nn.ModuleDict(
             dict(
                 reconstruction=ReconstructionLoss(windows, per_item),

@@ -1,7 +1,7 @@
 """What SR-GAN's generator and critic have in common: convolutions over bins and frames, and all
 bins of a frame as one vector."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -60,6 +60,10 @@ class Conv(nn.Module):
             return x.new_zeros(len(x), self.conv.out_channels, x.shape[2], 0), context
         return self.conv(x), context
 
+    def whole(self, x: torch.Tensor) -> torch.Tensor:
+        """A whole signal in one step."""
+        return self(x, self.initial_context(len(x), x.shape[2], x), True)[0]
+
 
 class FrequencyAggregation(nn.Module):
     """From the bins of a spectrum to a map of few rows: convolutions, and all bins of a frame in
@@ -71,11 +75,20 @@ class FrequencyAggregation(nn.Module):
         channels: of the three convolutions.
         n_rows: rows of the map.
         width: channels of the map.
+        product: a linear layer's.
     """
 
-    def __init__(self, n_in: int, n_bins: int, channels: Sequence[int], n_rows: int, width: int):
+    def __init__(
+        self,
+        n_in: int,
+        n_bins: int,
+        channels: Sequence[int],
+        n_rows: int,
+        width: int,
+        product: Callable[[torch.Tensor, nn.Module], torch.Tensor] = linear,
+    ):
         super().__init__()
-        self.n_bins, self.n_rows = n_bins, n_rows
+        self.n_bins, self.n_rows, self.product = n_bins, n_rows, product
         convs = nn.ModuleList(
             Conv(one, other, dilation, same=True)
             for one, other, dilation in zip((n_in, *channels), channels, DILATIONS)
@@ -101,6 +114,6 @@ class FrequencyAggregation(nn.Module):
             new.append(context)
         whole, mapped = self.activations[len(DILATIONS) :]
         # The products may be those of another precision.
-        x = whole(linear(x.permute(0, 3, 1, 2).flatten(2), self.aggregate).to(x))
-        x = linear(x.unflatten(-1, (-1, self.n_rows)).transpose(-1, -2), self.remap).to(x)
+        x = whole(self.product(x.permute(0, 3, 1, 2).flatten(2), self.aggregate).to(x))
+        x = self.product(x.unflatten(-1, (-1, self.n_rows)).transpose(-1, -2), self.remap).to(x)
         return mapped(x).permute(0, 3, 2, 1), new

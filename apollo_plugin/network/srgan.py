@@ -63,7 +63,7 @@ class SRGANNetwork(RestorationNetwork):
         noise_dim: size of z, which is standard normal.
         dilations: of the convolutions over the map; the first one has no gate and no noise.
         residual: add the output to the input's compressed spectrum (in no source).
-        seed: of the noise that restores; training draws its own.
+        noise_seed: of the noise that restores; training draws its own.
         n_draws: restorations with noise of their own whose mean is given back.
 
     Shape:
@@ -90,7 +90,7 @@ class SRGANNetwork(RestorationNetwork):
         noise_dim: int = 64,
         dilations: Sequence[int] = (1, 2, 4, 8, 16, 1, 2, 4, 8, 16),
         residual: bool = False,
-        seed: int = 0,
+        noise_seed: int = 0,
         n_draws: int = 1,
     ):
         RestorationNetwork.__init__(self, locals())
@@ -144,8 +144,8 @@ class SRGANNetwork(RestorationNetwork):
         return 4 * self._args["n_rows"] * self._args["width"]
 
     def noise(self, n_draws: int) -> torch.Tensor:
-        """Draws of ``seed``, ``(n_draws, noise_dim)``: the same on every machine."""
-        generator = torch.Generator().manual_seed(self._args["seed"])
+        """Draws of ``noise_seed``, ``(n_draws, noise_dim)``: the same on every machine."""
+        generator = torch.Generator().manual_seed(self._args["noise_seed"])
         return torch.randn(n_draws, self._args["noise_dim"], generator=generator)
 
     def initial_state(self, n_streams: int, z: torch.Tensor | None = None) -> SRGANState:

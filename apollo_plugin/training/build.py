@@ -3,8 +3,9 @@
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -18,12 +19,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import checkpoints
 from ..errors import CheckpointError, SettingError, TrainingError
-from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator
-from ..model import Apollo
+from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, SRGANCritic, SRGANLoss
+from ..memory import available_bytes
+from ..model import Apollo, RestorationModel
+from ..srgan import SRGAN
 from . import callbacks
 from .config import Conf
+from .srgan import SRGANSystem
 from .system import ApolloSystem, require_precision
 
+Network = TypeVar("Network", bound=nn.Module)
 # Lightning's advertisements and what its own code is warned of.
 _NOISE = ("GPU available", "TPU available", "💡")
 logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
@@ -54,22 +59,31 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSys
             "takes its share; make more of them (stage 3, --n_valid) or lower --devices"
         )
     model = make_model(conf)
+    discriminator = None
+    if conf["discriminator"]["adversarial_training"]:
+        discriminator = make_discriminator(conf)
     # The published optimizers: AdamW, the discriminator's with a shorter memory.
     decay = dict(weight_decay=optim["weight_decay"])
     optimizers = [AdamW(model.parameters(), optim["g_lr"], optim["g_betas"], **decay)]
-    discriminator = None
-    if conf["discriminator"]["adversarial_training"]:
-        discriminator = MultiResolutionSTFTDiscriminator(
-            conf["discriminator"]["windows"], n_channels(conf), conf["discriminator"]["channels"]
-        )
+    if discriminator is not None:
         optimizers.append(
             AdamW(discriminator.parameters(), optim["d_lr"], optim["d_betas"], **decay)
         )
     workers = dict(num_workers=settings["num_workers"], pin_memory=torch.cuda.is_available())
-    system = ApolloSystem(
+    if is_srgan(conf):
+        own = dict(seed=conf["main_args"].get("seed", 0))
+        system_class: type[ApolloSystem] = SRGANSystem
+        loss_func = SRGANLoss(**conf["loss"], **_stft(conf))
+    else:
+        own = dict(recompute=settings["recompute"])
+        system_class = ApolloSystem
+        loss_func = GeneratorLoss(
+            **conf["loss"], per_item=True, sample_rate=conf["model"]["sample_rate"]
+        )
+    system = system_class(
         model,
         optimizers,
-        GeneratorLoss(**conf["loss"], per_item=True, sample_rate=conf["model"]["sample_rate"]),
+        loss_func,
         # In order: an item of the mixtures is random as it is.
         DataLoader(train_set, settings["batch_size"], drop_last=True, **workers),
         DataLoader(valid_set, 1, **workers),
@@ -80,9 +94,9 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSys
         gradient_clip=optim["gradient_clip"],
         accumulate=settings["accumulate"],
         ema_decay=settings["ema_decay"],
-        recompute=settings["recompute"],
+        **own,
     )
-    if settings["compile"]:
+    if settings.get("compile"):
         # Layer by layer, inside of what is recomputed; the running average stays as it is.
         for layer in model.layers:
             for module in (layer.roformer, *layer.tcn):
@@ -99,25 +113,61 @@ def n_devices(conf: Conf) -> int:
     return conf["training"]["devices"] or max(1, torch.cuda.device_count())
 
 
-def make_model(conf: Conf) -> Apollo:
+def is_srgan(conf: Conf) -> bool:
+    return conf["main_args"].get("model") == "srgan"
+
+
+def make_model(conf: Conf) -> RestorationModel:
+    cls = SRGAN if is_srgan(conf) else Apollo
     init_from = conf["main_args"].get("init_from")
     if not init_from:
-        try:
-            model = Apollo(**conf["model"])
-        except ValueError as error:
-            raise SettingError(str(error)) from error
+        model = _made(cls, conf["model"])
         if envelope_from := conf["main_args"].get("envelope_from"):
             load_envelope_path(model, envelope_from)
         return model
-    model = Apollo.from_pretrained(init_from)
+    model = cls.from_pretrained(init_from)
     if model.sample_rate != conf["model"]["sample_rate"]:
         raise SettingError(
             f"'{init_from}' works at {model.sample_rate:g} Hz, the data at "
             f"{conf['model']['sample_rate']:g}; start from another checkpoint"
         )
-    model = widened(model, max(conf["model"]["kernel_size"], model.get_model_args()["kernel_size"]))
+    if cls is Apollo:
+        args = model.get_model_args()
+        model = widened(model, max(conf["model"]["kernel_size"], args["kernel_size"]))
     conf["model"] = model.get_model_args()
     return model.train()
+
+
+def make_discriminator(conf: Conf) -> MultiResolutionSTFTDiscriminator | SRGANCritic:
+    settings = conf["discriminator"]
+    if is_srgan(conf):
+        sizes = {key: conf["model"][key] for key in ("channels", "n_rows", "width", "dilations")}
+        return SRGANCritic(**_stft(conf), **sizes, conditional=settings["conditional"])
+    return MultiResolutionSTFTDiscriminator(
+        settings["windows"], n_channels(conf), settings["channels"]
+    )
+
+
+def _stft(conf: Conf) -> dict[str, int]:
+    return {key: conf["model"][key] for key in ("window", "hop")}
+
+
+def _made(cls: type[Network], settings: Mapping[str, Any]) -> Network:
+    """A network of settings, if they make one and it fits the memory. Where there is no GPU for
+    them, that is gradients and their two moments too."""
+    try:
+        with torch.device("meta"):
+            n_weights = sum(weight.numel() for weight in cls(**settings).parameters())
+        n_bytes = (4 if torch.cuda.is_available() else 16) * n_weights
+        free = available_bytes()
+        if free is not None and n_bytes > free:
+            raise TrainingError(
+                f"to train {n_weights / 1e6:.2f} M parameters takes {n_bytes / 1e9:.1f} GB of "
+                f"memory, {free / 1e9:.1f} GB are free: choose a smaller model, or another machine"
+            )
+        return cls(**settings)
+    except ValueError as error:
+        raise SettingError(str(error)) from error
 
 
 def load_envelope_path(model: Apollo, source: str | os.PathLike) -> None:

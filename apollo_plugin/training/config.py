@@ -81,6 +81,21 @@ def parse_conf(parser: argparse.ArgumentParser, base: str | os.PathLike) -> Conf
     return parsed
 
 
+def parse_model_conf(parser: argparse.ArgumentParser, folder: Path) -> Conf:
+    """:func:`parse_conf` with the base of the model that ``--model`` names.
+
+    Args:
+        parser: as there; it gets the option.
+        folder: holds ``conf.yml``, and ``conf_srgan.yml``.
+    """
+    bases = dict(apollo="conf.yml", srgan="conf_srgan.yml")
+    parser.add_argument("--model", default="apollo", choices=bases, help="what is trained")
+    model_option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    model_option.add_argument("--model", default="apollo")
+    name = model_option.parse_known_args()[0].model
+    return parse_conf(parser, folder / bases.get(name, "conf.yml"))
+
+
 def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
     """A run goes on with the networks it has; everything else may change.
 
@@ -92,6 +107,12 @@ def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
     Raises:
         TrainingError: where the networks differ.
     """
+    asked, kept = (one.get("main_args", {}).get("model") or "apollo" for one in (conf, before))
+    if asked != kept:
+        raise TrainingError(
+            f"'{exp_dir}' holds a run of {kept}, not of {asked}; pass --model {kept} or another "
+            "--tag"
+        )
     if conf["main_args"].get("init_from"):
         conf["model"] = before.get("model", conf["model"])
     networks = [("model", key) for key in {**conf["model"], **before.get("model", {})}]

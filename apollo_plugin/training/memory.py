@@ -14,7 +14,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from .. import memory
-from ..model import Apollo
+from ..losses import SRGANCritic
+from ..model import Apollo, RestorationModel
 
 # What a piece's input takes on a CPU. Its widest layer has eight times as much.
 _PIECE_BYTES = 1 << 20
@@ -72,11 +73,12 @@ def _checkpoint(forward, *args):
 
 
 def training_bytes(
-    model: Apollo,
+    model: RestorationModel,
     batch_size: int,
     seconds: float,
-    recompute: bool,
+    recompute: bool = False,
     device: torch.device | None = None,
+    critic: SRGANCritic | None = None,
 ) -> int:
     """About what a training step of a model takes: weights, gradients, AdamW's two moments, a
     running average, and the activations, measured on a short signal and scaled.
@@ -87,6 +89,7 @@ def training_bytes(
         seconds: length of an item.
         recompute: whether the step runs under :func:`recomputed`.
         device: where it will run; where the model is unless given.
+        critic: of SR-GAN, which is built as its model is.
     """
     weight = next(model.parameters())
     kept: dict[int, int] = {}
@@ -103,14 +106,30 @@ def training_bytes(
         held.append(model(wav))
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     activations = sum(size for address, size in kept.items() if address not in own)
-    activations *= batch_size * seconds / _PROBE_SECONDS
+
+    def frames(seconds):
+        return seconds * model.sample_rate / model.filterbank.stride + 2 * model.filterbank.margin
+
+    activations *= batch_size * frames(seconds) / frames(_PROBE_SECONDS)
     # What flows back, and a layer's activations while it is computed anew.
-    n_frames = seconds * model.sample_rate / model.filterbank.stride
-    flow = batch_size * n_frames * model.filterbank.n_bands * model.encoders[0][1].bias.shape[-1]
-    flow *= weight.element_size()
+    flow = batch_size * frames(seconds) * model.frame_bytes * weight.element_size() / 4
     again = min(flow, _PIECE_BYTES) if (device or weight.device).type == "cpu" else flow
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return int(5 * weights + activations + 4 * flow + recompute * _LAYER_SIZES * again)
+    of_critic = 0
+    if critic is not None:
+        # It keeps what the model does for estimate, original, and what lies between, twice for its
+        # slope; of that the model keeps one, while the critic judges.
+        of_critic = 4 * _weight_bytes(critic) + 4 * activations
+    return int(
+        5 * _weight_bytes(model)
+        + activations
+        + 4 * flow
+        + recompute * _LAYER_SIZES * again
+        + of_critic
+    )
+
+
+def _weight_bytes(network: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
 def available_bytes(device: torch.device) -> int | None:

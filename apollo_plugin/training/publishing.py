@@ -23,7 +23,7 @@ from ..evaluation.experiment import CHECKPOINT, DIGEST
 from ..files import atomic_write, sha256
 from ..model import RestorationModel
 
-RECIPE = "musdb18hq_moises/Apollo"
+RECIPE = "musdb18hq_moises"
 _UNKNOWN_DATA = dict(
     dataset="MUSDB18-HQ and MoisesDB",
     task="restoration",
@@ -31,13 +31,12 @@ _UNKNOWN_DATA = dict(
 )
 
 
-def publish(exp_dir: str | os.PathLike, recipe: str = RECIPE) -> tuple[Path, list[str]]:
+def publish(exp_dir: str | os.PathLike) -> tuple[Path, list[str]]:
     """Makes ``publish_dir`` of an experiment, whole or not at all; nothing is uploaded.
 
     Args:
         exp_dir: what stages 4 and 5 left: ``best_model.pth``, ``conf.yml``,
             ``final_metrics.json`` and ``table2.md``.
-        recipe: for ``recipe_name.txt``.
 
     Returns:
         the folder, and lines that tell how it is uploaded.
@@ -54,6 +53,7 @@ def publish(exp_dir: str | os.PathLike, recipe: str = RECIPE) -> tuple[Path, lis
     # Flat and finite, as Asteroid lists them.
     flat = {key: value for key, value in metrics.items() if not isinstance(value, (dict, list))}
     model = RestorationModel.from_pretrained(package)
+    recipe = f"{RECIPE}/{type(model).__name__}"
     target = exp_dir / "publish_dir"
     with atomic_write(target) as beside:
         beside.mkdir()

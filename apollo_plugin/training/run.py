@@ -14,7 +14,7 @@ from ..errors import TrainingError, is_out_of_memory
 from ..files import atomic_write, write_json
 from ..memory import keep_freed_memory
 from . import memory
-from .build import make_system, make_trainer, n_channels
+from .build import is_srgan, make_system, make_trainer, n_channels
 from .config import Conf, compare, load_conf
 from .resuming import epochs_done, refused
 from .system import ApolloSystem
@@ -79,7 +79,7 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(f"out of memory: {_CURE}") from error
+        raise TrainingError(f"out of memory: {_cure(conf)}") from error
     if trainer.interrupted:
         raise KeyboardInterrupt
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -94,7 +94,9 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
     return metrics
 
 
-_CURE = "set --recompute true, or lower --batch_size or --segment"
+def _cure(conf: Conf) -> str:
+    less = "lower --batch_size or --segment"
+    return less if is_srgan(conf) else f"set --recompute true, or {less}"
 
 
 def _require_memory(conf: Conf, system: ApolloSystem, device: torch.device) -> None:
@@ -104,15 +106,16 @@ def _require_memory(conf: Conf, system: ApolloSystem, device: torch.device) -> N
             system.model,
             n_channels(conf) * settings["batch_size"],
             conf["data"]["segment"],
-            settings["recompute"],
+            settings.get("recompute", False),
             device,
+            system.discriminator if is_srgan(conf) else None,
         )
     if device.type == "cpu":
         # The holes that a heap of large and small blocks gets, measured at full size.
-        needed = int(needed * (3 if settings["recompute"] else 1.3))
+        needed = int(needed * (3 if settings.get("recompute") else 1.3))
     free = memory.available_bytes(device)
     if free is not None and needed > free:
         raise TrainingError(
             f"a step takes about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free on "
-            f"{device}: {_CURE}"
+            f"{device}: {_cure(conf)}"
         )

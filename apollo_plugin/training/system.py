@@ -12,9 +12,16 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from ..errors import SettingError, TrainingError
-from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, ReconstructionLoss, Signal
+from ..losses import (
+    GeneratorLoss,
+    MultiResolutionSTFTDiscriminator,
+    ReconstructionLoss,
+    Signal,
+    SRGANCritic,
+    SRGANLoss,
+)
 from ..metrics import si_sdr
-from ..model import Apollo
+from ..model import RestorationModel
 from .memory import recomputed
 from .resuming import apply_settings, match_average
 from .sharing import items_of, shared
@@ -46,14 +53,14 @@ class ApolloSystem(System):
 
     def __init__(
         self,
-        model: Apollo,
+        model: RestorationModel,
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
-        loss_func: GeneratorLoss,
+        loss_func: GeneratorLoss | SRGANLoss,
         train_loader: DataLoader,
         val_loader: DataLoader | None = None,
         scheduler: Any = None,
         config: Mapping[str, Any] | None = None,
-        discriminator: MultiResolutionSTFTDiscriminator | None = None,
+        discriminator: MultiResolutionSTFTDiscriminator | SRGANCritic | None = None,
         warmup_steps: int = 0,
         gradient_clip: float = 5.0,
         accumulate: int = 1,
@@ -86,9 +93,7 @@ class ApolloSystem(System):
             self.average = AveragedModel(model, avg_fn=_Average(ema_decay)).requires_grad_(False)
         # Steps of the generator so far; Lightning's global_step counts those of both.
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.int64))
-        self.reconstruction = ReconstructionLoss(
-            loss_func.comparisons["reconstruction"].windows, per_item=True
-        )
+        self.reconstruction = ReconstructionLoss(loss_func.windows, per_item=True)
 
     def configure_optimizers(self):
         """The optimizers, and their schedulers as Lightning wants them."""
@@ -112,12 +117,15 @@ class ApolloSystem(System):
             )
             log["discriminator/loss"] = loss
             self._step(optimizers[1], self.discriminator, loss, log, batch, batch_nb)
-            with _frozen(self.discriminator):
+            with frozen(self.discriminator):
                 judged_est, judged_ref = self.discriminator.judge(est, ref)
 
         loss, parts = self.loss_func(est, ref, judged_est, judged_ref, coded)
+        self._step_generator(loss, parts, log, batch, batch_nb)
+
+    def _step_generator(self, loss, parts, log, batch, batch_nb) -> None:
         log |= {"loss": loss} | {f"loss/{name}": part for name, part in parts.items()}
-        if self._step(optimizers[0], self.model, loss, log, batch, batch_nb):
+        if self._step(self._optimizers()[0], self.model, loss, log, batch, batch_nb):
             self.n_steps += 1
             if self.average is not None:
                 self.average.update_parameters(self.model)
@@ -195,7 +203,7 @@ class ApolloSystem(System):
     # ------------------------------------------------------------------------------ validation
 
     @property
-    def best_weights(self) -> Apollo:
+    def best_weights(self) -> RestorationModel:
         """The model to validate and to keep: the running average where there is one."""
         return self.model if self.average is None else self.average.module
 
@@ -207,7 +215,7 @@ class ApolloSystem(System):
         for name, signal in (("", Signal(est)), ("_coded", coded_signal)):
             wav = signal.wav
             values = {
-                f"val_loss{name}": self.loss_func(signal, ref, coded=coded_signal)[0],
+                f"val_loss{name}": self.validation_loss(signal, ref, coded_signal),
                 f"val_reconstruction{name}": self.reconstruction(signal, ref),
             }
             self.log_dict(values, batch_size=len(coded), sync_dist=True)
@@ -220,6 +228,10 @@ class ApolloSystem(System):
             self.log(f"val_si_snr{name}", mean, batch_size=len(si_snr), sync_dist=True)
         return est
 
+    def validation_loss(self, est: Signal, ref: Signal, coded: Signal) -> torch.Tensor:
+        """The part of the generator's loss that needs no discriminator."""
+        return self.loss_func(est, ref, coded=coded)[0]
+
     def on_validation_epoch_end(self) -> None:
         if self.trainer.logger is not None:
             super().on_validation_epoch_end()
@@ -227,7 +239,7 @@ class ApolloSystem(System):
     # ----------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """Adds what ``Apollo.from_pretrained`` needs."""
+        """Adds what ``from_pretrained`` needs."""
         checkpoint["model_args"] = self.model.get_model_args()
         return super().on_save_checkpoint(checkpoint)
 
@@ -278,7 +290,7 @@ class _Average:
 
 
 @contextlib.contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
+def frozen(network: nn.Module) -> Iterator[None]:
     """No gradients for the weights of a network, while they pass through it."""
     network.requires_grad_(False)
     try:

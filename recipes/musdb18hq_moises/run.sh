@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Apollo on MUSDB18-HQ and MoisesDB, from the data sets to a published model.
+# Apollo, or SR-GAN, on MUSDB18-HQ and MoisesDB, from the data sets to a published model.
 set -e
 set -o pipefail
 
 # Options: --name value on the command line. Say ./run.sh --help.
 stage=0
 stop_stage=6
+model=apollo
 tag=
 python_path=python
 id=${CUDA_VISIBLE_DEVICES:-}
@@ -34,7 +35,7 @@ beside=
 
 help_message="Usage: $0 [--option value]...
 
-Trains and evaluates Apollo. Stages (--stage N to start at, --stop_stage M to stop after):
+Trains and evaluates Apollo, or SR-GAN. Stages (--stage N to start at, --stop_stage M to stop after):
   0  check the data sets (--download 1 fetches MUSDB18-HQ, --demo 1 makes synthetic ones)
   1  index songs and stems, divide them into train, valid and test
   2  find where each stem sounds
@@ -59,8 +60,9 @@ Machine
   --id IDS             CUDA devices to use, such as 0,1
   --python_path PATH   python that has apollo_plugin ($python_path)
 Training and evaluation
-  --tag NAME           results go to exp/NAME (apollo, or demo)
-  --conf FILE          configuration (local/conf.yml, or local/conf_demo.yml)
+  --model NAME         apollo, or srgan, which the paper compares with ($model)
+  --tag NAME           results go to exp/NAME (apollo, srgan; demo, demo_srgan)
+  --conf FILE          configuration (local/conf.yml, conf_demo.yml, conf_srgan.yml or conf_srgan_demo.yml)
   --resume 1           go on from the last checkpoint of exp/NAME
   --init_from NAME     start from the weights of a checkpoint: path, Hub id or bundled name
   --devices N          processes of one machine, one for each GPU; --num_nodes N machines
@@ -68,11 +70,11 @@ Training and evaluation
   --n_examples N       examples on the listening page ($n_examples)
   --iterations N       runs that the real-time factor is the mean of (1000; demo: 100)
   --beside DIRS        other experiments to put beside this one in tables and figure, such as
-                       'exp/one exp/two'
+                       'exp/one exp/two' (with --model srgan: exp/apollo or exp/demo, if there)
 
 Whatever a stage has finished is kept when it runs again. README.md tells times and sizes."
 
-options="stage stop_stage tag python_path id musdb18hq_dir moisesdb_dir songs_dir pairs_dir data_dir"
+options="stage stop_stage model tag python_path id musdb18hq_dir moisesdb_dir songs_dir pairs_dir data_dir"
 options="$options download demo seed segment n_valid n_test n_jobs dask conf resume init_from devices num_nodes"
 options="$options use_gpu n_examples iterations beside"
 
@@ -88,6 +90,7 @@ must_match() {
 }
 for name in stage stop_stage; do must_match "$name" '[0-9]+' "a number"; done
 for name in download demo resume; do must_match "$name" '0|1' "0 or 1"; done
+must_match model 'apollo|srgan' "apollo or srgan"
 must_match seed '[0-9]+' "a number"
 must_match segment '([0-9]+(\.[0-9]+)?)?' "a number of seconds"
 must_match n_valid '[0-9]*' "a number"
@@ -104,18 +107,24 @@ done
 [[ -z $init_from || ! -e $caller/$init_from ]] || init_from=$caller/$init_from
 data_dir=${data_dir:-data}
 
+variant=
+[ "$model" = apollo ] || variant=_$model
 if [ "$demo" = 1 ]; then
-  tag=${tag:-demo}
-  conf=${conf:-local/conf_demo.yml}
+  tag=${tag:-demo$variant}
+  conf=${conf:-local/conf${variant}_demo.yml}
   n_valid=${n_valid:-1}
   n_test=${n_test:-2}
   iterations=${iterations:-100}
   musdb18hq_dir=${musdb18hq_dir:-$data_dir/demo/musdb18hq}
   moisesdb_dir=${moisesdb_dir:-$data_dir/demo/moisesdb}
 fi
-tag=${tag:-apollo}
-conf=${conf:-local/conf.yml}
+tag=${tag:-$model}
+conf=${conf:-local/conf$variant.yml}
 expdir=exp/$tag
+apollo=exp/$([ "$demo" = 1 ] && echo demo || echo apollo)
+if [ "$model" != apollo ] && [ -z "$beside" ] && [ -f "$apollo/best_model.pth" ]; then
+  beside=$apollo
+fi
 [ -z "$id" ] || export CUDA_VISIBLE_DEVICES=$id
 
 if ! "$python_path" -c 'import apollo_plugin' 2>/dev/null; then
@@ -158,7 +167,7 @@ if due 4; then
   say 4 "training, in $expdir"
   start=()
   [ "$resume" = 0 ] || start+=(--resume 1)
-  "$python_path" train.py --conf "$conf" --exp_dir "$expdir" --data_dir "$data_dir" \
+  "$python_path" train.py --model "$model" --conf "$conf" --exp_dir "$expdir" --data_dir "$data_dir" \
     --seed "$seed" --num_nodes "$num_nodes" ${segment:+--segment "$segment"} \
     ${devices:+--devices "$devices"} ${init_from:+--init_from "$init_from"} "${start[@]}"
 fi

@@ -1,13 +1,13 @@
-"""Stage 4: trains Apollo. Every key of local/conf.yml is an option too."""
+"""Stage 4: trains Apollo, or SR-GAN. Every key of its configuration in local/ is an option too."""
 
 import argparse
 from pathlib import Path
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.dataset import MixtureDataset, PairDataset
-from apollo_plugin.training import parse_conf, train
+from apollo_plugin.training import parse_model_conf, train
 
-BASE = Path(__file__).parent / "local" / "conf.yml"
+LOCAL = Path(__file__).parent / "local"
 
 
 def main():
@@ -18,7 +18,7 @@ def main():
     parser.add_argument("--resume", type=int, default=0, help="1: go on from the last checkpoint")
     parser.add_argument("--init_from", help="start from a checkpoint: path, Hub id, bundled name")
     parser.add_argument("--envelope_from", help="start the envelope path from train_envelope.py's")
-    conf = parse_conf(parser, BASE)
+    conf = parse_model_conf(parser, LOCAL)
 
     data = Path(conf["main_args"]["data_dir"])
     train_set = MixtureDataset(

@@ -185,10 +185,10 @@ def test_residual_adds_to_the_compressed_spectrum():
 def test_a_seed_is_a_restoration():
     wav = tone(3000)
     with torch.no_grad():
-        once, again, other = (tiny_srgan(seed=seed)(wav) for seed in (3, 3, 4))
+        once, again, other = (tiny_srgan(noise_seed=seed)(wav) for seed in (3, 3, 4))
     assert torch.equal(once, again) and not torch.equal(once, other)
     torch.manual_seed(9)
-    assert torch.equal(tiny_srgan(seed=3).noise(1), tiny_srgan(seed=3).noise(1))
+    assert torch.equal(tiny_srgan(noise_seed=3).noise(1), tiny_srgan(noise_seed=3).noise(1))
 
 
 def test_draws_are_averaged():
@@ -347,7 +347,7 @@ def test_arguments_that_do_not_fit_the_weights(model, tmp_path):
         (dict(window=10**7), "shape"),
         (dict(dilations=[1, 2] * 2000), "larger model"),
         (dict(channels="abc"), "its channels is 'abc'"),
-        (dict(seed=None), "its seed is None"),
+        (dict(noise_seed=None), "its noise_seed is None"),
     ):
         broken = {**package, "model_args": package["model_args"] | change}
         with pytest.raises(CheckpointError, match=complaint):

@@ -1,6 +1,6 @@
 """Time and memory of one training step, and where they go. Needs no data.
 
-python local/benchmark_step.py [--conf local/conf_demo.yml] [--any_key_of_it value]
+python local/benchmark_step.py [--model srgan] [--conf local/conf_demo.yml] [--any_key value]
 """
 
 import argparse
@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from apollo_plugin.cli.terminal import run
-from apollo_plugin.training import make_system, make_trainer, parse_conf
+from apollo_plugin.training import make_system, make_trainer, parse_model_conf
 
-BASE = Path(__file__).parent / "conf.yml"
+LOCAL = Path(__file__).parent
 N_CHANNELS = 2
 
 
@@ -66,10 +66,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n_steps", type=int, default=3, help="the first one warms up")
     parser.add_argument("--n_threads", type=int, help="of a CPU")
-    conf = parse_conf(parser, BASE)
+    conf = parse_model_conf(parser, LOCAL)
     conf["training"]["num_workers"] = 0
     n_steps, n_threads = max(2, conf["main_args"]["n_steps"]), conf["main_args"]["n_threads"]
-    conf["main_args"] = {"exp_dir": "."}
+    conf["main_args"] = {"exp_dir": ".", "model": conf["main_args"]["model"]}
     if n_threads:
         torch.set_num_threads(n_threads)
 
@@ -89,6 +89,8 @@ def main():
     spent, steps, cpu_seconds = defaultdict(float), [], []
     clock(system, "forward", lambda *_: "generator forward", spent)
     clock(system.loss_func, "forward", lambda *_: "generator loss", spent)
+    if hasattr(system.loss_func, "critic_loss"):
+        clock(system.loss_func, "critic_loss", lambda *_: "discriminator loss", spent)
     label = {system.model: "generator", system.discriminator: "discriminator"}
     clock(system, "_step", lambda _, network, *__: f"{label[network]} backward, update", spent)
     if system.discriminator is not None:

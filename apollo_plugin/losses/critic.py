@@ -1,0 +1,87 @@
+"""SR-GAN's critic: it scores the frames of a restoration, given what was to be restored."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import nn
+
+from ..network.aggregation import Conv, FrequencyAggregation, compress
+from .signal import Signal
+
+
+class SRGANCritic(nn.Module):
+    """Scores a signal beside its coded version; each frame of each channel has a score.
+
+    Built as the generator is, with sums over the gated convolutions and without noise. At the
+    generator's default sizes 163 285 439 parameters.
+
+    Args:
+        window, hop: of the STFT in samples.
+        channels, n_rows, width, dilations: as in
+            :class:`~apollo_plugin.network.srgan.SRGANNetwork`.
+        conditional: whether it sees the coded signal. The open implementation's does not, but has
+            nothing else that ties a restoration to its input.
+
+    Shape:
+        signals ``(batch, channels, time)``, scores ``(batch * channels, frames)``.
+
+    Example:
+        >>> import torch
+        >>> critic = SRGANCritic(256, 64, (4, 6, 6), 8, 16, (1, 2))
+        >>> coded, restored = torch.randn(2, 3, 2, 6400)
+        >>> critic.judge(restored, coded).shape
+        torch.Size([6, 101])
+    """
+
+    def __init__(
+        self,
+        window: int = 2048,
+        hop: int = 512,
+        channels: Sequence[int] = (18, 38, 38),
+        n_rows: int = 32,
+        width: int = 256,
+        dilations: Sequence[int] = (1, 2, 4, 8, 16, 1, 2, 4, 8, 16),
+        conditional: bool = True,
+    ):
+        super().__init__()
+        self.window, self.hop, self.conditional = window, hop, conditional
+        # Its slope is differentiated: plain products, which can be.
+        self.encoder = FrequencyAggregation(
+            4 if conditional else 2, window // 2, channels, n_rows, width, product=_plain
+        )
+        inputs = [width, width] + [width // 2] * (len(dilations) - 2)
+        middle = nn.ModuleList(
+            Conv(n_in, width, dilation, same=True) for n_in, dilation in zip(inputs, dilations)
+        )
+        self.middle = cast(Sequence[Conv], middle)
+        self.last = Conv(width // 2, width, 1, same=True)
+        self.score = nn.Conv2d(width, 1, (n_rows, 1))
+        self.before_gates, self.gate, self.before_score = nn.PReLU(), nn.PReLU(), nn.PReLU()
+
+    def judge(self, wav: Signal | torch.Tensor, coded: Signal | torch.Tensor) -> torch.Tensor:
+        """Scores of a signal that was restored, or never coded."""
+        return self(self.spectrum(wav), self.spectrum(coded))
+
+    def spectrum(self, wav: Signal | torch.Tensor) -> torch.Tensor:
+        """Compressed real and imaginary parts without Nyquist's bin, ``(batch * channels, 2, bins,
+        frames)``."""
+        spec = Signal.of(wav).stft(self.window, self.hop).flatten(0, 1)[:, :-1]
+        return compress(torch.view_as_real(spec).permute(0, 3, 1, 2))
+
+    def forward(self, parts: torch.Tensor, coded: torch.Tensor) -> torch.Tensor:
+        """Spectra as :meth:`spectrum` gives them to scores."""
+        x = torch.cat((parts, coded), 1) if self.conditional else parts
+        x, _ = self.encoder(x, self.encoder.initial_contexts(len(x), x), True)
+        first, *gated = self.middle
+        x = self.before_gates(first.whole(x))
+        total = None
+        for conv in gated:
+            total = conv.whole(x) if total is None else total + conv.whole(x)
+            value, gate = total.chunk(2, 1)
+            x = self.gate(value) * gate.sigmoid()
+        return self.score(self.before_score(self.last.whole(x)))[:, 0, 0]
+
+
+def _plain(x: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    return layer(x)

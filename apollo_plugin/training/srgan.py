@@ -1,0 +1,69 @@
+"""The training of SR-GAN: Apollo's System with a critic in the discriminator's place."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..losses import Draws, Signal, SRGANCritic, SRGANLoss
+from .system import ApolloSystem, frozen
+
+
+class SRGANSystem(ApolloSystem):
+    """Trains SR-GAN, one step of the critic and one of the generator a batch, as the open
+    implementation does.
+
+    The monitored ``val_loss`` is the error of the compressed spectra, whether or not it is trained
+    with. Noise and shares follow from the seed, epoch and batch, so a resumed run draws what an
+    uninterrupted one would have drawn.
+
+    Args:
+        model: an SRGAN.
+        *args: as of :class:`~apollo_plugin.ApolloSystem`.
+        seed: of the noise.
+        **kwargs: likewise; ``loss_func`` is an :class:`~apollo_plugin.losses.SRGANLoss`, the
+            discriminator an :class:`~apollo_plugin.losses.SRGANCritic`.
+    """
+
+    loss_func: SRGANLoss
+    discriminator: SRGANCritic | None
+
+    def __init__(self, *args, seed: int = 0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seed = seed
+
+    def training_step(self, batch: Sequence[torch.Tensor], batch_nb: int) -> None:
+        """Critic step, then generator step with the critic that came of it."""
+        coded, original = batch
+        z, other_z, share = self._draw(coded, batch_nb)
+        given, ref = Signal(coded), Signal(original)
+        est, scores, log = Signal(self(coded, z)), None, {}
+        if self.discriminator is not None and self.n_steps >= self.warmup_steps:
+            loss, parts = self.loss_func.critic_loss(
+                self.discriminator, est.detach(), ref, given, share
+            )
+            log = {"discriminator/loss": loss}
+            log |= {f"discriminator/{name}": part for name, part in parts.items()}
+            self._step(self._optimizers()[1], self.discriminator, loss, log, batch, batch_nb)
+            with frozen(self.discriminator):
+                scores = self.discriminator.judge(est, given)
+        draws = None
+        if self.loss_func.weights["profile"]:
+            draws = Draws(Signal(self(coded, other_z)), z, other_z)
+        loss, parts = self.loss_func(est, ref, scores, draws)
+        self._step_generator(loss, parts, log, batch, batch_nb)
+
+    def validation_loss(self, est: Signal, ref: Signal, coded: Signal) -> torch.Tensor:
+        return self.loss_func.reconstruction(est, ref)
+
+    def _draw(
+        self, wav: torch.Tensor, batch_nb: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Two draws of z for each item, and for each channel of them a share."""
+        place = self.seed, self.current_epoch, batch_nb, self.global_rank
+        random = np.random.default_rng(place)
+        size = self.model.get_model_args()["noise_dim"]
+        z = random.standard_normal((2, len(wav), size), np.float32)
+        share = random.random(len(wav) * wav.shape[1], np.float32)
+        one, other = torch.from_numpy(z).to(wav.device)
+        return one, other, torch.from_numpy(share).to(wav.device)
