@@ -17,7 +17,8 @@ _PROBE_HZ, _PROBE_SECONDS = 1000, 1
 
 class LiveRestorer:
     """Feeds a live signal of any rate to a model, block by block; the samples equal
-    :func:`apollo_plugin.restore.restore_audio` of the whole.
+    :func:`apollo_plugin.restore.restore_audio` of the whole, if its peak is 0.5: that of a live
+    signal is not known, so the model gets it at the level that it has.
 
     At the model's own rate this is its streamer. Else what the model changes is computed at its
     rate and added to the signal at the signal's, so that nothing above the model's range is lost.

@@ -1,5 +1,6 @@
 """Signals of any length and rate, and files: in, restored, and out."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ Progress = Callable[[str, float, float], None]
 _BLOCK_BYTES = 2 << 20
 # A GPU wants more to do at once.
 _GPU_BLOCK_BYTES = 64 << 20
+# What restore_audio brings signals to: the middle of the levels that models are trained on. What
+# is quieter than -120 dB stays below it.
+_PEAK, _LEAST_PEAK = 0.5, 1e-6
 # The crossover's rise above its frequency in Hz, and what is left below it in dB.
 _CROSSOVER_WIDTH = 200.0
 _CROSSOVER_DB = 100.0
@@ -59,6 +63,7 @@ def restore_wav(
     block_seconds: float | None = None,
     progress: Progress | bool | None = None,
     state: Any = None,
+    level: float = 1.0,
 ) -> torch.Tensor:
     """Restores a signal of any length at the model's rate, block by block; the result is that of
     ``model(wav)``.
@@ -72,6 +77,7 @@ def restore_wav(
         progress: True for a progress bar, or a function of the step's name, the seconds that are
             done and the seconds in all.
         state: that the model's first step starts from, where not its own.
+        level: the model gets the signal divided by it, and what it gives is multiplied by it.
 
     Returns:
         restored signal of the same shape, type and device as ``wav``.
@@ -101,7 +107,8 @@ def restore_wav(
         while begin < n_samples:
             end = min(begin + n_block, n_samples)
             try:
-                out, state = model.step(streams[:, begin:end].to(device), state, end == n_samples)
+                block = streams[:, begin:end].to(device) / level
+                out, state = model.step(block, state, end == n_samples)
             except torch.OutOfMemoryError:
                 if n_block == 1:
                     raise
@@ -112,7 +119,7 @@ def restore_wav(
                     stacklevel=2,
                 )
                 continue
-            restored[:, start : start + out.shape[-1]] = out
+            restored[:, start : start + out.shape[-1]] = out * level
             start += out.shape[-1]
             bar.update(end - begin)
             begin = end
@@ -132,7 +139,8 @@ def restore_audio(
     """Restores a signal of any rate.
 
     What the model changes is computed at its own rate and added to the signal at the signal's: so
-    nothing is lost to resampling, above the model's range too.
+    nothing is lost to resampling, above the model's range too. A model is trained on music of usual
+    levels, so it gets the signal at one peak: the effect on quiet and on loud files is the same.
 
     Args:
         model: an Apollo, or another network of restoration.
@@ -147,13 +155,21 @@ def restore_audio(
     """
     model_rate = int(model.sample_rate)
     source = audio.resample(wav, sample_rate, model_rate)
-    restored = restore_wav(model, source, **kwargs)
+    restored = restore_wav(model, source, level=model_level(source), **kwargs)
     if sample_rate == model_rate and keep_below is None and mix == 1:
         return restored
     change = audio.resample(restored.sub_(source), model_rate, sample_rate, wav.shape[-1])
     if keep_below is not None:
         change = _high_pass(change, keep_below, sample_rate)
     return change.mul_(mix).add_(wav)
+
+
+def model_level(wav: torch.Tensor) -> float:
+    """What a signal is divided by before a model gets it, so that its peak is that of the signals
+    which models are trained on; 1 where it holds NaN or infinity."""
+    low, high = wav.aminmax()
+    peak = max(-low.item(), high.item(), _LEAST_PEAK)
+    return peak / _PEAK if math.isfinite(low.item() + high.item()) else 1.0
 
 
 def _high_pass(wav: torch.Tensor, cutoff: float, sample_rate: int) -> torch.Tensor:

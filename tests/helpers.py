@@ -54,6 +54,13 @@ def tiny_srgan(**options) -> SRGAN:
     return model
 
 
+@torch.no_grad()
+def at_one_level(model: Apollo, wav: torch.Tensor) -> torch.Tensor:
+    """The model's answer to a signal whose peak is 0.5, at the level that the signal has."""
+    level = 2 * wav.abs().max()
+    return level * model(wav / level)
+
+
 def tone(n_samples: int, n_channels: int = 2, sample_rate: int = 44100) -> torch.Tensor:
     """Chords and a little noise, ``(channels, time)``."""
     generator = torch.Generator().manual_seed(n_samples)

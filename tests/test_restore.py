@@ -2,24 +2,63 @@
 
 import pytest
 import torch
-from helpers import small_model, snr, tone
+from helpers import at_one_level, small_model, snr, tone
 
-from apollo_plugin import audio
+from apollo_plugin import Apollo, audio
 from apollo_plugin.restore import restore_audio
 
 
 def test_without_options_it_is_the_model():
     model, wav = small_model(residual=True), tone(20000)
+    assert snr(restore_audio(model, wav, 44100), at_one_level(model, wav)) > 90
+
+
+@pytest.fixture(scope="module")
+def small():
+    return Apollo.from_pretrained("apollo-small")
+
+
+@pytest.mark.parametrize(
+    "rate, options", [(44100, {}), (48000, dict(keep_below=4000.0, mix=0.5)), (22050, {})]
+)
+@pytest.mark.parametrize("decibels", [-60, -20, 14])
+def test_the_effect_does_not_depend_on_the_level(small, rate, options, decibels):
+    """From -60 to +20 dB; at +14 dB the peak is 1.5."""
+    wav, gain = tone(10000, 2, rate), 10 ** (decibels / 20)
+    changed = restore_audio(small, wav, rate, **options) - wav
+    scaled = restore_audio(small, gain * wav, rate, **options) / gain - wav
+    assert snr(scaled, changed) > 60
+
+
+def test_the_model_alone_depends_on_the_level(small):
+    wav = tone(10000)
     with torch.no_grad():
-        assert snr(restore_audio(model, wav, 44100), model(wav)) > 90
+        assert snr(small(wav / 100) * 100 - wav, small(wav) - wav) < 20
+
+
+@pytest.mark.parametrize("rate", [44100, 48000])
+@pytest.mark.parametrize("gain", [0.0, 1e-38, 1e-20])
+def test_silence_stays_silence(small, rate, gain):
+    """Digital silence, and what is next to it: no division goes wrong."""
+    wav = gain * tone(5000)
+    restored = restore_audio(small, wav, rate)
+    assert (restored - wav).abs().max() <= 1e-9
+    assert gain or torch.equal(restored, wav)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_stays_where_it_is(bad):
+    model, wav = small_model(n_layers=1), tone(60000)
+    wav[:, 100] = bad
+    restored = restore_audio(model, wav, 44100)
+    assert not torch.isfinite(restored[:, 100]).any() and torch.isfinite(restored[:, 30000:]).all()
 
 
 def test_another_rate_is_the_resampled_change():
     model, wav = small_model(residual=True, band_gain=True), tone(20000)
     got = restore_audio(model, wav, 48000)
     source = audio.resample(wav, 48000, 44100)
-    with torch.no_grad():
-        change = model(source) - source
+    change = at_one_level(model, source) - source
     expected = wav + audio.resample(change, 44100, 48000, 20000)
     assert got.shape == wav.shape and snr(got, expected) > 90
 

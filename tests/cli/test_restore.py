@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import load, save, snr, tone, tree
+from helpers import at_one_level, load, save, snr, tone, tree
 
 from apollo_plugin import Apollo
 from apollo_plugin.cli import main
@@ -30,8 +30,7 @@ def test_a_file_beside_itself(run, tmp_path, tiny_checkpoint):
     got, rate = load(tmp_path / "mein Lied_restored.wav")
     assert rate == 44100 and got.shape == wav.shape
     model = Apollo.from_pretrained(tiny_checkpoint)
-    with torch.no_grad():
-        assert snr(got, model(load(path)[0])) > 90
+    assert snr(got, at_one_level(model, load(path)[0])) > 90
     assert path.read_bytes() == before
     assert soundfile.info(tmp_path / "mein Lied_restored.wav").subtype == "FLOAT"
 
