@@ -20,11 +20,16 @@ from .errors import ExportError
 from .files import atomic_write
 from .model import Apollo
 from .network.exportable import StreamStep, WholeSignal
+from .network.lean import lean
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 KINDS = ("whole", "stream")
 # What an exported program may differ from the model by, full scale 1.0.
 TOLERANCE = 1e-4
+# The first with attention and rotary embedding.
+_OPSET = 23
+# Numbers of a weight below which a cast is not worth it.
+_LEAST_HALVED = 64
 
 
 def metadata(model: Apollo, kind: str) -> dict[str, Any]:
@@ -40,17 +45,19 @@ def metadata(model: Apollo, kind: str) -> dict[str, Any]:
     if kind == "stream":
         step = StreamStep(model)
         shapes = {name: list(value.shape) for name, value in step.initial_state(1).items()}
-        # Of one stream; the axis that grows with the streams is the second of *context, else first.
+        # Of one stream; the first axis is the streams'.
         info.update(latency=model.latency, delay_hops=step.delay, state=shapes)
     return info
 
 
-def program(model: Apollo, kind: str) -> torch.export.ExportedProgram:
+def program(model: Apollo, kind: str, onnx_operators: bool = False) -> torch.export.ExportedProgram:
     """The ``torch.export`` program of a model, for any number of streams and any length.
 
     Args:
         model: an Apollo.
         kind: ``"whole"`` for :class:`WholeSignal`, ``"stream"`` for :class:`StreamStep`.
+        onnx_operators: made of the operators of ONNX where that is faster there, see
+            :mod:`apollo_plugin.network.lean`.
 
     Raises:
         ExportError: for what cannot be exported.
@@ -58,6 +65,8 @@ def program(model: Apollo, kind: str) -> torch.export.ExportedProgram:
     if kind not in KINDS:
         raise ExportError(f"unknown kind '{kind}'; known: {', '.join(KINDS)}")
     model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    if onnx_operators:
+        lean(model)
     streams = torch.export.Dim("streams", min=1)
     if kind == "whole":
         module: nn.Module = WholeSignal(model)
@@ -70,10 +79,7 @@ def program(model: Apollo, kind: str) -> torch.export.ExportedProgram:
         arguments = (torch.zeros(2, 4, module.hop), torch.tensor(2**40), *state.values())
         first = {0: streams}
         hops = torch.export.Dim("hops", min=1)
-        shapes = ({0: streams, 1: hops}, None, None, first, first, {1: streams}, first)
-        options = [first, {1: streams}, first, first] if model.envelope_path else []
-        options += [first] if model.excitation else []
-        shapes = (*shapes, tuple(options)) if options else shapes
+        shapes = ({0: streams, 1: hops}, None, None, (first,) * (len(state) - 1))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Guards that torch's solver cannot prove of time // hop are left to the run.
@@ -121,7 +127,8 @@ def export(
     path = Path(path)
     try:
         with atomic_write(path, FORMATS[format]) as beside:
-            exported, info = program(model, kind), metadata(model, kind)
+            info = metadata(model, kind)
+            exported = program(model, kind, onnx_operators=format == "onnx")
             if format == "onnx":
                 _save_onnx(exported, info, beside)
             else:
@@ -147,11 +154,43 @@ def _save_onnx(exported: torch.export.ExportedProgram, info: dict[str, Any], pat
         for logger in ("onnxscript", "torch.onnx"):  # that torchvision is not there
             logging.getLogger(logger).setLevel(logging.ERROR)
         written = torch.onnx.export(
-            exported, input_names=names, output_names=outs, dynamo=True, verbose=False
+            exported,
+            input_names=names,
+            output_names=outs,
+            dynamo=True,
+            verbose=False,
+            opset_version=_OPSET,
         )
     proto = written.model_proto
+    _slim(proto)
     onnx.helper.set_model_props(proto, {"apollo": json.dumps(info)})
     onnx.save(proto, path)
+
+
+def _slim(proto: Any) -> None:
+    """Weights that are numbers of half precision, as in most checkpoints, are stored as such;
+    runtimes cast them as they load. What the exporter noted beside the nodes is left out."""
+    import onnx
+
+    casts = []
+    for tensor in proto.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if half.size < _LEAST_HALVED or not np.array_equal(half, values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}_half"))
+        casts.append(
+            onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*proto.graph.node]
+    for node in nodes:
+        del node.metadata_props[:]
+    del proto.graph.node[:]
+    proto.graph.node.extend(casts + nodes)
 
 
 def difference(model: Apollo, path: str | os.PathLike, kind: str) -> float:

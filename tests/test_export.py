@@ -10,12 +10,15 @@ import soundfile
 import torch
 from helpers import small_model, tone
 
-from apollo_plugin import export
+from apollo_plugin import Apollo, checkpoints, export
 from apollo_plugin.cli.export import main
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.export import ExportError, difference
 from apollo_plugin.network.exportable import StreamStep, WholeSignal
+from apollo_plugin.network.filterbank import ApolloSTFT
+from apollo_plugin.network.fourier import Fourier
+from apollo_plugin.network.lean import lean
 
 DOCS = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
 VARIANTS = {
@@ -24,24 +27,52 @@ VARIANTS = {
     "causal": dict(causal=True, residual=True),
     "paper's bands": dict(band_width_hz=160, kernel_size=3),
     "no context": dict(kernel_size=1, tcn_blocks=1),
+    "all that is not published": dict(
+        residual=True,
+        band_gain=True,
+        band_bins=[5] * 20 + [18] * 19,
+        excitation=True,
+        envelope_dim=176,
+    ),
 }
 
 
-def model_of(variant):
-    return small_model(n_layers=1, **VARIANTS[variant])
+def model_of(variant, onnx_operators=False):
+    model = small_model(n_layers=1, **VARIANTS[variant])
+    with torch.no_grad():  # what starts from zeros is to make a difference too
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.uniform_(-0.02, 0.02)
+    if onnx_operators:
+        lean(model)
+    return model
 
 
 # ------------------------------------------------------------------------- the modules themselves
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [882, 960, 160, 441, 97, 8])
+def test_small_dfts_are_the_fft(size):
+    bank = ApolloSTFT(size, size, n_bands=2)
+    fourier = Fourier(bank)
+    wav = torch.randn(2, 3, size, dtype=torch.float64)
+    expected = torch.view_as_real(torch.fft.rfft(wav * bank.window(wav)))
+    assert (fourier.spectrum(wav.float()) - expected).abs().max() < 1e-6 * size
+    spec = torch.randn(2, 3, bank.n_bins, dtype=torch.complex128)
+    expected = torch.fft.irfft(spec, n=size) * bank.window(wav)
+    assert (fourier.frames(torch.view_as_real(spec).float()) - expected).abs().max() < 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("onnx_operators", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_whole_signal_is_the_model(variant):
-    model = model_of(variant)
+def test_the_whole_signal_is_the_model(variant, onnx_operators):
+    model, program = model_of(variant), WholeSignal(model_of(variant, onnx_operators))
     for n_samples in (442, 4410, 9000):
         wav = tone(n_samples)
         wav[:, 2000:4500] = 0
-        assert (WholeSignal(model)(wav) - model(wav)).abs().max() < 2e-6
+        assert (program(wav) - model(wav)).abs().max() < 2e-5
 
 
 @torch.no_grad()
@@ -74,6 +105,7 @@ def stream(step, wav, sizes):
     "variant, n_samples, sizes",
     [
         *((variant, 6001, [1, 3, 2]) for variant in VARIANTS),
+        ("all that is not published", 30001, [5]),
         ("residual", 882, [1]),
         ("residual", 4410, [1]),
         ("causal", 4411, [99]),
@@ -82,7 +114,9 @@ def stream(step, wav, sizes):
 def test_steps_are_the_model(variant, n_samples, sizes):
     model, wav = model_of(variant), tone(n_samples)
     wav[:, 3000:4500] = 0
-    assert (stream(StreamStep(model), wav, sizes) - model(wav)).abs().max() < 2e-6
+    for onnx_operators in (False, True):
+        step = StreamStep(model_of(variant, onnx_operators))
+        assert (stream(step, wav, sizes) - model(wav)).abs().max() < 2e-5
 
 
 @torch.no_grad()
@@ -101,9 +135,8 @@ def test_the_latency_is_the_streamers():
 # ----------------------------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("kind", ["whole", "stream"])
-def test_torch_export(kind, tmp_path):
-    model = model_of("causal")
+def test_torch_export(tmp_path):
+    model, kind = model_of("causal"), "stream"
     path = tmp_path / "folder" / "model.pt2"
     assert export.export(model, path, kind, "torch") < export.TOLERANCE
     extra = {"apollo": ""}
@@ -111,15 +144,19 @@ def test_torch_export(kind, tmp_path):
     info = json.loads(extra["apollo"])
     assert info["kind"] == kind and (info["hop"], info["window"]) == (441, 882)
     assert [p.name for p in path.parent.iterdir()] == ["model.pt2"]
-    if kind == "whole":  # the comparison tells this model from another
-        other = small_model(n_layers=1, causal=True, residual=True, band_gain=True)
-        assert difference(other, path, kind) > export.TOLERANCE
+    # The comparison tells this model from another.
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.decoders[0][-1].weight)
+    assert difference(model, path, kind) > export.TOLERANCE
 
 
-def test_apollo_export_and_the_documented_example(tmp_path, tiny_checkpoint, monkeypatch, capsys):
+def test_apollo_export_and_the_documented_example(tmp_path, monkeypatch, capsys):
     """The command, then every snippet of docs/export.md, on a real MP3."""
+    tiny_checkpoint = tmp_path / "tiny.safetensors"
+    checkpoints.save(model_of("all that is not published").half(), tiny_checkpoint)
     pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
     coded = mp3(torch.from_numpy(mixture(1.5, seed=3)), kbps=32)[:, :60001]
     soundfile.write(tmp_path / "song.wav", coded.T.numpy(), 44100, "PCM_16")
     assert main([str(tiny_checkpoint), "-o", str(tmp_path)]) == 0
@@ -132,8 +169,6 @@ def test_apollo_export_and_the_documented_example(tmp_path, tiny_checkpoint, mon
     for snippet in snippets:
         snippet = snippet.replace("apollo-small", "tiny")
         exec(compile(snippet, "export.md", "exec"), names)
-    from apollo_plugin import Apollo
-
     model = Apollo.from_pretrained(tiny_checkpoint)
     wav = torch.from_numpy(names["wav"])
     with torch.no_grad():
@@ -142,6 +177,13 @@ def test_apollo_export_and_the_documented_example(tmp_path, tiny_checkpoint, mon
     assert rate == 44100 and np.abs(written.T - names["restored"]).max() < 1e-4
     assert names["info"]["latency"] == model.latency
     assert names["info"]["model_args"] == model.get_model_args()
+    # Weights of half precision are stored as such.
+    types = {"float32": 0, "float16": 0}
+    for tensor in onnx.load("tiny_stream.onnx").graph.initializer:
+        value = onnx.numpy_helper.to_array(tensor)
+        types[str(value.dtype)] = types.get(str(value.dtype), 0) + value.size
+    n_weights = sum(parameter.numel() for parameter in model.parameters())
+    assert types["float16"] > 0.95 * n_weights and types["float32"] < 50000
     # What is there is kept.
     assert main([str(tiny_checkpoint), "-o", str(tmp_path), "--kind", "whole"]) == 1
     assert "is there already and kept" in capsys.readouterr().err

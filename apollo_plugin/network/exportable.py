@@ -1,7 +1,9 @@
 """The forward pass in real arithmetic, from samples to samples, for export to other runtimes.
 
-The STFT and its inverse are convolutions, all states are tensors of fixed shapes.
+All states are tensors of fixed shapes.
 """
+
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -10,47 +12,8 @@ from torch import nn
 from ..errors import ExportError
 from .apollo import ApolloNetwork
 from .excitation import initial_memory, white_noise
+from .fourier import Fourier
 from .stft import finish
-
-
-class _Fourier(nn.Module):
-    """The filterbank's STFT as a convolution with its basis, the inverse as a transposed one."""
-
-    analysis: torch.Tensor
-    synthesis: torch.Tensor
-    squared: torch.Tensor
-
-    def __init__(self, model: ApolloNetwork):
-        super().__init__()
-        self.bank = bank = model.filterbank
-        basis = bank.filters().as_subclass(torch.Tensor).clone()
-        scale = bank.pre_synthesis(torch.ones(2 * bank.n_bins, 1))
-        self.register_buffer("analysis", basis)
-        self.register_buffer("synthesis", basis * scale.unsqueeze(-1))
-        self.register_buffer("squared", bank.window(basis).square()[None, None])
-
-    def spectrum(self, wav: torch.Tensor) -> torch.Tensor:
-        """``(streams, padded time)`` -> ``(streams, frames, bins, 2)``."""
-        spec = F.conv1d(wav.unsqueeze(1), self.analysis, stride=self.bank.stride)
-        return spec.unflatten(1, (2, self.bank.n_bins)).permute(0, 3, 2, 1)
-
-    def noise(
-        self, model: ApolloNetwork, frame: torch.Tensor, n_frames: int
-    ) -> torch.Tensor | None:
-        """Spectrum of the excitation's noise from a frame on, ``(frames, bins, 2)``."""
-        if model.excitation is None:
-            return None
-        return self.spectrum(white_noise(frame, n_frames + 1, self.bank.stride)[None])[0]
-
-    def samples(self, spec: torch.Tensor) -> torch.Tensor:
-        """The windowed sum of frames, ``(streams, padded time)``."""
-        parts = spec.permute(0, 3, 2, 1).flatten(1, 2)
-        return F.conv_transpose1d(parts, self.synthesis, stride=self.bank.stride).squeeze(1)
-
-    def envelope(self, valid: torch.Tensor) -> torch.Tensor:
-        """Sum of squared windows of the frames ``(frames,)`` that are 1, ``(padded time,)``."""
-        total = F.conv_transpose1d(valid[None, None], self.squared, stride=self.bank.stride)
-        return total.flatten()
 
 
 class WholeSignal(nn.Module):
@@ -58,23 +21,44 @@ class WholeSignal(nn.Module):
 
     def __init__(self, model: ApolloNetwork):
         super().__init__()
-        self.model, self.fourier = model, _Fourier(model)
+        self.model, self.fourier = model, Fourier(model.filterbank)
 
     def forward(self, wav: torch.Tensor) -> torch.Tensor:
         """One step over everything."""
         model, bank = self.model, self.model.filterbank
         pad = bank.kernel_size // 2
         padded = F.pad(wav.unsqueeze(1), (pad, pad), mode="reflect").squeeze(1)
-        spec = self.fourier.spectrum(padded)
+        spec = self.fourier.spectrum(self._framed(padded))
         contexts = model.initial_contexts(spec.shape[0], spec)
         x, log_gain, _ = model.network(spec, contexts, last=True)
-        noise = self.fourier.noise(model, torch.zeros((), dtype=torch.int64), x.shape[1])
+        noise = _noise(model, self.fourier, torch.zeros((), dtype=torch.int64), x.shape[1])
         spec, _ = model.decode(x, spec, log_gain, noise, contexts.came)
-        n_samples = wav.shape[-1]
-        total = self.fourier.samples(spec)[:, pad : pad + n_samples]
-        valid = torch.ones_like(spec[0, :, 0, 0])
-        envelope = self.fourier.envelope(valid)[pad : pad + n_samples]
-        return finish(total, envelope, wav)
+        frames = self.fourier.frames(spec)
+        squared = self.fourier.window.square().expand(1, frames.shape[1], -1)
+        overlap = bank.initial_synthesis(0, wav).overlap
+        of_frames, of_windows = (
+            bank.overlap_add(part, overlap.expand(part.shape[0], -1))[:, pad : pad + wav.shape[-1]]
+            for part in (frames, squared)
+        )
+        return finish(of_frames, of_windows[0], wav)
+
+    def _framed(self, padded: torch.Tensor) -> torch.Tensor:
+        """``(streams, padded time)`` -> ``(streams, frames, kernel_size)``."""
+        size, hop = self.model.filterbank.kernel_size, self.model.filterbank.stride
+        n_frames, n_hops = (padded.shape[-1] - size) // hop + 1, -(-size // hop)
+        hops = F.pad(padded, (0, hop))[:, : (n_frames + n_hops - 1) * hop].unflatten(1, (-1, hop))
+        return torch.cat([hops[:, n : n + n_frames] for n in range(n_hops)], -1)[..., :size]
+
+
+def _noise(
+    model: ApolloNetwork, fourier: Fourier, frame: torch.Tensor, n_frames: int
+) -> torch.Tensor | None:
+    """Spectrum of the excitation's noise from a frame on, ``(frames, bins, 2)``."""
+    if model.excitation is None:
+        return None
+    hop = model.filterbank.stride
+    hops = white_noise(frame, n_frames + 1, hop).unflatten(0, (-1, hop))
+    return fourier.spectrum(torch.cat((hops[:-1], hops[1:]), -1)[None])[0]
 
 
 class StreamStep(nn.Module):
@@ -93,6 +77,9 @@ class StreamStep(nn.Module):
         ExportError: for windows of an odd number of samples.
     """
 
+    cos: torch.Tensor
+    sin: torch.Tensor
+
     def __init__(self, model: ApolloNetwork):
         super().__init__()
         bank = model.filterbank
@@ -101,106 +88,108 @@ class StreamStep(nn.Module):
                 f"a window of {bank.kernel_size} samples (win_ms at {model.sample_rate:g} Hz) is "
                 "no two hops; its streaming step cannot be exported, the whole signal can"
             )
-        self.model, self.fourier = model, _Fourier(model)
+        self.model, self.fourier = model, Fourier(bank)
         self.hop = bank.stride
-        self.blocks = [block for layer in model.layers for block in layer.tcn]
         self.n_ahead = model.n_ahead
         self.delay = self.n_ahead + 1
         path = model.envelope_path
-        ahead = (sum(block.ahead for block in self.blocks), path.ahead if path else 0)
+        blocks = [block for layer in model.layers for block in layer.tcn]
+        # How many frames late a frame goes into each block, and comes out of the last.
+        late = [
+            [0, *accumulate(b.ahead for b in part)]
+            for part in (blocks, path.blocks if path else ())
+        ]
         # Frames for which features, and what the envelope path said, wait for each other.
-        self.n_waiting = [self.n_ahead - n for n in ahead]
+        self.n_waiting = [self.n_ahead - part[-1] for part in late]
+        self._late = sorted({*late[0], *late[1]})
+        for name, table in zip(("cos", "sin"), model.rotation()):
+            self.register_buffer(name, table)
 
     def initial_state(self, n_streams: int) -> dict[str, torch.Tensor]:
         """The zeros that a stream begins with, by name."""
-        bank, block = self.model.filterbank, self.blocks[0]
+        bank, layers = self.model.filterbank, self.model.layers
         n_features = self.model.get_model_args()["feature_dim"]
-        context = (len(self.blocks), n_streams, block.behind + block.ahead)
-        state = {
-            "frame": torch.zeros((), dtype=torch.int64),
-            "samples": torch.zeros(n_streams, self.delay * self.hop),
-            "spectrum": torch.zeros(n_streams, max(1, self.n_ahead), bank.n_bins, 2),
-            "context": torch.zeros(*context, bank.n_bands, n_features),
-            "overlap": torch.zeros(n_streams, self.hop),
+        shapes: dict[str, tuple[int, ...]] = {
+            "samples": (self.delay * self.hop,),
+            "spectrum": (max(1, self.n_ahead), bank.n_bins, 2),
+            "overlap": (self.hop,),
         }
+        for index, block in enumerate(block for layer in layers for block in layer.tcn):
+            n_context = block.behind + block.ahead
+            shapes[f"context_{index}"] = (n_context, bank.n_bands, n_features)
         path = self.model.envelope_path
         if path is not None:
-            smoothing, *of_blocks = path.initial_contexts(n_streams)
-            waiting = [torch.zeros(n_streams, max(1, n)) for n in self.n_waiting]
-            state["path_smoothing"] = smoothing
-            state["path_context"] = F.pad(
-                torch.stack(of_blocks), (0, 0, 0, 0, 0, path.blocks[0].ahead)
-            )
-            state["tokens"] = waiting[0][..., None, None].repeat(1, 1, bank.n_bands, n_features)
-            state["log_gain"] = waiting[1][..., None].repeat(1, 1, path.n_bands)
+            shapes["tokens"] = (max(1, self.n_waiting[0]), bank.n_bands, n_features)
+            shapes["log_gain"] = (max(1, self.n_waiting[1]), path.n_bands)
+            smoothing, *of_blocks = path.initial_contexts(1)
+            shapes["path_smoothing"] = tuple(smoothing.shape[1:])
+            for index, (block, context) in enumerate(zip(path.blocks, of_blocks)):
+                n_context = block.behind + block.ahead
+                shapes[f"path_context_{index}"] = (n_context, *context.shape[2:])
         if self.model.excitation is not None:
-            state["came"] = initial_memory(state["samples"], n_streams, self.model.excitation)
-        return state
+            memory = initial_memory(torch.zeros(()), 1, self.model.excitation)
+            shapes["came"] = tuple(memory.shape[1:])
+        state = {name: torch.zeros(n_streams, *shape) for name, shape in shapes.items()}
+        return {"frame": torch.zeros((), dtype=torch.int64), **state}
 
     def forward(
-        self,
-        wav: torch.Tensor,
-        end: torch.Tensor,
-        frame: torch.Tensor,
-        samples: torch.Tensor,
-        spectrum: torch.Tensor,
-        context: torch.Tensor,
-        overlap: torch.Tensor,
-        *options: torch.Tensor,
+        self, wav: torch.Tensor, end: torch.Tensor, frame: torch.Tensor, *state: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """The restored hops, then the new state in the order of the inputs."""
-        hop, n_hops = self.hop, wav.shape[1]
-        flat = wav.flatten(1)
+        hop, n_hops, model = self.hop, wav.shape[1], self.model
+        samples, spectrum, overlap, *rest = state
+        came = rest.pop() if model.excitation else wav.new_zeros(0)
         # The window's first value is 0, so the sample that the reflection lacks is not missed.
-        mirror = torch.cat((torch.zeros_like(flat[:, :1]), flat[:, 1:hop].flip(-1)), -1)
-        history = torch.where(frame == 0, mirror, samples[:, -hop:])
-        samples = torch.cat((samples, flat), 1)
-        new_spec = self.fourier.spectrum(torch.cat((history, flat), 1))
+        mirror = F.pad(wav[:, 0, 1:].flip(-1), (1, 0))
+        before = torch.where(frame == 0, mirror, samples[:, -hop:]).unsqueeze(1)
+        samples = torch.cat((samples, wav.flatten(1)), 1)
+        hops = torch.cat((before, wav), 1)
+        new_spec = self.fourier.spectrum(torch.cat((hops[:, :-1], wav), -1))
         spectrum = torch.cat((spectrum, new_spec), 1)
 
         index = frame + torch.arange(n_hops, dtype=torch.int64)
-        known = path.features(new_spec) if (path := self.model.envelope_path) else None
-        x, contexts, late = self.model.encode(new_spec, known), [], 0
-        rotation, old = self.model.rotation(), iter(context.unbind())
-        for layer in self.model.layers:
+        known = path.features(new_spec) if (path := model.envelope_path) else None
+        x, contexts, late = model.encode(new_spec, known), [], 0
+        rotation, old = (self.cos, self.sin), iter(rest)
+        valid = {late: _valid(index - late, end) for late in self._late}
+        for layer in model.layers:
             masks = []
             for block in layer.tcn:
-                masks.append(_valid(index - late, end)[:, None, None])
+                masks.append(valid[late][:, None, None])
                 late += block.ahead
             x, new = layer(x, rotation, [next(old) for _ in masks], False, masks)
             contexts += new
-        log_gain, new_of_path, came = None, [], options[-1] if options else samples.new_zeros(0)
+        log_gain = None
         if path is not None:
-            smoothing, of_blocks, tokens, log_gain = options[:4]
-            masks, late = [_valid(index, end)[:, None]], 0
+            tokens, log_gain, *of_path = old
+            masks, late = [valid[0][:, None]], 0
             for of_time in path.blocks:
-                masks.append(_valid(index - late, end)[:, None])
+                masks.append(valid[late][:, None])
                 late += of_time.ahead
-            expected, new = path(known, [smoothing, *of_blocks.unbind()], False, masks)
+            expected, new = path(known, of_path, False, masks)
             x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
-            new_of_path = [new[0], torch.stack(new[1:]), x[:, n_hops:], log_gain[:, n_hops:]]
+            contexts += [x[:, n_hops:], log_gain[:, n_hops:], *new]
             x, log_gain = (_late(part, n, n_hops) for part, n in zip((x, log_gain), self.n_waiting))
-        late = self.n_ahead
-        valid = _valid(index - late, end)
-        noise = self.fourier.noise(self.model, frame - late, n_hops)
-        due = _late(spectrum, late, n_hops)
-        restored, came = self.model.decode(x, due, log_gain, noise, came)
-        total = self.fourier.samples(restored * valid[:, None, None])
-        total = total + F.pad(overlap, (0, n_hops * hop))
-        before = _valid(frame - late - 1, end) * self.fourier.squared[0, 0, hop:]
-        envelope = self.fourier.envelope(valid) + F.pad(before, (0, n_hops * hop))
-        n_out = n_hops * hop
-        out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out])
-        out = out.unflatten(1, (n_hops, hop)) * _valid(index - self.delay, end)[:, None]
+        first = frame - self.n_ahead
+        noise = _noise(model, self.fourier, first, n_hops)
+        due = _late(spectrum, self.n_ahead, n_hops)
+        restored, came = model.decode(x, due, log_gain, noise, came)
+        # Of the frame before these, too, which overlaps the first.
+        valid_here = _valid(first - 1 + torch.arange(n_hops + 1), end)[:, None]
+        frames = self.fourier.frames(restored) * valid_here[1:]
+        squared = self.fourier.window.square()
+        falling = torch.cat((overlap.unsqueeze(1), frames[:, :, hop:]), 1)
+        total = frames[:, :, :hop] + falling[:, :-1]
+        envelope = valid_here[1:] * squared[:hop] + valid_here[:-1] * squared[hop:]
+        source = samples[:, : n_hops * hop].unflatten(1, (n_hops, hop))
         return (
-            out,
+            finish(total, envelope, source) * valid_here[:-1],
             frame + n_hops,
-            samples[:, n_out:],
+            samples[:, n_hops * hop :],
             spectrum[:, n_hops:],
-            torch.stack(contexts),
-            total[:, n_out:],
-            *new_of_path,
-            *([came] if self.model.excitation else []),
+            falling[:, -1],
+            *contexts,
+            *([came] if model.excitation else []),
         )
 
 

@@ -119,7 +119,7 @@ class ApolloSTFT(STFT, Filterbank):
         n_frames = (wav.shape[-1] - self.kernel_size) // self.stride + 1
         squared = self.window(wav).square().expand(1, n_frames, -1)
         overlap = self.initial_synthesis(0, wav).overlap
-        envelope = self._overlap_add(squared, overlap)[0, : wav.shape[-1]]
+        envelope = self.overlap_add(squared, overlap)[0, : wav.shape[-1]]
         safe = torch.where(envelope > _MIN_ENVELOPE, envelope, torch.ones_like(envelope))
         return (wav / safe)[..., pad:]
 
@@ -136,7 +136,7 @@ class ApolloSTFT(STFT, Filterbank):
         frames = frames * self.window(frames)
         n_samples = (frames.shape[1] - 1) * self.stride + self.kernel_size
         overlap = self.initial_synthesis(len(frames) - 1, frames).overlap
-        return self._overlap_add(frames, overlap)[:, None, :n_samples]
+        return self.overlap_add(frames, overlap)[:, None, :n_samples]
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

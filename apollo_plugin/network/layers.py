@@ -13,7 +13,7 @@ from torch import nn
 
 from .linear import linear
 
-_NORM_EPS = 1e-5
+NORM_EPS = 1e-5
 # Gains that BandGain starts from and never exceeds (natural logarithm). The STFT of full-scale
 # music reaches about exp(5); what a codec took lies far below.
 INITIAL_LOG_GAIN = -4.0
@@ -39,7 +39,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(shape))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        normed = F.rms_norm(x.float(), x.shape[-1:], eps=_NORM_EPS)
+        normed = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS)
         return normed.to(self.weight.dtype) * self.weight
 
 

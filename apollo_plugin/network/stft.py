@@ -148,13 +148,13 @@ class STFT:
         else:  # MKL's refuses an empty spectrum
             frames = window.new_zeros(spec.shape[0], 0, self.kernel_size)
         squared = window.square().expand(1, frames.shape[1], -1)
-        total = self._overlap_add(torch.cat((frames, squared)), state.overlap)
+        total = self.overlap_add(torch.cat((frames, squared)), state.overlap)
         n_done = total.shape[-1] if last else frames.shape[1] * self.stride
         done = total[:, min(state.skip, n_done) : n_done]
         rest = SynthesisState(total[:, n_done:], max(0, state.skip - n_done))
         return done[:-1], done[-1], rest
 
-    def _overlap_add(self, frames: torch.Tensor, overlap: torch.Tensor) -> torch.Tensor:
+    def overlap_add(self, frames: torch.Tensor, overlap: torch.Tensor) -> torch.Tensor:
         """``(rows, frames, kernel_size)`` on top of ``overlap`` -> ``(rows, time)``."""
         n_hops = math.ceil(self.kernel_size / self.stride)
         frames = F.pad(frames, (0, n_hops * self.stride - self.kernel_size))
