@@ -98,10 +98,15 @@ def save(path: Path, wav: torch.Tensor, rate: int = 44100, subtype: str = "FLOAT
 
 
 def encoded(
-    path: Path, wav: torch.Tensor, codec: str, rate: int = 44100, kbps: int | None = None
+    path: Path,
+    wav: torch.Tensor,
+    codec: str,
+    rate: int = 44100,
+    kbps: int | None = None,
+    **options: str,
 ) -> Path:
     """Writes a coded file by FFmpeg: gapless where its container can say so."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.layout = "stereo" if len(wav) == 2 else "mono"
         if kbps:

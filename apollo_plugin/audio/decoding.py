@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import AudioError
 from .containers import Link, has_open_size, is_mpeg_frame, mpeg_head, promised_frames
+from .ends import Ends
 from .frames import FORMATS, Window, to_float
 from .samples import Samples, check_bounds
 
@@ -124,20 +125,19 @@ class _Decoding:
         self.n_good = self.n_bad = self.n_corrupt = self.n_junk = 0
         self.first_bad: float | None = None
         self.bad_last = False
-        self.left: int | None = None
         self.gaps = 0.0
         self.next_time: float | None = None
         self.n_frames = self.n_promised_frames = 0
         # Latest end of any stream, in seconds.
         self.reached = 0.0
         self.frame_seconds = 0.0
+        self.ends: Ends
 
     def run(self, data: mmap.mmap, link: Link) -> Found:
         seconds_before = self.samples.seconds
         several = len(self.container.streams) > 1
         n_idle = 0
-        if self.stream.codec_context.name == "vorbis":
-            self.left = link.last_sample
+        self.ends = Ends(self.container, self.stream, link)
         head = mpeg_head(data[link.begin : link.end]) if self.mpeg and not link.begin else 0
         for packet in self._packets(None if several else self.stream):
             if packet.stream is not self.stream:
@@ -151,6 +151,11 @@ class _Decoding:
                 return Found([])
             if n_idle > _MOST_IDLE:
                 break
+        rate, n_frame = self.samples.sample_rate, round(
+            self.frame_seconds * self.samples.sample_rate
+        )
+        there = round((self.samples.seconds - seconds_before) * rate)
+        self.samples.drop(self.ends.surplus(there, rate, n_frame))
         if self.samples.seconds == seconds_before and not self.n_bad:
             raise Undecodable(f"'{self.path}' holds no samples")
         return self._verdict(data, link, self.samples.seconds - seconds_before)
@@ -181,6 +186,7 @@ class _Decoding:
 
     def _decode(self, packet: "av.Packet", head: int) -> list["av.AudioFrame"]:
         self._reach(packet)
+        self.ends.see(packet)
         if packet.size and packet.is_corrupt:
             self.n_corrupt += 1
         if self.mpeg and packet.size:
@@ -242,10 +248,7 @@ class _Decoding:
             self.samples.layout = frame.layout
         n_wanted = self.samples.n_channels or n_channels
         for block in [frame] if n_channels in (1, n_wanted) else self._mixed(frame):
-            samples = to_float(block)
-            if self.left is not None:  # FFmpeg leaves the padding of a Vorbis file of one page
-                samples = samples[: self.left]
-                self.left -= len(samples)
+            samples = self.ends.cut(to_float(block), frame.time)
             # One channel becomes several at its own level; FFmpeg would lower it by 3 dB.
             self.samples.add(np.repeat(samples, n_wanted, 1) if n_channels == 1 else samples, rate)
 

@@ -126,6 +126,13 @@ class Samples:
         self.start, self.seconds = 0.0, passed / sample_rate
         return passed
 
+    def drop(self, n_samples: int) -> None:
+        """Takes back samples that were added last."""
+        if self._parts and n_samples:
+            n_samples = min(n_samples, self._parts[-1].n)
+            self._parts[-1].n -= n_samples
+            self.seconds -= n_samples / self._parts[-1].sample_rate
+
     def join(self) -> int:
         """Joins all parts at the first rate.
 
