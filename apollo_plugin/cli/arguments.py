@@ -24,6 +24,7 @@ examples:
   apollo-restore song.mp3 --report page.html   a page to hear and see what was done
   apollo-restore --diagnose ~/Music/old        where each file was cut off, if it was
   apollo-restore song.mp3 --stems HDEMUCS_HIGH_MUSDB      vocals, drums ... one by one
+  curl https://a/song.mp3 | apollo-restore - -o - | aplay      a file through pipes
   apollo-restore --demo                        hear what it does: needs no file and no network
 
 The output keeps rate, channels and length. It is 32-bit float WAV, which cannot clip, unless
@@ -55,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add(
-        "inputs", nargs="*", metavar="INPUT", help="files, folders (searched to any depth) or globs"
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="files, folders (searched to any depth) or globs; - is standard input",
     )
     for name, group in (
         ("results", _add_results),
@@ -76,7 +80,8 @@ def _add_results(add: Any) -> None:
         "--out",
         type=Path,
         metavar="DIR|FILE",
-        help="folder for the results, or the name of the only one (beside each input)",
+        help="folder for the results, or the name of the only one, - for standard output (beside "
+        "each input)",
     )
     add(
         "--suffix",

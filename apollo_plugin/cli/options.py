@@ -64,6 +64,16 @@ class Options:
     demo: bool
 
     @property
+    def from_pipe(self) -> bool:
+        """Whether the input is standard input."""
+        return "-" in self.inputs
+
+    @property
+    def to_pipe(self) -> bool:
+        """Whether the result goes to standard output."""
+        return str(self.out) == "-"
+
+    @property
     def out_file(self) -> Path | None:
         """The one result, where -o names a file and no folder."""
         if self.out is None or os.path.isdir(self.out):
@@ -112,6 +122,15 @@ class Options:
             (not (self.demo and self.diagnose), "--demo is alone"),
             (self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs} has to be 1 or more"),
             (not (self.jobs and self.dask), "--jobs is of this machine; a cluster has its own"),
+            (self.inputs == ("-",) or not self.from_pipe, "- is one file: name it alone"),
+            (
+                not self.from_pipe or self.out or self.diagnose,
+                "-: name its result: -o FILE, -o DIR, or -o - for standard output",
+            ),
+            (
+                not (self.dask and (self.from_pipe or self.to_pipe)),
+                "--dask: a cluster cannot see pipes",
+            ),
             (not self.reference or self.report, "--reference is for --report"),
             (self.track is None or self.track >= 1, f"--track {self.track} has to be 1 or more"),
             (0 <= self.start < math.inf, f"--start {self.start:g} s has to be 0 or more"),
@@ -135,6 +154,10 @@ class Options:
 
     def _check_out(self) -> None:
         out, path = self.out, self.out_file
+        if self.to_pipe and (self.demo or self.stems):
+            raise SettingError(f"-o {out}: several results need a folder")
+        if path is None and self.to_pipe:
+            return
         if path is None:
             if out and os.path.lexists(out) and not os.path.isdir(out):
                 raise SettingError(

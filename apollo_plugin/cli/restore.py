@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import parse
 from .options import Options
+from .pipes import unpiped
 from .terminal import Failures, command, say, tell
 
 if TYPE_CHECKING:
@@ -22,15 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     options, settings = parse(argv)
-    if options.diagnose:
-        from .modes import diagnose
+    with unpiped(options, settings.format) as options:
+        if options.diagnose:
+            from .modes import diagnose
 
-        return diagnose(options)
-    if options.demo:
-        from .modes import demo
+            return diagnose(options)
+        if options.demo:
+            from .modes import demo
 
-        return demo(options, settings)
-    return restore(options, settings)
+            return demo(options, settings)
+        return restore(options, settings)
 
 
 def restore(options: Options, settings: "Settings") -> int:

@@ -20,6 +20,9 @@ from ..errors import ApolloError, is_out_of_memory, one_line
 
 # Of the command that runs, before each of its lines on standard error.
 _name = "apollo"
+# What else files are called in lines, and whether standard output holds something else.
+_names: dict[str, str] = {}
+_results_to_stderr = False
 _INTERRUPTED = 130
 
 
@@ -123,11 +126,31 @@ def say(line: str) -> None:
 
 def tell(line: str) -> None:
     """A line of the result, to standard output."""
-    _write(_printable(line), sys.stdout)
+    _write(_printable(line), sys.stderr if _results_to_stderr else sys.stdout)
+
+
+@contextmanager
+def speaking_of(names: dict[str, str], results_to_stderr: bool) -> Iterator[None]:
+    """While this holds, lines call files by other names.
+
+    Args:
+        names: by the files' own.
+        results_to_stderr: standard output is taken: lines of the result go where others go.
+    """
+    global _results_to_stderr
+    _names.update(names)
+    _results_to_stderr = results_to_stderr
+    try:
+        yield
+    finally:
+        _names.clear()
+        _results_to_stderr = False
 
 
 def _printable(line: str) -> str:
     """A line that stays one, whatever a file is called."""
+    for path, name in _names.items():
+        line = line.replace(f"'{path}'", name).replace(path, name)
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
