@@ -166,6 +166,14 @@ def test_infos_name_the_licences(prepared):
     assert {"title", "author", "license", "license_link"} <= set(licenses[0]) & set(licenses[1])
 
 
+def test_material_of_no_known_data_set_is_one_s_own(prepared):
+    data = dataset(prepared)
+    data.library.songs = {"train/0001": None, **data.library.songs}
+    infos = data.get_infos()
+    assert infos["dataset"] == "MUSDB18-HQ and MoisesDB and songs of one's own"
+    assert len(infos["licenses"]) == 3
+
+
 def test_asteroid_s_package_takes_the_infos(prepared):
     from asteroid.models.publisher import make_license_notice
 
