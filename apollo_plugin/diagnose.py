@@ -56,14 +56,19 @@ class Diagnosis:
     sample_rate: int
     silent: bool = False
 
+    @property
+    def like_kbps(self) -> int | None:
+        """Bit rate at which LAME cuts stereo off there; None where there is none."""
+        near = (kbps for kbps, hz in MP3_EDGES.items() if abs((self.cutoff or 0) - hz) < 0.07 * hz)
+        return next(near, None)
+
     def __str__(self) -> str:
         if self.silent:
             return "silent: nothing to judge by, nothing to restore"
         if self.cutoff is None:
             limit = min(_FULL_BAND_HZ, _FULL_BAND * self.sample_rate / 2)
             return f"looks uncoded: no edge below {limit / 1000:.1f} kHz, nothing to restore above"
-        near = [f"{kbps}" for kbps, hz in MP3_EDGES.items() if abs(self.cutoff - hz) < 0.07 * hz]
-        like = f", as MP3 at {near[0]} kbit/s has it in stereo" if near else ""
+        like = f", as MP3 at {self.like_kbps} kbit/s has it in stereo" if self.like_kbps else ""
         return f"cut off at {self.cutoff / 1000:.1f} kHz (by {self.drop:.0f} dB){like}"
 
 

@@ -19,6 +19,10 @@ class TagError(ApolloError):
     """Tags that cannot be written."""
 
 
+class Uncoded(ApolloError):
+    """A sound file that is left as it is, because no codec took anything from it."""
+
+
 class DataError(ApolloError, ValueError):
     """A data set, an index or a result that is missing or damaged."""
 

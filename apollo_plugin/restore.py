@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from . import audio, tags
 from .audio.writing import SAMPLE_BYTES
-from .errors import AudioError, TagError
+from .diagnose import Diagnosis, diagnose
+from .errors import AudioError, TagError, Uncoded
 from .files import free_bytes
 from .settings import Job, Settings
 
@@ -48,12 +49,14 @@ class Restored:
         true_peak: of what was to be written, full scale 1.0; measured for integer formats only.
         notes: a line each on what happened to the tags, without the file's name.
         of_album: where the tags told the loudness of an album, which is to be told anew.
+        diagnosis: of the source, where the settings want it.
     """
 
     n_clipped: int = 0
     true_peak: float = 0.0
     notes: tuple[str, ...] = ()
     of_album: tags.Track | None = None
+    diagnosis: Diagnosis | None = None
 
 
 @torch.no_grad()
@@ -211,11 +214,11 @@ def restore_file(
     Raises:
         AudioError: one line with the file, what is wrong and what helps. Nothing is written then.
     """
-    wav, rate = read_source(job, settings)
+    wav, rate, found = read_source(job, settings)
     carried = read_tags(job, settings)
     restored = restore_audio(model, wav, rate, settings.keep_below, settings.mix, progress=progress)
     check_finite(restored, job, wav)
-    return write_result(job.target, restored, rate, settings, carried)
+    return replace(write_result(job.target, restored, rate, settings, carried), diagnosis=found)
 
 
 def read_tags(job: Job, settings: Settings) -> tags.Tags | None:
@@ -278,7 +281,9 @@ def _write(
     return Restored(n_clipped, level.true_peak if level else 0.0, tuple(notes), of_album)
 
 
-def read_source(job: Job, settings: Settings, n_results: int = 1) -> tuple[torch.Tensor, int]:
+def read_source(
+    job: Job, settings: Settings, n_results: int = 1
+) -> tuple[torch.Tensor, int, Diagnosis | None]:
     """Reads what is to be restored, at the rate of its result, once it is known that the result
     can be written.
 
@@ -288,13 +293,18 @@ def read_source(job: Job, settings: Settings, n_results: int = 1) -> tuple[torch
         n_results: how many files of its size are to be written.
 
     Returns:
-        float32 ``(channels, time)``, and the result's rate in Hz.
+        float32 ``(channels, time)``, the result's rate in Hz, and where a codec cut the source
+        off, if the settings want that.
 
     Raises:
         AudioError: where the file cannot be read, the format cannot hold its rate or channels, or
             the disk not the result.
+        Uncoded: where the settings want to leave out what looks like that.
     """
     wav, rate = audio.read(job.source, **settings.reading)
+    found = diagnose(wav, rate) if settings.diagnose or settings.skip_uncoded else None
+    if found and settings.skip_uncoded and found.cutoff is None:
+        raise Uncoded(f"'{job.source}' is left as it is: {found}")
     out_rate = settings.rate or rate
     audio.check_writable(settings.format, settings.subtype, out_rate, wav.shape[0])
     n_samples = wav.numel() * out_rate // rate * n_results
@@ -307,7 +317,7 @@ def read_source(job: Job, settings: Settings, n_results: int = 1) -> tuple[torch
             f"'{job.target}' cannot be written: it takes {n_bytes / 1e6:.1f} MB and "
             f"{free / 1e6:.1f} MB are free"
         )
-    return audio.resample(wav, rate, out_rate), out_rate
+    return audio.resample(wav, rate, out_rate), out_rate, found
 
 
 def check_finite(restored: torch.Tensor, job: Job, wav: torch.Tensor) -> None:

@@ -44,6 +44,8 @@ class Settings:
         headroom: dB by which results in integers are turned down.
         dither: add dither to results in 16 bits.
         tags: carry tags and covers from sources to results.
+        diagnose: look where a codec cut sources off.
+        skip_uncoded: leave sources alone that look as if none did.
 
     Raises:
         SettingError: for values out of range, and for subtypes that the format has not or that
@@ -60,6 +62,8 @@ class Settings:
     headroom: float = 0.0
     dither: bool = False
     tags: bool = True
+    diagnose: bool = False
+    skip_uncoded: bool = False
 
     def __post_init__(self) -> None:
         if self.keep_below is not None and not 0 < self.keep_below < float("inf"):

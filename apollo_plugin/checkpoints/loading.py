@@ -29,7 +29,7 @@ from .published_layout import State
 from .reading import read, read_json
 from .unwrapping import Found, mappings_of, unwrap
 
-_WEIGHTS = Path(__file__).parents[1] / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 # name: (file, sha256)
 BUNDLED: dict[str, tuple[str, str]] = {
     "apollo-small": (
@@ -141,7 +141,7 @@ def _find(source: str | os.PathLike) -> Path:
     name = str(source)
     if name in BUNDLED:
         file, digest = BUNDLED[name]
-        path = _WEIGHTS / file
+        path = WEIGHTS / file
         if not path.is_file():
             raise CheckpointError(f"bundled checkpoint '{path}' is missing; reinstall the package")
         if sha256(path) != digest:

@@ -119,6 +119,11 @@ def _add_results(add: Any) -> None:
         action="store_false",
         help="leave tags and covers out; they are carried where the format has them",
     )
+    add(
+        "--skip-uncoded",
+        action="store_true",
+        help="leave files alone that look as if no codec took anything from them",
+    )
     add("--overwrite", action="store_true", help="restore again what is there already")
 
 
@@ -179,6 +184,12 @@ def _add_modes(add: Any) -> None:
         action="store_true",
         help="restore nothing; tell for each file where a codec cut it off",
     )
+    add(
+        "--list",
+        action="store_true",
+        help="restore nothing; tell which checkpoints there are and which are on this machine",
+    )
+    add("--json", action="store_true", help="tell --diagnose or --list as JSON, an object a line")
     add("--demo", action="store_true", help="make a few seconds of music, code and restore them")
 
 

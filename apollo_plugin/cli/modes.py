@@ -1,13 +1,17 @@
 """What ``apollo-restore`` does beside restoring files: ``--diagnose`` and ``--demo``."""
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .. import audio
 from ..data.codecs import mp3
 from ..data.demo import mixture
+from ..diagnose import Diagnosis
 from ..diagnose import diagnose as diagnosis_of
 from ..errors import SettingError
 from ..metrics import lsd, si_sdr
@@ -18,7 +22,7 @@ from . import report
 from .loading import load
 from .options import Options
 from .plan import sources
-from .terminal import Bar, Failures, tell
+from .terminal import Bar, Failures, tell, told
 
 _DEMO_RATE = 44100
 _DEMO_SECONDS = 8.0
@@ -36,10 +40,23 @@ def diagnose(options: Options) -> int:
         failures.add("", problem)
     for path in files:
         try:
-            tell(f"{path}: {diagnosis_of(*audio.read(path, **options.reading()))}")
+            wav, rate = audio.read(path, **options.reading())
+            found = diagnosis_of(wav, rate)
         except Exception as error:
             failures.add(path, error)
+            if options.json:
+                tell(json.dumps({"file": str(path), "error": told(error)}))
+            continue
+        if options.json:
+            tell(json.dumps({"file": str(path), "seconds": wav.shape[1] / rate, **_values(found)}))
+        else:
+            tell(f"{path}: {found}")
     return failures.end()
+
+
+def _values(found: Diagnosis) -> dict[str, Any]:
+    verdict = "silent" if found.silent else "uncoded" if found.cutoff is None else "cut off"
+    return {"verdict": verdict, **asdict(found), "like_kbps": found.like_kbps}
 
 
 def demo(options: Options, settings: Settings) -> int:

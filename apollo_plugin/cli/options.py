@@ -58,9 +58,12 @@ class Options:
     salvage: bool
     stems: str | None
     overwrite: bool
+    skip_uncoded: bool
     report: Path | None
     reference: Path | None
     diagnose: bool
+    json: bool
+    list: bool
     demo: bool
 
     @property
@@ -112,14 +115,22 @@ class Options:
             self.headroom,
             self.dither,
             self.tags,
+            # Of a folder a table is told at the end.
+            diagnose=len(self.inputs) > 1 or not all(map(os.path.isfile, self.inputs)),
+            skip_uncoded=self.skip_uncoded,
         )
 
     def check(self) -> None:
         """Raises a SettingError for what cannot be meant."""
         rules = (
-            (bool(self.inputs) or self.demo, "name some files or folders, or --demo"),
+            (
+                bool(self.inputs) or self.demo or self.list,
+                "name some files or folders, or --demo or --list",
+            ),
             (not (self.demo and (self.inputs or self.stems)), "--demo is alone"),
             (not (self.demo and self.diagnose), "--demo is alone"),
+            (not (self.list and (self.inputs or self.demo or self.diagnose)), "--list is alone"),
+            (not self.json or self.diagnose or self.list, "--json is for --diagnose and --list"),
             (self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs} has to be 1 or more"),
             (not (self.jobs and self.dask), "--jobs is of this machine; a cluster has its own"),
             (self.inputs == ("-",) or not self.from_pipe, "- is one file: name it alone"),

@@ -99,7 +99,7 @@ def _in_processes(options: Options, due: list[Job], n: int, purse_bytes: int | N
         purse = None if purse_bytes is None else Purse(purse_bytes, ways)
         common = Common(ways.Event(), ways.Value("d", 0.0), purse)
         prepare = partial(begin, max(1, n_cores() // n), common)
-        one = partial(do_there, options, Path.cwd())
+        one = partial(do_there, options, Path())
         try:
             with executor(n, prepare=prepare, preload=_PRELOAD) as pool:
                 done = each(

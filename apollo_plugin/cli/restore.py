@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from ..errors import Uncoded
 from .arguments import parse
 from .options import Options
 from .pipes import unpiped
@@ -28,6 +29,10 @@ def _main(argv: Sequence[str] | None) -> int:
             from .modes import diagnose
 
             return diagnose(options)
+        if options.list:
+            from .listing import listing
+
+            return listing(options)
         if options.demo:
             from .modes import demo
 
@@ -72,15 +77,22 @@ def _restore_all(
 ) -> None:
     from . import after
     from .pool import outcomes
+    from .summary import Summary
 
-    results = []
+    results, summary, n_failed = [], Summary(), failures.n
     with closing(outcomes(options, due)) as all_done:
         for job, done in all_done:
-            if isinstance(done, Exception):
+            if isinstance(done, Uncoded):
+                tell(str(done))
+                summary.n_uncoded += 1
+            elif isinstance(done, Exception):
                 failures.add(job.source, done)
             else:
                 _tell_done(job, done)
+                summary.add(done)
                 results.append((job, done.restored))
+    if len(due) > 1:
+        summary.tell(len(kept), failures.n - n_failed)
     after.end(results, kept, settings)
 
 

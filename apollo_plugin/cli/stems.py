@@ -45,7 +45,7 @@ def restore_stems(
         AudioError: one line with the file and what is wrong; nothing is written then.
     """
     n_sources = len(pipeline.sources or ()) or 4
-    wav, rate = read_source(job, settings, n_sources + 1)
+    wav, rate, found = read_source(job, settings, n_sources + 1)
     carried = read_tags(job, settings)
     try:
         stems = pipeline.restore(wav, rate, progress)
@@ -63,6 +63,7 @@ def restore_stems(
         sum(each.n_clipped for each in written),
         max(each.true_peak for each in written),
         tuple(dict.fromkeys(note for each in written for note in each.notes)),
+        diagnosis=found,
     )
 
 

@@ -235,6 +235,9 @@ def test_a_folder_without_audio(run, tmp_path):
         ["a.wav", "--duration", "nan"],
         ["a.wav", "--rate", "48000", "--report", "a.html"],
         ["--demo", "--diagnose"],
+        ["--list", "a.wav"],
+        ["--list", "--demo"],
+        ["a.wav", "--json"],
         ["a.wav", "--device", "abacus"],
         ["a.wav", "--jobs", "0"],
         ["a.wav", "--jobs", "2", "--dask", "tcp://host:8786"],
@@ -413,7 +416,7 @@ def test_names_that_are_not_utf_8_and_control_characters(run, tmp_path):
             file.write(source)
     status, text, _ = run(tmp_path, "-o", tmp_path / "out")
     assert status == 0 and len(tree(tmp_path / "out")) == 2
-    assert len(text.splitlines()) == 2 and "\x1b" not in text
+    assert text.count("->") == 2 and len(text.splitlines()) == 5 and "\x1b" not in text
 
 
 def test_a_result_that_is_a_folder(run, tmp_path):
