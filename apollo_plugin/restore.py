@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from scipy.signal import firwin, kaiserord, oaconvolve
 from tqdm import tqdm
 
 from . import audio, tags
@@ -33,9 +32,6 @@ _GPU_BLOCK_BYTES = 64 << 20
 # What restore_audio brings signals to: the middle of the levels that models are trained on. What
 # is quieter than -120 dB stays below it.
 _PEAK, _LEAST_PEAK = 0.5, 1e-6
-# The crossover's rise above its frequency in Hz, and what is left below it in dB.
-_CROSSOVER_WIDTH = 200.0
-_CROSSOVER_DB = 100.0
 # Beside the samples of a result, for its header and the folder's entry.
 _HEADER_BYTES = 1 << 16
 
@@ -163,7 +159,7 @@ def restore_audio(
         return restored
     change = audio.resample(restored.sub_(source), model_rate, sample_rate, wav.shape[-1])
     if keep_below is not None:
-        change = _high_pass(change, keep_below, sample_rate)
+        change = audio.high_pass(change, keep_below, sample_rate)
     return change.mul_(mix).add_(wav)
 
 
@@ -173,22 +169,6 @@ def model_level(wav: torch.Tensor) -> float:
     low, high = wav.aminmax()
     peak = max(-low.item(), high.item(), _LEAST_PEAK)
     return peak / _PEAK if math.isfinite(low.item() + high.item()) else 1.0
-
-
-def _high_pass(wav: torch.Tensor, cutoff: float, sample_rate: int) -> torch.Tensor:
-    nyquist = sample_rate / 2
-    if cutoff + _CROSSOVER_WIDTH >= nyquist:
-        return torch.zeros_like(wav)
-    n_taps, beta = kaiserord(_CROSSOVER_DB, _CROSSOVER_WIDTH / nyquist)
-    middle = cutoff + _CROSSOVER_WIDTH / 2
-    taps = firwin(n_taps | 1, middle, window=("kaiser", beta), pass_zero=False, fs=sample_rate)
-    # Symmetric taps, cut in the middle: no delay, no phase.
-    half = len(taps) // 2
-    rows = [
-        oaconvolve(channel.numpy(), taps.astype("float32"))[half : half + len(channel)]
-        for channel in wav
-    ]
-    return torch.stack([torch.from_numpy(row) for row in rows])
 
 
 # ------------------------------------------------------------------------------------------- files
