@@ -8,7 +8,7 @@ from .adversarial import (
     MultiResolutionSTFTDiscriminator,
     STFTDiscriminator,
 )
-from .critic import SRGANCritic
+from .critic import SRGANCritic, compressed_spectrum
 from .generator import GeneratorLoss
 from .signal import WINDOWS, Signal
 from .snr import SNRLoss
@@ -20,7 +20,6 @@ from .spectral import (
     ReconstructionLoss,
 )
 from .wasserstein import (
-    CompressedSpectrumLoss,
     Draws,
     GradientPenalty,
     ProfileLoss,
@@ -32,7 +31,6 @@ __all__ = [
     "WINDOWS",
     "AdversarialLoss",
     "BandEnergyLoss",
-    "CompressedSpectrumLoss",
     "Draws",
     "EnvelopeLoss",
     "FeatureMatchingLoss",
@@ -50,4 +48,5 @@ __all__ = [
     "STFTDiscriminator",
     "Signal",
     "WassersteinLoss",
+    "compressed_spectrum",
 ]

@@ -10,6 +10,21 @@ from ..network.aggregation import Conv, FrequencyAggregation, compress
 from .signal import Signal
 
 
+def compressed_spectrum(wav: Signal | torch.Tensor, window: int, hop: int) -> torch.Tensor:
+    """What SR-GAN's networks see of signals.
+
+    Args:
+        wav: ``(batch, channels, time)``.
+        window, hop: of the STFT in samples.
+
+    Returns:
+        square roots of real and imaginary parts, signs kept, without Nyquist's bin, ``(batch *
+        channels, 2, bins - 1, frames)``.
+    """
+    spec = Signal.of(wav).stft(window, hop).flatten(0, 1)[:, :-1]
+    return compress(torch.view_as_real(spec).permute(0, 3, 1, 2))
+
+
 class SRGANCritic(nn.Module):
     """Scores a signal beside its coded version; each frame of each channel has a score.
 
@@ -17,27 +32,27 @@ class SRGANCritic(nn.Module):
     generator's default sizes 163 285 439 parameters.
 
     Args:
-        window, hop: of the STFT in samples.
+        window: of the STFT in samples.
         channels, n_rows, width, dilations: as in
             :class:`~apollo_plugin.network.srgan.SRGANNetwork`.
         conditional: whether it sees the coded signal. The open implementation's does not, but has
             nothing else that ties a restoration to its input.
 
     Shape:
-        signals ``(batch, channels, time)``, scores ``(batch * channels, frames)``.
+        two of what :func:`compressed_spectrum` gives, ``(streams, 2, bins, frames)``, to scores
+        ``(streams, frames)``.
 
     Example:
         >>> import torch
-        >>> critic = SRGANCritic(256, 64, (4, 6, 6), 8, 16, (1, 2))
-        >>> coded, restored = torch.randn(2, 3, 2, 6400)
-        >>> critic.judge(restored, coded).shape
+        >>> critic = SRGANCritic(256, (4, 6, 6), 8, 16, (1, 2))
+        >>> coded, restored = (compressed_spectrum(x, 256, 64) for x in torch.randn(2, 3, 2, 6400))
+        >>> critic(restored, coded).shape
         torch.Size([6, 101])
     """
 
     def __init__(
         self,
         window: int = 2048,
-        hop: int = 512,
         channels: Sequence[int] = (18, 38, 38),
         n_rows: int = 32,
         width: int = 256,
@@ -45,7 +60,7 @@ class SRGANCritic(nn.Module):
         conditional: bool = True,
     ):
         super().__init__()
-        self.window, self.hop, self.conditional = window, hop, conditional
+        self.conditional = conditional
         # Its slope is differentiated: plain products, which can be.
         self.encoder = FrequencyAggregation(
             4 if conditional else 2, window // 2, channels, n_rows, width, product=_plain
@@ -59,18 +74,8 @@ class SRGANCritic(nn.Module):
         self.score = nn.Conv2d(width, 1, (n_rows, 1))
         self.before_gates, self.gate, self.before_score = nn.PReLU(), nn.PReLU(), nn.PReLU()
 
-    def judge(self, wav: Signal | torch.Tensor, coded: Signal | torch.Tensor) -> torch.Tensor:
-        """Scores of a signal that was restored, or never coded."""
-        return self(self.spectrum(wav), self.spectrum(coded))
-
-    def spectrum(self, wav: Signal | torch.Tensor) -> torch.Tensor:
-        """Compressed real and imaginary parts without Nyquist's bin, ``(batch * channels, 2, bins,
-        frames)``."""
-        spec = Signal.of(wav).stft(self.window, self.hop).flatten(0, 1)[:, :-1]
-        return compress(torch.view_as_real(spec).permute(0, 3, 1, 2))
-
     def forward(self, parts: torch.Tensor, coded: torch.Tensor) -> torch.Tensor:
-        """Spectra as :meth:`spectrum` gives them to scores."""
+        """Compressed spectra of a signal and of its coded version to scores."""
         x = torch.cat((parts, coded), 1) if self.conditional else parts
         x, _ = self.encoder(x, self.encoder.initial_contexts(len(x), x), True)
         first, *gated = self.middle

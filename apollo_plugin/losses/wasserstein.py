@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from ..errors import SettingError
-from ..network.aggregation import compress
-from .critic import SRGANCritic
+from .critic import SRGANCritic, compressed_spectrum
 from .signal import WINDOWS, Signal
 
 _EPS = 1e-6
@@ -53,90 +52,51 @@ class GradientPenalty(nn.Module):
             return (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square().mean()
 
 
-class CompressedSpectrumLoss(nn.Module):
-    """Mean absolute error of the compressed real and imaginary parts, which the networks see.
-
-    Args:
-        window, hop: of the STFT in samples.
-
-    Example:
-        >>> import torch
-        >>> ref = torch.randn(1, 2, 8000)
-        >>> CompressedSpectrumLoss()(ref, ref).item()
-        0.0
-    """
-
-    def __init__(self, window: int = 2048, hop: int = 512):
-        super().__init__()
-        self.window, self.hop = window, hop
-
-    def forward(
-        self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
-    ) -> torch.Tensor:
-        est, ref = (
-            compress(torch.view_as_real(Signal.of(signal).stft(self.window, self.hop)))
-            for signal in (est_targets, targets)
-        )
-        return (est - ref).abs().mean()
-
-
 class ProfileLoss(nn.Module):
     """Distance of two draws of the noise over what they change: against one answer for all noise.
 
-    For P the square root of a restoration's magnitudes, ``|z - z'| / ||mean P - mean P'||_p`` for
-    the mean over bins with p = 1.3, and over frames with p = 1.6, summed. From the open
-    implementation, which has it and does not call it.
-
-    Args:
-        window, hop: of the STFT in samples.
+    For P the square root of a spectrum's magnitudes, ``|z - z'| / ||mean P - mean P'||_p`` for the
+    mean over bins with p = 1.3, and over frames with p = 1.6, summed. From the open implementation,
+    which has it and does not call it.
     """
 
-    # Axis of (batch, channels, bins, frames) -> p.
-    _PROFILES = ((-2, 1.3), (-1, 1.6))
-
-    def __init__(self, window: int = 2048, hop: int = 512):
-        super().__init__()
-        self.window, self.hop = window, hop
+    # Axis of (streams, bins, frames) -> p.
+    _PROFILES = ((1, 1.3), (2, 1.6))
 
     def forward(
-        self,
-        one: Signal | torch.Tensor,
-        other: Signal | torch.Tensor,
-        z: torch.Tensor,
-        other_z: torch.Tensor,
+        self, one: torch.Tensor, other: torch.Tensor, z: torch.Tensor, other_z: torch.Tensor
     ) -> torch.Tensor:
-        """Restorations ``(batch, channels, time)`` of the same signals, and their noise,
-        ``(batch, noise_dim)``."""
-        roots = [
-            (Signal.of(signal).power(self.window, self.hop) + _EPS).pow(0.25)
-            for signal in (one, other)
-        ]
+        """Two compressed spectra of the same signals, ``(streams, 2, bins, frames)``, and the
+        noise of both, ``(batch, noise_dim)``."""
+        # Compressed parts to the power 4 are squared ones.
+        roots = [(parts.pow(4).sum(1) + _EPS).pow(0.25) for parts in (one, other)]
         distance = torch.linalg.vector_norm((z - other_z).float(), dim=-1)
+        distance = distance.repeat_interleave(len(one) // len(z))
         ratios = []
         for axis, p in self._PROFILES:
             change = roots[0].mean(axis) - roots[1].mean(axis)
             # The slope of a power below 2 is steep at zero.
-            norm = (change.square() + _EPS).pow(p / 2).sum((1, 2)).pow(1 / p)
+            norm = (change.square() + _EPS).pow(p / 2).sum(1).pow(1 / p)
             ratios.append(distance / norm)
         return torch.stack(ratios).sum(0).mean()
 
 
 class Draws(NamedTuple):
-    """A second restoration of the same signals, and the noise of both."""
+    """A second restoration of the same signals, as a compressed spectrum, and the noise of both."""
 
-    other: Signal
+    other: torch.Tensor
     z: torch.Tensor
     other_z: torch.Tensor
 
 
 class SRGANLoss(nn.Module):
-    """Weighted sums for SR-GAN's two networks.
+    """Weighted sums for SR-GAN's two networks, of compressed spectra.
 
     Args:
         adversarial: weight of :class:`WassersteinLoss`.
         gradient_penalty: weight of :class:`GradientPenalty`; 10 in Gulrajani et al., 100 in the
             open implementation.
-        reconstruction: weight of :class:`CompressedSpectrumLoss`; in no source.
+        reconstruction: weight of the mean absolute error; in no source.
         profile: weight of :class:`ProfileLoss`; its own is not known.
         window, hop: of the STFT in samples.
         windows: of the reconstruction loss of :class:`~apollo_plugin.losses.GeneratorLoss`, which
@@ -169,13 +129,21 @@ class SRGANLoss(nn.Module):
                 raise SettingError(f"loss weight {name} is {weight}; it has to be 0 or more")
         if not adversarial and not reconstruction:
             raise SettingError("one of the weights adversarial and reconstruction has to exceed 0")
-        self.windows = tuple(windows)
+        self.window, self.hop, self.windows = window, hop, tuple(windows)
         self.adversarial, self.gradient_penalty = WassersteinLoss(), GradientPenalty()
-        self.reconstruction = CompressedSpectrumLoss(window, hop)
-        self.profile = ProfileLoss(window, hop)
+        self.reconstruction, self.profile = nn.L1Loss(), ProfileLoss()
+
+    def spectrum(self, wav: Signal | torch.Tensor) -> torch.Tensor:
+        """See :func:`~apollo_plugin.losses.compressed_spectrum`."""
+        return compressed_spectrum(wav, self.window, self.hop)
 
     def critic_loss(
-        self, critic: SRGANCritic, est: Signal, ref: Signal, coded: Signal, share: torch.Tensor
+        self,
+        critic: SRGANCritic,
+        est: torch.Tensor,
+        ref: torch.Tensor,
+        coded: torch.Tensor,
+        share: torch.Tensor,
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         """The critic's loss and its parts.
 
@@ -184,37 +152,35 @@ class SRGANLoss(nn.Module):
             est: the generator's output, a constant.
             ref: the original.
             coded: the generator's input.
-            share: for :class:`GradientPenalty`, ``(batch * channels,)``.
+            share: for :class:`GradientPenalty`, one for each stream.
         """
-        fake, real, given = (critic.spectrum(signal) for signal in (est, ref, coded))
-        distance = self.adversarial.critic_loss(critic(fake, given), critic(real, given))
+        distance = self.adversarial.critic_loss(critic(est, coded), critic(ref, coded))
         parts = {"distance": -distance}
         total = distance
         if self.weights["gradient_penalty"]:
-            penalty = self.gradient_penalty(lambda x: critic(x, given), fake, real, share)
+            penalty = self.gradient_penalty(lambda x: critic(x, coded), est, ref, share)
             parts["gradient_penalty"] = penalty
             total = total + self.weights["gradient_penalty"] * penalty
         return total, parts
 
     def forward(
         self,
-        est_targets: Signal | torch.Tensor,
-        targets: Signal | torch.Tensor,
+        est: torch.Tensor,
+        ref: torch.Tensor,
         est_scores: torch.Tensor | None = None,
         draws: Draws | None = None,
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         """The generator's loss and its parts; a part of weight 0 is not computed.
 
         Args:
-            est_targets: the generator's output.
-            targets: the original.
+            est: the generator's output.
+            ref: the original.
             est_scores: what the critic says of the output; without it there is no adversarial part.
             draws: a second output, for the profile loss.
 
         Raises:
             SettingError: where nothing is left to learn from.
         """
-        est, ref = Signal.of(est_targets), Signal.of(targets)
         parts: dict[str, torch.Tensor] = {}
         if self.weights["reconstruction"]:
             parts["reconstruction"] = self.reconstruction(est, ref)
@@ -223,6 +189,6 @@ class SRGANLoss(nn.Module):
         if not parts:
             raise SettingError("without a critic the weight reconstruction has to exceed 0")
         if draws is not None and self.weights["profile"]:
-            parts["profile"] = self.profile(est, draws.other, draws.z, draws.other_z)
+            parts["profile"] = self.profile(est, *draws)
         total = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
         return total, parts

@@ -42,6 +42,8 @@ class ApolloNetwork(RestorationNetwork):
             :class:`~apollo_plugin.network.excitation.Excitation` (not in the published model).
         envelope_dim: width of an :class:`~apollo_plugin.network.envelope.EnvelopePath` that tells
             tokens and excitation how loud the original was, 0 for none (not published).
+        gain_shape: ``"bin"`` for eq. (2) as printed, a gain for each bin; the published model has
+            one for each band.
 
     Shape:
         ``(time,)``, ``(channels, time)`` or ``(batch, channels, time)``, output like input.
@@ -76,6 +78,7 @@ class ApolloNetwork(RestorationNetwork):
         band_bins: Sequence[int] | None = None,
         excitation: bool = False,
         envelope_dim: int = 0,
+        gain_shape: str = "band",
     ):
         RestorationNetwork.__init__(self, locals())
         if n_heads < 1 or feature_dim < 1 or feature_dim % (2 * n_heads):
@@ -87,17 +90,15 @@ class ApolloNetwork(RestorationNetwork):
         self.residual = residual
         self.band_gain = band_gain
         window = int(sample_rate * win_ms / 1000)
-        layout = n_bands, band_width_hz, band_bins
+        layout = n_bands, band_width_hz, band_bins, gain_shape
         self.filterbank = ApolloSTFT(window, window, None, sample_rate, *layout)
         if band_bins is not None:
             self._args["band_bins"] = list(self.filterbank.band_widths)
         bands = self.filterbank.bands
         groups = [(len(members), width) for width, members in bands.groups.items()]
         self.encoders = nn.ModuleList(
-            nn.Sequential(
-                RMSNorm(2 * width + 1, count), BandLinear(count, 2 * width + 1, feature_dim)
-            )
-            for count, width in groups
+            nn.Sequential(RMSNorm(size, count), BandLinear(count, size, feature_dim))
+            for count, size in ((count, bands.n_features(width)) for count, width in groups)
         )
         of_layers = feature_dim, n_heads, mlp_ratio, kernel_size, causal, tcn_ratio, tcn_blocks
         layers = nn.ModuleList(BandSequenceModule(*of_layers) for _ in range(n_layers))
@@ -254,8 +255,7 @@ class ApolloNetwork(RestorationNetwork):
         parts = [decoder(group) for decoder, group in zip(self.decoders, groups)]
         parts = [part.to(self._signal_dtype) for part in parts]
         if self.band_gain:
-            level = torch.cat([group[..., -1] for group in bands.split(spec)], -1)
-            parts = self.envelope(parts, level)
+            parts = self.envelope(parts, bands.levels(spec))
         restored = bands.merge([nn.functional.glu(part) for part in parts])
         if self.excitation:
             added, filled, came = self.excitation(groups, spec, noise, log_gain, came)

@@ -72,13 +72,15 @@ class BandSplit(nn.Module):
 
     Args:
         widths: bins of each band, from 0 Hz up.
+        gain_shape: ``"band"`` for a gain over the bins of a band, as in the published code and in
+            Gull; ``"bin"`` for one of each bin, as eq. (2) is printed.
 
     Attributes:
         widths: the same.
         groups: the bands of each width, ``{width: [band, ...]}``.
 
     Raises:
-        ValueError: for a band without bins.
+        ValueError: for a band without bins, or another ``gain_shape``.
     """
 
     _bands_grouped: torch.Tensor | None
@@ -86,8 +88,11 @@ class BandSplit(nn.Module):
     _bins_grouped: torch.Tensor | None
     _bins_sorted: torch.Tensor | None
 
-    def __init__(self, widths: Sequence[int]):
+    def __init__(self, widths: Sequence[int], gain_shape: str = "band"):
         super().__init__()
+        if gain_shape not in ("band", "bin"):
+            raise ValueError(f"gain_shape '{gain_shape}' has to be 'band' or 'bin'")
+        self.gain_shape = gain_shape
         self.widths = list(widths)
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"bands of {self.widths} bins: each takes one bin or more")
@@ -112,30 +117,40 @@ class BandSplit(nn.Module):
         """Bands (axis -2) from the order of the groups to that of frequency."""
         return _ordered(x, self._bands_sorted)
 
+    def n_features(self, width: int) -> int:
+        """Features of a band of so many bins."""
+        return 2 * width + 1 if self.gain_shape == "band" else 3 * width
+
     def split(self, spec: torch.Tensor) -> list[torch.Tensor]:
         """Gain-shape features of each group.
-
-        The gain is the norm over the band's bins, as in the published code and in Gull.
 
         Args:
             spec: complex spectrum ``(streams, frames, bins)``, or its real view with a last axis
                 of 2.
 
         Returns:
-            for each group a real tensor ``(streams, frames, bands, 2 * width + 1)``: real parts
+            for each group a real tensor ``(streams, frames, bands, n_features(width))``: real parts
             and imaginary parts over the gain, log gain.
         """
-        spec = torch.view_as_real(spec) if spec.is_complex() else spec
-        spec = _ordered(spec, self._bins_grouped)
-        features, start = [], 0
-        for width, bands in self.groups.items():
-            stop = start + width * len(bands)
-            band = spec[..., start:stop, :].unflatten(-2, (len(bands), width))
-            gain = (band.square().sum((-2, -1)) + _GAIN_EPS).sqrt().unsqueeze(-1)
-            shape = band.transpose(-2, -1).flatten(-2) / gain
-            features.append(torch.cat((shape, gain.log()), -1))
-            start = stop
+        features = []
+        for band in self._grouped(spec):
+            axes = (-2, -1) if self.gain_shape == "band" else (-1,)
+            gain = (band.square().sum(axes, keepdim=True) + _GAIN_EPS).sqrt()
+            shape = (band / gain).transpose(-2, -1).flatten(-2)
+            features.append(torch.cat((shape, gain.log().flatten(-2)), -1))
         return features
+
+    def levels(self, spec: torch.Tensor) -> torch.Tensor:
+        """Log gains of the bands, ``(streams, frames, bands)``, group by group."""
+        powers = [band.square().sum((-2, -1)) for band in self._grouped(spec)]
+        return (torch.cat(powers, -1) + _GAIN_EPS).sqrt().log()
+
+    def _grouped(self, spec: torch.Tensor) -> list[torch.Tensor]:
+        """For each group ``(streams, frames, bands, bins, 2)``."""
+        spec = torch.view_as_real(spec) if spec.is_complex() else spec
+        sizes = [width * len(bands) for width, bands in self.groups.items()]
+        parts = _ordered(spec, self._bins_grouped).split(sizes, -2)
+        return [part.unflatten(-2, (-1, width)) for part, width in zip(parts, self.groups)]
 
     def merge(self, bands: list[torch.Tensor]) -> torch.Tensor:
         """Inverse of the grouping: ``(streams, frames, bands, 2 * width)`` tensors, real parts

@@ -33,6 +33,8 @@ class ApolloSTFT(STFT, Filterbank):
             rounded to bins (160 in the paper's section III-B).
         band_bins: alternative to both: bins of each band, from 0 Hz up; all of them together are
             the STFT's, ``kernel_size // 2 + 1``.
+        gain_shape: whose gain the features have, a band's or a bin's; see
+            :class:`~apollo_plugin.network.bands.BandSplit`.
 
     Attributes:
         bands: the :class:`~apollo_plugin.network.bands.BandSplit` with the features.
@@ -53,6 +55,7 @@ class ApolloSTFT(STFT, Filterbank):
         n_bands: int = 80,
         band_width_hz: float | None = None,
         band_bins: Sequence[int] | None = None,
+        gain_shape: str = "band",
     ):
         if n_filters != kernel_size:
             raise ValueError(f"n_filters {n_filters} has to equal kernel_size {kernel_size}")
@@ -76,7 +79,7 @@ class ApolloSTFT(STFT, Filterbank):
             widths = equal_widths(self.n_bins, n_bands)
         else:
             widths = widths_of_hz(band_width_hz, kernel_size, sample_rate)
-        self.bands = BandSplit(widths)
+        self.bands = BandSplit(widths, gain_shape)
         self.n_bands = len(widths)
         edges = [sum(widths[:band]) for band in range(len(widths) + 1)]
         # A bin stands for half a bin's width to either side of its centre.
@@ -141,7 +144,7 @@ class ApolloSTFT(STFT, Filterbank):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(n_bands=self.n_bands, band_width_hz=self.band_width_hz)
-        config.update(band_bins=self.band_bins)
+        config.update(band_bins=self.band_bins, gain_shape=self.bands.gain_shape)
         return config
 
 

@@ -205,6 +205,24 @@ class SRGANNetwork(RestorationNetwork):
         state = self.initial_state(len(streams), z)
         return self.step(streams, state, last=True)[0].reshape(wav.shape)
 
+    def spectrum(self, wav: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
+        """What training looks at: the compressed spectrum, before it is expanded and a signal. The
+        slope of the square root in quiet bins would drown all else on the way back from there.
+
+        Args:
+            wav, z: as of :meth:`forward`.
+
+        Returns:
+            real and imaginary parts without Nyquist's bin, ``(draws * streams, 2, bins - 1,
+            frames)``, with the frames of a centred STFT.
+        """
+        streams = self._streams(wav)
+        state = self.initial_state(len(streams), z)
+        spec, _ = self.filterbank.analysis(streams.to(state.samples), state.analysis, True)
+        drawn, _ = self.network(spec, state.contexts, state.noise, True)
+        margin = self.filterbank.margin
+        return self.complete(drawn, spec[:, margin : margin + drawn.shape[-1]]).flatten(0, 1)
+
     def step(
         self, wav: torch.Tensor, state: SRGANState | None, last: bool
     ) -> tuple[torch.Tensor, SRGANState]:
@@ -254,14 +272,18 @@ class SRGANNetwork(RestorationNetwork):
             new.append(context)
         return x, new
 
-    def decode(self, drawn: torch.Tensor, spec: torch.Tensor) -> torch.Tensor:
-        """Compressed spectra of all draws, and the input's spectrum of the same frames, to the
-        restored spectrum, complex ``(streams, frames, bins)``."""
+    def complete(self, drawn: torch.Tensor, spec: torch.Tensor) -> torch.Tensor:
+        """Likewise to the compressed spectra of all draws, ``(draws, streams, 2, bins - 1,
+        frames)``."""
         drawn = drawn.to(self._signal_dtype).unflatten(0, (-1, len(spec)))
         if self._args["residual"]:
-            parts = torch.view_as_real(spec[..., :-1]).permute(0, 3, 2, 1)
-            drawn = drawn + compress(parts)
-        mean = expand(drawn).mean(0)
+            drawn = drawn + compress(torch.view_as_real(spec[..., :-1]).permute(0, 3, 2, 1))
+        return drawn
+
+    def decode(self, drawn: torch.Tensor, spec: torch.Tensor) -> torch.Tensor:
+        """The network's output, and the input's spectrum of the same frames, to the restored
+        spectrum, complex ``(streams, frames, bins)``."""
+        mean = expand(self.complete(drawn, spec)).mean(0)
         # Nyquist's bin is zero.
         real, imag = F.pad(mean, (0, 0, 0, 1)).transpose(-1, -2).unbind(1)
         # Digital silence stays digital silence, whatever the biases say.

@@ -29,6 +29,8 @@ from .srgan import SRGANSystem
 from .system import ApolloSystem, require_precision
 
 Network = TypeVar("Network", bound=nn.Module)
+# Settings of SR-GAN's generator that are its critic's.
+_OF_CRITIC = ("window", "channels", "n_rows", "width", "dilations")
 # Lightning's advertisements and what its own code is warned of.
 _NOISE = ("GPU available", "TPU available", "💡")
 logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
@@ -73,7 +75,8 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSys
     if is_srgan(conf):
         own = dict(seed=conf["main_args"].get("seed", 0))
         system_class: type[ApolloSystem] = SRGANSystem
-        loss_func = SRGANLoss(**conf["loss"], **_stft(conf))
+        stft = {key: conf["model"][key] for key in ("window", "hop")}
+        loss_func = SRGANLoss(**conf["loss"], **stft)
     else:
         own = dict(recompute=settings["recompute"])
         system_class = ApolloSystem
@@ -141,15 +144,11 @@ def make_model(conf: Conf) -> RestorationModel:
 def make_discriminator(conf: Conf) -> MultiResolutionSTFTDiscriminator | SRGANCritic:
     settings = conf["discriminator"]
     if is_srgan(conf):
-        sizes = {key: conf["model"][key] for key in ("channels", "n_rows", "width", "dilations")}
-        return SRGANCritic(**_stft(conf), **sizes, conditional=settings["conditional"])
+        sizes = {key: conf["model"][key] for key in _OF_CRITIC}
+        return SRGANCritic(**sizes, conditional=settings["conditional"])
     return MultiResolutionSTFTDiscriminator(
         settings["windows"], n_channels(conf), settings["channels"]
     )
-
-
-def _stft(conf: Conf) -> dict[str, int]:
-    return {key: conf["model"][key] for key in ("window", "hop")}
 
 
 def _made(cls: type[Network], settings: Mapping[str, Any]) -> Network:

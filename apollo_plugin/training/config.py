@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from asteroid.utils import parse_args_as_dict, prepare_parser_from_dict
 
 from ..errors import SettingError, TrainingError
+from ..model import Apollo
 
 Conf = dict[str, dict[str, Any]]
 
@@ -115,6 +117,8 @@ def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
         )
     if conf["main_args"].get("init_from"):
         conf["model"] = before.get("model", conf["model"])
+    arguments = inspect.signature(Apollo).parameters if kept == "apollo" else {}
+    defaults = {key: argument.default for key, argument in arguments.items()}
     networks = [("model", key) for key in {**conf["model"], **before.get("model", {})}]
     networks += [
         ("discriminator", key)
@@ -123,8 +127,9 @@ def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
     if conf["discriminator"]["adversarial_training"]:
         networks.append(("data", "mono"))  # channels that the discriminators take
     for name, key in networks:
-        old, new = before.get(name, {}).get(key), conf[name].get(key)
-        # What a run did not know yet it went without.
+        # What a run did not know yet it had as it is by default, or went without.
+        old = before.get(name, {}).get(key, defaults.get(key) if name == "model" else None)
+        new = conf[name].get(key)
         if (old or None) != (new or None):
             raise TrainingError(
                 f"'{exp_dir}' was trained with {key} {old}, not {new}; pass --{key} {old} or "

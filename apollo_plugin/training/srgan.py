@@ -36,8 +36,8 @@ class SRGANSystem(ApolloSystem):
         """Critic step, then generator step with the critic that came of it."""
         coded, original = batch
         z, other_z, share = self._draw(coded, batch_nb)
-        given, ref = Signal(coded), Signal(original)
-        est, scores, log = Signal(self(coded, z)), None, {}
+        given, ref = self.loss_func.spectrum(coded), self.loss_func.spectrum(original)
+        est, scores, log = self.model.spectrum(coded, z), None, {}
         if self.discriminator is not None and self.n_steps >= self.warmup_steps:
             loss, parts = self.loss_func.critic_loss(
                 self.discriminator, est.detach(), ref, given, share
@@ -46,15 +46,15 @@ class SRGANSystem(ApolloSystem):
             log |= {f"discriminator/{name}": part for name, part in parts.items()}
             self._step(self._optimizers()[1], self.discriminator, loss, log, batch, batch_nb)
             with frozen(self.discriminator):
-                scores = self.discriminator.judge(est, given)
+                scores = self.discriminator(est, given)
         draws = None
         if self.loss_func.weights["profile"]:
-            draws = Draws(Signal(self(coded, other_z)), z, other_z)
+            draws = Draws(self.model.spectrum(coded, other_z), z, other_z)
         loss, parts = self.loss_func(est, ref, scores, draws)
         self._step_generator(loss, parts, log, batch, batch_nb)
 
     def validation_loss(self, est: Signal, ref: Signal, coded: Signal) -> torch.Tensor:
-        return self.loss_func.reconstruction(est, ref)
+        return self.loss_func.reconstruction(*map(self.loss_func.spectrum, (est, ref)))
 
     def _draw(
         self, wav: torch.Tensor, batch_nb: int

@@ -164,6 +164,25 @@ def test_features_against_a_loop_over_bands(options):
     torch.testing.assert_close(torch.view_as_complex(bank.bands.merge(shapes)), spec)
 
 
+def test_features_of_bins_as_eq_2_is_printed():
+    """Real part and imaginary part over the magnitude, and its logarithm, of each bin."""
+    bank = ApolloSTFT(band_width_hz=160.0, gain_shape="bin")
+    spec = torch.randn(1, 3, 442, dtype=torch.complex64) * 3
+    gain = (spec.real.square() + spec.imag.square() + 1.1920929e-07).sqrt()
+    values = (spec.real / gain, spec.imag / gain, gain.log())
+    groups = bank.bands.split(spec)
+    for (width, bands), group in zip(bank.bands.groups.items(), groups):
+        assert group.shape == (1, 3, len(bands), 3 * width)
+        for index, band in enumerate(bands):
+            start = sum(bank.band_widths[:band])
+            expected = torch.cat([value[..., start : start + width] for value in values], -1)
+            torch.testing.assert_close(group[..., index, :], expected)
+    levels = bank.bands.levels(spec)
+    torch.testing.assert_close(levels, ApolloSTFT(band_width_hz=160.0).bands.levels(spec))
+    band = ApolloSTFT(band_width_hz=160.0).bands.split(spec)
+    torch.testing.assert_close(levels, torch.cat([group[..., -1] for group in band], -1))
+
+
 def test_a_cast_to_bfloat16_leaves_the_window_alone():
     bank = ApolloSTFT().to(torch.bfloat16)
     window = bank.window(torch.zeros(1))
@@ -180,8 +199,9 @@ def test_a_cast_to_bfloat16_leaves_the_window_alone():
         dict(n_bands=0),
         dict(n_bands=442),
         dict(band_width_hz=20.0),
+        dict(gain_shape="both"),
     ],
 )
 def test_impossible_sizes_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"kernel_size|n_bands|band_width_hz"):
+    with pytest.raises(ValueError, match=r"kernel_size|n_bands|band_width_hz|gain_shape 'both'"):
         ApolloSTFT(**arguments)

@@ -10,6 +10,7 @@ from apollo_plugin.network.gain_bands import TARGET_START
 LEAN = [5] * 16 + [10] * 8 + [15] * 8 + [20] * 7 + [22]
 OPTIONS = [
     dict(band_bins=LEAN),
+    dict(gain_shape="bin", band_width_hz=160.0),
     dict(band_bins=LEAN, excitation=True),
     dict(excitation=True, envelope_dim=176, n_bands=80),
     dict(band_bins=LEAN, excitation=True, envelope_dim=176),

@@ -53,6 +53,19 @@ def test_another_rate_decay_and_schedule(begun, tmp_path, monkeypatch):
     assert saved["optim"] == conf["optim"]
 
 
+def test_a_run_that_did_not_know_an_option_yet(begun, tmp_path):
+    """It had the option's default, and goes on with nothing else."""
+    path = tmp_path / "exp" / "conf.yml"
+    kept = yaml.safe_load(path.read_text())
+    del kept["model"]["gain_shape"]
+    path.write_text(yaml.safe_dump(kept))
+    other = copy.deepcopy(with_args(with_settings(begun, epochs=2), resume=1))
+    other["model"]["gain_shape"] = "bin"
+    with pytest.raises(TrainingError, match="trained with gain_shape band, not bin"):
+        train(other, Noisy(), Noisy(2))
+    assert train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
+
+
 def test_another_patience(begun):
     """Rates of nothing: no epoch is better than the second, the first without an average."""
     still = copy.deepcopy(begun)

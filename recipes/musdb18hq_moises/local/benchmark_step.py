@@ -89,12 +89,13 @@ def main():
     spent, steps, cpu_seconds = defaultdict(float), [], []
     clock(system, "forward", lambda *_: "generator forward", spent)
     clock(system.loss_func, "forward", lambda *_: "generator loss", spent)
-    if hasattr(system.loss_func, "critic_loss"):
+    if conf["main_args"]["model"] == "srgan":
+        clock(system.model, "spectrum", lambda *_: "generator forward", spent)
         clock(system.loss_func, "critic_loss", lambda *_: "discriminator loss", spent)
+    elif system.discriminator is not None:
+        clock(system.discriminator, "judge", lambda *_: "discriminator forward", spent)
     label = {system.model: "generator", system.discriminator: "discriminator"}
     clock(system, "_step", lambda _, network, *__: f"{label[network]} backward, update", spent)
-    if system.discriminator is not None:
-        clock(system.discriminator, "judge", lambda *_: "discriminator forward", spent)
     bare = system.training_step
 
     def training_step(*batch):
