@@ -22,6 +22,7 @@ from .spectral import (
 from .wasserstein import (
     Draws,
     GradientPenalty,
+    MagnitudeLoss,
     ProfileLoss,
     SRGANLoss,
     WassersteinLoss,
@@ -38,6 +39,7 @@ __all__ = [
     "GradientPenalty",
     "Judgement",
     "LogSpectralLoss",
+    "MagnitudeLoss",
     "MelLoss",
     "MultiResolutionSTFTDiscriminator",
     "ProfileLoss",

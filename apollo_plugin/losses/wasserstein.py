@@ -81,6 +81,16 @@ class ProfileLoss(nn.Module):
         return torch.stack(ratios).sum(0).mean()
 
 
+class MagnitudeLoss(nn.Module):
+    """Mean absolute error of magnitudes of compressed parts. Where phase cannot be known the error
+    of the parts is least for silence, and this one is not. In no source."""
+
+    def forward(self, est: torch.Tensor, ref: torch.Tensor) -> torch.Tensor:
+        """Compressed spectra, ``(streams, 2, bins, frames)``."""
+        magnitudes = [(parts.square().sum(1) + _EPS).sqrt() for parts in (est, ref)]
+        return (magnitudes[0] - magnitudes[1]).abs().mean()
+
+
 class Draws(NamedTuple):
     """A second restoration of the same signals, as a compressed spectrum, and the noise of both."""
 
@@ -97,14 +107,15 @@ class SRGANLoss(nn.Module):
         gradient_penalty: weight of :class:`GradientPenalty`; 10 in Gulrajani et al., 100 in the
             open implementation.
         reconstruction: weight of the mean absolute error; in no source.
+        magnitude: weight of :class:`MagnitudeLoss`.
         profile: weight of :class:`ProfileLoss`; its own is not known.
         window, hop: of the STFT in samples.
         windows: of the reconstruction loss of :class:`~apollo_plugin.losses.GeneratorLoss`, which
             validation tells too.
 
     Raises:
-        ValueError: where a weight is negative, or neither adversarial nor reconstruction is
-            positive.
+        ValueError: where a weight is negative, or those of adversarial, reconstruction and
+            magnitude are all 0.
     """
 
     def __init__(
@@ -112,6 +123,7 @@ class SRGANLoss(nn.Module):
         adversarial: float = 1.0,
         gradient_penalty: float = 10.0,
         reconstruction: float = 0.0,
+        magnitude: float = 0.0,
         profile: float = 0.0,
         window: int = 2048,
         hop: int = 512,
@@ -122,16 +134,20 @@ class SRGANLoss(nn.Module):
             adversarial=adversarial,
             gradient_penalty=gradient_penalty,
             reconstruction=reconstruction,
+            magnitude=magnitude,
             profile=profile,
         )
         for name, weight in self.weights.items():
             if not 0 <= weight < float("inf"):
                 raise SettingError(f"loss weight {name} is {weight}; it has to be 0 or more")
-        if not adversarial and not reconstruction:
-            raise SettingError("one of the weights adversarial and reconstruction has to exceed 0")
+        if not adversarial and not reconstruction and not magnitude:
+            raise SettingError(
+                "one of the weights adversarial, reconstruction and magnitude has to exceed 0"
+            )
         self.window, self.hop, self.windows = window, hop, tuple(windows)
         self.adversarial, self.gradient_penalty = WassersteinLoss(), GradientPenalty()
-        self.reconstruction, self.profile = nn.L1Loss(), ProfileLoss()
+        self.reconstruction, self.magnitude = nn.L1Loss(), MagnitudeLoss()
+        self.profile = ProfileLoss()
 
     def spectrum(self, wav: Signal | torch.Tensor) -> torch.Tensor:
         """See :func:`~apollo_plugin.losses.compressed_spectrum`."""
@@ -182,12 +198,15 @@ class SRGANLoss(nn.Module):
             SettingError: where nothing is left to learn from.
         """
         parts: dict[str, torch.Tensor] = {}
-        if self.weights["reconstruction"]:
-            parts["reconstruction"] = self.reconstruction(est, ref)
+        for name, loss in (("reconstruction", self.reconstruction), ("magnitude", self.magnitude)):
+            if self.weights[name]:
+                parts[name] = loss(est, ref)
         if est_scores is not None and self.weights["adversarial"]:
             parts["adversarial"] = self.adversarial.generator_loss(est_scores)
         if not parts:
-            raise SettingError("without a critic the weight reconstruction has to exceed 0")
+            raise SettingError(
+                "without a critic one of the weights reconstruction and magnitude has to exceed 0"
+            )
         if draws is not None and self.weights["profile"]:
             parts["profile"] = self.profile(est, *draws)
         total = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()

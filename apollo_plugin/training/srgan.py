@@ -13,9 +13,9 @@ class SRGANSystem(ApolloSystem):
     """Trains SR-GAN, one step of the critic and one of the generator a batch, as the open
     implementation does.
 
-    The monitored ``val_loss`` is the error of the compressed spectra, whether or not it is trained
-    with. Noise and shares follow from the seed, epoch and batch, so a resumed run draws what an
-    uninterrupted one would have drawn.
+    The monitored ``val_loss`` is the part of the generator's loss that needs no critic; where there
+    is none, the error of the compressed spectra. Noise and shares follow from the seed, epoch and
+    batch, so a resumed run draws what an uninterrupted one would have drawn.
 
     Args:
         model: an SRGAN.
@@ -54,7 +54,11 @@ class SRGANSystem(ApolloSystem):
         self._step_generator(loss, parts, log, batch, batch_nb)
 
     def validation_loss(self, est: Signal, ref: Signal, coded: Signal) -> torch.Tensor:
-        return self.loss_func.reconstruction(*map(self.loss_func.spectrum, (est, ref)))
+        spectra = [self.loss_func.spectrum(signal) for signal in (est, ref)]
+        weights = self.loss_func.weights
+        if weights["reconstruction"] or weights["magnitude"]:
+            return self.loss_func(*spectra)[0]
+        return self.loss_func.reconstruction(*spectra)
 
     def _draw(
         self, wav: torch.Tensor, batch_nb: int

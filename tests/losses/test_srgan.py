@@ -179,7 +179,7 @@ def test_profile_of_one_answer_is_high_and_finite():
 def test_sums_and_parts():
     est, ref, coded, other = spectra(*torch.randn(4, 1, 1, 4000))
     critic, share, z = tiny_critic(), torch.rand(1), torch.randn(2, 1, 4)
-    loss = SRGANLoss(1.0, 7.0, 2.0, 3.0)
+    loss = SRGANLoss(1.0, 7.0, 2.0, 0.0, 3.0)
     total, parts = loss(est, ref, critic(est, coded), Draws(other, *z))
     assert set(parts) == {"reconstruction", "adversarial", "profile"}
     assert parts["reconstruction"].item() == pytest.approx((est - ref).abs().mean().item())
@@ -195,6 +195,16 @@ def test_sums_and_parts():
     )
     plain, parts = SRGANLoss(1.0, 0.0).critic_loss(critic, est, ref, coded, share)
     assert set(parts) == {"distance"} and plain == -parts["distance"]
+
+
+def test_magnitudes_know_no_phase():
+    """A turned spectrum has the same; for parts of 3 and 4 it is 5."""
+    ref = torch.randn(1, 2, 5, 6)
+    turned = torch.stack((-ref[:, 1], ref[:, 0]), 1)
+    loss = SRGANLoss(0.0, magnitude=1.0)
+    assert loss(turned, ref)[0].item() == pytest.approx(0, abs=1e-6)
+    one = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+    assert loss(one, 0 * one)[0].item() == pytest.approx(5, abs=2e-3)
 
 
 def test_the_critic_learns_to_tell_them_apart():
@@ -216,7 +226,9 @@ def test_the_critic_learns_to_tell_them_apart():
 # ------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("name", ["adversarial", "gradient_penalty", "reconstruction", "profile"])
+@pytest.mark.parametrize(
+    "name", ["adversarial", "gradient_penalty", "reconstruction", "magnitude", "profile"]
+)
 @pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
 def test_weights_that_make_no_sense(name, weight):
     with pytest.raises(ValueError, match=f"loss weight {name} is {weight}; it has to be 0 or more"):
@@ -224,9 +236,11 @@ def test_weights_that_make_no_sense(name, weight):
 
 
 def test_nothing_to_learn_from():
-    with pytest.raises(ValueError, match="adversarial and reconstruction has to exceed 0"):
+    with pytest.raises(ValueError, match="adversarial, reconstruction and magnitude has to"):
         SRGANLoss(adversarial=0.0, profile=1.0)
-    with pytest.raises(ValueError, match="without a critic the weight reconstruction has to"):
+    with pytest.raises(
+        ValueError, match="without a critic one of the weights reconstruction and mag"
+    ):
         SRGANLoss()(*torch.randn(2, 1, 2, 128, 3))
 
 

@@ -224,7 +224,7 @@ def test_the_configurations_of_the_recipe():
         ("model", "width", 15, "width 15 even"),
         ("model", "window", 200, "hop 64|hop"),
         ("loss", "adversarial", -1.0, "loss weight adversarial is -1.0"),
-        ("loss", "adversarial", 0.0, "adversarial and reconstruction has to exceed 0"),
+        ("loss", "adversarial", 0.0, "adversarial, reconstruction and magnitude has"),
     ],
 )
 def test_settings_that_make_no_sense(conf, group, key, value, complaint):
@@ -235,7 +235,7 @@ def test_settings_that_make_no_sense(conf, group, key, value, complaint):
 
 
 def test_warming_up_takes_the_reconstruction_loss(conf):
-    with pytest.raises(SettingError, match="without a critic the weight reconstruction"):
+    with pytest.raises(SettingError, match="without a critic one of the weights recon"):
         train(with_settings(conf, warmup_steps=1), Noisy(), Noisy(2))
 
 
