@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ApolloError, SettingError
+from .static import SITE, no_address, serve_static
 from .terminal import command, is_mendable, say_defect, tell, told
 
 if TYPE_CHECKING:
@@ -267,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args, limits = _parse(argv)
+    if args.static:
+        return serve_static(args.static, args.host, args.port, args.open)
     from ..model import Apollo
 
     names = dict.fromkeys(args.checkpoint or ["apollo-small"])
@@ -279,8 +282,7 @@ def _main(argv: Sequence[str] | None) -> int:
         cure = "pip install 'apollo-plugin[demo]'"
         raise ApolloError(f"the page needs {error.name}: {cure}") from error
     except OSError as error:
-        reason = (str(error).splitlines() or ["no address"])[0]
-        raise ApolloError(f"{args.host}:{args.port}: {reason}") from error
+        raise no_address(args.host, args.port, error) from error
     return 0
 
 
@@ -297,6 +299,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Limits]:
     add("--port", type=int, default=7860, help="(%(default)s)")
     add("--max-mb", type=int, default=Limits.megabytes, help="size of a file (%(default)s)")
     add("--max-minutes", type=float, default=Limits.minutes, help="its length (%(default)s)")
+    add("--static", type=Path, nargs="?", const=SITE, help="serve the page that docs/web makes")
     add("--open", action="store_true", help="show the page in a browser")
     args = parser.parse_args(argv)
     try:

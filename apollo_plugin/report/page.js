@@ -6,19 +6,21 @@
   const say = (text) => { document.getElementById("says").textContent = text; };
   const clock = (s) => `${Math.floor(s / 60)}:${(s % 60).toFixed(1).padStart(4, "0")}`;
 
-  // All versions play at once from one clock, looped; only their gains change.
+  // All versions play at once from one clock, looped; only their gains change. A version is the sum
+  // of parts: a buffer, and what it goes through ({input, output}), ahead of time by `lead` seconds.
   class Deck {
-    constructor(context, buffers) {
+    constructor(context, versions) {
       this.context = context;
-      this.buffers = buffers;
-      this.duration = buffers[0].duration;
+      this.versions = versions;
+      this.duration = versions[0][0].buffer.duration;
       this.selected = 0;
       this.sources = null;
       this.offset = 0;
-      this.gains = buffers.map((_, index) => {
+      this.gains = versions.map((parts, index) => {
         const gain = context.createGain();
         gain.gain.value = index === 0 ? 1 : 0;
         gain.connect(context.destination);
+        for (const { through } of parts) if (through) through.output.connect(gain);
         return gain;
       });
     }
@@ -30,14 +32,14 @@
     }
     start(delay = 0.02) {
       this.began = this.context.currentTime + delay;
-      this.sources = this.buffers.map((buffer, index) => {
+      this.sources = this.versions.flatMap((parts, index) => parts.map((part) => {
         const source = this.context.createBufferSource();
-        source.buffer = buffer;
+        source.buffer = part.buffer;
         source.loop = true;
-        source.connect(this.gains[index]);
-        source.start(this.began, this.offset);
+        source.connect(part.through ? part.through.input : this.gains[index]);
+        source.start(this.began, (this.offset + (part.lead || 0)) % this.duration);
         return source;
-      });
+      }));
     }
     stop() {
       if (!this.playing) return;
@@ -65,10 +67,24 @@
     }
   }
 
+  // The sound that lies in a section of the page: its labels, its length, and how its deck is opened.
+  function embedded(section) {
+    const data = JSON.parse(section.querySelector("script").textContent);
+    const open = async () => {
+      const context = contextFor(data.rate);
+      const buffers = await Promise.all(data.audio.map((text) => {
+        const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+        return context.decodeAudioData(bytes.buffer);
+      }));
+      return new Deck(context, buffers.map((buffer) => [{ buffer }]));
+    };
+    return { labels: data.labels, seconds: data.seconds, open };
+  }
+
   class Player {
-    constructor(section) {
+    constructor(section, sound) {
       this.section = section;
-      this.data = JSON.parse(section.querySelector("script").textContent);
+      this.data = sound;
       this.deck = null;
       this.selected = 0;
       this.offset = 0;
@@ -107,12 +123,7 @@
       if (!this.loading) {
         say("Decoding");
         this.loading = (async () => {
-          const context = contextFor(this.data.rate);
-          const buffers = await Promise.all(this.data.audio.map((text) => {
-            const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-            return context.decodeAudioData(bytes.buffer);
-          }));
-          this.deck = new Deck(context, buffers);
+          this.deck = await this.data.open();
           this.deck.offset = this.offset;
           if (this.order[this.selected]) this.deck.select(this.order[this.selected]);
         })();
@@ -252,11 +263,23 @@
   }
 
   const players = [];
-  for (const section of document.querySelectorAll("section.item")) players.push(new Player(section));
+  for (const section of document.querySelectorAll("section.item")) players.push(new Player(section, embedded(section)));
   if (players.length) makeCurrent(players[0]);
+
+  // A page that makes its sounds itself has one player at a time.
+  function show(section, sound) {
+    for (const player of players.splice(0)) { player.pause(true); player.release(); }
+    current = null;
+    const player = new Player(section, sound);
+    players.push(player);
+    makeCurrent(player);
+    return player;
+  }
 
   document.addEventListener("keydown", (event) => {
     if (!current || event.ctrlKey || event.metaKey || event.altKey) return;
+    // Other sliders and choices keep their keys.
+    if (event.target.closest("input:not(.seek), select")) return;
     const onButton = event.target.closest("button, summary, a");
     const keys = {
       "1": () => current.select(0),
@@ -270,5 +293,5 @@
     if (!onButton) keys[" "] = () => current.toggle();
     if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
   });
-  globalThis.apollo = { Deck, players };
+  globalThis.apollo = { Deck, players, show, contextFor, say, clock };
 })();

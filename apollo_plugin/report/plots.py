@@ -16,8 +16,8 @@ from .comparison import CHANGE, Comparison
 from .tables import decibels
 
 # Dark to bright in perceptually even steps (after matplotlib's magma).
-_STOPS = "000004 1c1044 4f127b 812581 b5367a e55964 fb8761 fec287 fcfdbf"
-_RANGE_DB = 90
+STOPS = "000004 1c1044 4f127b 812581 b5367a e55964 fb8761 fec287 fcfdbf"
+RANGE_DB = 90
 _COLOURS = {"Restored": "var(--v1)", "Original": "var(--v2)", CHANGE: "var(--v3)"}
 _MEAN_POINTS = 500
 # Levels over time: what lies further below the loudest moment is not heard beside it.
@@ -28,7 +28,7 @@ def spectrogram(item: Comparison, label: str) -> str:
     """The picture of one version, over the decibels of :func:`scale`, with the cut-off's line."""
     labels = [version.label for version in item.versions]
     top = _top(item)
-    scaled = np.clip((item.spectrograms[label] - (top - _RANGE_DB)) / _RANGE_DB, 0, 1)
+    scaled = np.clip((item.spectrograms[label] - (top - RANGE_DB)) / RANGE_DB, 0, 1)
     image = data_uri(png((scaled[::-1] * 255).round().astype(np.uint8)))
     khz = item.sample_rate / 2000
     if label == CHANGE:
@@ -63,7 +63,7 @@ def mean_spectrum(item: Comparison) -> str:
         "<strong>Mean spectrum</strong>, over the same decibels",
         f"Mean level over frequency: {', '.join(item.averages)}",
         curves,
-        (top - _RANGE_DB, top),
+        (top - RANGE_DB, top),
         _axis("x", _ticks(khz, 8), 0, khz, "kHz"),
         _cut(item, "left"),
     )
@@ -139,7 +139,7 @@ def scale(item: Comparison) -> str:
     top = _top(item)
     bar = data_uri(png(np.arange(256, dtype=np.uint8)[None]))
     return (
-        f'<div class="scale"><span>{decibels(top - _RANGE_DB)} dB</span>'
+        f'<div class="scale"><span>{decibels(top - RANGE_DB)} dB</span>'
         f'<img src="{bar}" alt="Colour scale"><span>{decibels(top)} dB</span>'
         "<span class=scale-note>re full-scale sine, for all pictures</span></div>"
     )
@@ -147,7 +147,7 @@ def scale(item: Comparison) -> str:
 
 def png(indices: np.ndarray) -> bytes:
     """A palette PNG (RFC 2083) of ``(rows, columns)`` bytes."""
-    stops = np.array([[int(s[i : i + 2], 16) for i in (0, 2, 4)] for s in _STOPS.split()])
+    stops = np.array([[int(s[i : i + 2], 16) for i in (0, 2, 4)] for s in STOPS.split()])
     places = np.linspace(0, 255, len(stops))
     palette = np.stack([np.interp(np.arange(256), places, stops[:, c]) for c in range(3)], -1)
     rows, columns = indices.shape

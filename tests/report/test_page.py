@@ -211,7 +211,7 @@ def test_versions_run_in_step_to_the_sample(tab):
             buffer.getChannelData(0).forEach((_, i, all) => { all[i] = k + i / 65536; });
             return buffer;
           });
-          const deck = new apollo.Deck(context, buffers);
+          const deck = new apollo.Deck(context, buffers.map((buffer) => [{ buffer }]));
           deck.start(0);
           for (const [index, when] of [[2, at], [1, 2 * at]]) {
             context.suspend(when / 44100).then(() => { deck.select(index); context.resume(); });

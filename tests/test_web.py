@@ -1,0 +1,328 @@
+"""The page that restores in the browser (docs/web): in a real browser, with a real MP3."""
+
+import importlib.util
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from helpers import CHROMIUM, CHROMIUM_FLAGS, small_model, snr, tone
+
+from apollo_plugin import audio
+from apollo_plugin.cli.demo import main
+from apollo_plugin.cli.static import HEADERS, server
+from apollo_plugin.data.codecs import encode_mp3
+from apollo_plugin.data.demo import mixture
+from apollo_plugin.errors import ApolloError
+from apollo_plugin.export import export
+from apollo_plugin.restore import Job, Settings, restore_audio, restore_file
+
+WEB = Path(__file__).parent.parent / "docs" / "web"
+MODEL = dict(n_layers=1, residual=True, band_gain=True, tcn_blocks=1)
+
+
+def builder():
+    spec = importlib.util.spec_from_file_location("web_build", WEB / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The page with a small model for both of its uses."""
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    if CHROMIUM is None:
+        pytest.skip("the browser tests need chromium on the PATH")
+    build = builder()
+    try:
+        build.install()
+    except ApolloError as error:
+        pytest.skip(f"the page's runtime is out of reach: {error}")
+    folder = tmp_path_factory.mktemp("web")
+    step = folder / "step.onnx"
+    export(small_model(**MODEL), step, "stream")
+    size = build.build(folder / "site", {"restore": step, "live": step})
+    assert size == sum(p.stat().st_size for p in (folder / "site").rglob("*") if p.is_file())
+    assert size < build.MOST_BYTES
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    with server(site, "127.0.0.1", 0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="the browser tests need playwright"
+    )
+    flags = [*CHROMIUM_FLAGS, "--use-fake-ui-for-media-stream"]
+    flags += ["--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def loaded(browser, address):
+    """The page once it is ready, and all that it asked for and complained of."""
+    context = browser.new_context(accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(120000)
+    page.problems, page.requests = [], []
+    page.on("console", lambda message: page.problems.append(message.text))
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    context.on("request", lambda request: page.requests.append(request.url))
+    page.goto(address)
+    says(page, "Ready.")
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def page(loaded, address):
+    yield loaded
+    assert loaded.problems == []
+    assert all(url.startswith((address, "blob:" + address)) for url in loaded.requests)
+
+
+def says(page, words):
+    page.wait_for_function(
+        "words => document.getElementById('status').textContent.includes(words)", arg=words
+    )
+
+
+def download(page, path):
+    with page.expect_download() as waiting:
+        page.click(".download")
+    waiting.value.save_as(path)
+    return waiting.value.suggested_filename
+
+
+def slide(page, name, value):
+    page.eval_on_selector(
+        name,
+        "(e, value) => { e.value = value; e.dispatchEvent(new Event('input', {bubbles: true})); }",
+        value,
+    )
+
+
+def test_an_mp3_is_restored_as_by_the_command(page, tmp_path):
+    model = small_model(**MODEL)
+    song = tmp_path / "a <b>song & more.mp3"
+    song.write_bytes(encode_mp3(torch.from_numpy(mixture(2.5, seed=5)), kbps=32))
+    assert page.evaluate("crossOriginIsolated")
+    page.evaluate("""() => { window.shares = []; const bar = document.getElementById('bar');
+        new MutationObserver(() => shares.push(bar.value)).observe(bar, {attributes: true}); }""")
+    page.set_input_files("#file", song)
+    says(page, f"{song.name} is restored")
+    shares = page.evaluate("shares")
+    assert len(set(shares)) > 3 and shares == sorted(shares) and shares[-1] == 1
+    expected = tmp_path / "expected.wav"
+    restore_file(model, Job(song, expected), Settings())
+    assert download(page, tmp_path / "out.wav") == "a _b_song & more_restored.wav"
+    assert soundfile.info(tmp_path / "out.wav").subtype == "FLOAT"
+    ours, rate = soundfile.read(expected, dtype="float32")
+    theirs, their_rate = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    # Chromium decodes MP3 without a length tag to the samples that FFmpeg does, its delay in them.
+    assert rate == their_rate == 44100 and ours.shape == theirs.shape
+    assert snr(torch.from_numpy(theirs), torch.from_numpy(ours)) > 60
+    came, _ = audio.read(song)
+    # Of what was changed, too.
+    assert snr(torch.from_numpy(theirs.T) - came, torch.from_numpy(ours.T) - came) > 30
+
+    # The sliders act on what is saved, and are told to those who do not see them.
+    slide(page, ".keep", 5000)
+    slide(page, ".mix", 0.5)
+    assert page.inner_text(".keep-says") == "5 kHz" and page.inner_text(".mix-says") == "50 %"
+    page.select_option(".bits", "24")
+    download(page, tmp_path / "mixed.wav")
+    assert soundfile.info(tmp_path / "mixed.wav").subtype == "PCM_24"
+    theirs, _ = soundfile.read(tmp_path / "mixed.wav", dtype="float32")
+    ours = restore_audio(model, came, 44100, keep_below=5000, mix=0.5)
+    assert snr(torch.from_numpy(theirs.T), ours.clamp(-1, 1)) > 60
+    # Both versions are seen, and heard from one clock.
+    for version in (0, 1):
+        seen = page.eval_on_selector_all(
+            "canvas",
+            "(all, k) => { const c = all[k]; const d = c.getContext('2d')"
+            ".getImageData(0, 0, c.width, c.height).data; return new Set(d).size; }",
+            version,
+        )
+        assert seen > 20
+    page.keyboard.press("2")
+    page.keyboard.press(" ")
+    page.wait_for_function("() => apollo.players[0].playing && apollo.players[0].position > 0.1")
+    assert page.evaluate("apollo.players[0].deck.gains.length") == 2
+    slide(page, ".keep", 8000)
+    page.keyboard.press(" ")
+    page.wait_for_function("() => !apollo.players[0].playing")
+
+
+def test_what_is_heard_is_what_is_saved(page, tmp_path):
+    """The deck's nodes, played into a buffer, against the download's sum."""
+    wav = tone(9000)
+    audio.write(tmp_path / "tone.wav", wav, 44100)
+    page.set_input_files("#file", tmp_path / "tone.wav")
+    says(page, "is restored")
+    error = page.evaluate("""async () => {
+          const { Mixer, mixed } = await import("./sound.js");
+          const settings = { keepBelow: 3000, mix: 0.7 }, rate = 44100, n = 30000;
+          const buffer = (seed) => {
+            const made = new AudioBuffer({ numberOfChannels: 1, length: n, sampleRate: rate });
+            made.getChannelData(0).forEach((_, k, all) => { all[k] = Math.sin(seed * k * k); });
+            return made;
+          };
+          const input = buffer(1e-5), change = buffer(3e-5);
+          const [expected] = await mixed(input, change, settings);
+          const context = new OfflineAudioContext(1, n, rate);
+          const mixer = new Mixer(context, settings);
+          const deck = new apollo.Deck(context,
+            [[{ buffer: input }],
+             [{ buffer: input }, { buffer: change, through: mixer, lead: mixer.lead }]]);
+          deck.gains[0].gain.value = 0; deck.gains[1].gain.value = 1;
+          deck.start(0);
+          const heard = (await context.startRendering()).getChannelData(0);
+          let most = 0;
+          for (let k = 3000; k < n - 3000; k += 1) {
+            most = Math.max(most, Math.abs(heard[k] - expected[k]));
+          }
+          return most;
+        }""")
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize(
+    "rate, n_channels, n_samples", [(96000, 1, 30000), (22050, 2, 9001), (44100, 1, 100)]
+)
+def test_other_rates_and_lengths(page, tmp_path, rate, n_channels, n_samples):
+    wav = tone(n_samples, n_channels, rate)
+    audio.write(tmp_path / "a.wav", wav, rate)
+    page.set_input_files("#file", tmp_path / "a.wav")
+    says(page, "a.wav is restored")
+    download(page, tmp_path / "out.wav")
+    theirs, their_rate = soundfile.read(tmp_path / "out.wav", dtype="float32", always_2d=True)
+    assert their_rate == rate and theirs.shape == (n_samples, n_channels)
+    ours = restore_audio(small_model(**MODEL), wav, rate)
+    assert snr(torch.from_numpy(theirs.T), ours) > (60 if rate == 44100 else 40)
+
+
+def test_cancelling_and_a_second_file(page, tmp_path):
+    wav = tone(44100).repeat(1, 60)
+    audio.write(tmp_path / "long.wav", wav, 44100)
+    audio.write(tmp_path / "silence.wav", torch.zeros(1, 5000), 44100)
+    page.set_input_files("#file", tmp_path / "long.wav")
+    page.wait_for_function("() => document.getElementById('bar').value > 0")
+    page.click("#cancel")
+    says(page, "Cancelled")
+    assert page.is_hidden("#work") and page.is_disabled(".download")
+    page.set_input_files("#file", tmp_path / "long.wav")
+    page.wait_for_function("() => document.getElementById('bar').value > 0")
+    page.set_input_files("#file", tmp_path / "silence.wav")
+    says(page, "silence.wav is restored")
+    assert "It is silent" in page.inner_text(".about") and page.locator("section.item").count() == 1
+    download(page, tmp_path / "out.wav")
+    assert not soundfile.read(tmp_path / "out.wav")[0].any()
+
+
+def test_files_that_are_none(page, tmp_path):
+    six = torch.zeros(6, 4410) + 0.1
+    audio.write(tmp_path / "six.wav", six, 44100)
+    audio.write(tmp_path / "nan.wav", torch.full((1, 4410), float("nan")), 44100)
+    (tmp_path / "text.mp3").write_text("no sound at all")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    for name, words in {
+        "text.mp3": "cannot be decoded by this browser",
+        "empty.wav": "empty.wav is empty",
+        "six.wav": "has 6 channels; this page takes mono and stereo",
+        "nan.wav": "holds samples that are no numbers",
+    }.items():
+        page.set_input_files("#file", tmp_path / name)
+        says(page, words)
+    # Half an hour of stereo, in a browser with little memory.
+    page.evaluate("""() => { Object.defineProperty(navigator, "deviceMemory", { value: 0.25 });
+        OfflineAudioContext.prototype.decodeAudioData = async () =>
+          new AudioBuffer({ numberOfChannels: 2, length: 1800 * 44100, sampleRate: 44100 }); }""")
+    page.set_input_files("#file", tmp_path / "six.wav")
+    says(page, "six.wav is 30:00 long; this browser's memory is enough for 1:03")
+    assert page.is_enabled("#file")
+    page.reload()
+    says(page, "Ready.")
+
+
+def test_live(page):
+    page.click("#microphone")
+    page.wait_for_function("() => document.getElementById('live').textContent.includes('Load')")
+    assert "the model\N{RIGHT SINGLE QUOTATION MARK}s 50 ms" in page.inner_text("#live")
+    page.click("#quiet")
+    page.wait_for_function("() => document.getElementById('live').textContent === ''")
+    assert page.is_visible("#microphone") and page.is_hidden("#quiet")
+
+
+@pytest.mark.parametrize("lack", ["Worker", "WebAssembly", "OfflineAudioContext"])
+def test_browsers_that_lack_something(browser, address, lack):
+    page = browser.new_page()
+    page.add_init_script(f"delete globalThis.{lack}")
+    page.goto(address)
+    says(page, "which restoring needs; a newer one has.")
+    assert page.is_disabled("#file")
+    page.close()
+
+
+def test_it_goes_on_without_a_network(browser, address):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_function("() => navigator.serviceWorker.ready.then(() => true)")
+    context.set_offline(True)
+    page.reload()
+    says(page, "Ready.")
+    assert page.evaluate("crossOriginIsolated")
+    context.close()
+
+
+def test_a_folder_that_is_no_page(tmp_path, capsys):
+    (tmp_path / "note.txt").write_text("mine")
+    assert main(["--static", str(tmp_path)]) == 1
+    assert "holds no page; python docs/web/build.py" in capsys.readouterr().err
+    with pytest.raises(ApolloError, match="is there already and no page of before"):
+        builder().build(tmp_path, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_the_server_gives_files_and_nothing_else(tmp_path):
+    import urllib.error
+    import urllib.request
+
+    shutil.copytree(WEB / "src", tmp_path / "site")
+    (tmp_path / "secret").write_text("secret")
+    with server(tmp_path / "site", "127.0.0.1", 0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{running.server_port}"
+        with urllib.request.urlopen(f"{address}/stream.js") as answer:
+            assert answer.headers["Content-Type"].startswith("text/javascript")
+            for name, value in HEADERS.items():
+                assert answer.headers[name] == value
+        (tmp_path / "site" / "empty").mkdir()
+        for path in ("/empty/", "/../secret", "/%2e%2e/secret", "/nothing"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(address + path)
+        running.shutdown()
+
+
+def test_the_lock_is_of_what_is_asked_for():
+    import json
+
+    asked = json.loads((WEB / "package.json").read_text())["dependencies"]["onnxruntime-web"]
+    lock = json.loads((WEB / "package-lock.json").read_text())["packages"]
+    assert lock["node_modules/onnxruntime-web"]["version"] == asked
+    assert all(entry["integrity"].startswith("sha512-") for name, entry in lock.items() if name)
