@@ -261,7 +261,7 @@ def test_files_that_are_none(page, tmp_path):
 
 def test_live(page):
     page.click("#microphone")
-    page.wait_for_function("() => document.getElementById('live').textContent.includes('Load')")
+    page.wait_for_function("() => document.getElementById('live').textContent.includes('Latency')")
     assert "the model\N{RIGHT SINGLE QUOTATION MARK}s 50 ms" in page.inner_text("#live")
     page.click("#quiet")
     page.wait_for_function("() => document.getElementById('live').textContent === ''")
