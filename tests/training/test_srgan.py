@@ -1,5 +1,6 @@
 """SR-GAN's training: whose weights a step moves, seeds, resuming, settings, memory."""
 
+import argparse
 import copy
 
 import pytest
@@ -24,7 +25,7 @@ from apollo_plugin import SRGAN, checkpoints
 from apollo_plugin.errors import CheckpointError, SettingError
 from apollo_plugin.losses import SRGANCritic, SRGANLoss
 from apollo_plugin.model import RestorationModel
-from apollo_plugin.training import SRGANSystem, build, load_conf, memory, train
+from apollo_plugin.training import SRGANSystem, build, load_conf, memory, parse_model_conf, train
 from apollo_plugin.training.system import TrainingError
 
 SMALL = """
@@ -216,6 +217,28 @@ def test_the_configurations_of_the_recipe():
     assert sum(p.numel() for p in critic.parameters()) == 163_285_439
     assert sum(p.numel() for p in small.parameters()) < 0.02 * 322e6
     assert SRGANLoss(**conf["loss"]).weights == SRGANLoss().weights
+
+
+def test_the_command_line_has_the_keys_of_the_model(monkeypatch, capsys, tmp_path):
+    def parsed(*words):
+        monkeypatch.setattr("sys.argv", ["train.py", *words])
+        return parse_model_conf(argparse.ArgumentParser(allow_abbrev=False), LOCAL)
+
+    conf = parsed("--model", "srgan", "--noise_dim", "5", "--dilations", "[1, 2]")
+    assert conf["model"]["noise_dim"] == 5 and conf["model"]["dilations"] == [1, 2]
+    assert conf["main_args"]["model"] == "srgan" and conf["optim"]["gradient_clip"] == float("inf")
+    assert build.is_srgan(conf) and not build.is_srgan(parsed("--feature_dim", "16"))
+    for words in (
+        ["--noise_dim", "5"],
+        ["--model", "gan"],
+        ["--model", "srgan", "--n_layers", "2"],
+    ):
+        with pytest.raises(SystemExit):
+            parsed(*words)
+        assert words[-2] in capsys.readouterr().err
+    (tmp_path / "mine.yml").write_text("training: {recompute: true}")
+    with pytest.raises(SettingError, match="training has no key 'recompute'"):
+        parsed("--model", "srgan", "--conf", str(tmp_path / "mine.yml"))
 
 
 @pytest.mark.parametrize(
