@@ -48,7 +48,7 @@ def outcomes(options: Options, due: Sequence[Job]) -> Outcomes:
         yield from _here(options, model, due)
     else:
         del model
-        yield from _in_processes(options, list(due), n, purse)
+        yield from _in_processes(options, list(due), n, max(1, n_cores() // n), purse)
 
 
 def share_out(
@@ -91,14 +91,16 @@ def _here(options: Options, model: RestorationModel, due: Sequence[Job]) -> Outc
             yield job, error
 
 
-def _in_processes(options: Options, due: list[Job], n: int, purse_bytes: int | None) -> Outcomes:
+def _in_processes(
+    options: Options, due: list[Job], n: int, n_threads: int, purse_bytes: int | None
+) -> Outcomes:
     """By processes of this machine. Where one dies the files that were under way, which are the
     first, are restored one by one, so that only the one that kills is lost."""
     ways = context(_PRELOAD)
     while due:
         purse = None if purse_bytes is None else Purse(purse_bytes, ways)
         common = Common(ways.Event(), ways.Value("d", 0.0), purse)
-        prepare = partial(begin, max(1, n_cores() // n), common)
+        prepare = partial(begin, n_threads, common)
         one = partial(do_there, options, Path())
         try:
             with executor(n, prepare=prepare, preload=_PRELOAD) as pool:
@@ -122,7 +124,7 @@ def _in_processes(options: Options, due: list[Job], n: int, purse_bytes: int | N
                 yield due.pop(0), DeviceError(_DIED)
             else:
                 under_way, due = due[:n], due[n:]
-                yield from _in_processes(options, under_way, 1, purse_bytes)
+                yield from _in_processes(options, under_way, 1, n_threads, purse_bytes)
 
 
 def _on_cluster(options: Options, due: Sequence[Job]) -> Outcomes:

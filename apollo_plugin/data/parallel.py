@@ -177,6 +177,8 @@ def _prepare_worker(prepare: Callable[[], object] | None) -> None:
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Its own is one between processes, which a process that is killed would leave behind.
+    tqdm.set_lock(threading.RLock())
 
     def follow() -> None:
         multiprocessing.parent_process().join()
