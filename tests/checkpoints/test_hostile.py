@@ -1,5 +1,6 @@
 """A sample of the hostile checkpoints, in the process of the suite: refused or loaded, no more."""
 
+import gc
 import itertools
 
 import hostile
@@ -22,6 +23,14 @@ def test_hostile_files_are_refused_in_one_line(word, make, tmp_path, monkeypatch
     (tmp_path / name).write_bytes(data)
     assert hostile.attempt(tmp_path / name) in ("refused", "loaded")
     assert not (tmp_path / hostile.MARK).exists()
+
+
+def test_the_collector_goes_on_afterwards(tmp_path):
+    """It rests while a pickle is looked into."""
+    (tmp_path / "a.pth").write_bytes(hostile.saved(hostile.small()))
+    (tmp_path / "b.pth").write_bytes(hostile.zipped(hostile.holding(b")" + b"\x85" * 1000)))
+    for name, answer in (("a.pth", "loaded"), ("b.pth", "refused")):
+        assert hostile.attempt(tmp_path / name) == answer and gc.isenabled()
 
 
 def test_there_are_hundreds_and_all_have_names_of_their_own():
