@@ -4,7 +4,9 @@ import mmap
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from .joined import extents, skip_tags, unexplained
 
 # A frame of MPEG audio that holds no sound but the number of those that do.
 _MPEG_TAG = re.compile(
@@ -47,15 +49,7 @@ class Link:
 
 def skip_id3(data: mmap.mmap | bytes) -> int:
     """Where the sound begins, behind any number of ID3v2 tags."""
-    begin = 0
-    while data[begin : begin + 3] == b"ID3":
-        head = data[begin : begin + 10]
-        if len(head) < 10:
-            break
-        # The size is written in four groups of seven bits; a footer repeats the head.
-        size = sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0)))
-        begin += 10 + size + (10 if head[5] & 0x10 else 0)
-    return min(begin, len(data))
+    return min(skip_tags(data, 0), len(data)) if data[:3] == b"ID3" else 0
 
 
 def is_mpeg(head: bytes) -> bool:
@@ -94,19 +88,20 @@ def links(data: mmap.mmap) -> list[Link]:
     if head.startswith(b"fLaC"):
         starts = [0] + [m.start() for m in _FLAC.finditer(data, begin + 8)]
         return [Link(*ends) for ends in zip(starts, [*starts[1:], len(data)])]
-    if head.startswith(b"RIFF") and head[8:] == b"WAVE":
-        return _riff_links(data, begin)
-    return [Link(0, len(data))]
+    places = extents(data, begin)
+    if not places:
+        return [Link(0, len(data))]
+    rest = unexplained(data, places[-1][1])
+    if rest is None and len(places) == 1:
+        return [_link(data, 0, len(data))]
+    found = [_link(data, *place) for place in places]
+    return [*found[:-1], replace(found[-1], note=rest)]
 
 
-def _riff_links(data: mmap.mmap, begin: int) -> list[Link]:
-    found: list[Link] = []
-    while True:
-        end = begin + 8 + int.from_bytes(data[begin + 4 : begin + 8], "little")
-        if data[end : end + 4] != b"RIFF" or data[end + 8 : end + 12] != b"WAVE" or end <= begin:
-            return [*found, _riff_link(data, begin, len(data))]
-        found.append(_riff_link(data, begin, end))
-        begin = end
+def _link(data: mmap.mmap, begin: int, end: int) -> Link:
+    place = begin if begin else skip_id3(data)
+    wav = data[place : place + 4] == b"RIFF" and data[place + 8 : place + 12] == b"WAVE"
+    return _riff_link(data, place, end) if wav else Link(begin, end)
 
 
 def _riff_link(data: mmap.mmap, begin: int, end: int) -> Link:

@@ -272,6 +272,9 @@ class _Decoding:
         cut = link.cut
         promised = self._promised(data, link)
         slack = 0.001 if self.lossless else _SLACK + 2 * self.frame_seconds
+        # Some count in whole packets, of which the last is not filled.
+        packets = self.n_good * self.frame_seconds
+        promised = there if abs(promised - packets) < 0.001 else promised
         if self.n_corrupt and self.timed and not has_open_size(data, link):
             cut = True  # a packet that the end of the file cuts
         if self.n_promised_frames and self.mpeg:

@@ -12,7 +12,7 @@ from .containers import Link
 from .samples import Samples, check_bounds
 
 # How the files begin that soundfile is asked for first. It is never asked for MPEG audio: its
-# decoder writes to the terminal.
+# decoder writes to the terminal. Of W64 and VOC it reads beyond the end.
 MAGIC = (
     b"RIFF",
     b"RIFX",
@@ -21,8 +21,6 @@ MAGIC = (
     b"fLaC",
     b"caff",
     b".snd",
-    b"riff\x2e\x91\xcf\x11",
-    b"Creative Voice",
 )
 _PLAIN = re.compile(r"PCM|FLOAT|DOUBLE|ULAW|ALAW")
 # A chunk that claims more bytes than there are; libsndfile says so in its log only.

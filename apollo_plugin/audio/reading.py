@@ -261,6 +261,8 @@ def _try_plain(path: Path, link: containers.Link, samples: Samples, coded: bool 
     trial = samples.fresh()
     fault = read_plain(path, link, trial, coded)
     samples.take(trial)
+    if link.note and not samples.full:
+        samples.notes.append(link.note)
     return Found([fault] if fault else [], cut=bool(fault))
 
 
