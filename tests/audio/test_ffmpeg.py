@@ -50,6 +50,9 @@ def test_it_is_what_ffmpeg_decodes(suffix, tmp_path):
         "-f", "f32le", "-ar", rate, "-ac", 2, "-i", "-", "-c:a", KINDS[suffix], path, sound=samples
     )
     expected = np.frombuffer(ffmpeg("-i", path, "-f", "f32le", "-"), np.float32).reshape(-1, 2).T
+    if suffix in ("m4a", "mov"):
+        # The command leaves the padding of the last packet.
+        expected = expected[:, :80000]
     got, got_rate = audio.read(path)
     assert got_rate == rate and got.shape == expected.shape and got.shape[1] > 75000
     np.testing.assert_allclose(got, expected, atol=CLOSE)
