@@ -134,9 +134,8 @@ class _Decoding:
         self.ends: Ends
 
     def run(self, data: mmap.mmap, link: Link) -> Found:
-        seconds_before = self.samples.seconds
+        seconds_before, n_idle = self.samples.seconds, 0
         several = len(self.container.streams) > 1
-        n_idle = 0
         self.ends = Ends(self.container, self.stream, link)
         head = mpeg_head(data[link.begin : link.end]) if self.mpeg and not link.begin else 0
         for packet in self._packets(None if several else self.stream):
@@ -190,9 +189,8 @@ class _Decoding:
         if packet.size and packet.is_corrupt:
             self.n_corrupt += 1
         if self.mpeg and packet.size:
-            tagged = promised_frames(bytes(packet))
             # FFmpeg leaves the first tag out, where it knows it.
-            self.n_promised_frames += tagged or head
+            self.n_promised_frames += promised_frames(bytes(packet)) or head
         try:
             frames = self.stream.codec_context.decode(packet)
         except (av.FFmpegError, ValueError) as error:
@@ -272,9 +270,8 @@ class _Decoding:
         cut = link.cut
         promised = self._promised(data, link)
         slack = 0.001 if self.lossless else _SLACK + 2 * self.frame_seconds
-        # Some count in whole packets, of which the last is not filled.
-        packets = self.n_good * self.frame_seconds
-        promised = there if abs(promised - packets) < 0.001 else promised
+        if abs(promised - self.n_good * self.frame_seconds) < 0.001:
+            promised = there  # it counts in whole packets
         if self.n_corrupt and self.timed and not has_open_size(data, link):
             cut = True  # a packet that the end of the file cuts
         if self.n_promised_frames and self.mpeg:
