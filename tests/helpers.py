@@ -112,7 +112,7 @@ def encoded(
         if kbps:
             stream.bit_rate = 1000 * kbps
         fmt = stream.codec_context.codec.audio_formats[0].name
-        frame = av.AudioFrame.from_ndarray(wav.numpy(), "fltp", stream.layout.name)
+        frame = av.AudioFrame.from_ndarray(wav.contiguous().numpy(), "fltp", stream.layout.name)
         frame.sample_rate, frame.pts = rate, 0
         resampler = av.AudioResampler(fmt, stream.layout, rate, stream.frame_size or None)
         for part in [*resampler.resample(frame), *resampler.resample(None)]:

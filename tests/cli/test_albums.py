@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import encoded, tone
+from helpers import encoded, load, save, tone
 from mutagen.flac import FLAC
 from mutagen.id3 import APIC, ID3, PRIV, TALB, TDRC, TIT2, TPE1, TRCK, TXXX
 from PIL import Image
 
-from apollo_plugin import audio
+from apollo_plugin import Apollo, audio
 from apollo_plugin.audio import Meter, album_loudness
 from apollo_plugin.cli.stems import restore_stems
+from apollo_plugin.data.demo import mixture
+from apollo_plugin.restore import restore_file
 from apollo_plugin.settings import Job, Settings
 
 N_SAMPLES = 30000
@@ -33,6 +35,8 @@ def cover() -> bytes:
 
 
 COVER = cover()
+# Of two halves: a multiple of the model's hop, so that its frames lie alike in both.
+JOIN = 120 * 441
 
 
 def lame(wav: torch.Tensor, vbr: bool) -> bytes:
@@ -187,3 +191,47 @@ def test_stems_have_their_songs_tags(album, tmp_path):
         assert "replaygain_album_gain" not in file
         levels.append(float(file["replaygain_track_gain"][0].split()[0]))
     assert levels[0] == levels[1] == pytest.approx(levels[2] + 20 * np.log10(2), abs=0.02)
+
+
+def at_the_join(wav: torch.Tensor, join: int) -> float:
+    """Highs in 1.5 ms at a place by the loudest such time within 60 ms of it, in dB."""
+    highs = torch.diff(torch.diff(wav.double()))
+    powers = [
+        highs[:, join + k - 33 : join + k + 31].square().mean() for k in range(-2640, 2641, 66)
+    ]
+    around = torch.stack(powers[:39] + powers[42:])
+    return float(10 * torch.log10(powers[40] / around.max()))
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory) -> Path:
+    """A song in two MP3s that were coded apart, and what both hold as one file."""
+    folder = tmp_path_factory.mktemp("halves")
+    song = torch.from_numpy(mixture(2.4, seed=1000))
+    parts = []
+    for name, part in zip(("1.mp3", "2.mp3"), song.split(JOIN, -1)):
+        parts.append(audio.read(encoded(folder / name, part, "libmp3lame", kbps=64))[0])
+    save(folder / "whole.wav", torch.cat(parts, -1))
+    return folder
+
+
+def test_two_tracks_that_were_one_join_without_a_click(halves, tmp_path):
+    """Alone each lacks the other's half a second: beyond that next to nothing differs (the level
+    is each file's own), and at the join are no more highs than the music around it has."""
+    model = Apollo.from_pretrained("apollo-small")
+    for source in halves.iterdir():
+        restore_file(model, Job(source, tmp_path / f"{source.stem}_restored.wav"), Settings())
+    first, second, whole = (load(tmp_path / f"{n}_restored.wav")[0] for n in ("1", "2", "whole"))
+    joined = torch.cat((first, second), -1)
+    assert joined.shape == whole.shape and first.shape[1] == JOIN
+    source = load(halves / "whole.wav")[0]
+    reach = round(0.6 * 44100)
+    for away in (slice(0, JOIN - reach), slice(JOIN + reach, None)):
+        change, error = (whole - source)[:, away], (joined - whole)[:, away]
+        assert error.square().mean() < 1e-3 * change.square().mean()
+    assert at_the_join(joined, JOIN) < at_the_join(whole, JOIN) + 2
+    # What a click is.
+    turned = torch.cat((first, -second), -1)
+    late = torch.cat((first[:, :-20], second), -1)
+    assert at_the_join(turned, JOIN) > at_the_join(whole, JOIN) + 6
+    assert at_the_join(late, JOIN - 20) > at_the_join(whole, JOIN) + 6
