@@ -6,7 +6,7 @@ import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
-from helpers import TINY_SRGAN, snr, tiny_srgan, tone
+from helpers import TINY_SRGAN, load, snr, tiny_srgan, tone
 from torch.utils._pytree import tree_leaves
 
 import apollo_plugin
@@ -16,6 +16,7 @@ from apollo_plugin.metrics import si_sdr
 from apollo_plugin.model import RestorationModel
 from apollo_plugin.network.aggregation import compress, expand
 from apollo_plugin.network.precision import convert
+from apollo_plugin.restore import restore_audio
 
 # Of the layer table that shared the names: their figure has one PReLU more, at the output.
 SMALL = dict(channels=(8, 12, 12), n_rows=8, width=64, noise_dim=16, dilations=(1, 2, 4, 8) * 2)
@@ -254,8 +255,7 @@ def test_separate(model, tmp_path):
     assert torch.equal(model.separate(wav, z=z), model.restore(wav, z=z))
     soundfile.write(tmp_path / "a.wav", wav.T.numpy(), 44100, "FLOAT")
     model.separate(tmp_path / "a.wav")
-    written, _ = soundfile.read(tmp_path / "a_est1.wav", dtype="float32")
-    torch.testing.assert_close(torch.from_numpy(written.T.copy()), model.restore(wav))
+    assert snr(load(tmp_path / "a_est1.wav")[0], restore_audio(model, wav, 44100)) > 100
 
 
 def test_the_command_takes_it(model, tmp_path):
@@ -264,8 +264,8 @@ def test_the_command_takes_it(model, tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(3000).T.numpy(), 44100, "FLOAT")
     checkpoints.save(model, tmp_path / "srgan.safetensors")
     assert main([str(tmp_path / "a.wav"), "--checkpoint", str(tmp_path / "srgan.safetensors")]) == 0
-    written, _ = soundfile.read(tmp_path / "a_restored.wav", dtype="float32")
-    torch.testing.assert_close(torch.from_numpy(written.T.copy()), model.restore(tone(3000)))
+    written, _ = load(tmp_path / "a_restored.wav")
+    assert snr(written, restore_audio(model, tone(3000), 44100)) > 100
 
 
 @pytest.mark.parametrize("precision, least", [("bf16", 25), ("int8", 15)])
