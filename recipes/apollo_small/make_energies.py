@@ -43,7 +43,6 @@ def draw(library: Library, random: np.random.Generator, seconds: float) -> Mix:
     return replace(mix, parts=parts)
 
 
-@torch.no_grad()
 def make(library: Library, index: int, seed: int, seconds: float, fixed: bool) -> dict | None:
     """Arrays of one mix; None where it is silent.
 
@@ -67,17 +66,36 @@ def make(library: Library, index: int, seed: int, seconds: float, fixed: bool) -
         rates = random.choice(BIT_RATES, 2, replace=False, p=(0.19, 0.19, 0.19, 0.19, 0.16, 0.08))
         other = draw_codec(random, OTHERS)
         codings = [*(("mp3", int(kbps)) for kbps in rates), (other, int(random.choice(BIT_RATES)))]
+    return energies(wav, codings)[0]
+
+
+@torch.no_grad()
+def energies(wav: torch.Tensor, codings: list[tuple[str, int]]) -> tuple[dict, list[torch.Tensor]]:
+    """Features of a mix coded in each way and the log gains of the original, as they are saved; and
+    the coded signals.
+
+    Args:
+        wav: ``(2, time)``.
+        codings: codec and kbit/s of each.
+    """
+    coded = [CODECS[name](wav, RATE, kbps) for name, kbps in codings]
     stft, path = ApolloSTFT(882, 882, sample_rate=RATE), EnvelopePath()
-    wavs = torch.cat([wav, *(CODECS[name](wav, RATE, kbps) for name, kbps in codings)])
+    wavs = torch.cat([wav, *coded])
     spec, _ = stft.analysis(wavs, stft.initial_analysis(len(wavs), wavs), last=True)
     spec = torch.view_as_real(spec)
     features = path.features(spec[2:]).unflatten(0, (len(codings), 2))
-    return dict(
+    arrays = dict(
         features=features.half().numpy(),
         log_gains=path.log_gains(spec[:2]).half().numpy(),
         codecs=np.array([name for name, _ in codings]),
         kbps=np.array([kbps for _, kbps in codings]),
     )
+    return arrays, coded
+
+
+def save(arrays: dict, file: Path) -> None:
+    with atomic_write(file) as beside, beside.open("wb") as out:
+        np.savez(out, **arrays)
 
 
 def main() -> None:
@@ -105,8 +123,7 @@ def main() -> None:
         arrays = make(library, index, args.seed, args.seconds, args.fixed)
         if arrays is None:
             continue
-        with atomic_write(file) as beside, beside.open("wb") as out:
-            np.savez(out, **arrays)
+        save(arrays, file)
         n_made += 1
         if n_made % 50 == 0:
             print(f"{index + 1} of {args.n_mixes}, {(time.time() - start) / n_made:.2f} s a mix")

@@ -225,6 +225,31 @@ def test_from_mixes_to_an_envelope(prepared, tmp_path):
     assert rows[2].count(";") >= 4
 
 
+def test_recordings_for_validation(tmp_path):
+    folder = tmp_path / "records"
+    folder.mkdir()
+    soundfile.write(folder / "a.flac", tone(60000).T.numpy(), 44100)
+    soundfile.write(folder / "b.wav", tone(50000, 1).T.numpy(), 44100)
+    options = (folder, "--energies", tmp_path / "e", "--pairs", tmp_path / "p", "--seconds", 1)
+    done = command("make_valid.py", *options)
+    assert done.returncode == 0, done.stderr
+    for index in range(2):
+        with np.load(tmp_path / "e" / f"{index:06d}.npz") as arrays:
+            assert arrays["kbps"].tolist() == [24, 32, 48, 64, 96]
+            assert arrays["features"].shape == (5, 2, 101, 440)
+        for kbps in (24, 96):
+            pair = tmp_path / "p" / f"{kbps}k" / f"{index:02d}"
+            original, rate = soundfile.read(pair / "original.flac")
+            coded, _ = soundfile.read(pair / "mp3.flac")
+            assert original.shape == coded.shape == (44100, 2) and rate == 44100
+            assert np.abs(original).max() == pytest.approx(0.9, abs=1e-4)
+            noise = np.mean((coded - original) ** 2) / np.mean(original**2)
+            assert 1e-8 < noise < 0.1  # it is coded, and lies where the original does
+    soundfile.write(folder / "c.wav", np.zeros(9000), 44100)
+    done = command("make_valid.py", *options)
+    assert done.returncode == 1 and done.stderr.strip().endswith("c.wav' is silent")
+
+
 def test_ridge_is_least_squares(recipe):
     from ridge import Ridge
 
