@@ -18,10 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from song import balanced
 
+from apollo_plugin import audio
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
 from apollo_plugin.data.mixing import Library, Mix, draw_stems
+from apollo_plugin.errors import DataError
 from apollo_plugin.files import atomic_write
 from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.network.filterbank import ApolloSTFT
@@ -43,7 +46,9 @@ def draw(library: Library, random: np.random.Generator, seconds: float) -> Mix:
     return replace(mix, parts=parts)
 
 
-def make(library: Library, index: int, seed: int, seconds: float, fixed: bool) -> dict | None:
+def make(
+    library: Library, index: int, seed: int, seconds: float, fixed: bool, real: Path | None
+) -> dict | None:
     """Arrays of one mix; None where it is silent.
 
     Args:
@@ -52,11 +57,15 @@ def make(library: Library, index: int, seed: int, seconds: float, fixed: bool) -
         seed: of everything random, with the number.
         seconds: length of the mix.
         fixed: code it as MP3 at each of the paper's bit rates, as validation wants it.
+        real: folder of folders of recordings, which half of the mixes are made of.
     """
     random = np.random.default_rng((seed, index))
-    mix = draw(library, random, seconds)
-    tilt_db = 0.0 if random.random() < 0.5 else random.uniform(-1.5, 1.5)
-    wav = torch.from_numpy(library.sum(replace(mix, tilt_db=tilt_db), RATE))
+    if real and random.random() < 0.5:
+        wav = torch.from_numpy(recorded(real, random, seconds)).float()
+    else:
+        mix = draw(library, random, seconds)
+        tilt_db = 0.0 if random.random() < 0.5 else random.uniform(-1.5, 1.5)
+        wav = torch.from_numpy(library.sum(replace(mix, tilt_db=tilt_db), RATE))
     if wav.abs().max() < 1e-2:
         return None
     wav = wav * 10 ** (-random.uniform(0, 12) / 20)  # coding noise depends on level
@@ -67,6 +76,25 @@ def make(library: Library, index: int, seed: int, seconds: float, fixed: bool) -
         other = draw_codec(random, OTHERS)
         codings = [*(("mp3", int(kbps)) for kbps in rates), (other, int(random.choice(BIT_RATES)))]
     return energies(wav, codings)[0]
+
+
+def recorded(folder: Path, random: np.random.Generator, seconds: float) -> np.ndarray:
+    """One to four recordings of different kinds at once, each repeated as long as need be: what
+    highs do beside what lows, which songs of instruments played by rote do not tell."""
+    kinds = sorted(path for path in folder.iterdir() if any(path.glob("*.flac")))
+    if not kinds:
+        raise DataError(f"'{folder}' holds no folders with FLAC files")
+    total = np.zeros((2, round(seconds * RATE)))
+    for kind in random.permutation(len(kinds))[: random.integers(1, 5)]:
+        files = sorted(kinds[kind].glob("*.flac"))
+        wav, rate = audio.read(files[random.integers(len(files))])
+        wav = wav[:2].expand(2, -1).double().numpy()
+        if rate != RATE or not wav.any():
+            continue
+        start = random.integers(wav.shape[1])
+        rows = [np.resize(np.roll(row, -start), total.shape[1]) for row in wav]
+        total += balanced(np.stack(rows), random)
+    return 0.9 * total / max(1e-9, np.abs(total).max())
 
 
 @torch.no_grad()
@@ -108,6 +136,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="length of a mix")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fixed", action="store_true", help="every bit rate of MP3: validation")
+    parser.add_argument("--real", type=Path, help="folder of folders of recordings, for half of it")
     parser.add_argument("--wait", type=Path, help="pause while this file exists")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -120,7 +149,7 @@ def main() -> None:
             continue
         while args.wait and args.wait.exists():
             time.sleep(5)
-        arrays = make(library, index, args.seed, args.seconds, args.fixed)
+        arrays = make(library, index, args.seed, args.seconds, args.fixed, args.real)
         if arrays is None:
             continue
         save(arrays, file)
