@@ -280,12 +280,14 @@ def test_filtering_after_coding_is_what_the_features_say(recipe):
 
 
 def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
-    from assemble import assembled
+    from assemble import TONALITY, assembled
 
-    model = Apollo.from_pretrained("apollo-small").float()
+    torch.manual_seed(0)
+    model = Apollo(feature_dim=16, n_layers=1, n_heads=2, residual=True, band_gain=True)
     path = EnvelopePath()
-    save_file(path.state_dict(), tmp_path / "envelope.safetensors")
-    new = assembled(model, tmp_path / "envelope.safetensors").eval()
+    envelope = tmp_path / "envelope.safetensors"
+    save_file(path.state_dict(), envelope)
+    new = assembled(model, [envelope]).eval()
     assert new.get_model_args() == {
         **model.get_model_args(), "excitation": True, "envelope_dim": 256
     }  # fmt: skip
@@ -296,15 +298,26 @@ def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
         torch.testing.assert_close(new(wav), model.eval()(wav), rtol=0, atol=1e-3)
         # Expecting more than there is, it fills above 4.25 kHz alone.
         path.decoder.bias += 6
-        save_file(path.state_dict(), tmp_path / "envelope.safetensors")
-        louder = assembled(model, tmp_path / "envelope.safetensors").eval()
+        save_file(path.state_dict(), envelope)
+        louder = assembled(model, [envelope]).eval()
         added = torch.fft.rfft(louder(wav) - model(wav)).abs().square()
     hertz = torch.fft.rfftfreq(22050, 1 / 44100)
     assert added[:, hertz < 4000].sum() < 1e-3 * added[:, hertz > 4300].sum()
-    other = EnvelopePath(kernel_size=5).state_dict() | {"more": torch.zeros(1)}
-    save_file(other, tmp_path / "envelope.safetensors")
+    # Of two paths the mean; every share of the tile as it was chosen.
+    second = tmp_path / "second.safetensors"
+    save_file(EnvelopePath().state_dict(), second)
+    mean = assembled(model, [envelope, second])
+    torch.testing.assert_close(mean.envelope_path.decoder.bias, torch.full((88,), 3.0))
+    for head in mean.excitation.heads.values():
+        level, tonality, lack = head[-1].bias.chunk(3, -1)
+        assert (tonality == TONALITY).all() and not level.any() and not lack.any()
+    other = EnvelopePath(kernel_size=5).state_dict()
+    save_file(other, envelope)
     with pytest.raises(CheckpointError, match="does not fit"):
-        assembled(model, tmp_path / "envelope.safetensors")
+        assembled(model, [envelope])
+    save_file(other | {"more": torch.zeros(1)}, envelope)
+    with pytest.raises(CheckpointError, match="two kinds"):
+        assembled(model, [second, envelope])
 
 
 @pytest.mark.parametrize(
