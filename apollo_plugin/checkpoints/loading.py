@@ -34,11 +34,11 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 BUNDLED: dict[str, tuple[str, str]] = {
     "apollo-small": (
         "apollo-small.safetensors",
-        "b20faf2017f4cf539cd4e01bfde929222d59b00d90720f8ed3b7903e7dec6913",
+        "4e72473ee46e022d6abf075a381072f76f7bce9ac951759bf2754e893afd80e0",
     ),
     "apollo-small-streaming": (
         "apollo-small-streaming.safetensors",
-        "e5993f454fd6fde87195206975a0f40be6589ecc3edaa31c6f3721ae494f6cb4",
+        "23b73f1e1eb2a687aa8dc124f8775ef97eb0c5cfbf056c1a05610083a473b733",
     ),
 }
 # Files that a model's repository on the Hub may hold, best first.

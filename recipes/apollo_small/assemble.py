@@ -3,9 +3,9 @@
 python recipes/apollo_small/assemble.py CHECKPOINT ENVELOPE [ENVELOPE ...] OUT
 
 Everything of CHECKPOINT is kept; the envelope path has the weights that train_envelope.py left, the
-mean of several where there are several, and the excitation fills what the path expects, with more
-noise than tile. What leads from one to the other starts at nothing, so OUT restores what CHECKPOINT
-does below the cut-off, and above it what the path expects.
+mean of several where there are several, smoothed over frequency, and the excitation fills what the
+path expects, with more noise than tile. What leads from one to the other starts at nothing, so OUT
+restores what CHECKPOINT does below the cut-off, and above it what the path expects.
 """
 
 import argparse
@@ -19,10 +19,27 @@ from torch import nn
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import CheckpointError, one_line
+from apollo_plugin.network.gain_bands import TARGET_START
 
 # Log odds of the tile's share in the energy. On recordings -4 and -3 did as well as -2, and better
 # than a half: tiles of levels that are a little wrong are heard as tones.
 TONALITY = -3.0
+
+
+# Standard deviation in bands of what expected levels are smoothed with, reached so many bands above
+# the source region. A path learns what single instruments have in single bands, and where it is
+# wrong that stands as a line over the whole song. On recordings the smooth one does as well.
+SMOOTHING, FADE = 2.0, 12
+
+
+def smoothing(n_bands: int) -> torch.Tensor:
+    """``(n_bands, n_bands)``: levels to levels smoothed above the source region."""
+    band = torch.arange(n_bands).float()
+    sigma = SMOOTHING * ((band - TARGET_START + 1) / FADE).clamp(0, 1)
+    distance = (band - band[:, None]) / sigma[:, None].clamp(min=1e-3)
+    weight = torch.exp(-0.5 * distance.square())
+    weight[TARGET_START:, : TARGET_START - 1] = 0
+    return weight / weight.sum(-1, keepdim=True)
 
 
 def assembled(model: Apollo, envelopes: list[Path]) -> Apollo:
@@ -42,7 +59,11 @@ def assembled(model: Apollo, envelopes: list[Path]) -> Apollo:
         new.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"'{envelopes[0]}' does not fit: {one_line(error)}") from error
-    assert new.excitation is not None
+    assert new.excitation is not None and new.envelope_path is not None
+    decoder = new.envelope_path.decoder
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.copy_(smoothing(len(parameter)) @ parameter)
     for head in new.excitation.heads.values():
         bias = cast(torch.Tensor, cast(nn.Sequential, head)[-1].bias)
         with torch.no_grad():

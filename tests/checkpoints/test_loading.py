@@ -114,7 +114,7 @@ def test_arguments_overwrite_those_of_the_file():
 def test_bundled_checkpoints_are_what_they_were():
     assert "apollo-small" in checkpoints.BUNDLED
     for name, (file, digest) in checkpoints.BUNDLED.items():
-        path = loading._WEIGHTS / file
+        path = loading.WEIGHTS / file
         assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
         assert path.stat().st_size <= 4e6
         assert not Apollo.from_pretrained(name).training

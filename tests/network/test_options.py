@@ -126,7 +126,7 @@ def test_excitation_fills_what_is_empty_and_only_that():
     torch.testing.assert_close(after[24:86], expected, rtol=0, atol=2.0)
 
 
-@pytest.mark.parametrize("options", OPTIONS[1:6], ids=str)
+@pytest.mark.parametrize("options", OPTIONS[1:7], ids=str)
 def test_gradients_reach_everything(options):
     net = model(**options).train()
     net(coded(9000)).square().sum().backward()
@@ -135,13 +135,13 @@ def test_gradients_reach_everything(options):
 
 
 @pytest.mark.parametrize("kind", ["whole", "stream"])
-@pytest.mark.parametrize("options", OPTIONS[3:6], ids=str)
+@pytest.mark.parametrize("options", OPTIONS[4:7], ids=str)
 def test_exported_programs_are_the_model(options, kind, tmp_path):
     assert export(model(**options), tmp_path / "model.pt2", kind, "torch") < 1e-4
 
 
 def test_checkpoints_keep_the_options(tmp_path):
-    net, wav = model(**OPTIONS[3]), coded(4000)
+    net, wav = model(**OPTIONS[4]), coded(4000)
     checkpoints.save(net, tmp_path / "lean.safetensors")
     again = Apollo.from_pretrained(tmp_path / "lean.safetensors")
     assert again.get_model_args() == net.get_model_args()
