@@ -8,6 +8,8 @@ from apollo_plugin import Apollo
 from apollo_plugin.checkpoints import BUNDLED
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
+from apollo_plugin.diagnose import MP3_EDGES
+from apollo_plugin.evaluation.budget import error_budget
 from apollo_plugin.metrics import lsd, si_sdr
 
 
@@ -22,7 +24,13 @@ def test_it_beats_the_mp3(model, kbps):
     coded = mp3(original, kbps=kbps)
     restored = model.restore(coded)
     assert lsd(restored, original) < 0.7 * lsd(coded, original)
-    assert si_sdr(restored, original) > si_sdr(coded, original) - 0.3
+    # Highs of the right level cost SI-SNR, whose phase is a guess; what was there stays.
+    before, after = (
+        error_budget(wav, original, 44100, MP3_EDGES[kbps]) for wav in (coded, restored)
+    )
+    assert after.si_sdr_below > before.si_sdr_below - 0.1
+    assert after.bias > before.bias + 10
+    assert si_sdr(restored, original) > si_sdr(coded, original) - 1
 
 
 def test_level_does_not_matter_much(model):
