@@ -8,17 +8,23 @@ const asked = Number(new URL(import.meta.url).searchParams.get("threads"));
 ort.env.wasm.numThreads = self.crossOriginIsolated
   ? asked || Math.min(4, Math.max(1, (navigator.hardwareConcurrency || 2) - 1)) : 1;
 
+async function fetched(path) {
+  const answer = await fetch(path);
+  if (!answer.ok) throw new Error(`${path} is missing (${answer.status})`);
+  return answer;
+}
+// The runtime's program, packed by gzip in the folder so that it is small on any host.
+const program = fetched("ort/ort-wasm-simd-threaded.wasm.packed").then(({ body }) =>
+  new Response(body.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
+program.catch(() => {}); // whoever waits for it says so
+
 const models = {};
 async function load(name) {
-  const fetched = async (ending) => {
-    const answer = await fetch(`models/${name}.${ending}`);
-    if (!answer.ok) throw new Error(`models/${name}.${ending} is missing (${answer.status})`);
-    return answer;
-  };
   const [bytes, info] = await Promise.all([
-    fetched("onnx").then((answer) => answer.arrayBuffer()),
-    fetched("json").then((answer) => answer.json()),
+    fetched(`models/${name}.onnx`).then((answer) => answer.arrayBuffer()),
+    fetched(`models/${name}.json`).then((answer) => answer.json()),
   ]);
+  ort.env.wasm.wasmBinary ||= await program;
   const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
   return { session, info, Tensor: ort.Tensor };
 }
