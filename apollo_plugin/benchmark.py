@@ -150,7 +150,7 @@ def table_of_processes(results: list[SideBySide]) -> str:
         "times real time: one, all",
         "gain: by the clock, by processor time",
     )
-    rows = [columns, ("---",) * len(columns)]
+    rows = []
     for r in results:
         gain = r.processes * r.one_processor_s / r.all_processor_s
         rows.append(
@@ -162,7 +162,7 @@ def table_of_processes(results: list[SideBySide]) -> str:
                 f"{r.all_speed / r.one_speed:.2f}, {gain:.2f}",
             )
         )
-    return _markdown(rows)
+    return _markdown(columns, rows)
 
 
 def table(results: list[Result]) -> str:
@@ -177,7 +177,7 @@ def table(results: list[Result]) -> str:
         "memory in MB",
         "hop in ms: median, 99th percentile",
     )
-    rows = [columns, ("---",) * len(columns)]
+    rows = []
     for r in results:
         rows.append(
             (
@@ -191,11 +191,11 @@ def table(results: list[Result]) -> str:
                 f"{r.hop_median_ms:.2f}, {r.hop_p99_ms:.2f} of {r.hop_ms:.0f}",
             )
         )
-    return _markdown(rows)
+    return _markdown(columns, rows)
 
 
-def _markdown(rows: list[tuple[str, ...]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *rows))
 
 
 def machine() -> dict[str, str | int]:

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import AudioError
 from .containers import Link, has_open_size, is_mpeg_frame, mpeg_head, promised_frames
 from .ends import Ends
-from .frames import FORMATS, Window, to_float
+from .frames import ONLY_SOUND, Window, to_float
 from .samples import Samples, check_bounds
 
 # Containers that tell how long their sound is; the others guess from the bit rate, or by the last
@@ -76,7 +76,7 @@ def decode(
             window,
             metadata_errors="ignore",
             buffer_size=1 << 16,
-            options={"format_whitelist": ",".join(FORMATS)},
+            options=ONLY_SOUND,
         ) as container:
             stream = _stream(path, container, samples, track)
             return _Decoding(path, container, stream, samples).run(data, link)

@@ -4,7 +4,7 @@ import os
 
 import av
 
-from .frames import FORMATS
+from .frames import ONLY_SOUND
 
 
 def expected_bytes(path: str | os.PathLike, seconds: float | None = None) -> int:
@@ -22,9 +22,7 @@ def expected_bytes(path: str | os.PathLike, seconds: float | None = None) -> int
     try:
         with (
             open(path, "rb") as file,
-            av.open(
-                file, metadata_errors="ignore", options={"format_whitelist": ",".join(FORMATS)}
-            ) as container,
+            av.open(file, metadata_errors="ignore", options=ONLY_SOUND) as container,
         ):
             stream = container.streams.audio[0]
             length = max(

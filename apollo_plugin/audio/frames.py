@@ -17,6 +17,8 @@ FORMATS = (
     "nsv nut ogg oma osq paf pvf qcp qoa rka rm rso sbc sds shn siff sln smjpeg sol sox swf "
     "tak truehd tta txd vag vividas voc vqf w64 wav wavarc wsaud wtv wv wve xa xmv xwma "
 ).split()
+# How FFmpeg opens what it is given.
+ONLY_SOUND = {"format_whitelist": ",".join(FORMATS)}
 # From so many planes on a frame cannot be taken as it is.
 _MOST_PLANES = 8
 

@@ -128,12 +128,7 @@ def _add_results(add: Any) -> None:
 
 
 def _add_restoring(add: Any) -> None:
-    add(
-        "--checkpoint",
-        default="apollo-small",
-        metavar="NAME",
-        help="bundled name, file, folder or Hugging Face Hub id (%(default)s)",
-    )
+    add_checkpoint(add, "apollo-small")
     add("--keep-below", type=float, metavar="HZ", help="leave everything under HZ as it came")
     add("--mix", type=float, default=1.0, metavar="0..1", help="0 is as it came, 1 is restored (1)")
     add(
@@ -191,6 +186,16 @@ def _add_modes(add: Any) -> None:
     )
     add("--json", action="store_true", help="tell --diagnose or --list as JSON, an object a line")
     add("--demo", action="store_true", help="make a few seconds of music, code and restore them")
+
+
+def add_checkpoint(add: Any, default: str) -> None:
+    """The option that names a model."""
+    add(
+        "--checkpoint",
+        default=default,
+        metavar="NAME",
+        help="bundled name, file, folder or Hugging Face Hub id (%(default)s)",
+    )
 
 
 def add_device(add: Any) -> None:

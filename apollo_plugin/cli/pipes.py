@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import AudioError, SettingError, one_line
+from ..errors import AudioError, one_line
 from .options import Options
-from .terminal import speaking_of
+from .terminal import refuse_terminal, speaking_of
 
 _INPUT, _OUTPUT = "standard input", "standard output"
+_FOR_PIPES = "- is for pipes and redirections"
 
 
 @contextmanager
@@ -36,20 +37,15 @@ def unpiped(options: Options, format: str) -> Iterator[Options]:
         names = {str(source): _INPUT, str(target): _OUTPUT}
         with speaking_of(names, results_to_stderr=options.to_pipe):
             if options.from_pipe:
-                _refuse_terminal(sys.stdin, _INPUT)
+                refuse_terminal(sys.stdin, _INPUT, _FOR_PIPES)
                 _spool(source)
                 options = replace(options, inputs=(str(source),))
             if options.to_pipe:
-                _refuse_terminal(sys.stdout, _OUTPUT)
+                refuse_terminal(sys.stdout, _OUTPUT, _FOR_PIPES)
                 options = replace(options, out=target)
             yield options
             if target.exists():
                 _send(target)
-
-
-def _refuse_terminal(stream, name: str) -> None:
-    if stream.isatty():
-        raise SettingError(f"{name} is a terminal; - is for pipes and redirections")
 
 
 def _spool(place: Path) -> None:

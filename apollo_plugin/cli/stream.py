@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError, SettingError
-from .arguments import add_device
-from .terminal import command, say
+from ..errors import CheckpointError
+from .arguments import add_checkpoint, add_device
+from .terminal import command, refuse_terminal, say
 
 if TYPE_CHECKING:
     from ..live import LiveRestorer
@@ -44,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
     for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
-        if stream.isatty():
-            raise SettingError(f"standard {name} is a terminal; see apollo-stream --help")
+        refuse_terminal(stream, f"standard {name}", "see apollo-stream --help")
     import torch
 
     from ..live import LiveRestorer
@@ -168,12 +167,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="leave out what piled up while the model was loaded, so as not to lag behind by it",
     )
     add("--stats", action="store_true", help="tell at the end of load and the longest block")
-    add(
-        "--checkpoint",
-        default="apollo-small-streaming",
-        metavar="NAME",
-        help="bundled name, file, folder or Hugging Face Hub id (%(default)s)",
-    )
+    add_checkpoint(add, "apollo-small-streaming")
     add_device(add)
     args = parser.parse_args(argv)
     if not 0 < args.block <= _MAX_BLOCK_MS:

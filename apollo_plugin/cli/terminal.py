@@ -16,7 +16,7 @@ from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
-from ..errors import ApolloError, is_out_of_memory, one_line
+from ..errors import ApolloError, SettingError, is_out_of_memory, one_line
 
 # Of the command that runs, before each of its lines on standard error.
 _name = "apollo"
@@ -122,6 +122,12 @@ class Failures:
 def say(line: str) -> None:
     """A line to standard error, with the command's name before it."""
     _write(_printable(f"{_name}: {line}"), sys.stderr)
+
+
+def refuse_terminal(stream: TextIO, name: str, cure: str) -> None:
+    """Raises a SettingError where sound would come from a terminal, or go to one."""
+    if stream.isatty():
+        raise SettingError(f"{name} is a terminal; {cure}")
 
 
 def tell(line: str) -> None:

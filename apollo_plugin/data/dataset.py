@@ -191,12 +191,12 @@ class MixtureDataset(Dataset):
 
     def get_infos(self) -> dict[str, Any]:
         """For publishing models: ``dataset``, ``task`` and ``licenses`` of what is in here."""
-        sets = {song.split("/")[0] for song in self.library.songs}
-        sets = {name if name in _ABOUT else "songs" for name in sets}
-        names, licenses = zip(*(about for name, about in _ABOUT.items() if name in sets))
+        names = {song.split("/")[0] for song in self.library.songs}
+        sets = {name if name in _ABOUT else "songs" for name in names}
+        titles, licenses = zip(*(about for name, about in _ABOUT.items() if name in sets))
         # Songs and pairs have one licence.
         unique = [entry for i, entry in enumerate(licenses) if entry not in licenses[:i]]
-        return dict(dataset=" and ".join(names), task="restoration", licenses=unique)
+        return dict(dataset=" and ".join(titles), task="restoration", licenses=unique)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..network.aggregation import Conv, FrequencyAggregation, compress
+from ..network.aggregation import Conv, FrequencyAggregation, compress, gated
 from .signal import Signal
 
 
@@ -78,13 +78,12 @@ class SRGANCritic(nn.Module):
         """Compressed spectra of a signal and of its coded version to scores."""
         x = torch.cat((parts, coded), 1) if self.conditional else parts
         x, _ = self.encoder(x, self.encoder.initial_contexts(len(x), x), True)
-        first, *gated = self.middle
+        first, *others = self.middle
         x = self.before_gates(first.whole(x))
         total = None
-        for conv in gated:
+        for conv in others:
             total = conv.whole(x) if total is None else total + conv.whole(x)
-            value, gate = total.chunk(2, 1)
-            x = self.gate(value) * gate.sigmoid()
+            x = gated(total, self.gate)
         return self.score(self.before_score(self.last.whole(x)))[:, 0, 0]
 
 

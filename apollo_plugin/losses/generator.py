@@ -18,6 +18,13 @@ from .spectral import (
 )
 
 
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Raises a SettingError for a weight that is negative or no number."""
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise SettingError(f"loss weight {name} is {weight}; it has to be 0 or more")
+
+
 class GeneratorLoss(nn.Module):
     """Weighted sum of named losses: eq. (6) unless told otherwise.
 
@@ -78,9 +85,7 @@ class GeneratorLoss(nn.Module):
             log_spectral=log_spectral,
             band_energy=band_energy,
         )
-        for name, weight in self.weights.items():
-            if not 0 <= weight < float("inf"):
-                raise SettingError(f"loss weight {name} is {weight}; it has to be 0 or more")
+        check_weights(self.weights)
         if not any(self.weights[name] for name in self.comparisons):
             raise SettingError(
                 f"one of the weights {', '.join(self.comparisons)} has to exceed 0: the "

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import SettingError
 from .critic import SRGANCritic, compressed_spectrum
+from .generator import check_weights
 from .signal import WINDOWS, Signal
 
 _EPS = 1e-6
@@ -137,9 +138,7 @@ class SRGANLoss(nn.Module):
             magnitude=magnitude,
             profile=profile,
         )
-        for name, weight in self.weights.items():
-            if not 0 <= weight < float("inf"):
-                raise SettingError(f"loss weight {name} is {weight}; it has to be 0 or more")
+        check_weights(self.weights)
         if not adversarial and not reconstruction and not magnitude:
             raise SettingError(
                 "one of the weights adversarial, reconstruction and magnitude has to exceed 0"

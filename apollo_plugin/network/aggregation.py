@@ -26,6 +26,12 @@ def expand(x: torch.Tensor) -> torch.Tensor:
     return x * x.abs()
 
 
+def gated(x: torch.Tensor, activation: nn.Module) -> torch.Tensor:
+    """The first half of the channels, activated, times the sigmoid of the second."""
+    value, gate = x.chunk(2, 1)
+    return activation(value) * gate.sigmoid()
+
+
 class Conv(nn.Module):
     """A dilated convolution over bins and frames, as a step with state.
 

@@ -145,16 +145,10 @@ class ApolloNetwork(RestorationNetwork):
     def initial_state(self, n_streams: int) -> ApolloState:
         """State before the first sample of ``n_streams`` signals."""
         weight = next(self.parameters())
-        wav = torch.empty(0, dtype=self._signal_dtype, device=weight.device)
-        spec = wav.new_zeros(n_streams, 0, self.filterbank.n_bins)
-        return ApolloState(
-            self.filterbank.initial_analysis(n_streams, wav),
-            wav.new_zeros(n_streams, 0),
-            torch.complex(spec, spec),
-            self.initial_contexts(n_streams, weight),
-            torch.zeros((), dtype=torch.int64, device=weight.device),
-            self.filterbank.initial_synthesis(n_streams, wav),
-        )
+        analysis, samples, spec, synthesis = self._initial_signal(n_streams)
+        contexts = self.initial_contexts(n_streams, weight)
+        frame = torch.zeros((), dtype=torch.int64, device=weight.device)
+        return ApolloState(analysis, samples, spec, contexts, frame, synthesis)
 
     def initial_contexts(self, n_streams: int, like: torch.Tensor) -> Contexts:
         """What stands before the first frame: zeros, of the type and device of ``like``."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..errors import check_time_is_last
-from .stft import STFT, SynthesisState, finish
+from .stft import STFT, AnalysisState, SynthesisState, finish
 
 
 class RestorationNetwork(nn.Module):
@@ -68,6 +68,21 @@ class RestorationNetwork(nn.Module):
     def _signal_dtype(self) -> torch.dtype:
         """The STFT needs float32 at least, whatever the network computes in."""
         return torch.promote_types(next(self.parameters()).dtype, torch.float32)
+
+    def _initial_signal(
+        self, n_streams: int
+    ) -> tuple[AnalysisState, torch.Tensor, torch.Tensor, SynthesisState]:
+        """What stands before the first sample: state of the STFT, no samples and no frames that
+        wait, state of the inverse STFT."""
+        device = next(self.parameters()).device
+        wav = torch.empty(n_streams, 0, dtype=self._signal_dtype, device=device)
+        spec = wav.new_zeros(n_streams, 0, self.filterbank.n_bins)
+        return (
+            self.filterbank.initial_analysis(n_streams, wav),
+            wav,
+            torch.complex(spec, spec),
+            self.filterbank.initial_synthesis(n_streams, wav),
+        )
 
     def _synthesis(
         self, spec: torch.Tensor, state: SynthesisState, samples: torch.Tensor, last: bool

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .aggregation import DILATIONS, Conv, FrequencyAggregation, compress, expand
+from .aggregation import DILATIONS, Conv, FrequencyAggregation, compress, expand, gated
 from .base import RestorationNetwork
 from .linear import linear
 from .stft import STFT, AnalysisState, SynthesisState
@@ -176,16 +176,8 @@ class SRGANNetwork(RestorationNetwork):
         for index, conv in enumerate(self.middle):
             contexts.append(conv.initial_context(len(z) if index else n_streams, n_rows, weight))
         contexts += [conv.initial_context(len(z), n_bins, weight) for conv in self.decoder]
-        wav = torch.empty(0, dtype=self._signal_dtype, device=weight.device)
-        spec = wav.new_zeros(n_streams, 0, self.filterbank.n_bins)
-        return SRGANState(
-            self.filterbank.initial_analysis(n_streams, wav),
-            wav.new_zeros(n_streams, 0),
-            torch.complex(spec, spec),
-            contexts,
-            z,
-            self.filterbank.initial_synthesis(n_streams, wav),
-        )
+        analysis, samples, spec, synthesis = self._initial_signal(n_streams)
+        return SRGANState(analysis, samples, spec, contexts, z, synthesis)
 
     def forward(self, wav: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
         """Restores a signal in one step.
@@ -258,11 +250,7 @@ class SRGANNetwork(RestorationNetwork):
                 z = noise[..., None, None].expand(-1, -1, *x.shape[2:])
                 x = torch.cat((x, z.to(x.dtype)), 1)
             x, context = conv(x, context, last)
-            if index:
-                value, gate = x.chunk(2, 1)
-                x = self.gate(value) * gate.sigmoid()
-            else:
-                x = self.before_noise(x)
+            x = gated(x, self.gate) if index else self.before_noise(x)
             new.append(context)
         x = linear(x.permute(0, 3, 1, 2).flatten(2), self.spread).to(x)
         x = x.unflatten(-1, (len(self.bias), -1)).permute(0, 2, 3, 1) + self.bias

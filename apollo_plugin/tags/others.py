@@ -9,7 +9,7 @@ import av
 from mutagen.apev2 import BINARY, APEv2
 from mutagen.mp4 import MP4
 
-from ..audio.frames import FORMATS
+from ..audio.frames import ONLY_SOUND
 from .model import APE_NAMES, ASF_NAMES, ID3_NAMES, MP4_NAMES, Tags, key_of
 
 _MP4_KEYS = {name: key for key, name in MP4_NAMES.items()}
@@ -93,7 +93,7 @@ def read_by_ffmpeg(tags: Tags, path: Path, common: bool) -> None:
                 file,
                 metadata_encoding=encoding,
                 metadata_errors=errors,
-                options={"format_whitelist": ",".join(FORMATS)},
+                options=ONLY_SOUND,
             ) as container:
                 for stream in container.streams.audio[:1]:
                     found |= stream.metadata

@@ -13,6 +13,7 @@ kbit/s.
 import argparse
 import itertools
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,7 @@ class Energies:
         return relevelled(features, targets, level + tilt * octave)
 
 
+@lru_cache
 def groups(n_bands: int) -> torch.Tensor:
     """``(n_bands, groups)``: bands of 250 Hz joined as ears do, a group 12 % of its frequency."""
     edges, edge = list(range(9)), 8
@@ -114,7 +116,13 @@ def groups(n_bands: int) -> torch.Tensor:
 def pooled(log_gains: torch.Tensor, members: torch.Tensor, n_frames: int) -> torch.Tensor:
     """Mean energy of groups of bands over windows of time, ``(items, groups, windows)``."""
     energy = torch.exp(2 * log_gains.clamp(max=8.0)) @ members
-    return F.avg_pool1d(energy.transpose(1, 2), n_frames, max(1, n_frames // 4))
+    return means(energy, n_frames)
+
+
+def means(x: torch.Tensor, n_frames: int) -> torch.Tensor:
+    """Over windows of time that begin a quarter of one apart, ``(items, frames, n) -> (items, n,
+    windows)``."""
+    return F.avg_pool1d(x.transpose(1, 2), n_frames, max(1, n_frames // 4))
 
 
 def differences(est, target, members, n_frames):
@@ -148,11 +156,10 @@ def loss_function(est, target, empty):
 
     loss = (weight * huber(error - MEAN_SHARE * mean, 1.0)).mean()
     members = groups(est.shape[-1])
-    share = (weight @ members / members.sum(0)).transpose(1, 2)
+    share = weight @ members / members.sum(0)
     for n_frames, factor in SCALES.items():
         difference = differences(est, target, members, n_frames)
-        of_groups = F.avg_pool1d(share, n_frames, max(1, n_frames // 4))
-        loss = loss + factor * (of_groups * huber(difference, 1.0)).mean()
+        loss = loss + factor * (means(share, n_frames) * huber(difference, 1.0)).mean()
     return loss
 
 
