@@ -1,10 +1,14 @@
 """What files say about themselves and no decoder passes on: lengths, ends, files joined in one."""
 
+import contextlib
+import io
 import mmap
 import re
 import struct
 import zlib
 from dataclasses import dataclass, replace
+
+from mutagen.mp3 import HeaderNotFoundError, MPEGFrame
 
 from .joined import extents, skip_tags, unexplained
 
@@ -16,6 +20,7 @@ _MPEG_TAG = re.compile(
     re.DOTALL,
 )
 _MPEG_SYNC = re.compile(rb"\xff[\xe2-\xff]")
+_FREE_FORMAT = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\0-\x0b]")
 # A FLAC file begins so: its mark, and the head of STREAMINFO's 34 bytes.
 _FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")
 # What programs write that pipe a WAV and cannot know its length: everything, or 2 GiB, about.
@@ -62,6 +67,14 @@ def is_mpeg_frame(packet: bytes) -> bool:
     return bool(_MPEG_SYNC.match(packet))
 
 
+def is_cut_frame(packet: bytes) -> bool:
+    """Whether a frame of MPEG audio is shorter than its head says."""
+    file = io.BytesIO(packet)
+    with contextlib.suppress(HeaderNotFoundError):
+        MPEGFrame(file)  # steps over the frame
+    return file.tell() > len(packet)
+
+
 def promised_frames(frame: bytes) -> int:
     """Number of MPEG frames that a Xing, Info or VBRI tag in these bytes promises; 0 for none."""
     tag = _MPEG_TAG.search(frame[: 1 << 20])
@@ -77,6 +90,12 @@ def mpeg_head(data: mmap.mmap | bytes) -> int:
     begin = skip_id3(data)
     first = _MPEG_SYNC.search(data[begin : begin + _HEAD])
     return promised_frames(data[begin + first.start() :][:256]) if first else 0
+
+
+def is_free_format(data: mmap.mmap | bytes) -> bool:
+    """Whether an MP3's first frame says that its bit rate is none of the usual ones."""
+    begin = skip_id3(data)
+    return bool(_FREE_FORMAT.match(data[begin : begin + 4]))
 
 
 def links(data: mmap.mmap) -> list[Link]:

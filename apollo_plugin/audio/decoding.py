@@ -9,7 +9,8 @@ import av
 import numpy as np
 
 from ..errors import AudioError
-from .containers import Link, has_open_size, is_mpeg_frame, mpeg_head, promised_frames
+from . import containers
+from .containers import Link
 from .ends import Ends
 from .frames import ONLY_SOUND, Window, to_float
 from .samples import Samples, check_bounds
@@ -73,10 +74,7 @@ def decode(
     window = Window(data, link, path.suffix)
     try:
         with av.open(
-            window,
-            metadata_errors="ignore",
-            buffer_size=1 << 16,
-            options=ONLY_SOUND,
+            window, metadata_errors="ignore", buffer_size=1 << 16, options=ONLY_SOUND
         ) as container:
             stream = _stream(path, container, samples, track)
             return _Decoding(path, container, stream, samples).run(data, link)
@@ -107,9 +105,9 @@ def _stream(path, container, samples: Samples, track: int | None) -> "av.AudioSt
 class _Decoding:
     def __init__(self, path: Path, container, stream, samples: Samples):
         self.path, self.container, self.stream, self.samples = path, container, stream, samples
-        names = container.format.name.split(",")
-        self.timed = any(name in _TIMED for name in names)
-        self.gapless = any(name in _GAPLESS for name in names)
+        names = set(container.format.name.split(","))
+        self.timed = not names.isdisjoint(_TIMED)
+        self.gapless = not names.isdisjoint(_GAPLESS)
         codec = stream.codec_context
         if codec is None:
             raise Undecodable(f"'{path}' is coded in a way that FFmpeg does not know")
@@ -124,20 +122,21 @@ class _Decoding:
         self.channels = samples.n_channels
         self.n_good = self.n_bad = self.n_corrupt = self.n_junk = 0
         self.first_bad: float | None = None
-        self.bad_last = False
+        self.bad_last = self.cut_last = False
         self.gaps = 0.0
         self.next_time: float | None = None
         self.n_frames = self.n_promised_frames = 0
-        # Latest end of any stream, in seconds.
-        self.reached = 0.0
-        self.frame_seconds = 0.0
+        # Latest end of any stream, longest frame, in seconds.
+        self.reached = self.frame_seconds = 0.0
         self.ends: Ends
 
     def run(self, data: mmap.mmap, link: Link) -> Found:
         seconds_before, n_idle = self.samples.seconds, 0
         several = len(self.container.streams) > 1
         self.ends = Ends(self.container, self.stream, link)
-        head = mpeg_head(data[link.begin : link.end]) if self.mpeg and not link.begin else 0
+        head = (
+            containers.mpeg_head(data[link.begin : link.end]) if self.mpeg and not link.begin else 0
+        )
         for packet in self._packets(None if several else self.stream):
             if packet.stream is not self.stream:
                 self._reach(packet)
@@ -150,13 +149,14 @@ class _Decoding:
                 return Found([])
             if n_idle > _MOST_IDLE:
                 break
-        rate, n_frame = self.samples.sample_rate, round(
-            self.frame_seconds * self.samples.sample_rate
-        )
+        rate = self.samples.sample_rate
+        n_frame = round(self.frame_seconds * rate)
         there = round((self.samples.seconds - seconds_before) * rate)
         self.samples.drop(self.ends.surplus(there, rate, n_frame))
-        if self.samples.seconds == seconds_before and not self.n_bad:
-            raise Undecodable(f"'{self.path}' holds no samples")
+        if self.samples.seconds == seconds_before:
+            promised = self._promised(data, link)
+            of = f"nothing of the {promised:.1f} s that it tells of"
+            raise Undecodable(f"'{self.path}' holds {of if promised > _SLACK else 'no samples'}")
         return self._verdict(data, link, self.samples.seconds - seconds_before)
 
     def _packets(self, stream) -> Iterator["av.Packet"]:
@@ -176,12 +176,9 @@ class _Decoding:
                 n_errors += 1
                 self._bad(None)
         if not ended:
-            yield from self._flush()
-
-    def _flush(self) -> Iterator["av.Packet"]:
-        packet = av.Packet()
-        packet.stream = self.stream
-        yield packet
+            flush = av.Packet()
+            flush.stream = self.stream
+            yield flush
 
     def _decode(self, packet: "av.Packet", head: int) -> list["av.AudioFrame"]:
         self._reach(packet)
@@ -190,19 +187,20 @@ class _Decoding:
             self.n_corrupt += 1
         if self.mpeg and packet.size:
             # FFmpeg leaves the first tag out, where it knows it.
-            self.n_promised_frames += promised_frames(bytes(packet)) or head
+            self.n_promised_frames += containers.promised_frames(bytes(packet)) or head
         try:
             frames = self.stream.codec_context.decode(packet)
         except (av.FFmpegError, ValueError) as error:
             if isinstance(error, av.error.MemoryError):
                 raise
             if packet.size:
-                junk = self.mpeg and not is_mpeg_frame(bytes(packet))
+                junk = self.mpeg and not containers.is_mpeg_frame(bytes(packet))
                 self._junk(packet) if junk else self._bad(packet)
             return []
         if packet.size:
             self.n_good += 1
             self.bad_last = False
+            self.cut_last = self.mpeg and containers.is_cut_frame(bytes(packet))
         return frames
 
     def _reach(self, packet: "av.Packet") -> None:
@@ -258,21 +256,22 @@ class _Decoding:
         return self.mixers[key].resample(frame)
 
     def _watch_gaps(self, frame: "av.AudioFrame", rate: int) -> None:
-        if frame.pts is None or not frame.time_base:
+        # Of several frames of a packet the first alone has a time.
+        time = self.next_time if frame.time is None else frame.time
+        if time is None:
             return
-        time = float(frame.pts * frame.time_base)
         if self.next_time is not None and time - self.next_time > _GAP:
             self.gaps += time - self.next_time
         self.next_time = time + frame.samples / rate
 
     def _verdict(self, data: mmap.mmap, link: Link, there: float) -> Found:
         faults = [link.fault] if link.fault else []
-        cut = link.cut
+        cut, short = link.cut, False
         promised = self._promised(data, link)
         slack = 0.001 if self.lossless else _SLACK + 2 * self.frame_seconds
         if abs(promised - self.n_good * self.frame_seconds) < 0.001:
             promised = there  # it counts in whole packets
-        if self.n_corrupt and self.timed and not has_open_size(data, link):
+        if self.n_corrupt and self.timed and not containers.has_open_size(data, link):
             cut = True  # a packet that the end of the file cuts
         if self.n_promised_frames and self.mpeg:
             # A frame behind junk is lost with it.
@@ -281,15 +280,16 @@ class _Decoding:
                 promised = there * self.n_promised_frames / max(1, self.n_frames)
                 cut = True
         elif promised and there + self.gaps < promised - slack:
-            cut = True
-        if cut and not link.fault:
+            short = True  # the end is there where a packet reaches it
+            cut = cut or self.reached < promised - slack
+        if (cut or short) and not link.fault:
             of = f" of {promised:.1f}" if promised > there else ""
             faults.append(f"{there:.1f}{of} s are there")
         n_bad = self.n_bad
         if n_bad and self.bad_last and not self.timed and n_bad == 1:
-            # Nothing tells how long such a file was; its last frame is cut short.
+            self.cut_last, n_bad = True, 0  # nothing tells how long such a file was
+        if self.cut_last:
             self.samples.notes.append("its last frame is cut short; the sound may go on elsewhere")
-            n_bad = 0
         if n_bad:
             total = self.n_good + self.n_bad
             faults.append(
@@ -305,7 +305,7 @@ class _Decoding:
 
     def _promised(self, data: mmap.mmap, link: Link) -> float:
         """Seconds of sound by the container's word for this stream; 0 where it gives none."""
-        if not self.timed or has_open_size(data, link):
+        if not self.timed or containers.has_open_size(data, link):
             return 0.0
         stream, container = self.stream, self.container
         if stream.duration and stream.time_base:

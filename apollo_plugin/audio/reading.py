@@ -22,7 +22,7 @@ SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
         "wav wave flac mp3 mp2 ogg oga opus aif aiff aifc au caf w64 rf64 voc "
-        "m4a m4b mp4 mov 3gp aac webm mkv mka wma ac3 dts amr wv tta ape dsf spx"
+        "m4a m4b mp4 mov 3gp aac webm mkv mka wma ac3 dts amr awb wv tta ape tak mpc dsf dff spx"
     ).split()
 )
 # Beyond this a float file's full scale is not 1.0 but that of integers.
@@ -248,12 +248,18 @@ def _read_links(path: Path, data: mmap.mmap, samples: Samples, track: int | None
         try:
             return [_try_plain(path, links[0], samples, coded=True)]
         except Unreadable as error:
-            unread = unread or error
+            # Where FFmpeg knew the kind, its word tells more.
+            unread = unread or (error if undecoded.__cause__ else None)
     if samples.seconds:
         return [*found, Found([f"what follows {samples.seconds:.1f} s cannot be decoded"])]
     if head[4:8] == b"ftyp" and data.find(b"moov") < 0:
         raise AudioError(f"'{path}' is truncated: its index is missing; get it anew") from undecoded
-    raise AudioError(f"{undecoded if mpeg else unread or undecoded}; get it anew") from undecoded
+    if mpeg and containers.is_free_format(data):
+        raise AudioError(
+            f"'{path}' is an MP3 of free format, which FFmpeg cannot decode; "
+            "make a WAV of it first, by lame --decode or mpg123 -w"
+        ) from undecoded
+    raise AudioError(f"{unread or undecoded}; get it anew") from undecoded
 
 
 def _try_plain(path: Path, link: containers.Link, samples: Samples, coded: bool = False) -> Found:

@@ -119,3 +119,28 @@ def test_the_edit_list_ends_before_the_last_packet_does(tmp_path):
     data = patched(patched(data, b"stts", 20, 1024), b"mdhd", 16, 60 * 1024)
     path.write_bytes(data)
     assert is_in_place(path, wav)
+
+
+def test_a_last_frame_that_is_cut_is_told(tmp_path):
+    """FFmpeg makes a whole one of it; no length tag says otherwise."""
+    path = encoded(tmp_path / "a.mp3", tone(60000), "libmp3lame", kbps=128, write_xing="0")
+    data = path.read_bytes()
+    assert audio.read_all(path).notes == ()
+    place = data.rindex(b"\xff\xfb", 0, 2 * len(data) // 3)
+    path.write_bytes(data[:place])
+    whole = audio.read_all(path)
+    path.write_bytes(data[: place + 50])
+    cut = audio.read_all(path)
+    assert whole.notes == () and "its last frame is cut short" in cut.notes[0]
+    assert cut.wav.shape[1] == whole.wav.shape[1] + 1152
+
+
+@pytest.mark.parametrize("name, codec", [("a.flac", "flac"), ("a.m4a", "aac")])
+def test_a_hole_is_no_missing_end(name, codec, tmp_path):
+    path = encoded(tmp_path / name, tone(60000), codec)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 2000] = bytes(2000)
+    path.write_bytes(data)
+    with pytest.raises(audio.AudioError, match="is damaged: "):
+        audio.read(path)
