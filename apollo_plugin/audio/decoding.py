@@ -288,7 +288,7 @@ class _Decoding:
         n_bad = self.n_bad
         if n_bad and self.bad_last and not self.timed and n_bad == 1:
             self.cut_last, n_bad = True, 0  # nothing tells how long such a file was
-        if self.cut_last:
+        if self.cut_last and not cut:
             self.samples.notes.append("its last frame is cut short; the sound may go on elsewhere")
         if n_bad:
             total = self.n_good + self.n_bad
