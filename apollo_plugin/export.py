@@ -72,13 +72,13 @@ def program(model: Apollo, kind: str, onnx_operators: bool = False) -> torch.exp
         module: nn.Module = WholeSignal(model)
         arguments = (torch.zeros(2, 10 * model.filterbank.kernel_size),)
         n_min = model.filterbank.kernel_size // 2 + 1
-        shapes: tuple = ({0: streams, 1: torch.export.Dim("time", min=n_min)},)
+        shapes: tuple = ({0: streams, 1: torch.export.Dim.DYNAMIC(min=n_min)},)
     else:
         module = StreamStep(model)
         state = module.initial_state(2)
         arguments = (torch.zeros(2, 4, module.hop), torch.tensor(2**40), *state.values())
         first = {0: streams}
-        hops = torch.export.Dim("hops", min=1)
+        hops = torch.export.Dim.DYNAMIC(min=1)
         shapes = ({0: streams, 1: hops}, None, None, (first,) * (len(state) - 1))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -232,6 +232,7 @@ def _runner(path: Path):
         warnings.simplefilter("ignore")
         loaded = torch.export.load(path).module()
 
+    @torch.no_grad()
     def run(inputs):
         out = loaded(*(torch.from_numpy(np.asarray(value)) for value in inputs.values()))
         return [part.numpy() for part in (out if isinstance(out, tuple) else (out,))]

@@ -21,7 +21,8 @@ def resample(wav: torch.Tensor, old_rate: int, new_rate: int, n_samples: int | N
         return wav
     if n_samples is None:
         n_samples = -(-wav.shape[-1] * new_rate // old_rate)
-    samples = np.ascontiguousarray(wav.T.numpy(), dtype=np.float32)
+    # A copy: of a single sample NumPy 1 keeps strides that soxr refuses.
+    samples = np.array(wav.T.numpy(), dtype=np.float32, order="C")
     resampled = soxr.resample(samples, old_rate, new_rate, quality="VHQ")
     # soxr rounds the length in its own way, by a sample at most.
     missing = n_samples - len(resampled)

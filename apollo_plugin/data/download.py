@@ -56,8 +56,10 @@ def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
                     ) as bar,
                 ):
                     for block in answer.iter_content(_BLOCK):
-                        file.write(block)
+                        there += file.write(block)
                         bar.update(len(block))
+                if there < total:  # urllib3 1 does not say so
+                    raise requests.ConnectionError(f"{there} of {total} bytes came")
     except requests.RequestException as error:
         raise DataError(f"'{url}' did not come whole: {error}; run it again to go on") from error
     if _sha256(part) != sha256:

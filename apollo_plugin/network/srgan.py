@@ -272,8 +272,9 @@ class SRGANNetwork(RestorationNetwork):
         """The network's output, and the input's spectrum of the same frames, to the restored
         spectrum, complex ``(streams, frames, bins)``."""
         mean = expand(self.complete(drawn, spec)).mean(0)
-        # Nyquist's bin is zero.
-        real, imag = F.pad(mean, (0, 0, 0, 1)).transpose(-1, -2).unbind(1)
+        # Nyquist's bin is zero. F.pad takes no empty steps before torch 2.10.
+        whole = torch.cat((mean, torch.zeros_like(mean[:, :, :1])), 2)
+        real, imag = whole.transpose(-1, -2).unbind(1)
         # Digital silence stays digital silence, whatever the biases say.
         sounding = spec.abs().amax(-1, keepdim=True) > 0
         return torch.complex(real, imag) * sounding

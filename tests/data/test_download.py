@@ -55,10 +55,11 @@ def test_resumed_where_it_broke_off(url, tmp_path):
     Server.breaks_after = 100000
     with pytest.raises(DataError, match="did not come whole.*run it again"):
         download(url, path, digest())
-    assert not path.exists() and path.with_name("a.zip.part").stat().st_size == 65536
+    there = path.with_name("a.zip.part").stat().st_size
+    assert not path.exists() and there in (65536, 100000)  # urllib3 2, 1
     Server.breaks_after = None
     assert download(url, path, digest()).read_bytes() == Server.content
-    assert Server.ranges == [None, "bytes=65536-"] and not path.with_name("a.zip.part").exists()
+    assert Server.ranges == [None, f"bytes={there}-"] and not path.with_name("a.zip.part").exists()
     download(url, path, digest())
     assert len(Server.ranges) == 2  # it was there
 
