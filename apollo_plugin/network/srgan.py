@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from .aggregation import DILATIONS, Conv, FrequencyAggregation, compress, expand, gated
