@@ -83,7 +83,7 @@ def _riff(data: mmap.mmap | bytes, begin: int) -> int:
         return begin + 8 + int.from_bytes(data[begin + 20 : begin + 28], "little")
     end = begin + 8 + int.from_bytes(data[begin + 4 : begin + 8], "little")
     place = begin + 12
-    while place + 8 <= end:
+    while place + 8 <= min(end, len(data)):
         size = int.from_bytes(data[place + 4 : place + 8], "little")
         if data[place : place + 4] == b"data":
             # Pipes leave an empty chunk of samples in front of them.

@@ -87,6 +87,7 @@ def test_tags_are_stepped_over():
         b"RIFF\0\0\0\0WAVE",
         b"RIFF\xff\xff\xff\xffWAVEdata",
         b"RF64\xff\xff\xff\xffWAVEds64",
+        b"RF64\xff\xff\xff\xffWAVEnone" + bytes(4),
         b"FORM\xff\xff\xff\xffAIFF",
         b"FORM\0\0\0\0AIFF" * 3,
         b"caff\0\1\0\0data" + b"\xff" * 8,
