@@ -129,6 +129,8 @@ class EnvelopePath(nn.Module):
             raise ValueError(f"{n_bins} bins make no two bands of {band_bins}")
         self.band_bins = band_bins
         self.band_widths = widths_of_bins(n_bins, band_bins)
+        # A recorded step on a GPU takes nothing from the CPU.
+        self.register_buffer("_widths", torch.tensor(self.band_widths), persistent=False)
         if n_features < 2 * self.n_bands:
             raise ValueError(f"n_features {n_features} is less than twice the {self.n_bands} bands")
         self.n_in = _N_FEATURES * self.n_bands
@@ -210,7 +212,7 @@ class EnvelopePath(nn.Module):
         energy = energy.clamp(min=EMPTY)
         padded = [nn.functional.pad(part, (0, 1)) for part in (middle, side)]
         shape = [sum_bands(part, self.band_widths) / energy for part in padded]
-        widths = torch.tensor(self.band_widths, device=spec.device)
+        widths = self.get_buffer("_widths")
         flatness = sum_bands((power + 0.01 * ENERGY_FLOOR).log(), self.band_widths) / widths
         flatness = (flatness - (energy / widths + 0.01 * ENERGY_FLOOR).log()).clamp(min=_FLATTEST)
         rest = [part.masked_fill(empty, 0.0).clamp(-2, 2) for part in (*shape, flatness / 4)]

@@ -4,6 +4,7 @@ that runs the step anew on the same tensors, which is all that a graph does."""
 import pytest
 import torch
 from helpers import small_model, snr, tone
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from apollo_plugin.network.streaming import settled
 
@@ -120,6 +121,37 @@ def test_a_start_is_not_settled():
         _, first = model.step(block, None, False)
         _, second = model.step(block, first, False)
     assert not settled(None, first) and not settled(first, second)
+
+
+class FromPython(TorchDispatchMode):
+    """Notes what makes tensors of Python's numbers, or numbers of tensors: a GPU would wait for the
+    CPU, and its recorder refuses."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._overloadname == "default" and func._opname in (
+            "lift_fresh",
+            "_local_scalar_dense",
+        ):
+            self.found.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"residual": True, "band_gain": True, "excitation": True, "envelope_dim": 176}],
+)
+def test_a_settled_step_takes_nothing_from_the_cpu(options):
+    model, wav = small_model(causal=True, **options), tone(4410, 1)
+    state = None
+    with torch.inference_mode():
+        for block in wav.split(441, -1):
+            with FromPython() as watch:
+                _, state = model.step(block, state, False)
+    assert watch.found == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
