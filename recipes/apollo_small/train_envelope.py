@@ -1,26 +1,34 @@
-"""Trains the envelope path alone, on the band energies that make_energies.py leaves.
+"""Trains the envelope path alone, offline and causal ones side by side on the same mixes.
 
-python recipes/apollo_small/train_envelope.py --energies energies --out envelope.safetensors
+python recipes/apollo_small/train_envelope.py --real FOLDER --songs data/songs --loops FOLDER \\
+    --valid energies/valid --out exp/envelope --minutes 60
 
-``--energies`` holds ``train`` and ``valid`` (made with ``--fixed``). The path starts from ridge
-regression, or from ``--init_from``. Whatever is in ``train`` when a file is wanted may be drawn, so
-energies can be made meanwhile. The state is kept beside ``--out``: the same command goes on where
-it was stopped, with another ``--steps`` too. Written are the averaged weights that did best on
-validation, by the error of groups of bands over 80 ms above the cut-off, mean of MP3 at 24 to 96
-kbit/s.
+Mixes are drawn and coded by other processes all the while (mixes.py), so none comes twice. Learning
+rates follow the clock, for a time that is known beforehand. Paths start from ridge regression on
+the first mixes, or from the files of the same name in ``--init_from``. The state is kept in
+``--out`` and the same command goes on where it was stopped. Written are averaged weights:
+``small.safetensors`` and ``streaming.safetensors``, and both at half of the time and at three
+quarters, ``small_1.safetensors`` and so on. How each does on ``--valid`` is printed: bias, band by
+band and over-time error in dB at each bit rate, and the error of groups of bands over 80 ms.
 """
 
 import argparse
 import itertools
+import math
+import queue
+import threading
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mixes import RATE, Stream, load
 from ridge import Ridge
 from safetensors.torch import load_file, save_file
+from similarity import Dissimilarity
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.diagnose import MP3_EDGES
@@ -28,76 +36,31 @@ from apollo_plugin.errors import DataError, SettingError
 from apollo_plugin.evaluation.budget import bands_above, level_errors
 from apollo_plugin.files import atomic_write
 from apollo_plugin.network.envelope import EMPTY, ENERGY_FLOOR, EnvelopePath
+from apollo_plugin.network.filterbank import ApolloSTFT
 
-RATE = 44100
 NEPER = 8.685889638  # dB
 SCALES = {8: 1.0, 32: 0.5}  # frames that energies are pooled over, and their weights
 MASKED = 1e-5  # of the loudest group, what lies below is not heard
 MEAN_SHARE = 0.7  # of a crop's mean error that the fast errors do without
-POOL = 24  # files held at once
+CAUSAL = {"small": False, "streaming": True}
+# Where a crop lacks context, in frames: on the left, and on the right of a path that looks ahead.
+LEFT = 20
+# A band came through where it is not so much below the original (natural logarithm), and lies above
+# the cut-off where it and all above it did so in less than this share of the frames.
+LACKS, SHARE = 1.7, 0.045
+SNAPSHOTS = (0.5, 0.75)  # of the time
+SAVED_EVERY = 60.0  # s
 
 
-def relevelled(features, log_gains, gain_db):
-    """What the features and log gains would be had both signals been filtered after coding.
-
-    Args:
-        features: ``(..., frames, n_in)`` of :class:`EnvelopePath`.
-        log_gains: of the original, ``(..., frames, n_bands)``.
-        gain_db: ``(..., 1, n_bands)``.
-    """
-    n_bands = log_gains.shape[-1]
-    gain = 10 ** (gain_db / 10)
-
-    def energy(log_gain):
-        return (torch.exp(2 * log_gain) - ENERGY_FLOOR).clamp(min=0) * gain
-
-    coded = energy(features[..., :n_bands])
-    # What was empty stays so however loud it is made, as long as it comes from the same file.
-    empty = (coded < EMPTY) | (features[..., n_bands : 2 * n_bands] > 0.5)
-    rest = features[..., 2 * n_bands :].unflatten(-1, (-1, n_bands))
-    rest = rest.masked_fill(empty.unsqueeze(-2), 0.0).flatten(-2)
-    level = 0.5 * (coded.masked_fill(empty, 0.0) + ENERGY_FLOOR).log()
-    target = 0.5 * (energy(log_gains) + ENERGY_FLOOR).log()
-    return torch.cat((level, empty.to(level), rest), -1), target
-
-
-def energies_in(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.npz"))
-    if not files:
-        raise DataError(f"'{folder}' holds no energies; run make_energies.py first")
-    return files
-
-
-class Energies:
-    """Crops of what make_energies.py wrote, from a pool of files that is slowly renewed."""
-
-    def __init__(self, folder: Path, frames: int, seed: int):
-        self.folder, self.frames = folder, frames
-        self.random = np.random.default_rng(seed)
-        self.pool: list[dict] = []
-
-    def renew(self) -> None:
-        files = energies_in(self.folder)
-        with np.load(files[self.random.integers(len(files))]) as file:
-            arrays = {name: file[name] for name in ("features", "log_gains")}
-        self.pool = [*self.pool[-POOL + 1 :], arrays]
-
-    def batch(self, n_items: int) -> tuple[torch.Tensor, torch.Tensor]:
-        random, features, targets = self.random, [], []
-        for _ in range(n_items):
-            arrays = self.pool[random.integers(len(self.pool))]
-            n_codings, n_channels, n_frames, _ = arrays["features"].shape
-            coding, channel = random.integers(n_codings), random.integers(n_channels)
-            start = random.integers(max(1, n_frames - self.frames + 1))
-            keep = slice(start, start + self.frames)
-            features.append(torch.from_numpy(arrays["features"][coding, channel, keep]))
-            targets.append(torch.from_numpy(arrays["log_gains"][channel, keep]))
-        features, targets = torch.stack(features).float(), torch.stack(targets).float()
-        # Level, and a gentle slope over octaves.
-        octave = torch.log2((torch.arange(targets.shape[-1]) + 0.5) / 16)
-        tilt = torch.from_numpy(random.normal(0, 0.7, (n_items, 1, 1))).float()
-        level = torch.from_numpy(random.uniform(-18, 6, (n_items, 1, 1))).float()
-        return relevelled(features, targets, level + tilt * octave)
+def relevelled(pair: torch.Tensor) -> torch.Tensor:
+    """Signals and their codings ``(2, items, time)``, each pair at a level and with a slope over
+    octaves of its own: coding noise depends on level, so this comes after coding."""
+    n = pair.shape[-1]
+    hertz = torch.fft.rfftfreq(n, 1 / RATE, device=pair.device)
+    octave = torch.log2(hertz.clamp(min=100) / 1000)
+    tilt = 0.7 * torch.randn(pair.shape[1], 1, device=pair.device)
+    level = torch.empty_like(tilt).uniform_(-18, 4)
+    return torch.fft.irfft(torch.fft.rfft(pair) * 10 ** ((level + tilt * octave) / 20), n)
 
 
 @lru_cache
@@ -115,8 +78,7 @@ def groups(n_bands: int) -> torch.Tensor:
 
 def pooled(log_gains: torch.Tensor, members: torch.Tensor, n_frames: int) -> torch.Tensor:
     """Mean energy of groups of bands over windows of time, ``(items, groups, windows)``."""
-    energy = torch.exp(2 * log_gains.clamp(max=8.0)) @ members
-    return means(energy, n_frames)
+    return means(torch.exp(2 * log_gains.clamp(max=8.0)) @ members, n_frames)
 
 
 def means(x: torch.Tensor, n_frames: int) -> torch.Tensor:
@@ -138,8 +100,8 @@ def loss_function(est, target, empty):
 
     What a crop has too much or too little of all along can hardly be known; counted in full among
     the single bands it would drown what changes over time, which can be known and is what is heard.
-    Groups of bands over 80 and 320 ms count in full, as ViSQOL sees them: the mean of logarithms is
-    below the logarithm of a mean, so the former alone makes the highs too quiet.
+    Groups of bands over 80 and 320 ms count in full: the mean of logarithms is below the logarithm
+    of a mean, so the former alone makes the highs too quiet.
 
     Args:
         est: ``(items, frames, bands)``, natural logarithms.
@@ -155,7 +117,7 @@ def loss_function(est, target, empty):
         return F.huber_loss(x, torch.zeros_like(x), reduction="none", delta=delta)
 
     loss = (weight * huber(error - MEAN_SHARE * mean, 1.0)).mean()
-    members = groups(est.shape[-1])
+    members = groups(est.shape[-1]).to(est.device)
     share = weight @ members / members.sum(0)
     for n_frames, factor in SCALES.items():
         difference = differences(est, target, members, n_frames)
@@ -163,13 +125,137 @@ def loss_function(est, target, empty):
     return loss
 
 
+class Mixes(threading.Thread):
+    """Batches of band energies, gathered by a thread.
+
+    Args:
+        stream: of mixes.
+        args: of the command.
+    """
+
+    def __init__(self, stream: Stream, args: argparse.Namespace):
+        super().__init__(daemon=True)
+        self.stream, self.args = stream, args
+        self.device = torch.device(args.device)
+        self.stft, self.path = ApolloSTFT(882, 882, sample_rate=RATE), EnvelopePath()
+        self.path.to(self.device)
+        self.waiting: queue.Queue = queue.Queue(3)
+
+    def run(self) -> None:
+        random = np.random.default_rng((self.args.seed, 1))
+        try:
+            while True:
+                n = round(self.args.seconds * RATE)
+                self.waiting.put(self.stream.batch(random, self.args.batch, n))
+        except Exception as error:  # shown where it is waited for
+            self.waiting.put(error)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Features, the coded signal's log gains and the original's, ``(items, frames, n)``."""
+        while True:
+            pair = self.waiting.get()
+            if isinstance(pair, Exception):
+                raise pair
+            with torch.no_grad():
+                wavs = relevelled(pair.to(self.device)).flatten(0, 1)
+                spec, _ = self.stft.analysis(
+                    wavs, self.stft.initial_analysis(len(wavs), wavs), last=True
+                )
+                coded, original = torch.view_as_real(spec).chunk(2)
+                levels = self.path.log_gains(coded), self.path.log_gains(original)
+                features = self.path.features(coded)
+            yield features, *levels
+
+
+class Trainee:
+    """An envelope path, its average and its optimizer.
+
+    Args:
+        name: of ``CAUSAL``.
+        args: of the command.
+    """
+
+    def __init__(self, name: str, args: argparse.Namespace):
+        self.name, self.args = name, args
+        self.path = EnvelopePath(causal=CAUSAL[name]).to(args.device)
+        self.optimizer = torch.optim.AdamW(self.path.parameters(), args.lr, weight_decay=0.01)
+        self.dissimilarity = Dissimilarity(self.path.n_bands).to(args.device)
+        self.average = {k: v.clone() for k, v in self.path.state_dict().items()}
+        self.n_steps = 0
+
+    def start(self, state: dict[str, torch.Tensor]) -> None:
+        """From these weights."""
+        self.path.load_state_dict(state)
+        for name, weight in self.path.state_dict().items():
+            self.average[name].copy_(weight)
+
+    def step(self, features, present, target, rate: float) -> dict[str, float]:
+        """One step at a share ``rate`` of the learning rate; returns the parts of the loss."""
+        path = self.path
+        with torch.no_grad():
+            empty = (present < 0.5 * math.log(EMPTY)).float()
+            came = (present > target - LACKS).float().mean(1, keepdim=True)
+            most = came.flip(-1).cummax(-1)[0].flip(-1)
+            above = (most < SHARE).float().expand_as(present)
+        expected, _ = path(features, path.initial_contexts(len(features)), last=True)
+        inside = slice(max(LEFT, path.ahead), target.shape[1] - path.ahead)
+        est, aim, gone, filled = (x[:, inside] for x in (expected, target, empty, above))
+        level = loss_function(est, aim, gone.clone())
+        # Below the cut-off there is what the codec left.
+        sounding = torch.where(filled > 0, est, present[:, inside])
+        dissimilar = self.dissimilarity(sounding, aim, filled)
+        self.optimizer.param_groups[0]["lr"] = self.args.lr * rate * min(1, self.n_steps / 100)
+        self.optimizer.zero_grad(set_to_none=True)
+        (level + self.args.similarity * dissimilar).backward()
+        torch.nn.utils.clip_grad_norm_(path.parameters(), 1.0)
+        self.optimizer.step()
+        self.n_steps += 1
+        share = max(0.004, 1 / (1 + self.n_steps / 10))
+        with torch.no_grad():
+            for name, weight in path.state_dict().items():
+                self.average[name].copy_(
+                    torch.lerp(self.average[name].float(), weight.float(), share)
+                )
+        return dict(level=level.item(), dissimilarity=dissimilar.item())
+
+    def write(self, suffix: str = "") -> str:
+        """The average, and how it does."""
+        weights = {name: weight.cpu().contiguous() for name, weight in self.average.items()}
+        with atomic_write(self.args.out / f"{self.name}{suffix}.safetensors") as beside:
+            save_file(weights, beside)
+        if self.args.valid is None:
+            return ""
+        path = EnvelopePath(causal=CAUSAL[self.name])
+        path.load_state_dict(weights)
+        figures = validate(path, self.args.valid)
+        heard = np.mean([row[3] for row in figures.values()])
+        return f"{self.name}{suffix}  heard {heard:.3f} dB  {report(figures)}"
+
+    def state(self) -> dict:
+        return dict(
+            path=self.path.state_dict(),
+            average=self.average,
+            optimizer=self.optimizer.state_dict(),
+            n_steps=self.n_steps,
+        )
+
+    def resume(self, state: dict) -> None:
+        self.path.load_state_dict(state["path"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.n_steps = state["n_steps"]
+
+
 @torch.no_grad()
 def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
     """Bias, band by band and over-time error in dB at each bit rate, and the error of groups of
-    bands over 80 ms, mean over files."""
+    bands over 80 ms, mean over files that make_valid.py left."""
     figures: dict[int, list] = {}
     members = groups(path.n_bands)
-    for file in energies_in(folder):
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise DataError(f"'{folder}' holds no energies; run make_valid.py first")
+    for file in files:
         with np.load(file) as arrays:
             rates, features = arrays["kbps"], torch.from_numpy(arrays["features"]).float()
             log_gains = torch.from_numpy(arrays["log_gains"]).float()
@@ -185,112 +271,112 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
     return {kbps: np.mean(rows, 0) for kbps, rows in sorted(figures.items())}
 
 
-def start_map(folder: Path, path: EnvelopePath, n_files: int = 300):
-    """Ridge regression of log gains on features, a frame's own and those before it: the
-    arguments of ``set_linear_map``."""
-    ridge = Ridge(2 * path.n_in, path.n_bands)
-    for file in energies_in(folder)[:n_files]:
-        with np.load(file) as arrays:
-            x = torch.from_numpy(arrays["features"]).float()
-            y = torch.from_numpy(arrays["log_gains"][:, 3::9])
-        smooth = path.smooth(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        ridge.add(torch.cat((x, smooth), -1)[:, :, 3::9], y.expand(len(x), *y.shape))
-    weight, bias = ridge.solve()
-    own, before = weight.split(path.n_in, 1)
-    return own, bias, before
-
-
 def report(figures: dict[int, np.ndarray]) -> str:
     return "  ".join(
         f"{kbps}: {b:+.1f} {e:.1f} {t:.2f} {h:.2f}" for kbps, (b, e, t, h) in figures.items()
     )
 
 
+def start_map(path: EnvelopePath, batches: Iterator, n_batches: int):
+    """Ridge regression of log gains on features, a frame's own and those before it: the
+    arguments of ``set_linear_map``."""
+    ridge = Ridge(2 * path.n_in, path.n_bands)
+    for features, _, target in itertools.islice(batches, n_batches):
+        both = torch.cat((features, path.smooth(features)), -1)
+        ridge.add(both[:, LEFT::9].cpu(), target[:, LEFT::9].cpu())
+    weight, bias = ridge.solve()
+    own, before = weight.split(path.n_in, 1)
+    return own, bias, before
+
+
+def rate_at(share: float) -> float:
+    """Of the learning rate, at a share of the time."""
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--energies", type=Path, required=True, help="folder: train and valid")
-    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--steps", type=int, default=20000, help="in all, earlier runs included")
-    parser.add_argument("--batch", type=int, default=8, help="crops a step")
-    parser.add_argument("--frames", type=int, default=440, help="of a crop")
+    parser.add_argument("--real", type=Path, required=True, help="folder of folders of recordings")
+    parser.add_argument("--songs", type=Path, help="folder of folders of stems, train*")
+    parser.add_argument("--loops", type=Path, help="folder of samples, those named loop_*")
+    parser.add_argument("--valid", type=Path, help="energies of make_valid.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--minutes", type=float, required=True, help="in all")
+    parser.add_argument("--models", nargs="+", choices=CAUSAL, default=list(CAUSAL))
+    parser.add_argument("--init_from", type=Path, help="folder of files of the same names")
+    parser.add_argument("--batch", type=int, default=12, help="single channels a step")
+    parser.add_argument("--seconds", type=float, default=4.4, help="of each")
     parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--init_from", type=Path, help="weights to start from, not ridge's")
-    parser.add_argument("--causal", action="store_true", help="no look-ahead")
+    parser.add_argument("--similarity", type=float, default=2.0, help="weight of 1 - NSIM")
+    parser.add_argument("--ridge_batches", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=1, help="that draw mixes")
+    parser.add_argument("--slots", type=int, default=300, help="mixes held, 4 MB each")
+    parser.add_argument("--device", default="cpu", help="or cuda")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--validate_every", type=int, default=250, help="steps")
-    parser.add_argument("--wait", type=Path, help="pause while this file exists")
     args = parser.parse_args()
+    least = max(SCALES) + 2 * EnvelopePath().ahead + LEFT
+    if args.seconds * 100 < least:
+        raise SettingError(f"--seconds {args.seconds:g} is too short; take {least / 100:g} or more")
+    args.out.mkdir(parents=True, exist_ok=True)
+    stream = Stream(
+        load(args.real, args.songs, args.loops), args.processes, args.slots, 6.0, args.seed
+    )
+    try:
+        train(stream, args)
+    finally:
+        stream.close()
+
+
+def train(stream: Stream, args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    state_file = args.out.with_suffix(".state")
-    path = EnvelopePath(causal=args.causal)
-    edge = path.ahead or 20  # where a crop lacks context
-    if args.frames < max(SCALES) + edge + path.ahead:
-        least = max(SCALES) + edge + path.ahead
-        raise SettingError(f"crops of {args.frames} frames are too short; take {least} or more")
-    average = torch.optim.swa_utils.AveragedModel(
-        path, avg_fn=lambda old, new, n: old + (new - old) * max(0.002, 10 / (10 + n))
-    )
-    optimizer = torch.optim.AdamW(path.parameters(), args.lr, weight_decay=0.01)
-    step, best = 0, float("inf")
-    data = Energies(args.energies / "train", args.frames, args.seed)
+    trainees = [Trainee(name, args) for name in args.models]
+    stream.wait(min(2 * args.batch, args.slots))
+    mixes = Mixes(stream, args)
+    mixes.start()
+    batches, state_file = iter(mixes), args.out / "state"
+    used, n_kept = 0.0, 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        path.load_state_dict(state["path"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, best = state["step"], state["best"]
-        data.random = np.random.default_rng((args.seed, step))
+        state = torch.load(state_file, weights_only=True, map_location=args.device)
+        used, n_kept = state["used"], state["n_kept"]
+        for trainee in trainees:
+            trainee.resume(state[trainee.name])
     else:
-        if args.init_from:
-            path.load_state_dict(load_file(args.init_from))
-        else:
-            path.set_linear_map(*start_map(args.energies / "train", path))
-        average.module.load_state_dict(path.state_dict())
-        print(f"start  {report(validate(path, args.energies / 'valid'))}", flush=True)
-    for _ in range(POOL):
-        data.renew()
-    start, recent = time.time(), []
-    while step < args.steps:
-        while args.wait and args.wait.exists():
-            time.sleep(5)
-        step += 1
-        warm_up, left = min(1, step / 200), (args.steps - step) / args.steps
-        # Constant, then linearly to nothing over the last quarter: more steps may be added.
-        optimizer.param_groups[0]["lr"] = args.lr * warm_up * min(1, 4 * left)
-        if step % 4 == 0:
-            data.renew()
-        features, target = data.batch(args.batch)
-        est, _ = path(features, path.initial_contexts(len(features)), last=True)
-        empty = features[..., path.n_bands : 2 * path.n_bands]
-        inside = (slice(None), slice(edge, features.shape[1] - path.ahead))
-        loss = loss_function(est[inside], target[inside], empty[inside])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(path.parameters(), 1.0)
-        optimizer.step()
-        average.update_parameters(path)
-        recent.append(loss.item())
-        if step % args.validate_every == 0 or step == args.steps:
-            figures = validate(average.module, args.energies / "valid")
-            value = float(np.mean([row[3] for row in figures.values()][:5]))
-            n_files = len(list((args.energies / "train").glob("*.npz")))
-            print(
-                f"{step:6d}  loss {np.mean(recent):.4f}  heard {value:.3f} dB  "
-                f"{report(figures)}  {n_files} files, {(time.time() - start) / 60:.0f} min",
-                flush=True,
-            )
-            recent.clear()
-            if value < best:
-                best = value
-                with atomic_write(args.out) as beside:
-                    save_file(average.module.state_dict(), beside)
-            state = dict(path=path.state_dict(), average=average.state_dict(), step=step)
-            state |= dict(optimizer=optimizer.state_dict(), best=best)
+        linear = None
+        for trainee in trainees:
+            if args.init_from:
+                trainee.start(load_file(args.init_from / f"{trainee.name}.safetensors"))
+            else:
+                linear = linear or start_map(trainee.path, batches, args.ridge_batches)
+                trainee.path.set_linear_map(*linear)
+                trainee.start(trainee.path.state_dict())
+    shown, saved, recent = -60.0, used, [[] for _ in trainees]
+    start = time.time() - used
+    while (used := time.time() - start) < 60 * args.minutes:
+        share = used / (60 * args.minutes)
+        if n_kept < len(SNAPSHOTS) and share > SNAPSHOTS[n_kept]:
+            n_kept += 1
+            for trainee in trainees:
+                print(trainee.write(f"_{n_kept}"), flush=True)
+        batch = next(batches)
+        for trainee, rows in zip(trainees, recent):
+            rows.append(trainee.step(*batch, rate_at(share)))
+        if used - shown > 30:
+            shown = used
+            for trainee, rows in zip(trainees, recent):
+                told = "  ".join(f"{k} {np.mean([r[k] for r in rows]):.4f}" for k in rows[0])
+                left = args.minutes - used / 60
+                print(f"step {trainee.n_steps:6d}  {trainee.name:9s}  {told}  {left:.0f} min left")
+                rows.clear()
+        if used - saved > SAVED_EVERY:
+            saved = used
+            state = dict(used=used, n_kept=n_kept) | {t.name: t.state() for t in trainees}
             with atomic_write(state_file) as beside:
                 torch.save(state, beside)
+    for trainee in trainees:
+        print(trainee.write(), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The scripts behind the bundled checkpoints: material, energies, trainings and measurements."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from helpers import small_model, tone
 from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter1d
+from scipy.signal import correlate2d
 
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.errors import CheckpointError
@@ -183,47 +185,167 @@ def command(name, *arguments):
     return subprocess.run(script, capture_output=True, text=True, timeout=600, check=False)
 
 
-def test_from_mixes_to_an_envelope(prepared, tmp_path):
+def test_from_recordings_to_an_envelope(prepared, real_sounds, tmp_path):
     pytest.importorskip("av")
-    for split, n_mixes, more in (("train", 3, ()), ("valid", 1, ("--fixed",))):
-        out = tmp_path / "energies" / split
-        options = ("--data", prepared / split, "--out", out, "--n_mixes", n_mixes, "--seconds", 2)
-        done = command("make_energies.py", *options, *more)
-        assert done.returncode == 0, done.stderr
-        assert len(list(out.iterdir())) == n_mixes
-    with np.load(out / "000000.npz") as arrays:
-        assert arrays["kbps"].tolist() == [24, 32, 48, 64, 96, 128]
-        assert arrays["features"].shape == (6, 2, 201, 440)
-        n_empty = arrays["features"][..., 88:176].sum((1, 2, 3))
-        assert (np.diff(n_empty.astype(float)) < 0).all()  # more bits, fewer empty bands
-    first = (out.parent / "train" / "000000.npz").stat().st_mtime_ns
-    (out.parent / "train" / "000001.npz").unlink()
-    again = ("--data", prepared / "train", "--out", out.parent / "train", "--n_mixes", 3)
-    done = command("make_energies.py", *again, "--seconds", 2)
-    assert done.returncode == 0 and len(list((out.parent / "train").iterdir())) == 3
-    train = ("--energies", tmp_path / "energies", "--out", tmp_path / "e.safetensors")
-    short = ("--batch", 2, "--frames", 150, "--validate_every", 2)
-    done = command("train_envelope.py", *train, "--steps", 2, *short)
-    assert done.returncode == 0 and "start" in done.stdout, done.stderr
-    done = command("train_envelope.py", *train, "--steps", 4, *short)
-    assert done.returncode == 0 and "start" not in done.stdout, done.stderr
-    assert "     4  loss" in done.stdout and "     2  loss" not in done.stdout
-    assert (out.parent / "train" / "000000.npz").stat().st_mtime_ns == first
-    weights = load_file(tmp_path / "e.safetensors")
-    path = EnvelopePath()
-    path.load_state_dict(weights)
-    assert not torch.equal(path.encoder.weight, EnvelopePath().encoder.weight)
+    energies, valid = tmp_path / "energies", tmp_path / "valid"
+    options = ("--real", real_sounds, "--out", energies, "--n_mixes", 2, "--seconds", 2)
+    assert command("make_energies.py", *options).returncode == 0
+    first = (energies / "000000.npz").stat().st_mtime_ns
+    with np.load(energies / "000001.npz") as arrays:
+        before = arrays["features"]
+        assert before.shape == (3, 2, 201, 440) and len(arrays["codecs"]) == 3
+    (energies / "000001.npz").unlink()
+    done = command("make_energies.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert (energies / "000000.npz").stat().st_mtime_ns == first
+    with np.load(energies / "000001.npz") as arrays:
+        np.testing.assert_array_equal(arrays["features"], before)
+    records = tmp_path / "records"
+    records.mkdir()
+    soundfile.write(records / "a.flac", tone(44100).T.numpy(), 44100)
+    options = (records, "--energies", valid, "--pairs", tmp_path / "pairs", "--seconds", 1)
+    assert command("make_valid.py", *options).returncode == 0
+
+    train = ("--real", real_sounds, "--valid", valid, "--out", tmp_path / "out", "--batch", 2)
+    short = ("--seconds", 1.2, "--slots", 4, "--ridge_batches", 2)
+    done = command("train_envelope.py", *train, *short, "--minutes", 0.1)
+    assert done.returncode == 0, done.stderr
+    for name, causal in (("small", False), ("streaming", True)):
+        assert f"{name}  heard" in done.stdout
+        path = EnvelopePath(causal=causal)
+        path.load_state_dict(load_file(tmp_path / "out" / f"{name}.safetensors"))
+        assert not torch.equal(path.encoder.weight, EnvelopePath().encoder.weight)
+        assert (tmp_path / "out" / f"{name}_2.safetensors").is_file()
     # Measured on the validation pairs of stage 3, the baseline beside.
     small = tmp_path / "small.safetensors"
     checkpoints.save(small_model(), small)
     done = command(
-        "measure.py", prepared / "valid", small, "--energies", tmp_path / "energies" / "train",
-        "--no_visqol", "--n_most", 1,
+        "measure.py", prepared / "valid", small, "--energies", energies, "--no_visqol",
+        "--n_most", 1,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith(("| 24", "| 64"))]
     assert len(rows) == 4 and "nan" not in "".join(rows)
-    assert rows[2].count(";") >= 4
+
+
+def test_a_training_goes_on_where_it_was_stopped(recipe, real_sounds, tmp_path, monkeypatch):
+    import train_envelope
+    from mixes import Stream, load
+
+    monkeypatch.setattr(train_envelope, "SAVED_EVERY", 0.0)
+    stream = Stream(load(real_sounds, None, None), 1, 4, 2.0, 0)
+    steps = []
+    for minutes in (0.04, 0.08):
+        args = argparse.Namespace(
+            models=["small"], device="cpu", lr=1e-3, similarity=1.0, out=tmp_path, valid=None,
+            batch=1, seconds=1.2, slots=4, seed=0, init_from=None, ridge_batches=1, minutes=minutes,
+        )  # fmt: skip
+        train_envelope.train(stream, args)
+        state = torch.load(tmp_path / "state", weights_only=True)
+        steps.append((state["small"]["n_steps"], state["used"]))
+    stream.close()
+    assert 0 < steps[0][0] < steps[1][0] and steps[0][1] < 0.04 * 60 < steps[1][1]
+
+
+# ------------------------------------------------------------------------ mixes that are drawn
+
+
+class Mean:
+    """A generator that draws what is most likely."""
+
+    def normal(self, mean, spread, size=None):
+        return np.full(size, mean) if size else mean
+
+    def uniform(self, low, high):
+        return 1.0
+
+
+def test_mastering_gives_white_noise_the_spectrum_of_records(recipe):
+    from mixes import RECORD_DB, RECORD_HZ, mastered
+
+    noise = np.random.default_rng(0).standard_normal((2, 5 * 44100)).astype(np.float32)
+    power = np.square(np.abs(np.fft.rfft(mastered(noise, Mean())))).mean(0)
+    hertz = np.fft.rfftfreq(noise.shape[1], 1 / 44100)
+    level = [10 * np.log10(power[np.abs(hertz / f - 1) < 0.05].mean()) for f in RECORD_HZ[3:-2]]
+    expected = np.array(RECORD_DB[3:-2], float)  # within 15 dB of the median
+    found = np.array(level) - np.mean(level) + expected.mean()
+    assert np.abs(found - expected).max() < 2.5
+    silence = mastered(np.zeros((2, 44100), np.float32), Mean())
+    assert np.isfinite(silence).all() and not silence.any()
+
+
+def test_faster_is_higher_and_as_long(recipe):
+    from mixes import _faster
+
+    wav = (20000 * np.sin(2 * np.pi * 1000 / 44100 * np.arange(44100))).astype(np.int16)[None]
+    higher = _faster(wav, 100, 20000, 1.5)
+    assert higher.shape == (1, 20000)
+    peak = np.abs(np.fft.rfft(higher[0] * np.hanning(20000))).argmax() * 44100 / 20000
+    assert abs(peak - 1500) < 3
+    assert np.abs(higher).max() == pytest.approx(20000 / 32768, rel=0.05)
+    same = _faster(wav, 44000, 300, 1.0)  # goes on from the beginning
+    np.testing.assert_array_equal(same * 32768, np.c_[wav[:, 44000:], wav[:, :200]])
+
+
+def test_batches_are_mixes_and_what_codecs_leave_of_them(recipe, real_sounds):
+    from mixes import DataError, Stream, draw, load
+
+    bank = load(real_sounds, None, None)
+    one, other = (draw(bank, np.random.default_rng(3), 30000) for _ in range(2))
+    assert one.shape == (2, 30000) and np.isfinite(one).all()
+    np.testing.assert_array_equal(one, other)
+    stream = Stream(bank, 1, 4, 1.0, 0)
+    stream.wait(2)
+    coded, original = stream.batch(np.random.default_rng(0), 6, 20000)
+    assert coded.shape == original.shape == (6, 20000)
+    for a, b in zip(coded, original):
+        assert torch.corrcoef(torch.stack((a, b)))[0, 1] > 0.5  # lows alone may be left
+    stream.close()
+    for process in stream.processes:
+        process.join()
+    with pytest.raises(DataError, match="has ended"):
+        stream.batch(np.random.default_rng(0), 1, 20000)
+
+
+def test_similarity_is_a_textbook_s(recipe):
+    from similarity import _C1, _C3, HOP, WINDOW, Dissimilarity, hearing_bands
+
+    random = torch.Generator().manual_seed(0)
+    est, ref = (2 * torch.randn(1, 60, 88, generator=random) for _ in range(2))
+    measure = Dissimilarity(88, noise=False)
+    assert measure(ref, ref, torch.zeros_like(ref)).item() == pytest.approx(0, abs=1e-3)
+    weight = hearing_bands(88)[0].double().numpy()
+    hann = np.hanning(WINDOW + 2)[1:-1]
+    levels = []
+    for x in (est, ref):
+        energy = np.exp(2 * x[0].double().numpy()) @ weight
+        windows = [hann / hann.sum() @ energy[i : i + WINDOW] for i in range(0, 60 - 7, HOP)]
+        levels.append(10 * np.log10(np.array(windows).T + 1e-6))
+    floor = np.maximum(*levels).max(0) - 45
+    levels = [np.maximum(level, floor) for level in levels]
+    lowest = min(level.min() for level in levels)
+    a, b = ((level - lowest)[measure.counted] for level in levels)
+    around = np.outer(*[np.exp(-2 * np.array([1.0, 0.0, 1.0]))] * 2)
+
+    def mean(x):
+        return correlate2d(np.pad(x, 1, mode="edge"), around / around.sum(), "valid")
+
+    one, other = mean(a), mean(b)
+    spread = np.sqrt((mean(a * a) - one**2) * (mean(b * b) - other**2))
+    similar = (2 * one * other + _C1) / (one**2 + other**2 + _C1)
+    similar = similar * (mean(a * b) - one * other + _C3) / (spread + _C3)
+    found = measure(est, ref, torch.zeros_like(ref)).item()
+    assert found == pytest.approx(1 - similar.mean(), abs=2e-3)
+    visqol = pytest.importorskip("visqol.nsim").GAUSSIAN_WINDOW
+    np.testing.assert_allclose(visqol, around / around.sum(), atol=2e-3)
+
+
+def test_only_noise_varies_by_chance(recipe):
+    from similarity import Dissimilarity
+
+    ref, measure = torch.randn(1, 60, 88), Dissimilarity(88)
+    nothing, everything = torch.zeros_like(ref), torch.ones_like(ref)
+    assert measure(ref, ref, nothing) < 1e-3 < 0.01 < measure(ref, ref, everything)
 
 
 def test_recordings_for_validation(tmp_path):
@@ -265,19 +387,15 @@ def test_ridge_is_least_squares(recipe):
     np.testing.assert_allclose(np.c_[weight, bias], expected.T, atol=0.02)
 
 
-def test_filtering_after_coding_is_what_the_features_say(recipe):
-    """``relevelled`` against the features of a signal that was scaled indeed."""
+def test_pairs_are_filtered_alike(recipe):
     from train_envelope import relevelled
 
-    path = EnvelopePath()
-    spec = torch.randn(1, 6, 442, 2)
-    spec[:, :, 200:] = 0
-    features, log_gains = path.features(spec), path.log_gains(spec)
-    gain_db = torch.full((1, 1, 88), -9.0)
-    scaled = 10 ** (-9 / 20) * spec
-    moved, target = relevelled(features, log_gains, gain_db)
-    torch.testing.assert_close(moved, path.features(scaled), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(target, path.log_gains(scaled), rtol=1e-4, atol=1e-4)
+    torch.manual_seed(0)
+    pair = torch.randn(1, 3, 8192).repeat(2, 1, 1) * torch.tensor([1.0, 0.5])[:, None, None]
+    coded, original = relevelled(pair)
+    torch.testing.assert_close(0.5 * coded, original, rtol=1e-4, atol=1e-5)
+    level = 20 * (original.std(-1) / pair[1].std(-1)).log10()
+    assert level.unique().numel() == 3 and level.min() > -25 and level.max() < 15
 
 
 def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
@@ -333,11 +451,15 @@ def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
     "name, arguments, reason",
     [
         ("measure.py", ("{}",), "holds no folders such as 32k"),
-        ("train_envelope.py", ("--energies", "{}", "--out", "{}/e"), "holds no energies"),
         (
             "train_envelope.py",
-            ("--energies", "{}", "--out", "{}/e", "--frames", "60"),
-            "80 or more",
+            ("--real", "{}", "--out", "{}/e", "--minutes", "1"),
+            "no folders with recordings",
+        ),
+        (
+            "train_envelope.py",
+            ("--real", "{}", "--out", "{}/e", "--minutes", "1", "--seconds", "0.6"),
+            "1 or more",
         ),
         ("make_material.py", ("--samples", "{}/no", "--out", "{}"), "/no' does not exist"),
     ],

@@ -1,0 +1,288 @@
+"""Coded mixes drawn without end, by processes of their own: what joint training hears.
+
+A mix is of songs, of recordings, or of both; treated and mastered as on records, then coded as
+people have it on their discs. Nothing is read from disc after the start: everything lies in memory
+as 16 bits, once for all processes.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+import soundfile
+import torch
+from song import limited, squashed, treated
+
+from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
+from apollo_plugin.errors import DataError
+
+RATE = 44100
+# What keeps time, what sings, and the rest, by names of folders; loops may be any of them.
+RHYTHM = ("drums", "drums_played", "percussion", "cymbals", "loops")
+VOICES = ("vocals_sung", "vocals_spoken")
+WHOLE = ("mixes_rendered",)
+# More often the MP3 of the paper.
+CODINGS = EVERYDAY | dict(mp3=1.0)
+MP3_SHARES = (0.2, 0.2, 0.2, 0.18, 0.14, 0.08)
+# Shorter sounds are single strokes.
+STROKE = 2.5  # s
+# Spectral density of records, in Hz and dB, and how far a mix is from it, in dB and dB an octave.
+RECORD_HZ = (30, 60, 120, 250, 500, 1000, 2000, 4000, 8000, 12000, 16000, 20000)
+RECORD_DB = (8, 14, 14, 8, 3, -4, -9, -11, -13, -18, -25, -34)
+DEVIATION, TILT = 3.0, 1.2
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Sounds in memory.
+
+    Args:
+        kinds: recordings by what they play, int16 ``(channels, time)`` each.
+        songs: stems of each song, int16 ``(2, time)`` each.
+    """
+
+    kinds: Mapping[str, list[np.ndarray]]
+    songs: list[dict[str, np.ndarray]]
+
+
+def load(real: Path, songs: Path | None, loops: Path | None) -> Bank:
+    """Reads everything.
+
+    Args:
+        real: folder of folders of recordings, named by what they play.
+        songs: folder of folders of stems, of which those named ``train`` are taken, or None.
+        loops: folder of samples, of which those named ``loop_`` are taken, or None.
+    """
+    kinds = {
+        folder.name: [_read(file) for file in sorted(folder.iterdir()) if _is_sound(file)]
+        for folder in sorted(real.iterdir())
+        if folder.is_dir()
+    }
+    if loops:
+        kinds["loops"] = [_read(file) for file in sorted(loops.glob("loop_*.flac"))]
+    kinds = {name: sounds for name, sounds in kinds.items() if sounds}
+    if not kinds:
+        raise DataError(f"'{real}' holds no folders with recordings")
+    found = sorted(songs.glob("train*")) if songs else []
+    stems = [
+        {file.stem: _read(file) for file in sorted(song.iterdir()) if _is_sound(file)}
+        for song in found
+    ]
+    return Bank(kinds, [song for song in stems if song])
+
+
+def _is_sound(file: Path) -> bool:
+    return file.suffix in (".flac", ".ogg", ".wav")
+
+
+def _read(file: Path) -> np.ndarray:
+    wav, rate = soundfile.read(file, dtype="int16", always_2d=True)
+    if rate != RATE:
+        wav = scipy.signal.resample(wav.astype(np.float32), round(len(wav) * RATE / rate))
+        wav = np.clip(wav, -32768, 32767).astype(np.int16)
+    return np.ascontiguousarray(wav.T[:2])
+
+
+def draw(bank: Bank, random: np.random.Generator, n: int) -> np.ndarray:
+    """A mix before it is coded, float32 ``(2, n)``, at most full scale."""
+    if bank.songs and random.random() < 0.25:
+        stems = _of_song(bank, random, n)
+        if random.random() < 0.35:
+            kind = random.choice([kind for kind in bank.kinds if kind not in WHOLE])
+            stems["more"] = _balanced(_part(bank, str(kind), random, n), str(kind), random)
+    else:
+        stems = _of_recordings(bank, random, n)
+    if random.random() < 0.25:
+        stems = squashed(stems, random)
+    if random.random() < 0.5:
+        stems = limited(stems, random)
+    mix = mastered(np.asarray(sum(stems.values()), np.float32), random)
+    return mix * np.float32(0.98 / max(1e-6, np.abs(mix).max()))
+
+
+def mastered(mix: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Filtered towards the long-term spectrum of records, most mixes most of the way."""
+    hertz = np.array(RECORD_HZ, float)
+    spectrum = scipy.fft.rfft(mix, axis=-1)
+    found = np.square(np.abs(spectrum)).mean(0)
+    bins = np.arange(len(found)) * RATE / mix.shape[1]
+    edges = np.searchsorted(bins, [*hertz / 1.35, hertz[-1] * 1.1])
+    sums = np.concatenate(([0.0], np.cumsum(found)))
+    density = np.diff(sums[edges]) / np.diff(edges)
+    level = 10 * np.log10(density + 1e-9 * density.max() + 1e-12)
+    wanted = RECORD_DB + random.normal(0, TILT) * np.log2(hertz / 1000)
+    wanted = wanted + random.normal(0, DEVIATION, len(hertz))
+    change = wanted - level
+    change = np.clip(change - np.median(change), -15, 15) * random.uniform(0.2, 1.2)
+    gain = np.interp(np.log(np.maximum(bins, 20)), np.log(hertz), change)
+    filtered = spectrum * (10 ** (gain / 20)).astype(np.float32)
+    return scipy.fft.irfft(filtered, mix.shape[1], axis=-1)
+
+
+def _balanced(wav: np.ndarray, kind: str, random: np.random.Generator) -> np.ndarray:
+    """At a random level beside the others; more by how loud it is than by how bright, so that the
+    highs belong to what is bright: drums, cymbals, consonants."""
+    rms, slope = (np.sqrt(np.mean(x**2)) for x in (wav, np.diff(wav)))
+    more = 3 if kind in RHYTHM else 0
+    return wav * (10 ** ((random.uniform(-8, 8) + more) / 20) / max(1e-6, rms**0.75 * slope**0.25))
+
+
+def _of_song(bank: Bank, random: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    song = bank.songs[random.integers(len(bank.songs))]
+    length = min(stem.shape[1] for stem in song.values())
+    speed = _speed(random)
+    start = random.integers(max(1, length - int(n * speed)))
+    kept = [name for name in song if random.random() > 0.2] or list(song)
+    return {
+        name: 10 ** (random.normal(6 * (name in ("drums", "percussion", "rhythm")), 5) / 20)
+        * _faster(_float(song[name]), start, n, speed)
+        for name in kept
+    }
+
+
+def _of_recordings(bank: Bank, random: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    if random.random() < 0.12 and all(kind in bank.kinds for kind in WHOLE):
+        return {"whole": _part(bank, WHOLE[0], random, n)}
+    rhythm, voices = ([k for k in group if k in bank.kinds] for group in (RHYTHM, VOICES))
+    others = [k for k in bank.kinds if k not in (*RHYTHM, *VOICES, *WHOLE)]
+    chosen = list(random.permutation(rhythm)[: random.choice(3, p=(0.2, 0.5, 0.3))])
+    chosen += list(random.permutation(others)[: random.choice(4, p=(0.15, 0.35, 0.3, 0.2))])
+    chosen += list(random.permutation(voices)[: random.choice(2, p=(0.55, 0.45))])
+    chosen = chosen or [random.choice(list(bank.kinds))]
+    return {
+        str(kind): _balanced(_part(bank, str(kind), random, n), str(kind), random)
+        for kind in chosen
+    }
+
+
+def _part(bank: Bank, kind: str, random: np.random.Generator, n: int) -> np.ndarray:
+    sounds = bank.kinds[kind]
+    wav = _float(sounds[random.integers(len(sounds))])
+    if wav.shape[1] < STROKE * RATE and random.random() < 0.7:
+        part = _struck(wav, random, n)
+    else:
+        part = _faster(wav, random.integers(wav.shape[1]), n, _speed(random))
+    if not part.any():
+        part = part + 1e-6 * random.standard_normal(part.shape)
+    return treated(part, random) if random.random() < 0.5 else part
+
+
+def _float(wav: np.ndarray) -> np.ndarray:
+    wav = wav if len(wav) == 2 else np.broadcast_to(wav, (2, wav.shape[1]))
+    return wav
+
+
+def _speed(random: np.random.Generator) -> float:
+    """Down by three semitones at most: the highs come down as well, and stay missing."""
+    return 2 ** (random.uniform(-3, 6) / 12) if random.random() < 0.6 else 1.0
+
+
+def _faster(wav: np.ndarray, start: int, n: int, speed: float) -> np.ndarray:
+    """``n`` samples from ``start`` on, repeated where there are too few, faster and higher."""
+    wanted = n if speed == 1 else scipy.fft.next_fast_len(round(n * speed), real=True)
+    index = (start + np.arange(wanted)) % wav.shape[1]
+    part = wav[:, index].astype(np.float32) / 32768
+    if wanted == n:
+        return part
+    spectrum = scipy.fft.rfft(part, axis=-1)[:, : n // 2 + 1]
+    spectrum = np.pad(spectrum, ((0, 0), (0, n // 2 + 1 - spectrum.shape[1])))
+    return scipy.fft.irfft(spectrum, n, axis=-1) * np.float32(n / wanted)
+
+
+def _struck(wav: np.ndarray, random: np.random.Generator, n: int) -> np.ndarray:
+    """A stroke again and again, on a grid of time and at several strengths."""
+    track = np.zeros((2, n), np.float32)
+    stroke = _faster(wav, 0, wav.shape[1], 1.0)
+    grid = int(60 / random.uniform(70, 170) / random.choice((1, 2, 4)) * RATE)
+    often = random.uniform(0.3, 1)
+    for at in range(random.integers(grid), n, grid):
+        if random.random() < often:
+            end = min(n, at + stroke.shape[1])
+            track[:, at:end] += random.uniform(0.4, 1) * stroke[:, : end - at]
+    return track
+
+
+def coded(wav: np.ndarray, random: np.random.Generator) -> torch.Tensor:
+    """A mix and what a codec leaves of it, ``(2 signals, 2 channels, time)``."""
+    original = torch.from_numpy(wav) * 10 ** (-random.uniform(0, 12) / 20)
+    kbps = int(random.choice(BIT_RATES, p=MP3_SHARES))
+    return torch.stack((CODECS[draw_codec(random, CODINGS)](original, RATE, kbps), original))
+
+
+class Stream:
+    """Processes that draw mixes into memory that they share with training.
+
+    Args:
+        bank: what to draw from.
+        n_processes: how many.
+        n_slots: mixes held at once.
+        seconds: length of a mix.
+        seed: of everything random, with the number of the process.
+    """
+
+    def __init__(self, bank: Bank, n_processes: int, n_slots: int, seconds: float, seed: int):
+        self.n = round(seconds * RATE)
+        self.mixes = torch.zeros(n_slots, 2, 2, self.n).share_memory_()
+        # How often each slot was filled, times two; odd while it is being filled.
+        self.turns = torch.zeros(n_slots, dtype=torch.int64).share_memory_()
+        fork = multiprocessing.get_context("fork")
+        self.processes = [
+            fork.Process(target=self._fill, args=(bank, i, n_processes, seed), daemon=True)
+            for i in range(n_processes)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def _fill(self, bank: Bank, number: int, n_processes: int, seed: int) -> None:
+        torch.set_num_threads(1)
+        random = np.random.default_rng((seed, number))
+        while True:
+            for slot in range(number, len(self.turns), n_processes):
+                pair = coded(draw(bank, random, self.n), random)
+                if pair[1].square().mean() < 1e-5:
+                    continue
+                self.turns[slot] += 1
+                self.mixes[slot] = pair
+                self.turns[slot] += 1
+
+    @property
+    def n_made(self) -> int:
+        """Mixes so far."""
+        return int(self.turns.sum()) // 2
+
+    def wait(self, n_mixes: int) -> None:
+        """Until there are so many."""
+        while self.n_made < n_mixes:
+            self._check()
+            time.sleep(0.2)
+
+    def _check(self) -> None:
+        if not all(process.is_alive() for process in self.processes):
+            raise DataError("a process that draws mixes has ended; its message is above")
+
+    def batch(self, random: np.random.Generator, n_items: int, n: int) -> torch.Tensor:
+        """Single channels of parts of mixes, ``(2 signals, items, time)``.
+
+        Raises:
+            DataError: where one of the processes has ended.
+        """
+        self._check()
+        out = torch.empty(2, n_items, n)
+        filled = torch.nonzero((self.turns > 1) & (self.turns % 2 == 0)).flatten().numpy()
+        for item in range(n_items):
+            while True:
+                slot = int(filled[random.integers(len(filled))])
+                turn, start = int(self.turns[slot]), random.integers(self.n - n + 1)
+                out[:, item] = self.mixes[slot, :, random.integers(2), start : start + n]
+                if turn % 2 == 0 and turn == self.turns[slot] and out[1, item].abs().max() > 1e-3:
+                    break
+        return out
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.terminate()
