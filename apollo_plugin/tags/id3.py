@@ -1,5 +1,6 @@
 """ID3v2 of all versions: frames to fields and back."""
 
+import zlib
 from typing import Any
 
 from mutagen.id3 import (
@@ -16,6 +17,7 @@ from mutagen.id3 import (
     TextFrame,
     UrlFrame,
 )
+from mutagen.id3 import _frames as reader
 
 from .model import ID3_NAMES, Tags, free_name, key_of, numbered
 
@@ -36,6 +38,26 @@ _ROLES = {
 }
 _ENCODING = 3  # UTF-8
 _LANGUAGE = "XXX"  # unknown
+
+# A compressed frame unpacks to so many times its size at most, and to so many bytes.
+_MOST_TIMES, _MOST_BYTES = 100, 1 << 26
+
+
+class _Bounded:
+    """What mutagen uses of zlib, with an end: two megabytes unpacked to two gigabytes."""
+
+    error = zlib.error
+
+    @staticmethod
+    def decompress(data: bytes) -> bytes:
+        unpacker = zlib.decompressobj()
+        unpacked = unpacker.decompress(data, min(_MOST_TIMES * len(data), _MOST_BYTES))
+        if not unpacker.eof:
+            raise zlib.error("cut short, or unpacks to too much")
+        return unpacked
+
+
+vars(reader)["zlib"] = _Bounded  # mutagen bounds nothing, and has no option to
 
 
 def read(tags: Tags, id3: ID3) -> None:

@@ -5,6 +5,7 @@ import io
 import random
 import resource
 import struct
+import zlib
 from pathlib import Path
 
 import av
@@ -532,3 +533,22 @@ def test_an_album_gain_that_cannot_be_told_leaves_the_file(tmp_path):
     with pytest.raises(TagError, match="b.flac"):
         tags.add_album_gain(tmp_path / "b.flac", "FLAC", {"replaygain"}, [told.of_album.level])
     assert (tmp_path / "b.flac").read_bytes() == b"broken"
+
+
+def test_a_frame_that_unpacks_to_gigabytes_is_left_out(tmp_path):
+    """A kilobyte to a megabyte here; mutagen sets no bound."""
+    packed = zlib.compress(b"\0" + b"a" * (1 << 20), 9)
+    honest = zlib.compress(b"\0packed well")
+    tag = ID3()
+    tag.add(Frames["TPE1"](encoding=3, text="somebody"))
+    tag.save(tmp_path / "a.mp3", v2_version=3, padding=lambda _: 0)
+    body = (tmp_path / "a.mp3").read_bytes()[10:]
+    for name, content in (("TIT2", packed), ("TALB", honest)):
+        size = struct.pack(">I", len(content) + 4)
+        body += name.encode() + size + b"\0\x80" + struct.pack(">I", 1 << 20) + content
+    sound = encode_mp3(tone(22050), kbps=64)
+    head = b"ID3\3\0\0" + bytes(len(body) >> shift & 127 for shift in (21, 14, 7, 0))
+    (tmp_path / "a.mp3").write_bytes(head + body + sound)
+    carried(tmp_path / "a.mp3", tmp_path / "b.flac")
+    got = FLAC(tmp_path / "b.flac").tags
+    assert got["artist"] == ["somebody"] and got["album"] == ["packed well"] and "title" not in got
