@@ -88,7 +88,13 @@ def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(tmp_path, tiny
     command = [sys.executable, "-m", "apollo_plugin.cli", tmp_path / "in", "-o", tmp_path / "out"]
     command += ["--checkpoint", tiny_checkpoint, "--jobs", "2"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # What runs in the background ignores interrupts, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert "0.wav" in process.stdout.readline()
     children = psutil.Process(process.pid).children(recursive=True)
