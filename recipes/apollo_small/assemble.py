@@ -24,11 +24,8 @@ from apollo_plugin.network.gain_bands import TARGET_START
 # Log odds of the tile's share in the energy. On recordings -4 and -3 did as well as -2, and better
 # than a half: tiles of levels that are a little wrong are heard as tones.
 TONALITY = -3.0
-
-
 # Standard deviation in bands of what expected levels are smoothed with, reached so many bands above
-# the source region. A path learns what single instruments have in single bands, and where it is
-# wrong that stands as a line over the whole song. On recordings the smooth one does as well.
+# the source region. Where a path is wrong about a single band, that stands as a line over a song.
 SMOOTHING, FADE = 2.0, 12
 
 

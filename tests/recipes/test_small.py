@@ -298,8 +298,11 @@ def test_batches_are_mixes_and_what_codecs_leave_of_them(recipe, real_sounds):
     stream.wait(2)
     coded, original = stream.batch(np.random.default_rng(0), 6, 20000)
     assert coded.shape == original.shape == (6, 20000)
-    for a, b in zip(coded, original):
-        assert torch.corrcoef(torch.stack((a, b)))[0, 1] > 0.5  # lows alone may be left
+    lows = torch.fft.rfft(torch.stack((coded, original)))[
+        ..., :900
+    ]  # 2 kHz, which every codec keeps
+    for a, b in zip(*torch.fft.irfft(lows)):
+        assert torch.corrcoef(torch.stack((a, b)))[0, 1] > 0.7
     stream.close()
     for process in stream.processes:
         process.join()
@@ -399,7 +402,7 @@ def test_pairs_are_filtered_alike(recipe):
 
 
 def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
-    from assemble import TONALITY, assembled, smoothing
+    from assemble import SMOOTHING, TONALITY, assembled, smoothing
 
     torch.manual_seed(0)
     model = Apollo(feature_dim=16, n_layers=1, n_heads=2, residual=True, band_gain=True)
@@ -417,7 +420,7 @@ def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
     matrix = smoothing(88)
     assert matrix[:16].equal(torch.eye(88)[:16])
     levels = np.random.default_rng(0).normal(size=88)
-    smooth = gaussian_filter1d(levels[16:], 2.0, truncate=8)
+    smooth = gaussian_filter1d(levels[16:], SMOOTHING, truncate=8)
     np.testing.assert_allclose((matrix.double() @ levels)[45:70], smooth[29:54], atol=1e-5)
     # The path expects what there is: nothing lacks, nothing is filled.
     wav = tone(22050, 1)
