@@ -106,7 +106,8 @@ def draw(bank: Bank, random: np.random.Generator, n: int) -> np.ndarray:
 
 
 def mastered(mix: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Filtered towards the long-term spectrum of records, most mixes most of the way."""
+    """``(2, time)`` filtered towards the long-term spectrum of records, most mixes most of the way,
+    some beyond it."""
     hertz = np.array(RECORD_HZ, float)
     spectrum = scipy.fft.rfft(mix, axis=-1)
     found = np.square(np.abs(spectrum)).mean(0)
@@ -139,8 +140,8 @@ def _of_song(bank: Bank, random: np.random.Generator, n: int) -> dict[str, np.nd
     start = random.integers(max(1, length - int(n * speed)))
     kept = [name for name in song if random.random() > 0.2] or list(song)
     return {
-        name: 10 ** (random.normal(6 * (name in ("drums", "percussion", "rhythm")), 5) / 20)
-        * _faster(_float(song[name]), start, n, speed)
+        name: 10 ** (random.normal(6 if name in RHYTHM else 0, 5) / 20)
+        * _faster(song[name], start, n, speed)
         for name in kept
     }
 
@@ -162,7 +163,7 @@ def _of_recordings(bank: Bank, random: np.random.Generator, n: int) -> dict[str,
 
 def _part(bank: Bank, kind: str, random: np.random.Generator, n: int) -> np.ndarray:
     sounds = bank.kinds[kind]
-    wav = _float(sounds[random.integers(len(sounds))])
+    wav = sounds[random.integers(len(sounds))]
     if wav.shape[1] < STROKE * RATE and random.random() < 0.7:
         part = _struck(wav, random, n)
     else:
@@ -172,21 +173,17 @@ def _part(bank: Bank, kind: str, random: np.random.Generator, n: int) -> np.ndar
     return treated(part, random) if random.random() < 0.5 else part
 
 
-def _float(wav: np.ndarray) -> np.ndarray:
-    wav = wav if len(wav) == 2 else np.broadcast_to(wav, (2, wav.shape[1]))
-    return wav
-
-
 def _speed(random: np.random.Generator) -> float:
     """Down by three semitones at most: the highs come down as well, and stay missing."""
     return 2 ** (random.uniform(-3, 6) / 12) if random.random() < 0.6 else 1.0
 
 
 def _faster(wav: np.ndarray, start: int, n: int, speed: float) -> np.ndarray:
-    """``n`` samples from ``start`` on, repeated where there are too few, faster and higher."""
+    """From int16 ``n`` samples from ``start`` on, repeated where there are too few, faster and
+    higher; float32 ``(2, n)``."""
     wanted = n if speed == 1 else scipy.fft.next_fast_len(round(n * speed), real=True)
     index = (start + np.arange(wanted)) % wav.shape[1]
-    part = wav[:, index].astype(np.float32) / 32768
+    part = np.broadcast_to(wav, (2, wav.shape[1]))[:, index].astype(np.float32) / 32768
     if wanted == n:
         return part
     spectrum = scipy.fft.rfft(part, axis=-1)[:, : n // 2 + 1]

@@ -13,6 +13,7 @@ band and over-time error in dB at each bit rate, and the error of groups of band
 """
 
 import argparse
+import contextlib
 import itertools
 import math
 import queue
@@ -140,15 +141,27 @@ class Mixes(threading.Thread):
         self.stft, self.path = ApolloSTFT(882, 882, sample_rate=RATE), EnvelopePath()
         self.path.to(self.device)
         self.waiting: queue.Queue = queue.Queue(3)
+        self.ended = threading.Event()
 
     def run(self) -> None:
         random = np.random.default_rng((self.args.seed, 1))
-        try:
+        n = round(self.args.seconds * RATE)
+        while not self.ended.is_set():
+            try:
+                found = self.stream.batch(random, self.args.batch, n)
+            except DataError as error:  # shown where it is waited for
+                found = error
+                self.ended.set()
             while True:
-                n = round(self.args.seconds * RATE)
-                self.waiting.put(self.stream.batch(random, self.args.batch, n))
-        except Exception as error:  # shown where it is waited for
-            self.waiting.put(error)
+                with contextlib.suppress(queue.Full):
+                    self.waiting.put(found, timeout=0.2)
+                    break
+                if self.ended.is_set():
+                    break
+
+    def close(self) -> None:
+        self.ended.set()
+        self.join()
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Features, the coded signal's log gains and the original's, ``(items, frames, n)``."""
@@ -336,7 +349,17 @@ def train(stream: Stream, args: argparse.Namespace) -> None:
     stream.wait(min(2 * args.batch, args.slots))
     mixes = Mixes(stream, args)
     mixes.start()
-    batches, state_file = iter(mixes), args.out / "state"
+    try:
+        descend(trainees, iter(mixes), args)
+    finally:
+        mixes.close()
+    for trainee in trainees:
+        print(trainee.write(), flush=True)
+
+
+def descend(trainees: list[Trainee], batches: Iterator, args: argparse.Namespace) -> None:
+    """Steps until the time is over."""
+    state_file = args.out / "state"
     used, n_kept = 0.0, 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True, map_location=args.device)
@@ -375,8 +398,6 @@ def train(stream: Stream, args: argparse.Namespace) -> None:
             state = dict(used=used, n_kept=n_kept) | {t.name: t.state() for t in trainees}
             with atomic_write(state_file) as beside:
                 torch.save(state, beside)
-    for trainee in trainees:
-        print(trainee.write(), flush=True)
 
 
 if __name__ == "__main__":
