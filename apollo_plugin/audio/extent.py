@@ -1,10 +1,13 @@
 """How much sound a file holds, by its header alone."""
 
+import mmap
 import os
+from pathlib import Path
 
 import av
 
-from .frames import ONLY_SOUND
+from .containers import Link
+from .frames import ONLY_SOUND, Window
 
 
 def expected_bytes(path: str | os.PathLike, seconds: float | None = None) -> int:
@@ -22,7 +25,12 @@ def expected_bytes(path: str | os.PathLike, seconds: float | None = None) -> int
     try:
         with (
             open(path, "rb") as file,
-            av.open(file, metadata_errors="ignore", options=ONLY_SOUND) as container,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            av.open(
+                Window(data, Link(0, len(data)), Path(path).suffix),
+                metadata_errors="ignore",
+                options=ONLY_SOUND,
+            ) as container,
         ):
             stream = container.streams.audio[0]
             length = max(

@@ -7,6 +7,7 @@ import av
 import numpy as np
 
 from .containers import Link
+from .joined import packed_frames
 
 # Demuxers of single files of sound or video; none that opens other files, addresses or devices.
 FORMATS = (
@@ -24,11 +25,12 @@ _MOST_PLANES = 8
 
 
 class Window(io.RawIOBase):
-    """A link of a file as a file of its own."""
+    """A link of a file as a file of its own; no frame of its ID3 tags is compressed."""
 
     def __init__(self, data: mmap.mmap, link: Link, suffix: str):
         self._data, self._begin, self._size = data, link.begin, link.end - link.begin
         self._place = 0
+        self._packed = [at - link.begin for at in packed_frames(data, link.begin, link.end)]
         # FFmpeg knows some formats by their suffix alone.
         self.name = f"audio{suffix}" if suffix.isascii() else "audio"
 
@@ -41,6 +43,12 @@ class Window(io.RawIOBase):
     def read(self, n: int = -1) -> bytes:
         end = self._size if n < 0 else min(self._size, self._place + n)
         chunk = self._data[self._begin + self._place : self._begin + end]
+        cleared = [at - self._place for at in self._packed if self._place <= at < end]
+        if cleared:
+            plain = bytearray(chunk)
+            for at in cleared:
+                plain[at] &= 0xF7
+            chunk = bytes(plain)
         self._place = max(end, self._place)
         return chunk
 

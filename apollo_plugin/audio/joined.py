@@ -51,9 +51,8 @@ def skip_tags(data: mmap.mmap | bytes, place: int) -> int:
     while True:
         head = data[place : place + 32]
         if head[:3] == b"ID3" and len(head) >= 10:
-            # The size is written in four groups of seven bits; a footer repeats the head.
-            size = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
-            place += 10 + size + (10 if head[5] & 0x10 else 0)
+            # A footer repeats the head.
+            place += 10 + _syncsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
         elif head[:8] == b"APETAGEX" and len(head) == 32:
             (flags,) = struct.unpack("<I", head[20:24])
             # A head's size counts what follows it, a foot's what went before.
@@ -62,6 +61,34 @@ def skip_tags(data: mmap.mmap | bytes, place: int) -> int:
             place += 128
         else:
             return place
+
+
+def packed_frames(data: mmap.mmap | bytes, begin: int, end: int) -> list[int]:
+    """Where ID3 tags in front say that a frame is compressed: places of flags, in bytes.
+
+    FFmpeg unpacks each of them, to 256 MB if they say so, for texts and pictures that are read
+    elsewhere.
+    """
+    found, place = [], begin
+    while place < end and data[place : place + 3] == b"ID3" and len(data) >= place + 10:
+        newest, flags = data[place + 3] >= 4, data[place + 5]
+        stop = min(place + 10 + _syncsafe(data[place + 6 : place + 10]), end)
+        at = place + 10
+        if flags & 0x40:  # a head more; the older one does not count itself
+            more = data[at : at + 4]
+            at += _syncsafe(more) if newest else 4 + int.from_bytes(more, "big")
+        while at + 10 <= stop and data[at]:
+            size = data[at + 4 : at + 8]
+            if data[at + 9] & 0x08:
+                found.append(at + 9)
+            at += 10 + (_syncsafe(size) if newest else int.from_bytes(size, "big"))
+        place = max(skip_tags(data, place), place + 1)
+    return found
+
+
+def _syncsafe(four: bytes) -> int:
+    """A size that is written in four groups of seven bits."""
+    return sum((byte & 127) << shift for byte, shift in zip(four, (21, 14, 7, 0)))
 
 
 def _kind(data: mmap.mmap | bytes, begin: int) -> Callable[[mmap.mmap | bytes, int], int] | None:

@@ -1,5 +1,10 @@
 """Coded files come in exactly as long as what was coded, and at its place."""
 
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -9,6 +14,8 @@ from mutagen.id3 import COMM, ID3
 from mutagen.mp4 import MP4
 
 from apollo_plugin import audio
+from apollo_plugin.data.codecs import encode_mp3
+from apollo_plugin.errors import AudioError
 
 
 def lag(got: torch.Tensor, ref: torch.Tensor) -> int:
@@ -144,3 +151,41 @@ def test_a_hole_is_no_missing_end(name, codec, tmp_path):
     path.write_bytes(data)
     with pytest.raises(audio.AudioError, match="is damaged: "):
         audio.read(path)
+
+
+def peak_mb(file):
+    """Memory that a process of its own needs at most while it reads ``file``."""
+    code = (
+        "import sys; from apollo_plugin import audio; audio.probe(sys.argv[1]);"
+        "audio.read(sys.argv[1]); print(open('/proc/self/status').read())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the peak there")
+def test_tags_that_unpack_to_much_are_not_unpacked(tmp_path):
+    """FFmpeg would, to 256 MB a frame."""
+    sound = encode_mp3(tone(22050), kbps=64)
+    unpacked = 200 << 20
+    packed = zlib.compress(b"\3note\0" + bytes(unpacked - 6), 9)
+    (tmp_path / "plain.mp3").write_bytes(sound)
+
+    def seven(n):
+        return bytes(n >> shift & 127 for shift in (21, 14, 7, 0))
+
+    frame = b"TXXX" + seven(len(packed) + 4) + b"\0\x09" + seven(unpacked) + packed
+    for name, head, more in (
+        ("bare", b"ID3\4\0\0", b""),
+        ("more", b"ID3\4\0\x40", seven(6) + b"\1\0"),
+    ):
+        body = more + b"TIT2" + seven(5) + b"\0\0" + b"\3song" + frame
+        (tmp_path / f"{name}.mp3").write_bytes(head + seven(len(body)) + body + sound)
+        wav, rate = audio.read(tmp_path / f"{name}.mp3")
+        expected, _ = audio.read(tmp_path / "plain.mp3")
+        assert rate == 44100 and torch.equal(wav, expected)
+        assert peak_mb(tmp_path / f"{name}.mp3") < peak_mb(tmp_path / "plain.mp3") + 50
+    (tmp_path / "cut.mp3").write_bytes(head + seven(len(body)) + body[:100])
+    with pytest.raises(AudioError, match="cut.mp3"):
+        audio.read(tmp_path / "cut.mp3")
