@@ -34,11 +34,11 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 BUNDLED: dict[str, tuple[str, str]] = {
     "apollo-small": (
         "apollo-small.safetensors",
-        "c680f42edb4655d1d84ad258a8adadbf5b81338e3550efd696da35b1a0c76398",
+        "ad51daabaae8949556724b39d70587ba855a17ca31b1a58bc61ec7d82473493a",
     ),
     "apollo-small-streaming": (
         "apollo-small-streaming.safetensors",
-        "1ba6ade4e95cce09d384e009d9abc6fce7def8de6e938ce8b0d6b5d2acdc6817",
+        "23b73f1e1eb2a687aa8dc124f8775ef97eb0c5cfbf056c1a05610083a473b733",
     ),
 }
 # Files that a model's repository on the Hub may hold, best first.
