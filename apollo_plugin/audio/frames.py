@@ -1,5 +1,6 @@
 """What goes into FFmpeg and what comes out of it."""
 
+import bisect
 import io
 import mmap
 
@@ -43,11 +44,11 @@ class Window(io.RawIOBase):
     def read(self, n: int = -1) -> bytes:
         end = self._size if n < 0 else min(self._size, self._place + n)
         chunk = self._data[self._begin + self._place : self._begin + end]
-        cleared = [at - self._place for at in self._packed if self._place <= at < end]
-        if cleared:
+        inside = slice(*(bisect.bisect_left(self._packed, at) for at in (self._place, end)))
+        if packed := self._packed[inside]:
             plain = bytearray(chunk)
-            for at in cleared:
-                plain[at] &= 0xF7
+            for at in packed:
+                plain[at - self._place] &= 0xF7
             chunk = bytes(plain)
         self._place = max(end, self._place)
         return chunk

@@ -16,7 +16,7 @@ import scipy.fft
 import scipy.signal
 import soundfile
 import torch
-from song import limited, squashed, treated
+from song import balanced, limited, squashed, treated
 
 from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
 from apollo_plugin.errors import DataError
@@ -128,9 +128,8 @@ def mastered(mix: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def _balanced(wav: np.ndarray, kind: str, random: np.random.Generator) -> np.ndarray:
     """At a random level beside the others; more by how loud it is than by how bright, so that the
     highs belong to what is bright: drums, cymbals, consonants."""
-    rms, slope = (np.sqrt(np.mean(x**2)) for x in (wav, np.diff(wav)))
     more = 3 if kind in RHYTHM else 0
-    return wav * (10 ** ((random.uniform(-8, 8) + more) / 20) / max(1e-6, rms**0.75 * slope**0.25))
+    return 10 ** (more / 20) * balanced(wav, random, brightness=0.25, spread_db=8)
 
 
 def _of_song(bank: Bank, random: np.random.Generator, n: int) -> dict[str, np.ndarray]:

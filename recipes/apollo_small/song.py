@@ -50,10 +50,20 @@ def rested(wav: np.ndarray, song: Song) -> np.ndarray:
     return wav * np.convolve(gate[: wav.shape[1]], fade / fade.sum(), "same")
 
 
-def balanced(wav: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Records fall by some 5 dB an octave: bright stems are mixed lower than dark ones."""
+def balanced(
+    wav: np.ndarray, random: np.random.Generator, brightness: float = 0.75, spread_db: float = 6.0
+) -> np.ndarray:
+    """Records fall by some 5 dB an octave: bright stems are mixed lower than dark ones.
+
+    Args:
+        wav: ``(channels, time)``.
+        random: generator.
+        brightness: how far the power of the slope decides, and not that of the signal.
+        spread_db: levels vary by up to so much.
+    """
     rms, slope = (np.sqrt(np.mean(x**2)) for x in (wav, np.diff(wav)))
-    return 10 ** (random.uniform(-6, 6) / 20) * wav / max(1e-6, rms**0.25 * slope**0.75)
+    level = rms ** (1 - brightness) * slope**brightness
+    return 10 ** (random.uniform(-spread_db, spread_db) / 20) * wav / max(1e-6, level)
 
 
 def brightened(stems: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:

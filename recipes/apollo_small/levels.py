@@ -1,0 +1,113 @@
+"""How far expected levels of bands are from the original's: as a loss, and on validation."""
+
+import itertools
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mixes import RATE
+
+from apollo_plugin.diagnose import MP3_EDGES
+from apollo_plugin.errors import DataError
+from apollo_plugin.evaluation.budget import bands_above, level_errors
+from apollo_plugin.network.envelope import ENERGY_FLOOR, EnvelopePath
+
+NEPER = 8.685889638  # dB
+SCALES = {8: 1.0, 32: 0.5}  # frames that energies are pooled over, and their weights
+MASKED = 1e-5  # of the loudest group, what lies below is not heard
+MEAN_SHARE = 0.7  # of a crop's mean error that the fast errors do without
+
+
+@lru_cache
+def groups(n_bands: int) -> torch.Tensor:
+    """``(n_bands, groups)``: bands of 250 Hz joined as ears do, a group 12 % of its frequency."""
+    edges, edge = list(range(9)), 8
+    while edge < n_bands:
+        edge = min(n_bands, edge + max(1, round(0.12 * edge)))
+        edges.append(edge)
+    member = torch.zeros(n_bands, len(edges) - 1)
+    for group, (begin, end) in enumerate(itertools.pairwise(edges)):
+        member[begin:end, group] = 1
+    return member
+
+
+def pooled(log_gains: torch.Tensor, members: torch.Tensor, n_frames: int) -> torch.Tensor:
+    """Mean energy of groups of bands over windows of time, ``(items, groups, windows)``."""
+    return means(torch.exp(2 * log_gains.clamp(max=8.0)) @ members, n_frames)
+
+
+def means(x: torch.Tensor, n_frames: int) -> torch.Tensor:
+    """Over windows of time that begin a quarter of one apart, ``(items, frames, n) -> (items, n,
+    windows)``."""
+    return F.avg_pool1d(x.transpose(1, 2), n_frames, max(1, n_frames // 4))
+
+
+def differences(est, target, members, n_frames):
+    """Of the log gains of groups of bands over windows of time, in nepers, ``(items, groups,
+    windows)``; what lies too far below the loudest group counts as lying there."""
+    one, other = (pooled(x, members, n_frames) for x in (est, target))
+    floor = MASKED * other.amax(1, keepdim=True) + ENERGY_FLOOR
+    return 0.5 * ((one + floor).log() - (other + floor).log())
+
+
+def loss_function(est, target, empty):
+    """Huber of the errors of the log gains, and of the log energies that ears follow.
+
+    What a crop has too much or too little of all along can hardly be known; counted in full among
+    the single bands it would drown what changes over time, which can be known and is what is heard.
+    Groups of bands over 80 and 320 ms count in full: the mean of logarithms is below the logarithm
+    of a mean, so the former alone makes the highs too quiet.
+
+    Args:
+        est: ``(items, frames, bands)``, natural logarithms.
+        target: of the same shape.
+        empty: where the codec left nothing, 1, else 0: other bands count a tenth.
+    """
+    weight = 0.1 + 0.9 * empty
+    weight[..., 64:] *= 0.5  # above 16 kHz
+    error = est - target
+    mean = (weight * error).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+
+    def huber(x, delta):
+        return F.huber_loss(x, torch.zeros_like(x), reduction="none", delta=delta)
+
+    loss = (weight * huber(error - MEAN_SHARE * mean, 1.0)).mean()
+    members = groups(est.shape[-1]).to(est.device)
+    share = weight @ members / members.sum(0)
+    for n_frames, factor in SCALES.items():
+        difference = differences(est, target, members, n_frames)
+        loss = loss + factor * (means(share, n_frames) * huber(difference, 1.0)).mean()
+    return loss
+
+
+@torch.no_grad()
+def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
+    """Bias, band by band and over-time error in dB at each bit rate, and the error of groups of
+    bands over 80 ms, mean over files that make_valid.py left."""
+    figures: dict[int, list] = {}
+    members = groups(path.n_bands)
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise DataError(f"'{folder}' holds no energies; run make_valid.py first")
+    for file in files:
+        with np.load(file) as arrays:
+            rates, features = arrays["kbps"], torch.from_numpy(arrays["features"]).float()
+            log_gains = torch.from_numpy(arrays["log_gains"]).float()
+        est, _ = path(features.flatten(0, 1), path.initial_contexts(2 * len(rates)), last=True)
+        for kbps, one in zip(rates.tolist(), est.unflatten(0, (-1, 2))):
+            bands = bands_above(MP3_EDGES[kbps], RATE)
+            if len(bands) > 2:
+                both = [NEPER * x[..., list(bands)].transpose(1, 2) for x in (one, log_gains)]
+                above = members[bands.start :].sum(0) == members.sum(0)
+                heard = NEPER * differences(one, log_gains, members, 8)[:, above]
+                row = (*level_errors(*both)[:3], heard.square().mean().sqrt().item())
+                figures.setdefault(kbps, []).append(row)
+    return {kbps: np.mean(rows, 0) for kbps, rows in sorted(figures.items())}
+
+
+def report(figures: dict[int, np.ndarray]) -> str:
+    return "  ".join(
+        f"{kbps}: {b:+.1f} {e:.1f} {t:.2f} {h:.2f}" for kbps, (b, e, t, h) in figures.items()
+    )
