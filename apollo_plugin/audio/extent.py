@@ -1,13 +1,10 @@
 """How much sound a file holds, by its header alone."""
 
-import mmap
 import os
-from pathlib import Path
 
 import av
 
-from .containers import Link
-from .frames import ONLY_SOUND, Window
+from .frames import opened
 
 
 def expected_bytes(path: str | os.PathLike, seconds: float | None = None) -> int:
@@ -23,15 +20,7 @@ def expected_bytes(path: str | os.PathLike, seconds: float | None = None) -> int
         bytes; 0 where the file cannot be read or tells nothing.
     """
     try:
-        with (
-            open(path, "rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            av.open(
-                Window(data, Link(0, len(data)), Path(path).suffix),
-                metadata_errors="ignore",
-                options=ONLY_SOUND,
-            ) as container,
-        ):
+        with opened(path, "ignore") as container:
             stream = container.streams.audio[0]
             length = max(
                 float((stream.duration or 0) * (stream.time_base or 0)),

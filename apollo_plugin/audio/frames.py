@@ -1,8 +1,12 @@
 """What goes into FFmpeg and what comes out of it."""
 
 import bisect
+import contextlib
 import io
 import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import av
 import numpy as np
@@ -59,6 +63,30 @@ class Window(io.RawIOBase):
 
     def tell(self) -> int:
         return self._place
+
+
+@contextlib.contextmanager
+def opened(
+    path: str | os.PathLike, errors: str, encoding: str = "utf-8"
+) -> Iterator["av.container.InputContainer"]:
+    """A file as FFmpeg shows it, for what it says of itself; see :class:`Window`.
+
+    Args:
+        path: of the file.
+        errors: what is done with texts that are not in ``encoding``, as in ``bytes.decode``.
+        encoding: of texts.
+    """
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        av.open(
+            Window(data, Link(0, len(data)), Path(path).suffix),
+            metadata_encoding=encoding,
+            metadata_errors=errors,
+            options=ONLY_SOUND,
+        ) as container,
+    ):
+        yield container
 
 
 def to_float(frame: "av.AudioFrame") -> np.ndarray:

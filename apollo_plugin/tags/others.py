@@ -5,11 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import av
 from mutagen.apev2 import BINARY, APEv2
 from mutagen.mp4 import MP4
 
-from ..audio.frames import ONLY_SOUND
+from ..audio.frames import opened
 from .model import APE_NAMES, ASF_NAMES, ID3_NAMES, MP4_NAMES, Tags, key_of
 
 _MP4_KEYS = {name: key for key, name in MP4_NAMES.items()}
@@ -89,12 +88,7 @@ def read_by_ffmpeg(tags: Tags, path: Path, common: bool) -> None:
     found: dict[str, str] = {}
     for encoding, errors in (("utf-8", "strict"), ("cp1252", "replace")):
         try:
-            with path.open("rb") as file, av.open(
-                file,
-                metadata_encoding=encoding,
-                metadata_errors=errors,
-                options=ONLY_SOUND,
-            ) as container:
+            with opened(path, errors, encoding) as container:
                 for stream in container.streams.audio[:1]:
                     found |= stream.metadata
                 found |= container.metadata
