@@ -42,6 +42,7 @@ class ApolloNetwork(RestorationNetwork):
             :class:`~apollo_plugin.network.excitation.Excitation` (not in the published model).
         envelope_dim: width of an :class:`~apollo_plugin.network.envelope.EnvelopePath` that tells
             tokens and excitation how loud the original was, 0 for none (not published).
+        envelope_kernel: of the path's convolutions, in frames; odd.
         gain_shape: ``"bin"`` for eq. (2) as printed, a gain for each bin; the published model has
             one for each band.
 
@@ -78,13 +79,15 @@ class ApolloNetwork(RestorationNetwork):
         band_bins: Sequence[int] | None = None,
         excitation: bool = False,
         envelope_dim: int = 0,
+        envelope_kernel: int = 13,
         gain_shape: str = "band",
     ):
         RestorationNetwork.__init__(self, locals())
         if n_heads < 1 or feature_dim < 1 or feature_dim % (2 * n_heads):
             raise ValueError(f"feature_dim {feature_dim} must be a multiple of {2 * n_heads}")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size {kernel_size} must be odd")
+        for name, size in (("kernel_size", kernel_size), ("envelope_kernel", envelope_kernel)):
+            if size < 1 or size % 2 == 0:
+                raise ValueError(f"{name} {size} must be odd")
         if n_layers < 1 or tcn_blocks < 1:
             raise ValueError("n_layers and tcn_blocks must be 1 or more")
         self.residual = residual
@@ -118,7 +121,7 @@ class ApolloNetwork(RestorationNetwork):
         if envelope_dim or excitation:
             gain_bands = GainBands(bands, window, sample_rate)
         if envelope_dim:
-            self.envelope_path = starting_path(gain_bands, envelope_dim, causal)
+            self.envelope_path = starting_path(gain_bands, envelope_dim, envelope_kernel, causal)
             n_known = self.envelope_path.n_in // self.envelope_path.n_bands
             self.early_guide = TokenGuide(bands, gain_bands, feature_dim, n_known)
             self.late_guide = TokenGuide(bands, gain_bands, feature_dim, 2)

@@ -124,15 +124,16 @@ def extrapolation(n_gains: int) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, bias
 
 
-def starting_path(gain_bands: GainBands, width: int, causal: bool) -> EnvelopePath:
+def starting_path(gain_bands: GainBands, width: int, kernel: int, causal: bool) -> EnvelopePath:
     """An envelope path that says what :func:`extrapolation` does before it is trained.
 
     Args:
         gain_bands: of the network.
         width: features of the path.
+        kernel: of its convolutions.
         causal: no look-ahead.
     """
-    path = EnvelopePath(sum(gain_bands.widths), gain_bands.width, width, causal=causal)
+    path = EnvelopePath(sum(gain_bands.widths), gain_bands.width, width, kernel, causal=causal)
     weight, bias = extrapolation(path.n_bands)
     path.set_linear_map(nn.functional.pad(weight, (0, path.n_in - path.n_bands)), bias)
     return path

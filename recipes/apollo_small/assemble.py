@@ -1,18 +1,21 @@
 """Gives a checkpoint an envelope path and excitation: where their joint training starts from.
 
-python recipes/apollo_small/assemble.py CHECKPOINT ENVELOPE [ENVELOPE ...] OUT
+python recipes/apollo_small/assemble.py CHECKPOINT ENVELOPE [ENVELOPE ...] OUT --valid FOLDER
 
 Everything of CHECKPOINT is kept; the envelope path has the weights that train_envelope.py left, the
-mean of several where there are several, smoothed over frequency, and the excitation fills what the
-path expects, with more noise than tile. What leads from one to the other starts at nothing, so OUT
-restores what CHECKPOINT does below the cut-off, and above it what the path expects.
+mean of several where there are several, smoothed over frequency and with each band right in the
+mean on what make_valid.py left, and the excitation fills what the path expects, with more noise
+than tile. What leads from one to the other starts at nothing, so OUT restores what CHECKPOINT does
+below the cut-off, and above it what the path expects.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
+from levels import mean_errors
 from safetensors.torch import load_file
 from torch import nn
 
@@ -39,28 +42,31 @@ def smoothing(n_bands: int) -> torch.Tensor:
     return weight / weight.sum(-1, keepdim=True)
 
 
-def assembled(model: Apollo, envelopes: list[Path]) -> Apollo:
-    """``model`` with an envelope path of the mean of the weights in ``envelopes``, and with
-    excitation."""
+def assembled(model: Apollo, envelopes: list[Path], valid: Sequence[Path] = ()) -> Apollo:
+    """``model`` with an envelope path of the mean of the weights in ``envelopes``, whose bands are
+    right in the mean on ``valid``, and with excitation."""
     several = [load_file(envelope) for envelope in envelopes]
     if any(path.keys() != several[0].keys() for path in several):
         raise CheckpointError(f"'{envelopes[0]}' and the other envelope paths are of two kinds")
     path = {
         name: torch.stack([one[name].float() for one in several]).mean(0) for name in several[0]
     }
-    options = dict(envelope_dim=len(path["encoder.bias"]), excitation=True)
+    width, _, kernel = path["blocks.0.conv.weight"].shape
+    options = dict(envelope_dim=width, envelope_kernel=kernel, excitation=True)
     new = Apollo(**model.get_model_args() | options)
-    weights = new.state_dict() | model.state_dict()
-    weights |= {f"envelope_path.{name}": weight for name, weight in path.items()}
+    assert new.excitation is not None and new.envelope_path is not None
+    tokens = {k: v for k, v in model.state_dict().items() if not k.startswith("envelope_path.")}
+    new.load_state_dict(new.state_dict() | tokens)
     try:
-        new.load_state_dict(weights)
+        new.envelope_path.load_state_dict(path)
     except RuntimeError as error:
         raise CheckpointError(f"'{envelopes[0]}' does not fit: {one_line(error)}") from error
-    assert new.excitation is not None and new.envelope_path is not None
     decoder = new.envelope_path.decoder
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.copy_(smoothing(len(parameter)) @ parameter)
+        if valid:
+            decoder.bias -= mean_errors(new.envelope_path, valid)
     for head in new.excitation.heads.values():
         bias = cast(torch.Tensor, cast(nn.Sequential, head)[-1].bias)
         with torch.no_grad():
@@ -75,8 +81,9 @@ def main() -> None:
     parser.add_argument("checkpoint", help="name or file")
     parser.add_argument("envelope", type=Path, nargs="+", help="safetensors of train_envelope.py")
     parser.add_argument("out", type=Path, help="safetensors file to write")
+    parser.add_argument("--valid", type=Path, nargs="+", default=[], help="of make_valid.py")
     args = parser.parse_args()
-    model = assembled(Apollo.from_pretrained(args.checkpoint), args.envelope)
+    model = assembled(Apollo.from_pretrained(args.checkpoint), args.envelope, args.valid)
     checkpoints.save(model, args.out)
 
 

@@ -1,6 +1,8 @@
 """How far expected levels of bands are from the original's: as a loss, and on validation."""
 
 import itertools
+import math
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,11 +14,13 @@ from mixes import RATE
 from apollo_plugin.diagnose import MP3_EDGES
 from apollo_plugin.errors import DataError
 from apollo_plugin.evaluation.budget import bands_above, level_errors
-from apollo_plugin.network.envelope import ENERGY_FLOOR, EnvelopePath
+from apollo_plugin.network.envelope import EMPTY, ENERGY_FLOOR, EnvelopePath
+from apollo_plugin.network.gain_bands import GAIN_BAND_HZ
 
 NEPER = 8.685889638  # dB
 SCALES = {8: 1.0, 32: 0.5}  # frames that energies are pooled over, and their weights
 MASKED = 1e-5  # of the loudest group, what lies below is not heard
+SMOOTH = 3.0  # standard deviation in bands of what mean errors are smoothed with
 MEAN_SHARE = 0.7  # of a crop's mean error that the fast errors do without
 
 
@@ -82,12 +86,15 @@ def loss_function(est, target, empty):
     return loss
 
 
-@torch.no_grad()
-def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
-    """Bias, band by band and over-time error in dB at each bit rate, and the error of groups of
-    bands over 80 ms, mean over files that make_valid.py left."""
-    figures: dict[int, list] = {}
-    members = groups(path.n_bands)
+def predictions(
+    path: EnvelopePath, folder: Path
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """For each file that make_valid.py left and each of its bit rates: the bit rate, log gains as
+    they are expected, and as they were, ``(channels, frames, bands)``.
+
+    Raises:
+        DataError: where there are none.
+    """
     files = sorted(folder.glob("*.npz"))
     if not files:
         raise DataError(f"'{folder}' holds no energies; run make_valid.py first")
@@ -97,14 +104,42 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
             log_gains = torch.from_numpy(arrays["log_gains"]).float()
         est, _ = path(features.flatten(0, 1), path.initial_contexts(2 * len(rates)), last=True)
         for kbps, one in zip(rates.tolist(), est.unflatten(0, (-1, 2))):
-            bands = bands_above(MP3_EDGES[kbps], RATE)
-            if len(bands) > 2:
-                both = [NEPER * x[..., list(bands)].transpose(1, 2) for x in (one, log_gains)]
-                above = members[bands.start :].sum(0) == members.sum(0)
-                heard = NEPER * differences(one, log_gains, members, 8)[:, above]
-                row = (*level_errors(*both)[:3], heard.square().mean().sqrt().item())
-                figures.setdefault(kbps, []).append(row)
+            yield kbps, one, log_gains
+
+
+@torch.no_grad()
+def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
+    """Bias, band by band and over-time error in dB at each bit rate, and the error of groups of
+    bands over 80 ms, mean over files that make_valid.py left."""
+    figures: dict[int, list] = {}
+    members = groups(path.n_bands)
+    for kbps, est, log_gains in predictions(path, folder):
+        bands = bands_above(MP3_EDGES[kbps], RATE)
+        if len(bands) > 2:
+            both = [NEPER * x[..., list(bands)].transpose(1, 2) for x in (est, log_gains)]
+            above = members[bands.start :].sum(0) == members.sum(0)
+            heard = NEPER * differences(est, log_gains, members, 8)[:, above]
+            row = (*level_errors(*both)[:3], heard.square().mean().sqrt().item())
+            figures.setdefault(kbps, []).append(row)
     return {kbps: np.mean(rows, 0) for kbps, rows in sorted(figures.items())}
+
+
+@torch.no_grad()
+def mean_errors(path: EnvelopePath, folders: Sequence[Path]) -> torch.Tensor:
+    """How much more than there was is expected of each band above the cut-off, in nepers: mean over
+    files and bit rates, smoothed over frequency, ``(bands,)``. Bands that an original lacks all
+    along do not count."""
+    total, count = torch.zeros(2, path.n_bands)
+    for folder in folders:
+        for kbps, est, log_gains in predictions(path, folder):
+            first = math.ceil(MP3_EDGES[kbps] / GAIN_BAND_HZ)
+            known = (log_gains.amax(1) > 0.5 * math.log(EMPTY)).float()
+            total[first:] += ((est - log_gains).mean(1) * known).sum(0)[first:]
+            count[first:] += known.sum(0)[first:]
+    distance = torch.arange(path.n_bands) - torch.arange(path.n_bands)[:, None]
+    weight = torch.exp(-0.5 * (distance / SMOOTH).square()) * (count > 0)
+    smooth = weight @ (total / count.clamp(min=1)) / weight.sum(-1)
+    return torch.where(count > 0, smooth, 0)
 
 
 def report(figures: dict[int, np.ndarray]) -> str:

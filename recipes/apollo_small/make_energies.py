@@ -81,13 +81,14 @@ def main() -> None:
     parser.add_argument("--real", type=Path, required=True, help="folder of folders of recordings")
     parser.add_argument("--songs", type=Path, help="folder of folders of stems, train*")
     parser.add_argument("--loops", type=Path, help="folder of samples, those named loop_*")
+    parser.add_argument("--records", type=Path, help="folder of whole songs, gather_records.py")
     parser.add_argument("--out", type=Path, required=True, help="folder of the files")
     parser.add_argument("--n_mixes", type=int, default=400)
     parser.add_argument("--seconds", type=float, default=6.0, help="length of a mix")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    bank = load(args.real, args.songs, args.loops)
+    bank = load(args.real, args.songs, args.loops, args.records)
     args.out.mkdir(parents=True, exist_ok=True)
     start, n_made = time.time(), 0
     for index in range(args.n_mixes):

@@ -19,13 +19,16 @@ import torch
 from song import balanced, limited, squashed, treated
 
 from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
-from apollo_plugin.errors import DataError
+from apollo_plugin.errors import DataError, one_line
 
 RATE = 44100
 # What keeps time, what sings, and the rest, by names of folders; loops may be any of them.
 RHYTHM = ("drums", "drums_played", "percussion", "cymbals", "loops")
 VOICES = ("vocals_sung", "vocals_spoken")
-WHOLE = ("mixes_rendered",)
+RECORDS = "records"
+WHOLE = ("mixes_rendered", RECORDS)
+# Of all mixes, where there are any; and of the rest, those of songs that are stems.
+OF_RECORDS, OF_SONGS = 0.5, 0.25
 # More often the MP3 of the paper.
 CODINGS = EVERYDAY | dict(mp3=1.0)
 MP3_SHARES = (0.2, 0.2, 0.2, 0.18, 0.14, 0.08)
@@ -35,6 +38,8 @@ STROKE = 2.5  # s
 RECORD_HZ = (30, 60, 120, 250, 500, 1000, 2000, 4000, 8000, 12000, 16000, 20000)
 RECORD_DB = (8, 14, 14, 8, 3, -4, -9, -11, -13, -18, -25, -34)
 DEVIATION, TILT = 3.0, 1.2
+# Some music is dark. One or two poles, in Hz.
+OF_DARK, DARKEST, LEAST_DARK = 0.15, 1500, 10000
 
 
 @dataclass(frozen=True)
@@ -50,19 +55,22 @@ class Bank:
     songs: list[dict[str, np.ndarray]]
 
 
-def load(real: Path, songs: Path | None, loops: Path | None) -> Bank:
+def load(real: Path, songs: Path | None, loops: Path | None, records: Path | None) -> Bank:
     """Reads everything.
 
     Args:
         real: folder of folders of recordings, named by what they play.
         songs: folder of folders of stems, of which those named ``train`` are taken, or None.
         loops: folder of samples, of which those named ``loop_`` are taken, or None.
+        records: folder of whole songs, or None.
     """
     kinds = {
         folder.name: [_read(file) for file in sorted(folder.iterdir()) if _is_sound(file)]
         for folder in sorted(real.iterdir())
         if folder.is_dir()
     }
+    if records:
+        kinds[RECORDS] = [_read(file) for file in sorted(records.iterdir()) if _is_sound(file)]
     if loops:
         kinds["loops"] = [_read(file) for file in sorted(loops.glob("loop_*.flac"))]
     kinds = {name: sounds for name, sounds in kinds.items() if sounds}
@@ -81,7 +89,10 @@ def _is_sound(file: Path) -> bool:
 
 
 def _read(file: Path) -> np.ndarray:
-    wav, rate = soundfile.read(file, dtype="int16", always_2d=True)
+    try:
+        wav, rate = soundfile.read(file, dtype="int16", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise DataError(f"'{file}' cannot be read: {one_line(error)}") from error
     if rate != RATE:
         wav = scipy.signal.resample(wav.astype(np.float32), round(len(wav) * RATE / rate))
         wav = np.clip(wav, -32768, 32767).astype(np.int16)
@@ -90,7 +101,10 @@ def _read(file: Path) -> np.ndarray:
 
 def draw(bank: Bank, random: np.random.Generator, n: int) -> np.ndarray:
     """A mix before it is coded, float32 ``(2, n)``, at most full scale."""
-    if bank.songs and random.random() < 0.25:
+    strength = (0.2, 1.2)
+    if RECORDS in bank.kinds and random.random() < OF_RECORDS:
+        stems, strength = _of_record(bank, random, n), (0.0, 0.6)
+    elif bank.songs and random.random() < OF_SONGS:
         stems = _of_song(bank, random, n)
         if random.random() < 0.35:
             kind = random.choice([kind for kind in bank.kinds if kind not in WHOLE])
@@ -101,13 +115,15 @@ def draw(bank: Bank, random: np.random.Generator, n: int) -> np.ndarray:
         stems = squashed(stems, random)
     if random.random() < 0.5:
         stems = limited(stems, random)
-    mix = mastered(np.asarray(sum(stems.values()), np.float32), random)
+    mix = mastered(np.asarray(sum(stems.values()), np.float32), random, strength)
     return mix * np.float32(0.98 / max(1e-6, np.abs(mix).max()))
 
 
-def mastered(mix: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """``(2, time)`` filtered towards the long-term spectrum of records, most mixes most of the way,
-    some beyond it."""
+def mastered(
+    mix: np.ndarray, random: np.random.Generator, strength: tuple[float, float]
+) -> np.ndarray:
+    """``(2, time)`` filtered towards the long-term spectrum of records, by a share of the way
+    between the two of ``strength``; some made dark."""
     hertz = np.array(RECORD_HZ, float)
     spectrum = scipy.fft.rfft(mix, axis=-1)
     found = np.square(np.abs(spectrum)).mean(0)
@@ -119,8 +135,11 @@ def mastered(mix: np.ndarray, random: np.random.Generator) -> np.ndarray:
     wanted = RECORD_DB + random.normal(0, TILT) * np.log2(hertz / 1000)
     wanted = wanted + random.normal(0, DEVIATION, len(hertz))
     change = wanted - level
-    change = np.clip(change - np.median(change), -15, 15) * random.uniform(0.2, 1.2)
+    change = np.clip(change - np.median(change), -15, 15) * random.uniform(*strength)
     gain = np.interp(np.log(np.maximum(bins, 20)), np.log(hertz), change)
+    if random.random() < OF_DARK:
+        corner = np.exp(random.uniform(np.log(DARKEST), np.log(LEAST_DARK)))
+        gain -= random.integers(1, 3) * 10 * np.log10(1 + np.square(bins / corner))
     filtered = spectrum * (10 ** (gain / 20)).astype(np.float32)
     return scipy.fft.irfft(filtered, mix.shape[1], axis=-1)
 
@@ -130,6 +149,21 @@ def _balanced(wav: np.ndarray, kind: str, random: np.random.Generator) -> np.nda
     highs belong to what is bright: drums, cymbals, consonants."""
     more = 3 if kind in RHYTHM else 0
     return 10 ** (more / 20) * balanced(wav, random, brightness=0.25, spread_db=8)
+
+
+def _of_record(bank: Bank, random: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    """Part of a record, sometimes with a voice or something else over it."""
+    records = bank.kinds[RECORDS]
+    wav = records[random.integers(len(records))]
+    part = _faster(wav, random.integers(wav.shape[1]), n, _speed(random))
+    stems = {RECORDS: balanced(part, random, brightness=0.25, spread_db=3)}
+    voices = [kind for kind in VOICES if kind in bank.kinds]
+    others = [kind for kind in bank.kinds if kind not in (*WHOLE, *VOICES)]
+    for kinds, share in ((voices, 0.35), (others, 0.2)):
+        if kinds and random.random() < share:
+            kind = str(random.choice(kinds))
+            stems[kind] = _balanced(_part(bank, kind, random, n), kind, random)
+    return stems
 
 
 def _of_song(bank: Bank, random: np.random.Generator, n: int) -> dict[str, np.ndarray]:

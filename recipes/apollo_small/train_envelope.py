@@ -1,7 +1,7 @@
 """Trains the envelope path alone, offline and causal ones side by side on the same mixes.
 
 python recipes/apollo_small/train_envelope.py --real FOLDER --songs data/songs --loops FOLDER \\
-    --valid energies/valid --out exp/envelope --minutes 60
+    --records records --valid energies/valid --out exp/envelope --minutes 60
 
 Mixes are drawn and coded by other processes all the while (mixes.py), so none comes twice. Learning
 rates follow the clock, for a time that is known beforehand. Paths start from ridge regression on
@@ -37,11 +37,13 @@ from apollo_plugin.network.envelope import EMPTY, EnvelopePath
 from apollo_plugin.network.filterbank import ApolloSTFT
 
 CAUSAL = {"small": False, "streaming": True}
-# Where a crop lacks context, in frames: on the left, and on the right of a path that looks ahead.
+# Where the start from a linear map begins in a crop, in frames, since it looks back. Training takes
+# all of a crop: there are files that begin and end as abruptly.
 LEFT = 20
 # A band came through where it is not so much below the original (natural logarithm), and lies above
 # the cut-off where it and all above it did so in less than this share of the frames.
 LACKS, SHARE = 1.7, 0.045
+UNKNOWN = 0.5 * math.log(EMPTY)
 SNAPSHOTS = (0.5, 0.75)  # of the time
 SAVED_EVERY = 60.0  # s
 
@@ -69,8 +71,8 @@ class Mixes(threading.Thread):
         super().__init__(daemon=True)
         self.stream, self.args = stream, args
         self.device = torch.device(args.device)
-        self.stft, self.path = ApolloSTFT(882, 882, sample_rate=RATE), EnvelopePath()
-        self.path.to(self.device)
+        self.stft = ApolloSTFT(882, 882, sample_rate=RATE).to(self.device)
+        self.path = EnvelopePath().to(self.device)
         self.waiting: queue.Queue = queue.Queue(3)
         self.ended = threading.Event()
 
@@ -121,11 +123,17 @@ class Trainee:
 
     def __init__(self, name: str, args: argparse.Namespace):
         self.name, self.args = name, args
-        self.path = EnvelopePath(causal=CAUSAL[name]).to(args.device)
+        self.path = self.new_path().to(args.device)
         self.optimizer = torch.optim.AdamW(self.path.parameters(), args.lr, weight_decay=0.01)
         self.dissimilarity = Dissimilarity(self.path.n_bands).to(args.device)
         self.average = {k: v.clone() for k, v in self.path.state_dict().items()}
         self.n_steps = 0
+
+    def new_path(self) -> EnvelopePath:
+        args = self.args
+        return EnvelopePath(
+            n_features=args.features, kernel_size=args.kernel, causal=CAUSAL[self.name]
+        )
 
     def start(self, state: dict[str, torch.Tensor]) -> None:
         """From these weights."""
@@ -137,17 +145,17 @@ class Trainee:
         """One step at a share ``rate`` of the learning rate; returns the parts of the loss."""
         path = self.path
         with torch.no_grad():
-            empty = (present < 0.5 * math.log(EMPTY)).float()
+            empty = (present < UNKNOWN).float()
             came = (present > target - LACKS).float().mean(1, keepdim=True)
             most = came.flip(-1).cummax(-1)[0].flip(-1)
             above = (most < SHARE).float().expand_as(present)
         expected, _ = path(features, path.initial_contexts(len(features)), last=True)
-        inside = slice(max(LEFT, path.ahead), target.shape[1] - path.ahead)
-        est, aim, gone, filled = (x[:, inside] for x in (expected, target, empty, above))
-        level = loss_function(est, aim, gone.clone())
+        # What an original lacks all along, by a low-pass of its own, is not known.
+        expected = torch.where(target.amax(1, keepdim=True) > UNKNOWN, expected, target)
+        level = loss_function(expected, target, empty)
         # Below the cut-off there is what the codec left.
-        sounding = torch.where(filled > 0, est, present[:, inside])
-        dissimilar = self.dissimilarity(sounding, aim, filled)
+        sounding = torch.where(above > 0, expected, present)
+        dissimilar = self.dissimilarity(sounding, target, above)
         self.optimizer.param_groups[0]["lr"] = self.args.lr * rate * min(1, self.n_steps / 100)
         self.optimizer.zero_grad(set_to_none=True)
         (level + self.args.similarity * dissimilar).backward()
@@ -169,7 +177,7 @@ class Trainee:
             save_file(weights, beside)
         if self.args.valid is None:
             return ""
-        path = EnvelopePath(causal=CAUSAL[self.name])
+        path = self.new_path()
         path.load_state_dict(weights)
         figures = validate(path, self.args.valid)
         heard = np.mean([row[3] for row in figures.values()])
@@ -214,11 +222,14 @@ def main() -> None:
     parser.add_argument("--real", type=Path, required=True, help="folder of folders of recordings")
     parser.add_argument("--songs", type=Path, help="folder of folders of stems, train*")
     parser.add_argument("--loops", type=Path, help="folder of samples, those named loop_*")
+    parser.add_argument("--records", type=Path, help="folder of whole songs, gather_records.py")
     parser.add_argument("--valid", type=Path, help="energies of make_valid.py")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--minutes", type=float, required=True, help="in all")
     parser.add_argument("--models", nargs="+", choices=CAUSAL, default=list(CAUSAL))
     parser.add_argument("--init_from", type=Path, help="folder of files of the same names")
+    parser.add_argument("--features", type=int, default=384, help="width of the paths")
+    parser.add_argument("--kernel", type=int, default=25, help="of their convolutions, in frames")
     parser.add_argument("--batch", type=int, default=12, help="single channels a step")
     parser.add_argument("--seconds", type=float, default=4.4, help="of each")
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -229,13 +240,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="or cuda")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    least = max(SCALES) + 2 * EnvelopePath().ahead + LEFT
+    least = max(SCALES) + LEFT
     if args.seconds * 100 < least:
         raise SettingError(f"--seconds {args.seconds:g} is too short; take {least / 100:g} or more")
     args.out.mkdir(parents=True, exist_ok=True)
-    stream = Stream(
-        load(args.real, args.songs, args.loops), args.processes, args.slots, 6.0, args.seed
-    )
+    bank = load(args.real, args.songs, args.loops, args.records)
+    stream = Stream(bank, args.processes, args.slots, 6.0, args.seed)
     try:
         train(stream, args)
     finally:

@@ -16,6 +16,7 @@ OPTIONS = [
     dict(band_bins=LEAN, excitation=True, envelope_dim=176),
     dict(band_bins=LEAN, envelope_dim=176, kernel_size=45),  # the path waits for the tokens
     dict(band_bins=LEAN, excitation=True, envelope_dim=176, causal=True),
+    dict(band_bins=LEAN, excitation=True, envelope_dim=176, envelope_kernel=5),
     dict(band_bins=LEAN, excitation=True, residual=False),
 ]
 
@@ -161,6 +162,7 @@ def test_checkpoints_keep_the_options(tmp_path):
         (dict(band_bins=LEAN, band_width_hz=160), "both lay out bands"),
         (dict(envelope_dim=100), "n_features 100 is less than twice the 88 bands"),
         (dict(envelope_dim=-1), "n_features -1 is less"),
+        (dict(envelope_dim=176, envelope_kernel=8), "envelope_kernel 8 must be odd"),
         (dict(excitation=True, sample_rate=8000), "no room above the source region"),
         (dict(excitation=True, sample_rate=22050), "no two hops"),
     ],

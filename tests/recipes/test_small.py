@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -212,9 +213,10 @@ def test_from_recordings_to_an_envelope(prepared, real_sounds, tmp_path):
     assert done.returncode == 0, done.stderr
     for name, causal in (("small", False), ("streaming", True)):
         assert f"{name}  heard" in done.stdout
-        path = EnvelopePath(causal=causal)
+        path = EnvelopePath(n_features=384, kernel_size=25, causal=causal)
+        fresh = path.encoder.weight.clone()
         path.load_state_dict(load_file(tmp_path / "out" / f"{name}.safetensors"))
-        assert not torch.equal(path.encoder.weight, EnvelopePath().encoder.weight)
+        assert not torch.equal(path.encoder.weight, fresh)
         assert (tmp_path / "out" / f"{name}_2.safetensors").is_file()
     # Measured on the validation pairs of stage 3, the baseline beside.
     small = tmp_path / "small.safetensors"
@@ -233,12 +235,13 @@ def test_a_training_goes_on_where_it_was_stopped(recipe, real_sounds, tmp_path, 
     from mixes import Stream, load
 
     monkeypatch.setattr(train_envelope, "SAVED_EVERY", 0.0)
-    stream = Stream(load(real_sounds, None, None), 1, 4, 2.0, 0)
+    stream = Stream(load(real_sounds, None, None, None), 1, 4, 2.0, 0)
     steps = []
     for minutes in (0.04, 0.08):
         args = argparse.Namespace(
             models=["small"], device="cpu", lr=1e-3, similarity=1.0, out=tmp_path, valid=None,
             batch=1, seconds=1.2, slots=4, seed=0, init_from=None, ridge_batches=1, minutes=minutes,
+            features=176, kernel=5,
         )  # fmt: skip
         train_envelope.train(stream, args)
         state = torch.load(tmp_path / "state", weights_only=True)
@@ -257,20 +260,23 @@ class Mean:
         return np.full(size, mean) if size else mean
 
     def uniform(self, low, high):
-        return 1.0
+        return high
+
+    def random(self):
+        return 0.5
 
 
 def test_mastering_gives_white_noise_the_spectrum_of_records(recipe):
     from mixes import RECORD_DB, RECORD_HZ, mastered
 
     noise = np.random.default_rng(0).standard_normal((2, 5 * 44100)).astype(np.float32)
-    power = np.square(np.abs(np.fft.rfft(mastered(noise, Mean())))).mean(0)
+    power = np.square(np.abs(np.fft.rfft(mastered(noise, Mean(), (0.0, 1.0))))).mean(0)
     hertz = np.fft.rfftfreq(noise.shape[1], 1 / 44100)
     level = [10 * np.log10(power[np.abs(hertz / f - 1) < 0.05].mean()) for f in RECORD_HZ[3:-2]]
     expected = np.array(RECORD_DB[3:-2], float)  # within 15 dB of the median
     found = np.array(level) - np.mean(level) + expected.mean()
     assert np.abs(found - expected).max() < 2.5
-    silence = mastered(np.zeros((2, 44100), np.float32), Mean())
+    silence = mastered(np.zeros((2, 44100), np.float32), Mean(), (0.0, 1.0))
     assert np.isfinite(silence).all() and not silence.any()
 
 
@@ -290,7 +296,7 @@ def test_faster_is_higher_and_as_long(recipe):
 def test_batches_are_mixes_and_what_codecs_leave_of_them(recipe, real_sounds):
     from mixes import DataError, Stream, draw, load
 
-    bank = load(real_sounds, None, None)
+    bank = load(real_sounds, None, None, None)
     one, other = (draw(bank, np.random.default_rng(3), 30000) for _ in range(2))
     assert one.shape == (2, 30000) and np.isfinite(one).all()
     np.testing.assert_array_equal(one, other)
@@ -441,13 +447,136 @@ def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
     for head in mean.excitation.heads.values():
         level, tonality, lack = head[-1].bias.chunk(3, -1)
         assert (tonality == TONALITY).all() and not level.any() and not lack.any()
-    other = EnvelopePath(kernel_size=5).state_dict()
+    longer = tmp_path / "longer.safetensors"
+    save_file(EnvelopePath(n_features=180, kernel_size=5).state_dict(), longer)
+    options = assembled(model, [longer]).get_model_args()
+    assert options["envelope_dim"] == 180 and options["envelope_kernel"] == 5
+    other = EnvelopePath(n_blocks=3).state_dict()
     save_file(other, envelope)
     with pytest.raises(CheckpointError, match="does not fit"):
         assembled(model, [envelope])
     save_file(other | {"more": torch.zeros(1)}, envelope)
     with pytest.raises(CheckpointError, match="two kinds"):
         assembled(model, [second, envelope])
+
+
+# -------------------------------------------------------------------------------------- records
+
+
+@pytest.fixture
+def packages(tmp_path):
+    """What four packages leave on a machine: stems, files, an archive, and what is not ours."""
+    root = tmp_path / "root"
+    games = root / "usr/share/games"
+    sectoid = games / "fretsonfire/data/songs/sectoid"
+    naev = root / "usr/share/naev/dat/snd/music"
+    track = games / "supertuxkart/data/tracks/ancient_colosseum_labyrinth"
+    for folder in (sectoid / "A song", naev, track, games / "ufoai/base"):
+        folder.mkdir(parents=True)
+    (sectoid / "library.ini").write_text("no sound")
+    for name, n, amplitude in (("guitar", 30000, 0.6), ("song", 40000, 0.9)):
+        wav = amplitude * np.stack([np.sin(0.03 * np.arange(n))] * 2, 1)
+        soundfile.write(sectoid / "A song" / f"{name}.ogg", wav, 44100)
+    for path in (naev / "empire1.ogg", naev / "agriculture.ogg", track / "Battle_Theme_1.ogg"):
+        soundfile.write(path, tone(20000).T.numpy(), 44100)
+    with zipfile.ZipFile(games / "ufoai/base/0music.pk3", "w") as archive:
+        for name in ("David01", "azrael1", "PsymongN1"):
+            archive.write(track / "Battle_Theme_1.ogg", f"music/{name}.ogg")
+    return root
+
+
+def test_songs_of_packages_are_gathered(packages, tmp_path):
+    out = tmp_path / "records"
+    done = command("gather_records.py", "--root", packages, "--out", out)
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in out.iterdir())
+    assert names == [
+        "SOURCES.tsv",
+        "fretsonfire-songs-sectoid__A_song.flac",
+        "naev-data__empire1.ogg",
+        "supertuxkart-data__Battle_Theme_1.ogg",
+        "ufoai-music__David01.ogg",
+        "ufoai-music__azrael1.ogg",
+    ]  # and nothing whose licence forbids it
+    rows = [row.split("\t") for row in (out / "SOURCES.tsv").read_text().splitlines()]
+    assert sorted(row[0] for row in rows[1:]) == names[1:] and all(len(row) == 4 for row in rows)
+    naev = packages / "usr/share/naev/dat/snd/music/empire1.ogg"
+    assert (out / names[2]).read_bytes() == naev.read_bytes()
+    # Stems add up, the longest to its end, and below full scale.
+    mix, rate = soundfile.read(out / names[1])
+    assert mix.shape == (40000, 2) and rate == 44100
+    assert np.abs(mix).max() == pytest.approx(0.98, abs=2e-3)
+    assert mix[100:29000].std() / mix[31000:].std() == pytest.approx(1.5 / 0.9, rel=0.02)
+    again = command("gather_records.py", "--root", packages, "--out", out)
+    assert again.returncode == 0 and sorted(path.name for path in out.iterdir()) == names
+
+
+def test_records_are_heard_in_mixes(recipe, real_sounds, packages, tmp_path):
+    from mixes import RECORDS, DataError, draw, load
+
+    out = tmp_path / "records"
+    command("gather_records.py", "--root", packages, "--out", out)
+    bank = load(real_sounds, None, None, out)
+    assert len(bank.kinds[RECORDS]) == 5
+    # A tone of some 2100 Hz, where no other sound of these has a line.
+    for sound in bank.kinds[RECORDS]:
+        sound[:] = (9000 * np.sin(0.3 * np.arange(sound.shape[1]))).astype(np.int16)
+    random = np.random.default_rng(0)
+    powers = [np.square(np.abs(np.fft.rfft(draw(bank, random, 30000)))).sum(0) for _ in range(40)]
+    peaked = [p[1000:].max() > 0.02 * p.sum() for p in powers]
+    assert 8 < sum(peaked) < 32  # a half
+    (out / "broken.ogg").write_bytes(b"OggS and then nothing")
+    with pytest.raises(DataError, match=r"broken.ogg' cannot be read"):
+        load(real_sounds, None, None, out)
+
+
+def test_dark_mixes_lose_6_or_12_db_an_octave(recipe, monkeypatch):
+    import mixes
+
+    noise = np.random.default_rng(0).standard_normal((2, 2 * 44100)).astype(np.float32)
+    monkeypatch.setattr(mixes, "OF_DARK", 1.0)
+    monkeypatch.setattr(mixes, "DARKEST", 2000)
+    monkeypatch.setattr(mixes, "LEAST_DARK", 2000.001)
+    slopes = set()
+    for seed in range(12):
+        power = np.abs(np.fft.rfft(mixes.mastered(noise, np.random.default_rng(seed), (0, 0)))) ** 2
+        low, high = (power[:, 2 * f - 400 : 2 * f + 400].mean() for f in (8000, 16000))
+        slopes.add(round(10 * np.log10(low / high) / 6))
+    assert slopes == {1, 2}
+
+
+# ----------------------------------------------------------------------------- what bands lack
+
+
+def test_mean_errors_are_what_a_bias_adds(recipe, tmp_path):
+    from levels import SMOOTH, mean_errors, validate
+
+    torch.manual_seed(0)
+    levels = torch.randn(2, 40, 88)
+    levels[..., 80:] = -6.9  # an original without anything there
+    features = torch.cat((levels, torch.zeros(2, 40, 352)), -1)
+    arrays = dict(
+        features=features.expand(2, -1, -1, -1).numpy(),
+        log_gains=levels.numpy(),
+        kbps=np.array([24, 96]),
+    )
+    np.savez(tmp_path / "000000.npz", **arrays)
+    path = EnvelopePath()  # expects what it is given
+    assert mean_errors(path, [tmp_path]).abs().max() < 1e-5
+    with torch.no_grad():
+        path.decoder.bias += 0.5
+    found = mean_errors(path, [tmp_path, tmp_path])
+    assert not found[:16].any() and not found[80:].any()  # 24 kbit/s keep what is below 4 kHz
+    torch.testing.assert_close(found[20:80], torch.full((60,), 0.5))
+    bias = validate(path, tmp_path)[24][0]
+    assert bias == pytest.approx(0.5 * 8.685889638, rel=1e-4)
+    # One band that is wrong by 1 is a bell of sum 1.
+    with torch.no_grad():
+        path.decoder.bias[:] = 0
+        path.decoder.bias[40] = 1
+    found = mean_errors(path, [tmp_path])
+    assert found.sum() == pytest.approx(1, abs=0.02) and found.argmax() == 40
+    assert found[43] / found[40] == pytest.approx(np.exp(-0.5 * (3 / SMOOTH) ** 2), rel=0.02)
 
 
 @pytest.mark.parametrize(
