@@ -10,6 +10,7 @@ below the cut-off, and above it what the path expects.
 """
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -22,7 +23,8 @@ from torch import nn
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import CheckpointError, one_line
-from apollo_plugin.network.gain_bands import TARGET_START
+from apollo_plugin.network.gain_bands import TARGET_START, GainBands
+from apollo_plugin.network.layers import BandLinear
 
 # Log odds of the tile's share in the energy. On recordings -4 and -3 did as well as -2, and better
 # than a half: tiles of levels that are a little wrong are heard as tones.
@@ -42,9 +44,25 @@ def smoothing(n_bands: int) -> torch.Tensor:
     return weight / weight.sum(-1, keepdim=True)
 
 
-def assembled(model: Apollo, envelopes: list[Path], valid: Sequence[Path] = ()) -> Apollo:
+@torch.no_grad()
+def hold_back(model: Apollo, share: float) -> None:
+    """Scales what the tokens add to the bands below those that are filled."""
+    bands = model.filterbank.bands
+    edges = list(itertools.accumulate(bands.widths))
+    bottom = TARGET_START * GainBands(bands, model.filterbank.kernel_size, model.sample_rate).width
+    for (width, members), decoder in zip(bands.groups.items(), model.decoders):
+        output = cast(BandLinear, cast(nn.Sequential, decoder)[-1])
+        for index, band in enumerate(members):
+            if edges[band] <= bottom:
+                for parameter in output.parameters():  # of a GLU the values, not the gates
+                    parameter[index, : 2 * width] *= share
+
+
+def assembled(
+    model: Apollo, envelopes: list[Path], valid: Sequence[Path] = (), low: float = 1.0
+) -> Apollo:
     """``model`` with an envelope path of the mean of the weights in ``envelopes``, whose bands are
-    right in the mean on ``valid``, and with excitation."""
+    right in the mean on ``valid``, and with excitation; ``low`` is for :func:`hold_back`."""
     several = [load_file(envelope) for envelope in envelopes]
     if any(path.keys() != several[0].keys() for path in several):
         raise CheckpointError(f"'{envelopes[0]}' and the other envelope paths are of two kinds")
@@ -61,6 +79,7 @@ def assembled(model: Apollo, envelopes: list[Path], valid: Sequence[Path] = ()) 
         new.envelope_path.load_state_dict(path)
     except RuntimeError as error:
         raise CheckpointError(f"'{envelopes[0]}' does not fit: {one_line(error)}") from error
+    hold_back(new, low)
     decoder = new.envelope_path.decoder
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -82,8 +101,10 @@ def main() -> None:
     parser.add_argument("envelope", type=Path, nargs="+", help="safetensors of train_envelope.py")
     parser.add_argument("out", type=Path, help="safetensors file to write")
     parser.add_argument("--valid", type=Path, nargs="+", default=[], help="of make_valid.py")
+    parser.add_argument("--low", type=float, default=1.0, help="share of what tokens change below")
     args = parser.parse_args()
-    model = assembled(Apollo.from_pretrained(args.checkpoint), args.envelope, args.valid)
+    model = Apollo.from_pretrained(args.checkpoint)
+    model = assembled(model, args.envelope, args.valid, args.low)
     checkpoints.save(model, args.out)
 
 

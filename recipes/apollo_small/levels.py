@@ -21,7 +21,7 @@ NEPER = 8.685889638  # dB
 SCALES = {8: 1.0, 32: 0.5}  # frames that energies are pooled over, and their weights
 MASKED = 1e-5  # of the loudest group, what lies below is not heard
 SMOOTH = 3.0  # standard deviation in bands of what mean errors are smoothed with
-MEAN_SHARE = 0.7  # of a crop's mean error that the fast errors do without
+MEAN_SHARE = 0.4  # of a crop's mean error that the fast errors do without
 
 
 @lru_cache

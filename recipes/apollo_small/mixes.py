@@ -39,7 +39,7 @@ RECORD_HZ = (30, 60, 120, 250, 500, 1000, 2000, 4000, 8000, 12000, 16000, 20000)
 RECORD_DB = (8, 14, 14, 8, 3, -4, -9, -11, -13, -18, -25, -34)
 DEVIATION, TILT = 3.0, 1.2
 # Some music is dark. One or two poles, in Hz.
-OF_DARK, DARKEST, LEAST_DARK = 0.15, 1500, 10000
+OF_DARK, DARKEST, LEAST_DARK = 0.08, 1500, 10000
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ python recipes/apollo_small/train_envelope.py --real FOLDER --songs data/songs -
 
 Mixes are drawn and coded by other processes all the while (mixes.py), so none comes twice. Learning
 rates follow the clock, for a time that is known beforehand. Paths start from ridge regression on
-the first mixes, or from the files of the same name in ``--init_from``. The state is kept in
-``--out`` and the same command goes on where it was stopped. Written are averaged weights:
-``small.safetensors`` and ``streaming.safetensors``, and both at half of the time and at three
-quarters, ``small_1.safetensors`` and so on. How each does on ``--valid`` is printed: bias, band by
-band and over-time error in dB at each bit rate, and the error of groups of bands over 80 ms.
+the first mixes, or from the files of the same name in ``--init_from``, of narrower paths too. The
+state is kept in ``--out`` and the same command goes on where it was stopped. Written are averaged
+weights: ``small.safetensors`` and ``streaming.safetensors``, and both at half of the time and at
+three quarters, ``small_1.safetensors`` and so on. How each does on ``--valid`` is printed: bias,
+band by band and over-time error in dB at each bit rate, and the error of groups of bands over 80 ms.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from mixes import RATE, Stream, load
 from ridge import Ridge
 from safetensors.torch import load_file, save_file
 from similarity import Dissimilarity
+from widening import widened
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import DataError, SettingError
@@ -280,7 +281,8 @@ def descend(trainees: list[Trainee], batches: Iterator, args: argparse.Namespace
         linear = None
         for trainee in trainees:
             if args.init_from:
-                trainee.start(load_file(args.init_from / f"{trainee.name}.safetensors"))
+                state = load_file(args.init_from / f"{trainee.name}.safetensors")
+                trainee.start(widened(state, trainee.path))
             else:
                 linear = linear or start_map(trainee.path, batches, args.ridge_batches)
                 trainee.path.set_linear_map(*linear)

@@ -432,12 +432,19 @@ def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
     wav = tone(22050, 1)
     with torch.no_grad():
         torch.testing.assert_close(new(wav), model.eval()(wav), rtol=0, atol=1e-3)
+        # Of what the tokens change below that, a share is kept.
+        held = assembled(model, [envelope], low=0.25).eval()
+        hertz = torch.fft.rfftfreq(22050, 1 / 44100)
+        change, kept = (torch.fft.rfft(net(wav) - wav).abs()[0] for net in (model, held))
+        for low, high, share in ((300, 3700, 0.25), (4800, 20000, 1.0)):
+            inside = (hertz > low) & (hertz < high)
+            found = kept[inside].norm() / change[inside].norm()
+            assert found.item() == pytest.approx(share, rel=0.02)
         # Expecting more than there is, it fills above 4.25 kHz alone.
         path.decoder.bias += 6
         save_file(path.state_dict(), envelope)
         louder = assembled(model, [envelope]).eval()
         added = torch.fft.rfft(louder(wav) - model(wav)).abs().square()
-    hertz = torch.fft.rfftfreq(22050, 1 / 44100)
     assert added[:, hertz < 4000].sum() < 1e-3 * added[:, hertz > 4300].sum()
     # Of two paths the mean; every share of the tile as it was chosen.
     second = tmp_path / "second.safetensors"
@@ -543,6 +550,34 @@ def test_dark_mixes_lose_6_or_12_db_an_octave(recipe, monkeypatch):
         low, high = (power[:, 2 * f - 400 : 2 * f + 400].mean() for f in (8000, 16000))
         slopes.add(round(10 * np.log10(low / high) / 6))
     assert slopes == {1, 2}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_wider_path_does_what_the_narrower_one_did(recipe, causal):
+    from widening import widened
+
+    torch.manual_seed(0)
+    narrow = EnvelopePath(n_features=176, kernel_size=5, causal=causal)
+    with torch.no_grad():
+        for parameter in narrow.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    wide = EnvelopePath(n_features=200, kernel_size=9, causal=causal)
+    wide.load_state_dict(widened(narrow.state_dict(), wide))
+    features = torch.randn(2, 50, 440)
+    one, other = (path(features, path.initial_contexts(2), last=True)[0] for path in (narrow, wide))
+    torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
+    # And every new weight can be learnt: in three steps all of them move.
+    before = {name: weight.clone() for name, weight in wide.state_dict().items()}
+    optimizer = torch.optim.SGD(wide.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        wide(features, wide.initial_contexts(2), last=True)[0].square().mean().backward()
+        optimizer.step()
+    for name, weight in wide.state_dict().items():
+        assert (weight != before[name]).float().mean() > 0.9, name
+    for other in (EnvelopePath(n_features=300), EnvelopePath(n_features=176, n_blocks=3)):
+        with pytest.raises(CheckpointError, match="no narrower path"):
+            widened(other.state_dict(), wide)
 
 
 # ----------------------------------------------------------------------------- what bands lack
