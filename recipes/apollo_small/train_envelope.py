@@ -9,7 +9,7 @@ the first mixes, or from the files of the same name in ``--init_from``, of narro
 state is kept in ``--out`` and the same command goes on where it was stopped. Written are averaged
 weights: ``small.safetensors`` and ``streaming.safetensors``, and both at half of the time and at
 three quarters, ``small_1.safetensors`` and so on. How each does on ``--valid`` is printed: bias,
-band by band and over-time error in dB at each bit rate, and the error of groups of bands over 80 ms.
+band by band and over-time error in dB at each bit rate, and the error of groups over 80 ms.
 """
 
 import argparse

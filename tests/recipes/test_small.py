@@ -568,7 +568,7 @@ def test_a_wider_path_does_what_the_narrower_one_did(recipe, causal):
     torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
     # And every new weight can be learnt: in three steps all of them move.
     before = {name: weight.clone() for name, weight in wide.state_dict().items()}
-    optimizer = torch.optim.SGD(wide.parameters(), 0.1)
+    optimizer = torch.optim.Adam(wide.parameters(), 1e-3)
     for _ in range(3):
         optimizer.zero_grad()
         wide(features, wide.initial_contexts(2), last=True)[0].square().mean().backward()
