@@ -34,11 +34,11 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 BUNDLED: dict[str, tuple[str, str]] = {
     "apollo-small": (
         "apollo-small.safetensors",
-        "ad51daabaae8949556724b39d70587ba855a17ca31b1a58bc61ec7d82473493a",
+        "12aeac22912f5b9fe5473e5b4e13e805b3ee552f7e96b1276c444cb884901642",
     ),
     "apollo-small-streaming": (
         "apollo-small-streaming.safetensors",
-        "23b73f1e1eb2a687aa8dc124f8775ef97eb0c5cfbf056c1a05610083a473b733",
+        "961d46f9c9526331081f3f87bc487cdcbed32980385fe3de925a09fc90f87339",
     ),
 }
 # Files that a model's repository on the Hub may hold, best first.
