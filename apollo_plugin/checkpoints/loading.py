@@ -34,11 +34,11 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 BUNDLED: dict[str, tuple[str, str]] = {
     "apollo-small": (
         "apollo-small.safetensors",
-        "12aeac22912f5b9fe5473e5b4e13e805b3ee552f7e96b1276c444cb884901642",
+        "6c79b51a9b89fbc13f888d985e7693774ed12672467182cebe29e6d0059f06b8",
     ),
     "apollo-small-streaming": (
         "apollo-small-streaming.safetensors",
-        "961d46f9c9526331081f3f87bc487cdcbed32980385fe3de925a09fc90f87339",
+        "7458168558f9978680ada255870cec2da5fba9f78053dc25eaa72dd6c49353b9",
     ),
 }
 # Files that a model's repository on the Hub may hold, best first.

@@ -21,6 +21,7 @@ NEPER = 8.685889638  # dB
 SCALES = {8: 1.0, 32: 0.5}  # frames that energies are pooled over, and their weights
 MASKED = 1e-5  # of the loudest group, what lies below is not heard
 SMOOTH = 3.0  # standard deviation in bands of what mean errors are smoothed with
+SURE = 64  # bands of what was coded before that are taken for true
 MEAN_SHARE = 0.4  # of a crop's mean error that the fast errors do without
 
 
@@ -125,17 +126,21 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
 
 
 @torch.no_grad()
-def mean_errors(path: EnvelopePath, folders: Sequence[Path]) -> torch.Tensor:
+def mean_errors(
+    path: EnvelopePath, folders: Sequence[Path], coded: Sequence[Path] = ()
+) -> torch.Tensor:
     """How much more than there was is expected of each band above the cut-off, in nepers: mean over
     files and bit rates, smoothed over frequency, ``(bands,)``. Bands that an original lacks all
-    along do not count."""
+    along do not count, nor those above 16 kHz of originals in ``coded``, which were coded before.
+    """
     total, count = torch.zeros(2, path.n_bands)
-    for folder in folders:
+    for folder in (*folders, *coded):
+        last = path.n_bands if folder in folders else SURE
         for kbps, est, log_gains in predictions(path, folder):
             first = math.ceil(MP3_EDGES[kbps] / GAIN_BAND_HZ)
             known = (log_gains.amax(1) > 0.5 * math.log(EMPTY)).float()
-            total[first:] += ((est - log_gains).mean(1) * known).sum(0)[first:]
-            count[first:] += known.sum(0)[first:]
+            total[first:last] += ((est - log_gains).mean(1) * known).sum(0)[first:last]
+            count[first:last] += known.sum(0)[first:last]
     distance = torch.arange(path.n_bands) - torch.arange(path.n_bands)[:, None]
     weight = torch.exp(-0.5 * (distance / SMOOTH).square()) * (count > 0)
     smooth = weight @ (total / count.clamp(min=1)) / weight.sum(-1)

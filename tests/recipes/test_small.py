@@ -603,6 +603,8 @@ def test_mean_errors_are_what_a_bias_adds(recipe, tmp_path):
     found = mean_errors(path, [tmp_path, tmp_path])
     assert not found[:16].any() and not found[80:].any()  # 24 kbit/s keep what is below 4 kHz
     torch.testing.assert_close(found[20:80], torch.full((60,), 0.5))
+    found = mean_errors(path, [], [tmp_path])  # what was coded before is no guide above 16 kHz
+    assert not found[64:].any() and found[63] == pytest.approx(0.5)
     bias = validate(path, tmp_path)[24][0]
     assert bias == pytest.approx(0.5 * 8.685889638, rel=1e-4)
     # One band that is wrong by 1 is a bell of sum 1.
