@@ -136,9 +136,13 @@ def test_an_mp3_is_restored_as_by_the_command(page, tmp_path):
     # Chromium decodes MP3 without a length tag to the samples that FFmpeg does, its delay in them.
     assert rate == their_rate == 44100 and ours.shape == theirs.shape
     assert snr(torch.from_numpy(theirs), torch.from_numpy(ours)) > 60
-    came, _ = audio.read(song)
-    # Of what was changed, too.
-    assert snr(torch.from_numpy(theirs.T) - came, torch.from_numpy(ours.T) - came) > 30
+    # Of what was changed, too. Decoders differ in the last bits, which is much where a codec left
+    # nothing: the command gets what the page decoded, as it saves it where it changes nothing.
+    slide(page, ".mix", 0)
+    download(page, tmp_path / "came.wav")
+    restore_file(model, Job(tmp_path / "came.wav", expected), Settings(overwrite=True))
+    came, ours = (audio.read(path)[0] for path in (tmp_path / "came.wav", expected))
+    assert snr(torch.from_numpy(theirs.T) - came, ours - came) > 30
 
     # The sliders act on what is saved, and are told to those who do not see them.
     slide(page, ".keep", 5000)
