@@ -23,7 +23,7 @@ from torch import nn
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import CheckpointError, one_line
-from apollo_plugin.network.gain_bands import TARGET_START, GainBands
+from apollo_plugin.network.gain_bands import TARGET_START
 from apollo_plugin.network.layers import BandLinear
 
 # Log odds of the tile's share in the energy. On recordings -4 and -3 did as well as -2, and better
@@ -46,10 +46,10 @@ def smoothing(n_bands: int) -> torch.Tensor:
 
 @torch.no_grad()
 def hold_back(model: Apollo, share: float) -> None:
-    """Scales what the tokens add to the bands below those that are filled."""
-    bands = model.filterbank.bands
+    """Scales what the tokens add to the bands below those that the excitation fills."""
+    assert model.excitation is not None
+    bands, bottom = model.filterbank.bands, TARGET_START * model.excitation.gain_bands.width
     edges = list(itertools.accumulate(bands.widths))
-    bottom = TARGET_START * GainBands(bands, model.filterbank.kernel_size, model.sample_rate).width
     for (width, members), decoder in zip(bands.groups.items(), model.decoders):
         output = cast(BandLinear, cast(nn.Sequential, decoder)[-1])
         for index, band in enumerate(members):

@@ -15,13 +15,12 @@ from apollo_plugin.diagnose import MP3_EDGES
 from apollo_plugin.errors import DataError
 from apollo_plugin.evaluation.budget import bands_above, level_errors
 from apollo_plugin.network.envelope import EMPTY, ENERGY_FLOOR, EnvelopePath
-from apollo_plugin.network.gain_bands import GAIN_BAND_HZ
 
 NEPER = 8.685889638  # dB
+UNKNOWN = 0.5 * math.log(EMPTY)  # log gains of bands with nothing in them are below
 SCALES = {8: 1.0, 32: 0.5}  # frames that energies are pooled over, and their weights
 MASKED = 1e-5  # of the loudest group, what lies below is not heard
 SMOOTH = 3.0  # standard deviation in bands of what mean errors are smoothed with
-SURE = 64  # bands of what was coded before that are taken for true
 MEAN_SHARE = 0.4  # of a crop's mean error that the fast errors do without
 
 
@@ -135,12 +134,12 @@ def mean_errors(
     """
     total, count = torch.zeros(2, path.n_bands)
     for folder in (*folders, *coded):
-        last = path.n_bands if folder in folders else SURE
         for kbps, est, log_gains in predictions(path, folder):
-            first = math.ceil(MP3_EDGES[kbps] / GAIN_BAND_HZ)
-            known = (log_gains.amax(1) > 0.5 * math.log(EMPTY)).float()
-            total[first:last] += ((est - log_gains).mean(1) * known).sum(0)[first:last]
-            count[first:last] += known.sum(0)[first:last]
+            bands = bands_above(MP3_EDGES[kbps], RATE)  # to 16 kHz
+            inside = slice(bands.start, None if folder in folders else bands.stop)
+            known = (log_gains.amax(1) > UNKNOWN).float()
+            total[inside] += ((est - log_gains).mean(1) * known).sum(0)[inside]
+            count[inside] += known.sum(0)[inside]
     distance = torch.arange(path.n_bands) - torch.arange(path.n_bands)[:, None]
     weight = torch.exp(-0.5 * (distance / SMOOTH).square()) * (count > 0)
     smooth = weight @ (total / count.clamp(min=1)) / weight.sum(-1)

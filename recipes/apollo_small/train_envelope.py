@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from levels import SCALES, loss_function, report, validate
+from levels import SCALES, UNKNOWN, loss_function, report, validate
 from mixes import RATE, Stream, load
 from ridge import Ridge
 from safetensors.torch import load_file, save_file
@@ -34,7 +34,7 @@ from widening import widened
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import DataError, SettingError
 from apollo_plugin.files import atomic_write
-from apollo_plugin.network.envelope import EMPTY, EnvelopePath
+from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.network.filterbank import ApolloSTFT
 
 CAUSAL = {"small": False, "streaming": True}
@@ -44,7 +44,6 @@ LEFT = 20
 # A band came through where it is not so much below the original (natural logarithm), and lies above
 # the cut-off where it and all above it did so in less than this share of the frames.
 LACKS, SHARE = 1.7, 0.045
-UNKNOWN = 0.5 * math.log(EMPTY)
 SNAPSHOTS = (0.5, 0.75)  # of the time
 SAVED_EVERY = 60.0  # s
 

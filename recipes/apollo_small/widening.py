@@ -4,6 +4,7 @@ Chen, Goodfellow and Shlens, 2016)."""
 import math
 
 import torch
+import torch.nn.functional as F
 
 from apollo_plugin.errors import CheckpointError
 from apollo_plugin.network.envelope import EnvelopePath
@@ -40,15 +41,13 @@ def widened(state: dict[str, torch.Tensor], path: EnvelopePath) -> dict[str, tor
             ("conv.weight", "conv.bias", "mlp_out.weight", "mlp_out.bias", "decoder.weight")
         ):
             weight.zero_()
-        elif not name.endswith("norm.weight"):
-            weight *= SCALE
-        if name.endswith("norm.weight"):
+        elif name.endswith("norm.weight"):
             old = old * math.sqrt(n_old / n_new)
-        where = [slice(size) for size in old.shape]
+        else:
+            weight *= SCALE
         if name.endswith("conv.weight"):  # the newest frame stays that
-            block = path.blocks[int(name.split(".")[1])]
             more = weight.shape[-1] - old.shape[-1]
-            begin = more if block.ahead == 0 else more // 2
-            where[-1] = slice(begin, begin + old.shape[-1])
-        weight[tuple(where)] = old
+            ahead = more // 2 if path.ahead else 0
+            old = F.pad(old, (more - ahead, ahead))
+        weight[tuple(map(slice, old.shape))] = old
     return new
