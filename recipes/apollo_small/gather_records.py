@@ -1,15 +1,20 @@
 """Gathers whole songs that Debian's games bring along, under licences that let anyone learn from
 them: the records among the sources of mixes.py.
 
-apt install fretsonfire-songs-sectoid naev-data ufoai-music supertuxkart-data
 python recipes/apollo_small/gather_records.py --out records
 
-Songs under other licences in the same packages (GPL alone, CC BY-SA) are left out. Of packages that
-were unpacked elsewhere (dpkg-deb -x), ``--root`` is the folder. OUT/SOURCES.tsv says who made what.
+records.tsv lists the packages, to be installed with apt (cdogs-sdl-data is of Debian 13 or newer),
+and their songs, but not those under other licences (GPL alone, CC BY-SA). Of packages that were
+unpacked elsewhere (dpkg-deb -x), ``--root`` is the folder. OUT/SOURCES.tsv says who made what.
 """
 
 import argparse
+import csv
+import struct
+import sys
 import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from io import BytesIO
@@ -17,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from tqdm import tqdm
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import DataError
@@ -33,7 +39,8 @@ class Source:
         package: of Debian.
         maker: whose name the licence asks for.
         licence: SPDX.
-        folder: where they lie, or a ZIP archive in which they lie.
+        folder: where they lie, or an archive in which they lie (ZIP as ``.pk3``, or
+            Edgar's ``.pak``).
         names: patterns of files, or of folders whose files are one song's stems.
     """
 
@@ -44,48 +51,16 @@ class Source:
     names: tuple[str, ...]
 
 
-_NAEV = "usr/share/naev/dat/snd/music"
-_UFOAI = "usr/share/games/ufoai/base/0music.pk3"
-SOURCES = (
-    Source(
-        "fretsonfire-songs-sectoid",
-        "Carlos Viola Iborra (Sectoid)",
-        "MIT",
-        "usr/share/games/fretsonfire/data/songs/sectoid",
-        ("*",),
-    ),
-    Source(
-        "naev-data",
-        "Nikola Whallon",
-        "CC-BY-3.0",
-        _NAEV,
-        (
-            *("ambient[123].ogg", "ambient2_5.ogg", "automat.ogg", "battlesomething?.ogg"),
-            *("collective?.ogg", "empire?.ogg", "flf_battle1.ogg", "intrigue.ogg", "intro.ogg"),
-            *("landing_sinister.ogg", "nebu_battle?.ogg", "sirius1.ogg", "tension.ogg"),
-            *("upbeat.ogg", "zalek?.ogg"),
-        ),
-    ),
-    Source("naev-data", "Zeropage", "CC-BY-3.0", _NAEV, ("ambiphonic.ogg", "void_sensor.ogg")),
-    Source("ufoai-music", "David Reeves (Destructavator)", "CC-BY-3.0", _UFOAI, ("David0?.ogg",)),
-    Source("ufoai-music", 'Manuel "Vanethian" Marino', "CC-BY-3.0", _UFOAI, ("van_[gmt]*.ogg",)),
-    Source("ufoai-music", "azrael1322", "CC-BY-3.0", _UFOAI, ("azrael1.ogg",)),
-    Source("ufoai-music", "Karl Macklin", "CC-BY-3.0", _UFOAI, ("karlmacklin_geoscape.ogg",)),
-    Source(
-        "supertuxkart-data",
-        "Typhon306",
-        "CC-BY-4.0",
-        "usr/share/games/supertuxkart/data/tracks/ancient_colosseum_labyrinth",
-        ("Battle_Theme_1.ogg",),
-    ),
-)
+def sources() -> list[Source]:
+    """Those of records.tsv."""
+    with open(Path(__file__).with_name("records.tsv"), encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return [Source(*row[:4], tuple(row[4].split("|"))) for row in rows[1:]]
 
 
 def songs(source: Source, root: Path) -> dict[str, list[bytes]]:
     """Name of each song and its files, several where they are stems."""
     place = root / source.folder
-    if not place.exists():
-        raise DataError(f"'{place}' does not exist; apt install {source.package}")
     if place.is_dir():
         found = {
             path.stem: path
@@ -100,13 +75,30 @@ def songs(source: Source, root: Path) -> dict[str, list[bytes]]:
             )
             for name, path in found.items()
         }
-    with zipfile.ZipFile(place) as archive:
-        members = {Path(name).name: name for name in sorted(archive.namelist())}
-        return {
-            Path(name).stem: [archive.read(member)]
-            for name, member in members.items()
-            if _is_of(source, name)
-        }
+    return {
+        Path(name).stem: [data]
+        for name, data in _archived(place, lambda name: _is_of(source, Path(name).name))
+    }
+
+
+def _archived(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the wanted members."""
+    if archive.suffix == ".pk3":
+        with zipfile.ZipFile(archive) as members:
+            for name in sorted(filter(wanted, members.namelist())):
+                yield name, members.read(name)
+        return
+    # Edgar's: zlib streams, then names of 256 bytes, each with its size, that of its stream and
+    # where that begins; at the end where the names begin and how many there are.
+    with open(archive, "rb") as file:
+        file.seek(-8, 2)
+        begin, count = struct.unpack("<2I", file.read(8))
+        file.seek(begin)
+        for name, _, size, at in struct.iter_unpack("<256s3I", file.read(268 * count)):
+            name = name.split(b"\0")[0].decode()
+            if wanted(name):
+                file.seek(at)
+                yield name, zlib.decompress(file.read(size))
 
 
 def _is_of(source: Source, name: str) -> bool:
@@ -137,9 +129,16 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("/"), help="where packages lie")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
+    every = sources()
+    there = [source for source in every if (args.root / source.folder).exists()]
+    missing = sorted({source.package for source in every} - {source.package for source in there})
+    if missing:
+        print(f"not installed and left out: {' '.join(missing)}", file=sys.stderr)
+    if not there:
+        raise DataError(f"'{args.root}' holds none of the packages; apt install those above")
     args.out.mkdir(parents=True, exist_ok=True)
     rows = ["file\tmaker\tlicence\tpackage"]
-    for source in SOURCES:
+    for source in tqdm(there, unit="source"):
         for name, files in songs(source, args.root).items():
             path = write(files, args.out / f"{source.package}__{name.replace(' ', '_')}")
             rows.append(f"{path.name}\t{source.maker}\t{source.licence}\t{source.package}")

@@ -20,8 +20,22 @@ NEPER = 8.685889638  # dB
 UNKNOWN = 0.5 * math.log(EMPTY)  # log gains of bands with nothing in them are below
 SCALES = {8: 1.0, 32: 0.5}  # frames that energies are pooled over, and their weights
 MASKED = 1e-5  # of the loudest group, what lies below is not heard
+# Some originals were coded before. Where the most of a band falls by so much (nepers, 20 dB) within
+# so many bands, somewhere in these, there was a low-pass; music alone fell by 18 dB at most.
+FALL, WITHIN, LOW_PASSES = 2.3, 6, slice(40, 78)
 SMOOTH = 3.0  # standard deviation in bands of what mean errors are smoothed with
 MEAN_SHARE = 0.4  # of a crop's mean error that the fast errors do without
+
+
+def known(log_gains: torch.Tensor) -> torch.Tensor:
+    """Whether an original tells what belongs into a band, ``(items, frames, bands) -> (items, 1,
+    bands)``: not where it is empty all along, nor above a low-pass of its own."""
+    most = log_gains.amax(-2, keepdim=True)
+    inside = most[..., LOW_PASSES]
+    falls = inside[..., :-WITHIN] - inside[..., WITHIN:] > FALL
+    before, after = LOW_PASSES.start + 1, most.shape[-1] - LOW_PASSES.stop + WITHIN - 1
+    cut = F.pad(falls.float(), (before, after)).cummax(-1)[0]
+    return (most > UNKNOWN) & (cut == 0)
 
 
 @lru_cache
@@ -125,21 +139,17 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
 
 
 @torch.no_grad()
-def mean_errors(
-    path: EnvelopePath, folders: Sequence[Path], coded: Sequence[Path] = ()
-) -> torch.Tensor:
+def mean_errors(path: EnvelopePath, folders: Sequence[Path]) -> torch.Tensor:
     """How much more than there was is expected of each band above the cut-off, in nepers: mean over
-    files and bit rates, smoothed over frequency, ``(bands,)``. Bands that an original lacks all
-    along do not count, nor those above 16 kHz of originals in ``coded``, which were coded before.
+    files and bit rates, smoothed over frequency, ``(bands,)``. Only what is :func:`known` counts.
     """
     total, count = torch.zeros(2, path.n_bands)
-    for folder in (*folders, *coded):
+    for folder in folders:
         for kbps, est, log_gains in predictions(path, folder):
-            bands = bands_above(MP3_EDGES[kbps], RATE)  # to 16 kHz
-            inside = slice(bands.start, None if folder in folders else bands.stop)
-            known = (log_gains.amax(1) > UNKNOWN).float()
-            total[inside] += ((est - log_gains).mean(1) * known).sum(0)[inside]
-            count[inside] += known.sum(0)[inside]
+            above = slice(bands_above(MP3_EDGES[kbps], RATE).start, None)
+            there = known(log_gains).float()
+            total[above] += ((est - log_gains) * there).mean(1).sum(0)[above]
+            count[above] += there.sum((0, 1))[above]
     distance = torch.arange(path.n_bands) - torch.arange(path.n_bands)[:, None]
     weight = torch.exp(-0.5 * (distance / SMOOTH).square()) * (count > 0)
     smooth = weight @ (total / count.clamp(min=1)) / weight.sum(-1)

@@ -3,9 +3,10 @@
 python recipes/apollo_small/train_envelope.py --real FOLDER --songs data/songs --loops FOLDER \\
     --records records --valid energies/valid --out exp/envelope --minutes 60
 
-Mixes are drawn and coded by other processes all the while (mixes.py), so none comes twice. Learning
-rates follow the clock, for a time that is known beforehand. Paths start from ridge regression on
-the first mixes, or from the files of the same name in ``--init_from``, of narrower paths too. The
+Mixes are drawn and coded by other processes all the while (stream.py). Learning rates follow the
+clock, for a time that is known beforehand. Paths start from ridge regression on the first mixes, or
+from the files of the same name in ``--init_from``, of narrower paths too. What an original does not
+tell, above a low-pass of its own, is not learnt from it (``levels.known``). The
 state is kept in ``--out`` and the same command goes on where it was stopped. Written are averaged
 weights: ``small.safetensors`` and ``streaming.safetensors``, and both at half of the time and at
 three quarters, ``small_1.safetensors`` and so on. How each does on ``--valid`` is printed: bias,
@@ -24,11 +25,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from levels import SCALES, UNKNOWN, loss_function, report, validate
-from mixes import RATE, Stream, load
+from levels import SCALES, UNKNOWN, known, loss_function, report, validate
+from mixes import RATE, load
 from ridge import Ridge
 from safetensors.torch import load_file, save_file
 from similarity import Dissimilarity
+from stream import Stream
 from widening import widened
 
 from apollo_plugin.cli.terminal import run
@@ -150,8 +152,7 @@ class Trainee:
             most = came.flip(-1).cummax(-1)[0].flip(-1)
             above = (most < SHARE).float().expand_as(present)
         expected, _ = path(features, path.initial_contexts(len(features)), last=True)
-        # What an original lacks all along, by a low-pass of its own, is not known.
-        expected = torch.where(target.amax(1, keepdim=True) > UNKNOWN, expected, target)
+        expected = torch.where(known(target), expected, target)
         level = loss_function(expected, target, empty)
         # Below the cut-off there is what the codec left.
         sounding = torch.where(above > 0, expected, present)
