@@ -62,10 +62,11 @@ def assembled(
     model: Apollo,
     envelopes: list[Path],
     valid: Sequence[Path] = (),
+    coded: Sequence[Path] = (),
     low: float = 1.0,
 ) -> Apollo:
     """``model`` with an envelope path of the mean of the weights in ``envelopes``, whose bands are
-    right in the mean on ``valid`` (:func:`~levels.mean_errors`), and with excitation;
+    right in the mean on ``valid`` and ``coded`` (:func:`~levels.mean_errors`), and with excitation;
     ``low`` is for :func:`hold_back`."""
     several = [load_file(envelope) for envelope in envelopes]
     if any(path.keys() != several[0].keys() for path in several):
@@ -88,7 +89,7 @@ def assembled(
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.copy_(smoothing(len(parameter)) @ parameter)
-        decoder.bias -= mean_errors(new.envelope_path, valid)
+        decoder.bias -= mean_errors(new.envelope_path, valid, coded)
     for head in new.excitation.heads.values():
         bias = cast(torch.Tensor, cast(nn.Sequential, head)[-1].bias)
         with torch.no_grad():
@@ -104,10 +105,11 @@ def main() -> None:
     parser.add_argument("envelope", type=Path, nargs="+", help="safetensors of train_envelope.py")
     parser.add_argument("out", type=Path, help="safetensors file to write")
     parser.add_argument("--valid", type=Path, nargs="+", default=[], help="of make_valid.py")
+    parser.add_argument("--coded", type=Path, nargs="+", default=[], help="of what had been coded")
     parser.add_argument("--low", type=float, default=1.0, help="share of what tokens change below")
     args = parser.parse_args()
     model = Apollo.from_pretrained(args.checkpoint)
-    model = assembled(model, args.envelope, args.valid, args.low)
+    model = assembled(model, args.envelope, args.valid, args.coded, args.low)
     checkpoints.save(model, args.out)
 
 

@@ -139,17 +139,22 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
 
 
 @torch.no_grad()
-def mean_errors(path: EnvelopePath, folders: Sequence[Path]) -> torch.Tensor:
+def mean_errors(
+    path: EnvelopePath, folders: Sequence[Path], coded: Sequence[Path] = ()
+) -> torch.Tensor:
     """How much more than there was is expected of each band above the cut-off, in nepers: mean over
-    files and bit rates, smoothed over frequency, ``(bands,)``. Only what is :func:`known` counts.
+    files and bit rates, smoothed over frequency, ``(bands,)``. Only what is :func:`known` counts,
+    and to 16 kHz of originals in ``coded``, which were coded before: what is left above is less
+    than there was, though it ends at no edge.
     """
     total, count = torch.zeros(2, path.n_bands)
-    for folder in folders:
+    for folder in (*folders, *coded):
         for kbps, est, log_gains in predictions(path, folder):
-            above = slice(bands_above(MP3_EDGES[kbps], RATE).start, None)
+            bands = bands_above(MP3_EDGES[kbps], RATE)  # to 16 kHz
+            inside = slice(bands.start, None if folder in folders else bands.stop)
             there = known(log_gains).float()
-            total[above] += ((est - log_gains) * there).mean(1).sum(0)[above]
-            count[above] += there.sum((0, 1))[above]
+            total[inside] += ((est - log_gains) * there).mean(1).sum(0)[inside]
+            count[inside] += there.sum((0, 1))[inside]
     distance = torch.arange(path.n_bands) - torch.arange(path.n_bands)[:, None]
     weight = torch.exp(-0.5 * (distance / SMOOTH).square()) * (count > 0)
     smooth = weight @ (total / count.clamp(min=1)) / weight.sum(-1)

@@ -658,6 +658,8 @@ def test_mean_errors_are_what_a_bias_adds(recipe, tmp_path):
     np.savez(tmp_path / "coded/000000.npz", **dark)
     found = mean_errors(path, [tmp_path / "coded"])  # which had been coded before is no guide
     assert not found[66:].any() and found[20] == pytest.approx(1.0)
+    found = mean_errors(path, [], [tmp_path])
+    assert not found[64:].any() and found[63] == pytest.approx(0.5)
     bias = validate(path, tmp_path)[24][0]
     assert bias == pytest.approx(0.5 * 8.685889638, rel=1e-4)
     # One band that is wrong by 1 is a bell of sum 1.
