@@ -1,16 +1,22 @@
-"""Coded mixes drawn without end, by processes of their own: what the envelope path learns from."""
+"""Coded mixes drawn without end, by processes of their own: what the bundled models learn from."""
 
+import argparse
+import contextlib
+import math
 import multiprocessing
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
-from mixes import RATE, Bank, coded, draw
+from mixes import RATE, Bank, coded, draw, load
 
 from apollo_plugin.errors import DataError
 
 # How often parts of a mix are heard; more mixes would cost training its turns on the cores.
 HEARD = 4
+SECONDS = 6.0  # of a mix
 
 
 class Stream:
@@ -89,3 +95,30 @@ class Stream:
     def close(self) -> None:
         for process in self.processes:
             process.terminate()
+
+
+def add_arguments(parser: argparse.ArgumentParser, slots: int) -> None:
+    """Of trainings on such mixes, for :func:`opened`."""
+    parser.add_argument("--real", type=Path, required=True, help="folder of folders of recordings")
+    parser.add_argument("--songs", type=Path, help="folder of folders of stems, train*")
+    parser.add_argument("--loops", type=Path, help="folder of samples, those named loop_*")
+    parser.add_argument("--records", type=Path, help="folder of whole songs, gather_records.py")
+    parser.add_argument("--processes", type=int, default=1, help="that draw mixes")
+    parser.add_argument("--slots", type=int, default=slots, help="mixes held, 4 MB each")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+@contextlib.contextmanager
+def opened(args: argparse.Namespace) -> Iterator[Stream]:
+    """A stream of what a command was given."""
+    bank = load(args.real, args.songs, args.loops, args.records)
+    stream = Stream(bank, args.processes, args.slots, SECONDS, args.seed)
+    try:
+        yield stream
+    finally:
+        stream.close()
+
+
+def rate_at(share: float) -> float:
+    """Of the learning rate, at a share of the time."""
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))

@@ -16,7 +16,6 @@ band by band and over-time error in dB at each bit rate, and the error of groups
 import argparse
 import contextlib
 import itertools
-import math
 import queue
 import threading
 import time
@@ -26,11 +25,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from levels import SCALES, UNKNOWN, known, loss_function, report, validate
-from mixes import RATE, load
+from mixes import RATE
 from ridge import Ridge
 from safetensors.torch import load_file, save_file
 from similarity import Dissimilarity
-from stream import Stream
+from stream import Stream, add_arguments, opened, rate_at
 from widening import widened
 
 from apollo_plugin.cli.terminal import run
@@ -211,19 +210,11 @@ def start_map(path: EnvelopePath, batches: Iterator, n_batches: int):
     return own, bias, before
 
 
-def rate_at(share: float) -> float:
-    """Of the learning rate, at a share of the time."""
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--real", type=Path, required=True, help="folder of folders of recordings")
-    parser.add_argument("--songs", type=Path, help="folder of folders of stems, train*")
-    parser.add_argument("--loops", type=Path, help="folder of samples, those named loop_*")
-    parser.add_argument("--records", type=Path, help="folder of whole songs, gather_records.py")
+    add_arguments(parser, slots=300)
     parser.add_argument("--valid", type=Path, help="energies of make_valid.py")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--minutes", type=float, required=True, help="in all")
@@ -236,21 +227,14 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--similarity", type=float, default=2.0, help="weight of 1 - NSIM")
     parser.add_argument("--ridge_batches", type=int, default=100)
-    parser.add_argument("--processes", type=int, default=1, help="that draw mixes")
-    parser.add_argument("--slots", type=int, default=300, help="mixes held, 4 MB each")
     parser.add_argument("--device", default="cpu", help="or cuda")
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     least = max(SCALES) + LEFT
     if args.seconds * 100 < least:
         raise SettingError(f"--seconds {args.seconds:g} is too short; take {least / 100:g} or more")
     args.out.mkdir(parents=True, exist_ok=True)
-    bank = load(args.real, args.songs, args.loops, args.records)
-    stream = Stream(bank, args.processes, args.slots, 6.0, args.seed)
-    try:
+    with opened(args) as stream:
         train(stream, args)
-    finally:
-        stream.close()
 
 
 def train(stream: Stream, args: argparse.Namespace) -> None:

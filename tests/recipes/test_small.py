@@ -92,26 +92,6 @@ def test_configurations_differ_from_the_recipe_s_in_known_keys(path):
 # ------------------------------------------------------------------------------------- material
 
 
-@pytest.fixture
-def recipe(monkeypatch):
-    """The recipe's folder, whose modules import each other."""
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    return SCRIPT.parent
-
-
-@pytest.fixture(scope="module")
-def real_sounds(tmp_path_factory):
-    """Ten recordings a kind; each is a click train of its own interval."""
-    root = tmp_path_factory.mktemp("real")
-    for kind in ("drums", "cymbals", "percussion", "vocals_sung", "guitars"):
-        (root / kind).mkdir()
-        for index in range(10):
-            wav = np.zeros(30000, np.float32)
-            wav[500 :: 3000 + 100 * index] = 0.5
-            soundfile.write(root / kind / f"{index}.flac", wav, 44100)
-    return root
-
-
 def song(real, pool="train", seed=0, seconds=2):
     from sounds import CHORDS, Song, Sources
 
@@ -184,12 +164,7 @@ def test_stems_of_a_loud_song_add_up_to_a_compressed_record(recipe):
 # ------------------------------------------------------------------ energies, envelope, measuring
 
 
-def command(name, *arguments):
-    script = [sys.executable, SCRIPT.parent / name, *map(str, arguments)]
-    return subprocess.run(script, capture_output=True, text=True, timeout=600, check=False)
-
-
-def test_from_recordings_to_an_envelope(prepared, real_sounds, tmp_path):
+def test_from_recordings_to_an_envelope(prepared, real_sounds, tmp_path, command):
     pytest.importorskip("av")
     energies, valid = tmp_path / "energies", tmp_path / "valid"
     options = ("--real", real_sounds, "--out", energies, "--n_mixes", 2, "--seconds", 2)
@@ -369,7 +344,7 @@ def test_only_noise_varies_by_chance(recipe):
     assert measure(ref, ref, nothing) < 1e-3 < 2e-3 < measure(ref, ref, everything)
 
 
-def test_recordings_for_validation(tmp_path):
+def test_recordings_for_validation(tmp_path, command):
     folder = tmp_path / "records"
     folder.mkdir()
     soundfile.write(folder / "a.flac", tone(60000).T.numpy(), 44100)
@@ -519,7 +494,7 @@ def packages(tmp_path):
     return root
 
 
-def test_songs_of_packages_are_gathered(packages, tmp_path):
+def test_songs_of_packages_are_gathered(packages, tmp_path, command):
     out = tmp_path / "records"
     done = command("gather_records.py", "--root", packages, "--out", out)
     assert done.returncode == 0, done.stderr
@@ -552,7 +527,7 @@ def test_songs_of_packages_are_gathered(packages, tmp_path):
     assert "Traceback" not in nothing.stderr and not (tmp_path / "none").exists()
 
 
-def test_records_are_heard_in_mixes(recipe, real_sounds, packages, tmp_path):
+def test_records_are_heard_in_mixes(recipe, real_sounds, packages, tmp_path, command):
     from mixes import RECORDS, DataError, draw, load
 
     out = tmp_path / "records"
@@ -688,6 +663,6 @@ def test_mean_errors_are_what_a_bias_adds(recipe, tmp_path):
         ("make_material.py", ("--samples", "{}/no", "--out", "{}"), "/no' does not exist"),
     ],
 )
-def test_one_line_says_what_is_missing(tmp_path, name, arguments, reason):
+def test_one_line_says_what_is_missing(tmp_path, name, arguments, reason, command):
     done = command(name, *(argument.format(tmp_path) for argument in arguments))
     assert done.returncode != 0 and reason in done.stderr and "Traceback" not in done.stderr

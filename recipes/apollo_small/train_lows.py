@@ -1,0 +1,217 @@
+"""Trains the tokens of a checkpoint for what lies below the cut-off: less coding noise there.
+
+python recipes/apollo_small/train_lows.py CHECKPOINT --real FOLDER --records records \\
+    --out exp/lows --minutes 60
+
+Envelope path and excitation stay as they are. The loss is how far the errors below 4 kHz lie below
+those of the codec, in dB, of all and octave by octave, and faintly how far the highs are from those
+that CHECKPOINT gives. Mixes are drawn and coded by other processes all the while (stream.py). The
+learning rate follows the clock; the state is kept in ``--out`` and the same command goes on where
+it was stopped. Written is ``model.safetensors``, with averaged weights.
+"""
+
+import argparse
+import copy
+import itertools
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from mixes import RATE
+from stream import Stream, add_arguments, opened, rate_at
+
+from apollo_plugin import Apollo, checkpoints
+from apollo_plugin.cli.terminal import run
+from apollo_plugin.errors import SettingError
+from apollo_plugin.files import atomic_write
+from apollo_plugin.network.gain_bands import GAIN_BAND_HZ, TARGET_START
+
+OCTAVES = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)  # Hz; every bit rate keeps them
+HIGHS = float(TARGET_START * GAIN_BAND_HZ)  # Hz, the excitation's
+FADE = 0.1  # s, at the ends of crops, where what surrounds them is not heard
+# Relative errors that do not count. What lacks nothing, uncoded music, shall not rule the loss.
+ENOUGH, UNCHANGED = 1e-4, 1e-4
+OF_OCTAVES, OF_HIGHS = 0.5, 0.02
+MOST = 6.0  # dB that a crop counts
+SAVED_EVERY, SHOWN_EVERY = 60.0, 60.0  # s
+NOT_TRAINED = ("envelope", "excitation")
+
+
+class Lows:
+    """Errors of signals ``(items, time)`` in bands of frequency.
+
+    Args:
+        n: samples of a signal.
+        device: of the signals.
+    """
+
+    def __init__(self, n: int, device: str = "cpu"):
+        ramp = torch.linspace(0, 1, round(FADE * RATE))
+        ramp = 0.5 - 0.5 * torch.cos(math.pi * ramp)
+        self.window = torch.ones(n)
+        self.window[: len(ramp)] *= ramp
+        self.window[-len(ramp) :] *= ramp.flip(0)
+        self.window = self.window.to(device)
+        hertz = torch.fft.rfftfreq(n, 1 / RATE)
+        ranges = [(OCTAVES[0], OCTAVES[-1]), *itertools.pairwise(OCTAVES)]
+        self.lows = [slice(*torch.searchsorted(hertz, torch.tensor(r)).tolist()) for r in ranges]
+        self.highs = slice(int(torch.searchsorted(hertz, HIGHS)), None)
+
+    def _spectra(self, *wavs: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.fft.rfft(wav * self.window) for wav in wavs]
+
+    def gains(self, est, coded, original) -> torch.Tensor:
+        """By how many dB the errors of ``est`` are below those of ``coded``, ``(1 + octaves,
+        items)``: of all lows, then of each octave."""
+        est, coded, original = self._spectra(est, coded, original)
+        rows = []
+        for part in self.lows:
+            target = original[..., part]
+            enough = ENOUGH * power(target) + ENOUGH
+            before = power(coded[..., part] - target) + enough
+            rows.append(10 * (before / (power(est[..., part] - target) + enough)).log10())
+        return torch.stack(rows)
+
+    def change(self, est, before) -> torch.Tensor:
+        """Of the highs, in dB above what does not count, ``(items,)``."""
+        est, before = self._spectra(est, before)
+        target = before[..., self.highs]
+        unchanged = UNCHANGED * power(target) + 1e-2
+        return 10 * (1 + power(est[..., self.highs] - target) / unchanged).log10()
+
+
+def power(spectrum: torch.Tensor) -> torch.Tensor:
+    return spectrum.abs().square().sum(-1)
+
+
+class Training:
+    """A model whose tokens learn, their average and their optimizer.
+
+    Args:
+        model: starts as it is and is changed.
+        args: of the command.
+    """
+
+    def __init__(self, model: Apollo, args: argparse.Namespace):
+        self.args, self.model = args, model.to(args.device).train()
+        self.before = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.tokens = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if not name.startswith(NOT_TRAINED)
+        }
+        self.model.requires_grad_(False)
+        for parameter in self.tokens.values():
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(
+            self.tokens.values(), args.lr, betas=(0.9, 0.98), weight_decay=0.0
+        )
+        self.average = {name: value.detach().clone() for name, value in self.tokens.items()}
+        self.lows = Lows(round(args.seconds * RATE), args.device)
+        self.n_steps = 0
+
+    def step(self, pair: torch.Tensor, rate: float) -> list[float]:
+        """One step on crops and their codings ``(2, items, time)``, at a share ``rate`` of the
+        learning rate; returns gains and the change of the highs in dB, means over crops."""
+        level = torch.empty(1, pair.shape[1], 1).uniform_(-14, 4)
+        coded, original = (pair * 10 ** (level / 20)).to(self.args.device)
+        with torch.no_grad():
+            before = self.before(coded.unsqueeze(1)).squeeze(1)
+        est = self.model(coded.unsqueeze(1)).squeeze(1)
+        gains = self.lows.gains(est, coded, original)
+        change = self.lows.change(est, before).mean()
+        gain = (gains[0] + OF_OCTAVES * gains[1:].mean(0)).clamp(-MOST, MOST).mean()
+        self.optimizer.param_groups[0]["lr"] = self.args.lr * rate * min(1, self.n_steps / 50)
+        self.optimizer.zero_grad(set_to_none=True)
+        (OF_HIGHS * change - gain).backward()
+        torch.nn.utils.clip_grad_norm_(list(self.tokens.values()), 1.0)
+        self.optimizer.step()
+        self.n_steps += 1
+        with torch.no_grad():
+            for name, value in self.tokens.items():
+                self.average[name].lerp_(value, max(0.01, 1 / (1 + self.n_steps / 5)))
+        return [*gains.mean(1).tolist(), change.item()]
+
+    def write(self) -> Path:
+        """The model with the averaged weights."""
+        done = copy.deepcopy(self.before).cpu()
+        done.load_state_dict(done.state_dict() | {k: v.cpu() for k, v in self.average.items()})
+        path = self.args.out / "model.safetensors"
+        checkpoints.save(done, path)
+        return path
+
+    def state(self) -> dict:
+        return dict(
+            tokens={name: value.detach() for name, value in self.tokens.items()},
+            average=self.average,
+            optimizer=self.optimizer.state_dict(),
+            n_steps=self.n_steps,
+        )
+
+    def resume(self, state: dict) -> None:
+        with torch.no_grad():
+            for name, value in self.tokens.items():
+                value.copy_(state["tokens"][name])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.n_steps = state["n_steps"]
+
+
+def train(stream: Stream, training: Training, args: argparse.Namespace) -> None:
+    """Steps until the time is over."""
+    random = np.random.default_rng(args.seed)
+    n, state_file, used = round(args.seconds * RATE), args.out / "state", 0.0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True, map_location=args.device)
+        used = state.pop("used")
+        training.resume(state)
+    stream.wait(min(2 * args.batch, args.slots))
+    shown, saved, rows = used, used, []
+    start = time.time() - used
+    while (used := time.time() - start) < 60 * args.minutes:
+        batch = stream.batch(random, args.batch, n)
+        rows.append(training.step(batch, rate_at(used / (60 * args.minutes))))
+        if used - shown > SHOWN_EVERY:
+            shown = used
+            gain, *octaves, change = np.mean(rows, 0)
+            told = " ".join(f"{x:+.2f}" for x in octaves)
+            print(
+                f"step {training.n_steps:6d}  below 4 kHz {gain:+.3f} dB  octaves {told}"
+                f"  highs {change:.2f} dB  {args.minutes - used / 60:.0f} min left",
+                flush=True,
+            )
+            rows.clear()
+        if used - saved > SAVED_EVERY:
+            saved = used
+            with atomic_write(state_file) as beside:
+                torch.save(training.state() | dict(used=used), beside)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", help="name or file")
+    add_arguments(parser, slots=80)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--minutes", type=float, required=True, help="in all")
+    parser.add_argument("--batch", type=int, default=4, help="single channels a step")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each")
+    parser.add_argument("--lr", type=float, default=2.5e-4)
+    parser.add_argument("--device", default="cpu", help="or cuda")
+    args = parser.parse_args()
+    if args.seconds < 4 * FADE:
+        raise SettingError(f"--seconds {args.seconds:g} is too short; take {4 * FADE:g} or more")
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    training = Training(Apollo.from_pretrained(args.checkpoint), args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    with opened(args) as stream:
+        train(stream, training, args)
+    print(f"{training.n_steps} steps: '{training.write()}'")
+
+
+if __name__ == "__main__":
+    run(main)
