@@ -34,11 +34,11 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 BUNDLED: dict[str, tuple[str, str]] = {
     "apollo-small": (
         "apollo-small.safetensors",
-        "6c79b51a9b89fbc13f888d985e7693774ed12672467182cebe29e6d0059f06b8",
+        "f8a43077dd421c0c17ba7e8936805d8d1077080536a49e8c5ca20d938468f367",
     ),
     "apollo-small-streaming": (
         "apollo-small-streaming.safetensors",
-        "7458168558f9978680ada255870cec2da5fba9f78053dc25eaa72dd6c49353b9",
+        "9a460ca2069ecb4de68f96dfa5400f86fa2c06935d0d6734ed8fdf84fce81396",
     ),
 }
 # Files that a model's repository on the Hub may hold, best first.

@@ -32,7 +32,7 @@ OCTAVES = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)  # Hz; every bit rate keep
 HIGHS = float(TARGET_START * GAIN_BAND_HZ)  # Hz, the excitation's
 FADE = 0.1  # s, at the ends of crops, where what surrounds them is not heard
 # Relative errors that do not count. What lacks nothing, uncoded music, shall not rule the loss.
-ENOUGH, UNCHANGED = 1e-4, 1e-4
+ENOUGH, UNCHANGED = 1e-5, 1e-4
 OF_OCTAVES, OF_HIGHS = 0.5, 0.02
 MOST = 6.0  # dB that a crop counts
 SAVED_EVERY, SHOWN_EVERY = 60.0, 60.0  # s
