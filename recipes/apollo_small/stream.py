@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import math
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -117,8 +116,3 @@ def opened(args: argparse.Namespace) -> Iterator[Stream]:
         yield stream
     finally:
         stream.close()
-
-
-def rate_at(share: float) -> float:
-    """Of the learning rate, at a share of the time."""
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))

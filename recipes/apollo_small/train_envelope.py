@@ -18,18 +18,18 @@ import contextlib
 import itertools
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from clock import Learner, kept, rate_at, until_over
 from levels import SCALES, UNKNOWN, known, loss_function, report, validate
 from mixes import RATE
 from ridge import Ridge
 from safetensors.torch import load_file, save_file
 from similarity import Dissimilarity
-from stream import Stream, add_arguments, opened, rate_at
+from stream import Stream, add_arguments, opened
 from widening import widened
 
 from apollo_plugin.cli.terminal import run
@@ -46,7 +46,6 @@ LEFT = 20
 # the cut-off where it and all above it did so in less than this share of the frames.
 LACKS, SHARE = 1.7, 0.045
 SNAPSHOTS = (0.5, 0.75)  # of the time
-SAVED_EVERY = 60.0  # s
 
 
 def relevelled(pair: torch.Tensor) -> torch.Tensor:
@@ -114,8 +113,8 @@ class Mixes(threading.Thread):
             yield features, *levels
 
 
-class Trainee:
-    """An envelope path, its average and its optimizer.
+class Trainee(Learner):
+    """An envelope path that learns.
 
     Args:
         name: of ``CAUSAL``.
@@ -125,10 +124,8 @@ class Trainee:
     def __init__(self, name: str, args: argparse.Namespace):
         self.name, self.args = name, args
         self.path = self.new_path().to(args.device)
-        self.optimizer = torch.optim.AdamW(self.path.parameters(), args.lr, weight_decay=0.01)
         self.dissimilarity = Dissimilarity(self.path.n_bands).to(args.device)
-        self.average = {k: v.clone() for k, v in self.path.state_dict().items()}
-        self.n_steps = 0
+        super().__init__(self.path, args.lr, 100, newest=10, least=0.004, weight_decay=0.01)
 
     def new_path(self) -> EnvelopePath:
         args = self.args
@@ -138,9 +135,8 @@ class Trainee:
 
     def start(self, state: dict[str, torch.Tensor]) -> None:
         """From these weights."""
-        self.path.load_state_dict(state)
-        for name, weight in self.path.state_dict().items():
-            self.average[name].copy_(weight)
+        for path in (self.path, self.average.module):
+            path.load_state_dict(state)
 
     def step(self, features, present, target, rate: float) -> dict[str, float]:
         """One step at a share ``rate`` of the learning rate; returns the parts of the loss."""
@@ -156,23 +152,13 @@ class Trainee:
         # Below the cut-off there is what the codec left.
         sounding = torch.where(above > 0, expected, present)
         dissimilar = self.dissimilarity(sounding, target, above)
-        self.optimizer.param_groups[0]["lr"] = self.args.lr * rate * min(1, self.n_steps / 100)
-        self.optimizer.zero_grad(set_to_none=True)
-        (level + self.args.similarity * dissimilar).backward()
-        torch.nn.utils.clip_grad_norm_(path.parameters(), 1.0)
-        self.optimizer.step()
-        self.n_steps += 1
-        share = max(0.004, 1 / (1 + self.n_steps / 10))
-        with torch.no_grad():
-            for name, weight in path.state_dict().items():
-                self.average[name].copy_(
-                    torch.lerp(self.average[name].float(), weight.float(), share)
-                )
+        self.descend(level + self.args.similarity * dissimilar, rate)
         return dict(level=level.item(), dissimilarity=dissimilar.item())
 
     def write(self, suffix: str = "") -> str:
         """The average, and how it does."""
-        weights = {name: weight.cpu().contiguous() for name, weight in self.average.items()}
+        state = self.average.module.state_dict()
+        weights = {name: weight.cpu().contiguous() for name, weight in state.items()}
         with atomic_write(self.args.out / f"{self.name}{suffix}.safetensors") as beside:
             save_file(weights, beside)
         if self.args.valid is None:
@@ -182,20 +168,6 @@ class Trainee:
         figures = validate(path, self.args.valid)
         heard = np.mean([row[3] for row in figures.values()])
         return f"{self.name}{suffix}  heard {heard:.3f} dB  {report(figures)}"
-
-    def state(self) -> dict:
-        return dict(
-            path=self.path.state_dict(),
-            average=self.average,
-            optimizer=self.optimizer.state_dict(),
-            n_steps=self.n_steps,
-        )
-
-    def resume(self, state: dict) -> None:
-        self.path.load_state_dict(state["path"])
-        self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.n_steps = state["n_steps"]
 
 
 def start_map(path: EnvelopePath, batches: Iterator, n_batches: int):
@@ -254,11 +226,9 @@ def train(stream: Stream, args: argparse.Namespace) -> None:
 
 def descend(trainees: list[Trainee], batches: Iterator, args: argparse.Namespace) -> None:
     """Steps until the time is over."""
-    state_file = args.out / "state"
-    used, n_kept = 0.0, 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True, map_location=args.device)
-        used, n_kept = state["used"], state["n_kept"]
+    before, n_kept = 0.0, 0
+    if state := kept(args):
+        before, n_kept = state["used"], state["n_kept"]
         for trainee in trainees:
             trainee.resume(state[trainee.name])
     else:
@@ -271,9 +241,12 @@ def descend(trainees: list[Trainee], batches: Iterator, args: argparse.Namespace
                 linear = linear or start_map(trainee.path, batches, args.ridge_batches)
                 trainee.path.set_linear_map(*linear)
                 trainee.start(trainee.path.state_dict())
-    shown, saved, recent = -60.0, used, [[] for _ in trainees]
-    start = time.time() - used
-    while (used := time.time() - start) < 60 * args.minutes:
+    shown, recent = -60.0, [[] for _ in trainees]
+
+    def state_now() -> dict:
+        return dict(n_kept=n_kept) | {trainee.name: trainee.state() for trainee in trainees}
+
+    for used in until_over(args, before, state_now):
         share = used / (60 * args.minutes)
         if n_kept < len(SNAPSHOTS) and share > SNAPSHOTS[n_kept]:
             n_kept += 1
@@ -289,11 +262,6 @@ def descend(trainees: list[Trainee], batches: Iterator, args: argparse.Namespace
                 left = args.minutes - used / 60
                 print(f"step {trainee.n_steps:6d}  {trainee.name:9s}  {told}  {left:.0f} min left")
                 rows.clear()
-        if used - saved > SAVED_EVERY:
-            saved = used
-            state = dict(used=used, n_kept=n_kept) | {t.name: t.state() for t in trainees}
-            with atomic_write(state_file) as beside:
-                torch.save(state, beside)
 
 
 if __name__ == "__main__":

@@ -13,19 +13,18 @@ it was stopped. Written is ``model.safetensors``, with averaged weights.
 import argparse
 import copy
 import itertools
-import math
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from clock import Learner, kept, rate_at, until_over
 from mixes import RATE
-from stream import Stream, add_arguments, opened, rate_at
+from scipy.signal.windows import tukey
+from stream import Stream, add_arguments, opened
 
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import SettingError
-from apollo_plugin.files import atomic_write
 from apollo_plugin.network.gain_bands import GAIN_BAND_HZ, TARGET_START
 
 OCTAVES = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)  # Hz; every bit rate keeps them
@@ -35,7 +34,7 @@ FADE = 0.1  # s, at the ends of crops, where what surrounds them is not heard
 ENOUGH, UNCHANGED = 1e-5, 1e-4
 OF_OCTAVES, OF_HIGHS = 0.5, 0.02
 MOST = 6.0  # dB that a crop counts
-SAVED_EVERY, SHOWN_EVERY = 60.0, 60.0  # s
+SHOWN_EVERY = 60.0  # s
 NOT_TRAINED = ("envelope", "excitation")
 
 
@@ -48,12 +47,9 @@ class Lows:
     """
 
     def __init__(self, n: int, device: str = "cpu"):
-        ramp = torch.linspace(0, 1, round(FADE * RATE))
-        ramp = 0.5 - 0.5 * torch.cos(math.pi * ramp)
-        self.window = torch.ones(n)
-        self.window[: len(ramp)] *= ramp
-        self.window[-len(ramp) :] *= ramp.flip(0)
-        self.window = self.window.to(device)
+        # Ones with an end like half of a Hann window's at both sides.
+        window = tukey(n, 2 * FADE * RATE / n)
+        self.window = torch.from_numpy(window).float().to(device)
         hertz = torch.fft.rfftfreq(n, 1 / RATE)
         ranges = [(OCTAVES[0], OCTAVES[-1]), *itertools.pairwise(OCTAVES)]
         self.lows = [slice(*torch.searchsorted(hertz, torch.tensor(r)).tolist()) for r in ranges]
@@ -86,8 +82,8 @@ def power(spectrum: torch.Tensor) -> torch.Tensor:
     return spectrum.abs().square().sum(-1)
 
 
-class Training:
-    """A model whose tokens learn, their average and their optimizer.
+class Training(Learner):
+    """A model whose tokens learn.
 
     Args:
         model: starts as it is and is changed.
@@ -97,20 +93,11 @@ class Training:
     def __init__(self, model: Apollo, args: argparse.Namespace):
         self.args, self.model = args, model.to(args.device).train()
         self.before = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.tokens = {
-            name: parameter
-            for name, parameter in self.model.named_parameters()
-            if not name.startswith(NOT_TRAINED)
-        }
-        self.model.requires_grad_(False)
-        for parameter in self.tokens.values():
-            parameter.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(
-            self.tokens.values(), args.lr, betas=(0.9, 0.98), weight_decay=0.0
-        )
-        self.average = {name: value.detach().clone() for name, value in self.tokens.items()}
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(not name.startswith(NOT_TRAINED))
         self.lows = Lows(round(args.seconds * RATE), args.device)
-        self.n_steps = 0
+        options = dict(betas=(0.9, 0.98), weight_decay=0.0)
+        super().__init__(self.model, args.lr, 50, newest=5, least=0.01, **options)
 
     def step(self, pair: torch.Tensor, rate: float) -> list[float]:
         """One step on crops and their codings ``(2, items, time)``, at a share ``rate`` of the
@@ -123,54 +110,26 @@ class Training:
         gains = self.lows.gains(est, coded, original)
         change = self.lows.change(est, before).mean()
         gain = (gains[0] + OF_OCTAVES * gains[1:].mean(0)).clamp(-MOST, MOST).mean()
-        self.optimizer.param_groups[0]["lr"] = self.args.lr * rate * min(1, self.n_steps / 50)
-        self.optimizer.zero_grad(set_to_none=True)
-        (OF_HIGHS * change - gain).backward()
-        torch.nn.utils.clip_grad_norm_(list(self.tokens.values()), 1.0)
-        self.optimizer.step()
-        self.n_steps += 1
-        with torch.no_grad():
-            for name, value in self.tokens.items():
-                self.average[name].lerp_(value, max(0.01, 1 / (1 + self.n_steps / 5)))
+        self.descend(OF_HIGHS * change - gain, rate)
         return [*gains.mean(1).tolist(), change.item()]
 
     def write(self) -> Path:
         """The model with the averaged weights."""
-        done = copy.deepcopy(self.before).cpu()
-        done.load_state_dict(done.state_dict() | {k: v.cpu() for k, v in self.average.items()})
         path = self.args.out / "model.safetensors"
-        checkpoints.save(done, path)
+        checkpoints.save(copy.deepcopy(self.average.module).cpu(), path)
         return path
-
-    def state(self) -> dict:
-        return dict(
-            tokens={name: value.detach() for name, value in self.tokens.items()},
-            average=self.average,
-            optimizer=self.optimizer.state_dict(),
-            n_steps=self.n_steps,
-        )
-
-    def resume(self, state: dict) -> None:
-        with torch.no_grad():
-            for name, value in self.tokens.items():
-                value.copy_(state["tokens"][name])
-        self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.n_steps = state["n_steps"]
 
 
 def train(stream: Stream, training: Training, args: argparse.Namespace) -> None:
     """Steps until the time is over."""
     random = np.random.default_rng(args.seed)
-    n, state_file, used = round(args.seconds * RATE), args.out / "state", 0.0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True, map_location=args.device)
-        used = state.pop("used")
+    n, before = round(args.seconds * RATE), 0.0
+    if state := kept(args):
+        before = state["used"]
         training.resume(state)
     stream.wait(min(2 * args.batch, args.slots))
-    shown, saved, rows = used, used, []
-    start = time.time() - used
-    while (used := time.time() - start) < 60 * args.minutes:
+    shown, rows = before, []
+    for used in until_over(args, before, training.state):
         batch = stream.batch(random, args.batch, n)
         rows.append(training.step(batch, rate_at(used / (60 * args.minutes))))
         if used - shown > SHOWN_EVERY:
@@ -183,10 +142,6 @@ def train(stream: Stream, training: Training, args: argparse.Namespace) -> None:
                 flush=True,
             )
             rows.clear()
-        if used - saved > SAVED_EVERY:
-            saved = used
-            with atomic_write(state_file) as beside:
-                torch.save(training.state() | dict(used=used), beside)
 
 
 def main() -> None:

@@ -2,8 +2,6 @@
 
 import argparse
 import struct
-import subprocess
-import sys
 import time
 import zipfile
 import zlib
@@ -24,15 +22,10 @@ from apollo_plugin.losses import GeneratorLoss
 from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.training import load_conf
 
-SCRIPT = Path(__file__).parents[2] / "recipes" / "apollo_small" / "train.py"
+RECIPE = Path(__file__).parents[2] / "recipes" / "apollo_small"
 
 
-def train(folder, out, *arguments):
-    command = [sys.executable, SCRIPT, "--samples", folder, "--out", out, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-
-
-def test_a_short_run(tmp_path):
+def test_a_short_run(tmp_path, command):
     sounds = tmp_path / "sounds"
     sounds.mkdir()
     for index in range(3):
@@ -41,7 +34,8 @@ def test_a_short_run(tmp_path):
     options = "--steps 3 --batch 2 --seconds 0.3 --songs 2 --validate-every 2 --threads 1".split()
     states = []
     for name in ("first", "second"):
-        done = train(sounds, tmp_path / f"{name}.safetensors", *options)
+        out = tmp_path / f"{name}.safetensors"
+        done = command("train.py", "--samples", sounds, "--out", out, *options)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("validation") == 3
         states.append(Apollo.from_pretrained(tmp_path / f"{name}.safetensors").state_dict())
@@ -53,8 +47,7 @@ def test_a_short_run(tmp_path):
     )
 
 
-def test_a_segment_is_the_same_whenever_it_is_asked_for(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+def test_a_segment_is_the_same_whenever_it_is_asked_for(recipe):
     from train import Mixtures
 
     sounds = [tone(20000, 1).numpy(), tone(50000).numpy(), np.zeros((2, 3000), np.float32)]
@@ -67,15 +60,15 @@ def test_a_segment_is_the_same_whenever_it_is_asked_for(monkeypatch):
     assert not torch.equal(data[0][1], data[1][1])
 
 
-def test_a_folder_without_sounds(tmp_path):
-    done = train(tmp_path, tmp_path / "out.safetensors")
+def test_a_folder_without_sounds(tmp_path, command):
+    done = command("train.py", "--samples", tmp_path, "--out", tmp_path / "out.safetensors")
     assert done.returncode != 0 and "holds no audio files" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("path", sorted(SCRIPT.parent.glob("conf*.yml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(RECIPE.glob("conf*.yml")), ids=lambda p: p.stem)
 def test_configurations_differ_from_the_recipe_s_in_known_keys(path):
-    base = SCRIPT.parent.parent / "musdb18hq_moises" / "local" / "conf.yml"
+    base = RECIPE.parent / "musdb18hq_moises" / "local" / "conf.yml"
     conf = load_conf(path, base)
     model = Apollo(**conf["model"])
     name = "apollo-small-streaming" if "streaming" in path.stem else "apollo-small"
@@ -209,11 +202,12 @@ def test_from_recordings_to_an_envelope(prepared, real_sounds, tmp_path, command
 
 
 def test_a_training_goes_on_where_it_was_stopped(recipe, real_sounds, tmp_path, monkeypatch):
+    import clock
     import train_envelope
     from mixes import load
     from stream import Stream
 
-    monkeypatch.setattr(train_envelope, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(clock, "SAVED_EVERY", 0.0)
     stream = Stream(load(real_sounds, None, None, None), 1, 4, 2.0, 0)
     steps = []
     for minutes in (0.04, 0.08):

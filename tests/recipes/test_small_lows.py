@@ -99,8 +99,8 @@ def test_a_resumed_training_is_an_uninterrupted_one(lows, tmp_path):
         torch.manual_seed(2)
         training.step(pair, 0.5)
     assert one.n_steps == other.n_steps == 3
-    for name, value in one.average.items():
-        assert value.equal(other.average[name]), name
+    for name, value in one.average.state_dict().items():
+        assert value.equal(other.average.state_dict()[name]), name
 
 
 def test_as_a_user_runs_it(real_sounds, tmp_path, command):
