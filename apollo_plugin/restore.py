@@ -15,6 +15,7 @@ from .audio.writing import SAMPLE_BYTES
 from .diagnose import Diagnosis, diagnose
 from .errors import AudioError, TagError, Uncoded
 from .files import free_bytes
+from .network.base import INPUT_PEAK
 from .settings import Job, Settings
 
 if TYPE_CHECKING:
@@ -29,9 +30,8 @@ Progress = Callable[[str, float, float], None]
 _BLOCK_BYTES = 2 << 20
 # A GPU wants more to do at once.
 _GPU_BLOCK_BYTES = 64 << 20
-# What restore_audio brings signals to: the middle of the levels that models are trained on. What
-# is quieter than -120 dB stays below it.
-_PEAK, _LEAST_PEAK = 0.5, 1e-6
+# What is quieter than -120 dB is amplified no further than that.
+_LEAST_PEAK = 1e-6
 # Beside the samples of a result, for its header and the folder's entry.
 _HEADER_BYTES = 1 << 16
 
@@ -133,13 +133,15 @@ def restore_audio(
     sample_rate: int,
     keep_below: float | None = None,
     mix: float = 1.0,
+    keep_level: bool = False,
     **kwargs,
 ) -> torch.Tensor:
     """Restores a signal of any rate.
 
     What the model changes is computed at its own rate and added to the signal at the signal's: so
-    nothing is lost to resampling, above the model's range too. A model is trained on music of usual
-    levels, so it gets the signal at one peak: the effect on quiet and on loud files is the same.
+    nothing is lost to resampling, above the model's range too. The model gets the signal at the
+    peak that it was trained at, its ``input_peak``, and what it gives is brought back: the effect
+    on quiet and on loud recordings is the same. All that restores recordings does so.
 
     Args:
         model: an Apollo, or another network of restoration.
@@ -147,6 +149,7 @@ def restore_audio(
         sample_rate: of ``wav``, in Hz.
         keep_below: in Hz; below it the change is removed by a linear-phase crossover.
         mix: share of the change, 0 to 1.
+        keep_level: the model gets the signal at the level that it has.
         **kwargs: for :func:`restore_wav`.
 
     Returns:
@@ -154,7 +157,8 @@ def restore_audio(
     """
     model_rate = int(model.sample_rate)
     source = audio.resample(wav, sample_rate, model_rate)
-    restored = restore_wav(model, source, level=model_level(source), **kwargs)
+    level = 1.0 if keep_level else model_level(source, model.input_peak)
+    restored = restore_wav(model, source, level=level, **kwargs)
     if sample_rate == model_rate and keep_below is None and mix == 1:
         return restored
     change = audio.resample(restored.sub_(source), model_rate, sample_rate, wav.shape[-1])
@@ -163,12 +167,14 @@ def restore_audio(
     return change.mul_(mix).add_(wav)
 
 
-def model_level(wav: torch.Tensor) -> float:
-    """What a signal is divided by before a model gets it, so that its peak is that of the signals
-    which models are trained on; 1 where it holds NaN or infinity."""
+def model_level(wav: torch.Tensor, input_peak: float | None = INPUT_PEAK) -> float:
+    """What a signal is divided by before a model gets it, so that its peak is ``input_peak``; 1
+    where that is None, and where the signal holds NaN or infinity."""
     low, high = wav.aminmax()
     peak = max(-low.item(), high.item(), _LEAST_PEAK)
-    return peak / _PEAK if math.isfinite(low.item() + high.item()) else 1.0
+    if input_peak is None or not math.isfinite(low.item() + high.item()):
+        return 1.0
+    return peak / input_peak
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -196,7 +202,8 @@ def restore_file(
     """
     wav, rate, found = read_source(job, settings)
     carried = read_tags(job, settings)
-    restored = restore_audio(model, wav, rate, settings.keep_below, settings.mix, progress=progress)
+    how = settings.keep_below, settings.mix, settings.keep_level
+    restored = restore_audio(model, wav, rate, *how, progress=progress)
     check_finite(restored, job, wav)
     return replace(write_result(job.target, restored, rate, settings, carried), diagnosis=found)
 

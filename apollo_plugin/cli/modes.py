@@ -70,10 +70,9 @@ def demo(options: Options, settings: Settings) -> int:
     original = torch.from_numpy(mixture(_DEMO_SECONDS, seed=_DEMO_SEED, sample_rate=_DEMO_RATE))
     coded = mp3(original, _DEMO_RATE, _DEMO_KBPS)
     bar = Bar("demo")
+    how = settings.keep_below, settings.mix, settings.keep_level
     try:
-        restored = restore_audio(
-            model, coded, _DEMO_RATE, settings.keep_below, settings.mix, progress=bar.progress
-        )
+        restored = restore_audio(model, coded, _DEMO_RATE, *how, progress=bar.progress)
     finally:
         bar.close()
     for target, wav in zip(targets, (original, coded, restored)):

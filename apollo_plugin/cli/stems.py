@@ -24,6 +24,7 @@ def load_pipeline(model: RestorationModel, name: str, settings: Settings) -> Sep
         match_level=isinstance(separator.model, BaseModel),
         keep_below=settings.keep_below,
         mix=settings.mix,
+        keep_level=settings.keep_level,
     )
 
 

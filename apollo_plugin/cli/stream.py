@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
-from .arguments import add_checkpoint, add_device
+from .arguments import add_checkpoint, add_device, add_level
 from .terminal import command, refuse_terminal, say
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def _main(argv: Sequence[str] | None) -> int:
     load_ = Load()
     try:
         source = Input(sys.stdin.buffer, args.rate, args.channels, args.format)
-        live = LiveRestorer(model, source.rate, source.n_channels)
+        keep_level = args.level == "keep"
+        live = LiveRestorer(model, source.rate, source.n_channels, keep_level)
         delay = 1000 * live.latency / source.rate
         say(
             f"{source.rate} Hz, {source.n_channels} channel(s), {source.format}: {delay:.0f} ms "
@@ -168,6 +169,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--stats", action="store_true", help="tell at the end of load and the longest block")
     add_checkpoint(add, "apollo-small-streaming")
+    add_level(add)
     add_device(add)
     args = parser.parse_args(argv)
     if not 0 < args.block <= _MAX_BLOCK_MS:
