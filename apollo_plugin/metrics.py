@@ -1,45 +1,43 @@
 """How far a restoration is from the original.
 
-============ ====================================================================== ===============
-``si_sdr``   scale-invariant SDR, zero mean: the paper's SI-SNR                     dB, higher
-``snr``      signal-to-noise ratio                                                  dB, higher
-``sdr``      BSSEval v3, zero mean, filter of 512 taps, whole file: the paper's SDR dB, higher
-             (needs fast-bss-eval)
-``sdr_v4``   BSSEval v4, median over frames of 1 s; other numbers than ``sdr``      dB, higher
-             (needs museval, and so ffmpeg and ffprobe)
-``lsd``      log-spectral distance                                                  lower
-``visqol``   ViSQOL, audio mode, mono mix at 48 kHz; hears nothing above 15 kHz     1 to 4.7, higher
-             (needs visqol-python)
-============ ====================================================================== ===============
+============= ================================================================== ===============
+``si_sdr``    scale-invariant SDR, zero mean: the paper's SI-SNR                 dB, higher
+``snr``       signal-to-noise ratio                                              dB, higher
+``sdr``       BSSEval v3, zero mean, filter of 512 taps, whole file: the paper's dB, higher
+              SDR (needs fast-bss-eval)
+``sdr_v4``    BSSEval v4, median over frames of 1 s; other numbers than ``sdr``  dB, higher
+              (needs museval, and so ffmpeg and ffprobe)
+``lsd``       log-spectral distance                                              lower
+``visqol``    ViSQOL, audio mode, mono mix at 48 kHz (needs visqol-python)       1 to 4.7, higher
+``zimtohrli`` Zimtohrli, mono mix at 48 kHz: made for differences that can just  1 to 5, higher
+              be heard; no loss here is made of it (needs zimtohrli)
+============= ================================================================== ===============
 
 ``si_sdr``, ``snr``, ``sdr`` and ``lsd`` are means over channels, the first three over those whose
-reference is not silent. Equal signals are at infinity (``lsd`` at 0, ``visqol`` at its maximum).
-Where the whole reference is silent only ``lsd`` is a number and the others are NaN; where only the
-estimate is, ``si_sdr``, ``sdr`` and ``sdr_v4`` are minus infinity (nothing of the reference is in
-it), ``visqol`` is 1 and ``snr`` 0 dB. A constant is silent, except to ``snr``.
+reference is not silent. Equal signals are at infinity (``lsd`` at 0, ``visqol`` and ``zimtohrli``
+at their maxima). Where the whole reference is silent only ``lsd`` is a number and the others are
+NaN; where only the estimate is, ``si_sdr``, ``sdr`` and ``sdr_v4`` are minus infinity (nothing of
+the reference is in it), ``visqol`` and ``zimtohrli`` are 1 and ``snr`` is 0 dB. A constant is
+silent, except to ``snr``.
 """
 
 import importlib.util
 import inspect
 import math
 import shutil
-import threading
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import NamedTuple
 
 import numpy as np
-import soxr
 import torch
 
+from . import hearing
 from .errors import one_line
 
 _EXTRA = "pip install 'apollo-plugin[eval]'"
-_VISQOL_RATE = 48000
 _MOST_CHANNELS = 8  # of one sample; more are an array (time, channels)
-# The kernels of visqol run in numba's "workqueue", which two threads must not enter.
-_visqol_lock = threading.Lock()
 
 Signal = torch.Tensor | np.ndarray
 
@@ -61,6 +59,7 @@ ABOUT = {
     "sdr_v4": Metric("SDR v4", "dB", 1, "museval"),
     "lsd": Metric("LSD", "", -1),
     "visqol": Metric("ViSQOL", "", 1, "visqol"),
+    "zimtohrli": Metric("Zimtohrli", "", 1, "zimtohrli"),
 }
 METRICS = tuple(ABOUT)
 
@@ -103,7 +102,7 @@ def evaluate(
     if est.shape != ref.shape:
         shapes = f"est of shape {tuple(est.shape)} and ref of shape {tuple(ref.shape)}"
         raise ValueError(f"{shapes} differ; a comparison needs the same channels and length")
-    rate = {"sdr_v4": (sample_rate,), "visqol": (sample_rate,)}
+    rate = dict.fromkeys(("sdr_v4", "visqol", "zimtohrli"), (sample_rate,))
     figures = dict.fromkeys(metrics, math.nan)
     for name in figures:
         if name not in failed:
@@ -261,25 +260,24 @@ def visqol(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
     """ViSQOL (Chinen et al. 2020), audio mode: mean opinion score, 1 (bad) to about 4.7; of the
     mono mix at 48 kHz. NaN for less than a second, which is too short to be scored. Arguments are
     those of :func:`sdr_v4`."""
+    return _heard(hearing.visqol, est, ref, sample_rate)
+
+
+@_by_library
+def zimtohrli(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
+    """Zimtohrli (Google, 2022 to 2026): mean opinion score, 1 (bad) to 5 (equal), of the mono mix
+    at 48 kHz; of what is longer than half a minute the mean of parts. It knows levels: the same
+    error is heard less in quiet sound. NaN for less than a second. Arguments are those of
+    :func:`sdr_v4`."""
+    return _heard(hearing.zimtohrli, est, ref, sample_rate)
+
+
+def _heard(score: hearing.Score, est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
     if est.shape[-1] < sample_rate or _is_silent(ref.mean(0)):
         return math.nan
     if _is_silent(est.mean(0)):
         return 1.0
-    mono = (
-        soxr.resample(x.double().mean(0).numpy(), sample_rate, _VISQOL_RATE, quality="VHQ")
-        for x in (ref, est)
-    )
-    with _visqol_lock:
-        return float(_visqol_api().measure_from_arrays(*mono, _VISQOL_RATE).moslqo)
-
-
-@lru_cache(maxsize=1)
-def _visqol_api():
-    from visqol import VisqolApi
-
-    api = VisqolApi()
-    api.create(mode="audio")
-    return api
+    return score(*(hearing.mono(x.double().numpy(), sample_rate) for x in (est, ref)))
 
 
 def _checked(wav: Signal, name: str) -> torch.Tensor:
