@@ -114,9 +114,11 @@ class _Limited(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         self.n_left -= 1
-        if self.n_left < 0:
+        result = func(*args, **(kwargs or {}))
+        # What gives no tensor may be the end of a no_grad, which has to come to its end.
+        if self.n_left < 0 and isinstance(result, torch.Tensor):
             raise CheckpointError("they describe a larger model than the file holds")
-        return func(*args, **(kwargs or {}))
+        return result
 
 
 def _outline(

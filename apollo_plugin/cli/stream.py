@@ -53,13 +53,13 @@ def _main(argv: Sequence[str] | None) -> int:
     from .pcm import Input, Output
 
     model = load(args)
-    small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
-    torch.set_num_threads(1 if small else min(_MOST_THREADS, torch.get_num_threads()))
     if not isinstance(model, ApolloNetwork):
         raise CheckpointError(
             f"'{args.checkpoint}' is no Apollo: {type(model).__name__} cannot stream"
         )
-    load_ = Load()
+    small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
+    load_, n_threads = Load(), torch.get_num_threads()
+    torch.set_num_threads(1 if small else min(_MOST_THREADS, n_threads))
     try:
         source = Input(sys.stdin.buffer, args.rate, args.channels, args.format)
         live = LiveRestorer(model, source.rate, source.n_channels)
@@ -76,6 +76,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
+        torch.set_num_threads(n_threads)
         if args.stats:
             say(str(load_))
     return source.end()

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torchaudio.functional import melscale_fbanks
 
 from ..errors import SettingError
 from .signal import _POWER_EPS, WINDOWS, Signal, _in_bands, _relative_error
@@ -109,7 +108,7 @@ class MelLoss(nn.Module):
     def __init__(self, sample_rate: float = 44100, window: int = 2048, n_mels: int = 64):
         super().__init__()
         self.window = window
-        bands = melscale_fbanks(window // 2 + 1, 0.0, sample_rate / 2, n_mels, int(sample_rate))
+        bands = _mel_bands(window // 2 + 1, sample_rate / 2, n_mels)
         self.register_buffer("bands", bands, persistent=False)
 
     def forward(
@@ -122,6 +121,16 @@ class MelLoss(nn.Module):
     def _powers(self, signal: Signal) -> torch.Tensor:
         """``(batch, channels, frames, mels)``"""
         return _in_bands(signal.power(self.window), self.get_buffer("bands"))
+
+
+def _mel_bands(n_bins: int, top_hz: float, n_mels: int) -> torch.Tensor:
+    """Triangles of height 1 that overlap by half, equally wide in mel (O'Shaughnessy 1987, as in
+    HTK): m = 2595 lg(1 + f / 700 Hz); ``(n_bins, n_mels)``, from 0 Hz to the top."""
+    mels = torch.linspace(0, 2595 * math.log10(1 + top_hz / 700), n_mels + 2, dtype=torch.float64)
+    low, middle, high = (700 * (10 ** (mels / 2595) - 1)).unfold(0, n_mels, 1)
+    hertz = torch.linspace(0, top_hz, n_bins, dtype=torch.float64)[:, None]
+    rising, falling = (hertz - low) / (middle - low), (high - hertz) / (high - middle)
+    return torch.minimum(rising, falling).clamp(min=0).float()
 
 
 class LogSpectralLoss(nn.Module):

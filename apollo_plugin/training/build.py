@@ -2,7 +2,6 @@
 
 import logging
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,14 +30,11 @@ from .system import ApolloSystem, require_precision
 Network = TypeVar("Network", bound=nn.Module)
 # Settings of SR-GAN's generator that are its critic's.
 _OF_CRITIC = ("window", "channels", "n_rows", "width", "dilations")
-# Lightning's advertisements and what its own code is warned of.
+# Lightning's advertisements.
 _NOISE = ("GPU available", "TPU available", "💡")
 logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
     lambda record: not record.getMessage().startswith(_NOISE)
 )
-warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
-# While gradients are accumulated or warmed up an epoch may end before an optimizer's first step.
-warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before")
 
 
 def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSystem:

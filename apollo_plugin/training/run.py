@@ -1,6 +1,7 @@
 """A training run from a configuration: what the recipe's ``train.py`` calls."""
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ from .build import is_srgan, make_system, make_trainer, n_channels
 from .config import Conf, compare, load_conf
 from .resuming import epochs_done, refused
 from .system import ApolloSystem
+
+# Of Lightning's own code; and while gradients are accumulated or warmed up an epoch may end before
+# an optimizer's first step.
+_NOISE = (
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+    "Detected call of `lr_scheduler.step\\(\\)` before",
+)
 
 
 def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] | None:
@@ -75,7 +83,10 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
     _require_memory(conf, system, trainer.strategy.root_device)
     start = time.monotonic()
     try:
-        trainer.fit(system, ckpt_path=last if resume else None, weights_only=True)
+        with warnings.catch_warnings():
+            for words in _NOISE:
+                warnings.filterwarnings("ignore", words)
+            trainer.fit(system, ckpt_path=last if resume else None, weights_only=True)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
