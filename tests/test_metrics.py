@@ -293,3 +293,23 @@ def test_sdr_does_not_depend_on_the_level(music):
     expected = sdr(est, ref)
     for gain in (1e-30, 1e-6, 1e6):
         assert sdr(gain * est, gain * ref) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_arrays_and_gradients_are_measured_as_tensors_are(name):
+    """Called one by one, with what a training loop or NumPy hands over."""
+    if name in metrics.unavailable([name]):
+        pytest.skip(metrics.unavailable([name])[name])
+    ref = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 48000), np.float32))
+    est = ref + 0.1 * ref.flip(-1)
+    rate = (44100,) if name in ("sdr_v4", "visqol") else ()
+    measure = getattr(metrics, name)
+    expected = metrics.evaluate(est, ref, 44100, [name])[name]
+    assert math.isfinite(expected)
+    learnt = est.clone().requires_grad_()
+    for one, other in ((est.numpy(), ref.numpy()), (learnt, ref), (est.double(), ref.double())):
+        assert measure(one, other, *rate) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="differ; a comparison needs the same channels"):
+        measure(est[:1], ref, *rate)
+    with pytest.raises(ValueError, match="is no sound"):
+        measure(est[None], ref[None], *rate)

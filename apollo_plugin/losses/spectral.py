@@ -40,7 +40,7 @@ class ReconstructionLoss(nn.Module):
     def forward(
         self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
     ) -> torch.Tensor:
-        est, ref = Signal.of(est_targets), Signal.of(targets)
+        est, ref = Signal.pair(est_targets, targets)
         errors = [
             _relative_error(est.stft(window).abs(), ref.stft(window).abs(), self.per_item)
             for window in self.windows
@@ -71,7 +71,7 @@ class EnvelopeLoss(nn.Module):
     def forward(
         self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
     ) -> torch.Tensor:
-        est, ref = Signal.of(est_targets), Signal.of(targets)
+        est, ref = Signal.pair(est_targets, targets)
         errors = [
             _relative_error(
                 self._compressed(est, window), self._compressed(ref, window), self.per_item
@@ -114,7 +114,7 @@ class MelLoss(nn.Module):
     def forward(
         self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
     ) -> torch.Tensor:
-        est, ref = (self._powers(Signal.of(signal)) for signal in (est_targets, targets))
+        est, ref = (self._powers(signal) for signal in Signal.pair(est_targets, targets))
         floor = self._FLOOR * ref.amax(-1, keepdim=True) + _POWER_EPS
         return (torch.maximum(est, floor).log() - torch.maximum(ref, floor).log()).abs().mean()
 
@@ -161,7 +161,7 @@ class LogSpectralLoss(nn.Module):
     def forward(
         self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
     ) -> torch.Tensor:
-        est, ref = Signal.of(est_targets), Signal.of(targets)
+        est, ref = Signal.pair(est_targets, targets)
         return torch.stack([self._error(est, ref, window) for window in self.windows]).mean()
 
     def _error(self, est: Signal, ref: Signal, window: int) -> torch.Tensor:
@@ -225,7 +225,7 @@ class BandEnergyLoss(nn.Module):
     def forward(
         self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
     ) -> torch.Tensor:
-        est, ref = Signal.of(est_targets), Signal.of(targets)
+        est, ref = Signal.pair(est_targets, targets)
         return torch.stack([self._error(est, ref, i) for i in range(len(self.hops))]).mean()
 
     def _error(self, est: Signal, ref: Signal, index: int) -> torch.Tensor:
