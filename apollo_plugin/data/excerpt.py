@@ -5,6 +5,8 @@ from importlib.resources import as_file, files
 import soundfile
 import torch
 
+from .codecs import encode_mp3
+
 # What it is coded at to have something to restore.
 KBPS = 64
 TITLE = f"An orchestra, MP3 at {KBPS} kbit/s"
@@ -28,3 +30,8 @@ def excerpt() -> tuple[torch.Tensor, int]:
     with as_file(files("apollo_plugin") / "demo" / "orchestra.flac") as path:
         wav, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return torch.from_numpy(wav.T).expand(2, -1).contiguous(), rate
+
+
+def coded() -> bytes:
+    """The excerpt as an MP3 file of :data:`KBPS`."""
+    return encode_mp3(*excerpt(), kbps=KBPS)
