@@ -1,8 +1,10 @@
 """What can go wrong that a user can mend. Anything else that is raised is a defect."""
 
+import json
 import re
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
 
 
 class ApolloError(Exception):
@@ -96,6 +98,18 @@ def check_time_is_last(shape: Sequence[int], name: str = "wav") -> None:
             f"{name} of shape {tuple(shape)} has {shape[-2]} channels of {shape[-1]} sample(s); "
             f"time is the last axis: pass {name}.T"
         )
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra: by name, or in the clone that this was installed from."""
+    try:
+        # PEP 610: written by pip where a package came from no index.
+        origin = json.loads(distribution("apollo-plugin").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        origin = {"dir_info": {}}
+    if "dir_info" in origin:
+        return f"pip install '.[{extra}]' in the clone of apollo-plugin"
+    return f"pip install 'apollo-plugin[{extra}]'"
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

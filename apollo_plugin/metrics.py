@@ -34,9 +34,8 @@ import numpy as np
 import torch
 
 from . import hearing
-from .errors import one_line
+from .errors import install, one_line
 
-_EXTRA = "pip install 'apollo-plugin[eval]'"
 _MOST_CHANNELS = 8  # of one sample; more are an array (time, channels)
 
 Signal = torch.Tensor | np.ndarray
@@ -128,7 +127,7 @@ def unavailable(metrics: Sequence[str] = METRICS) -> dict[str, str]:
             raise ValueError(f"unknown metric '{name}'; known: {', '.join(METRICS)}")
         package = ABOUT[name].package
         if package and importlib.util.find_spec(package) is None:
-            reasons[name] = f"metric {name} is left out: {package} is missing; {_EXTRA}"
+            reasons[name] = f"metric {name} is left out: {package} is missing; {install('eval')}"
     # musdb, which museval imports, looks for both when it is imported, and gives up.
     lacking = " and ".join(tool for tool in ("ffmpeg", "ffprobe") if not shutil.which(tool))
     if "sdr_v4" in metrics and lacking:

@@ -201,6 +201,14 @@ def _flush() -> None:
             _give_up(stream)
 
 
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Shows a line, on a terminal only, while something takes its time that nobody can measure."""
+    line = _printable(f"{_name}: {text} ...")
+    with tqdm(desc=line, bar_format="{desc}", leave=False, disable=None):
+        yield
+
+
 class Bar(tqdm):
     """A progress bar over seconds of audio, as :data:`apollo_plugin.restore.Progress` tells of
     them; shown on a terminal only, and never in the way of the work."""

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset
 
 from .. import checkpoints
-from ..errors import CheckpointError, SettingError, TrainingError
+from ..errors import CheckpointError, SettingError, TrainingError, install
 from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, SRGANCritic, SRGANLoss
 from ..memory import available_bytes
 from ..model import Apollo, RestorationModel
@@ -255,4 +255,4 @@ def make_logger(exp_dir: Path) -> TensorBoardLogger:
     try:
         return TensorBoardLogger(exp_dir, name="logs", version="")
     except ModuleNotFoundError as error:
-        raise TrainingError("TensorBoard is missing; pip install 'apollo-plugin[train]'") from error
+        raise TrainingError(f"TensorBoard is missing; {install('train')}") from error
