@@ -34,9 +34,8 @@ import numpy as np
 import torch
 
 from . import hearing
-from .errors import one_line
+from .errors import install, one_line
 
-_EXTRA = "pip install 'apollo-plugin[eval]'"
 _MOST_CHANNELS = 8  # of one sample; more are an array (time, channels)
 
 Signal = torch.Tensor | np.ndarray
@@ -98,10 +97,10 @@ def evaluate(
         {'snr': 0.0, 'si_sdr': inf}
     """
     failed = unavailable(metrics)
-    est, ref = _checked(est, "est"), _checked(ref, "ref")
-    if est.shape != ref.shape:
-        shapes = f"est of shape {tuple(est.shape)} and ref of shape {tuple(ref.shape)}"
-        raise ValueError(f"{shapes} differ; a comparison needs the same channels and length")
+    est, ref = _sounds(est, ref)
+    for name, wav in (("est", est), ("ref", ref)):
+        if not torch.isfinite(wav).all():
+            raise ValueError(f"{name} holds NaN or infinity")
     rate = dict.fromkeys(("sdr_v4", "visqol", "zimtohrli"), (sample_rate,))
     figures = dict.fromkeys(metrics, math.nan)
     for name in figures:
@@ -128,7 +127,7 @@ def unavailable(metrics: Sequence[str] = METRICS) -> dict[str, str]:
             raise ValueError(f"unknown metric '{name}'; known: {', '.join(METRICS)}")
         package = ABOUT[name].package
         if package and importlib.util.find_spec(package) is None:
-            reasons[name] = f"metric {name} is left out: {package} is missing; {_EXTRA}"
+            reasons[name] = f"metric {name} is left out: {package} is missing; {install('eval')}"
     # musdb, which museval imports, looks for both when it is imported, and gives up.
     lacking = " and ".join(tool for tool in ("ffmpeg", "ffprobe") if not shutil.which(tool))
     if "sdr_v4" in metrics and lacking:
@@ -155,6 +154,17 @@ def _by_library(function: Callable[..., float]) -> Callable[..., float]:
     return guarded
 
 
+def _of_sounds(function: Callable[..., float]) -> Callable[..., float]:
+    """Arrays and tensors of any device, with a gradient or without: as :func:`evaluate`."""
+
+    @wraps(function)
+    def converted(est: Signal, ref: Signal, *args) -> float:
+        return function(*_sounds(est, ref), *args)
+
+    return converted
+
+
+@_of_sounds
 def si_sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
     """Scale-invariant SDR (Le Roux et al. 2019) in dB, the paper's SI-SNR: zero mean, with
     ``a = <est, ref> / <ref, ref>``: ``|a ref|^2 / |est - a ref|^2``, mean over channels.
@@ -175,6 +185,7 @@ def si_sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
     return _mean(10 * ratio.log10(), est, ref)
 
 
+@_of_sounds
 def snr(est: torch.Tensor, ref: torch.Tensor) -> float:
     """Signal-to-noise ratio in dB, mean over channels; arguments are those of :func:`si_sdr`."""
     est, ref = est.double(), ref.double()
@@ -182,6 +193,7 @@ def snr(est: torch.Tensor, ref: torch.Tensor) -> float:
     return _mean(10 * ratio.log10(), None, ref)
 
 
+@_of_sounds
 @_by_library
 def sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
     """Signal-to-distortion ratio in dB as BSSEval v3 has it (Vincent et al. 2006): what a filter of
@@ -202,6 +214,7 @@ def sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
     return _mean(ratios, est, ref)
 
 
+@_of_sounds
 @_by_library
 def sdr_v4(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
     """:func:`bss_eval_v4` of all channels together, as museval and the SiSEC campaigns have it.
@@ -239,6 +252,7 @@ def bss_eval_v4(references: np.ndarray, estimates: np.ndarray, sample_rate: int)
         return [float(median) for median in np.nanmedian(ratios, 1)]  # NaN: a silent frame
 
 
+@_of_sounds
 def lsd(est: torch.Tensor, ref: torch.Tensor) -> float:
     """Log-spectral distance, mean over frames and channels; 0 for equal signals.
 
@@ -255,6 +269,7 @@ def lsd(est: torch.Tensor, ref: torch.Tensor) -> float:
     return (log_power(ref) - log_power(est)).square().mean(-2).sqrt().mean().item()
 
 
+@_of_sounds
 @_by_library
 def visqol(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
     """ViSQOL (Chinen et al. 2020), audio mode: mean opinion score, 1 (bad) to about 4.7; of the
@@ -280,7 +295,16 @@ def _heard(score: hearing.Score, est: torch.Tensor, ref: torch.Tensor, sample_ra
     return score(*(hearing.mono(x.double().numpy(), sample_rate) for x in (est, ref)))
 
 
-def _checked(wav: Signal, name: str) -> torch.Tensor:
+def _sounds(est: Signal, ref: Signal) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as tensors ``(channels, time)`` of one shape on the CPU."""
+    est, ref = _sound(est, "est"), _sound(ref, "ref")
+    if est.shape != ref.shape:
+        shapes = f"est of shape {tuple(est.shape)} and ref of shape {tuple(ref.shape)}"
+        raise ValueError(f"{shapes} differ; a comparison needs the same channels and length")
+    return est, ref
+
+
+def _sound(wav: Signal, name: str) -> torch.Tensor:
     wav = torch.as_tensor(wav).detach().cpu()
     wav = wav.unsqueeze(0) if wav.ndim == 1 else wav
     shape = tuple(wav.shape)
@@ -295,8 +319,6 @@ def _checked(wav: Signal, name: str) -> torch.Tensor:
             f"{name} of shape {shape} has more channels than samples; it takes "
             f"(channels, time), and soundfile gives (time, channels): pass {name}.T"
         )
-    if not torch.isfinite(wav).all():
-        raise ValueError(f"{name} holds NaN or infinity")
     return wav
 
 

@@ -119,13 +119,16 @@ class RestorationModel(RestorationNetwork, BaseModel):
                 f"{target} exists already; pass force_overwrite=True to overwrite it", stacklevel=2
             )
             return
-        wav, sample_rate = audio.read(path)
+        reading = audio.read_all(path)
+        wav, sample_rate = reading.wav, reading.sample_rate
         if sample_rate != self.sample_rate and not resample:
             raise AudioError(
                 f"sample_rate {sample_rate} of '{path}' does not match the model's "
                 f"{self.sample_rate:g}; pass resample=True"
             )
-        audio.write(target, restore_audio(self, wav, sample_rate, **kwargs), sample_rate)
+        low = audio.low_channels(reading.layout)
+        restored = restore_audio(self, wav, sample_rate, untouched=low, **kwargs)
+        audio.write(target, restored, sample_rate, layout=reading.layout)
 
     def serialize(self) -> dict[str, Any]:
         """Asteroid's model package, of plain values only, so that it loads with

@@ -180,7 +180,7 @@ class Pipeline(nn.Module):
         self, name: str, wav: torch.Tensor, rate: int, progress: Progress | None
     ) -> torch.Tensor:
         tell = progress and (lambda step, *seconds: progress(f"{step} {name}", *seconds))
-        how = self.keep_below, self.mix, self.keep_level
+        how = self.keep_below, self.mix, (), self.keep_level
         return restore_audio(self._restorer(name), wav, rate, *how, progress=tell)
 
     def _separated(self, wav: torch.Tensor, rate: int, progress: Progress | None) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from . import audio, tags
 from .audio.writing import SAMPLE_BYTES
 from .diagnose import Diagnosis, diagnose
 from .errors import AudioError, TagError, Uncoded
-from .files import free_bytes
 from .network.base import INPUT_PEAK
 from .settings import Job, Settings
 
@@ -133,6 +132,7 @@ def restore_audio(
     sample_rate: int,
     keep_below: float | None = None,
     mix: float = 1.0,
+    untouched: Sequence[int] = (),
     keep_level: bool = False,
     **kwargs,
 ) -> torch.Tensor:
@@ -149,12 +149,19 @@ def restore_audio(
         sample_rate: of ``wav``, in Hz.
         keep_below: in Hz; below it the change is removed by a linear-phase crossover.
         mix: share of the change, 0 to 1.
+        untouched: indices of channels that stay as they came, such as that of low frequencies.
         keep_level: the model gets the signal at the level that it has.
         **kwargs: for :func:`restore_wav`.
 
     Returns:
         tensor of the shape and rate of ``wav``.
     """
+    if untouched:
+        restored, rest = wav.clone(), sorted({*range(len(wav))} - {*untouched})
+        if rest:
+            how = keep_below, mix, (), keep_level
+            restored[rest] = restore_audio(model, wav[rest], sample_rate, *how, **kwargs)
+        return restored
     model_rate = int(model.sample_rate)
     source = audio.resample(wav, sample_rate, model_rate)
     level = 1.0 if keep_level else model_level(source, model.input_peak)
@@ -200,12 +207,13 @@ def restore_file(
     Raises:
         AudioError: one line with the file, what is wrong and what helps. Nothing is written then.
     """
-    wav, rate, found = read_source(job, settings)
+    wav, rate, layout, found = read_source(job, settings)
     carried = read_tags(job, settings)
-    how = settings.keep_below, settings.mix, settings.keep_level
+    how = settings.keep_below, settings.mix, audio.low_channels(layout), settings.keep_level
     restored = restore_audio(model, wav, rate, *how, progress=progress)
     check_finite(restored, job, wav)
-    return replace(write_result(job.target, restored, rate, settings, carried), diagnosis=found)
+    written = write_result(job.target, restored, rate, settings, carried, layout)
+    return replace(written, diagnosis=found)
 
 
 def read_tags(job: Job, settings: Settings) -> tags.Tags | None:
@@ -215,7 +223,12 @@ def read_tags(job: Job, settings: Settings) -> tags.Tags | None:
 
 
 def write_result(
-    place: Path, wav: torch.Tensor, rate: int, settings: Settings, carried: tags.Tags | None = None
+    place: Path,
+    wav: torch.Tensor,
+    rate: int,
+    settings: Settings,
+    carried: tags.Tags | None = None,
+    layout: str = "",
 ) -> Restored:
     """Writes a restoration, whole or not at all; tags that cannot be written never cost it.
 
@@ -225,25 +238,32 @@ def write_result(
         rate: in Hz.
         settings: format and level.
         carried: tags of its source.
+        layout: of its channels.
 
     Raises:
         AudioError: where it cannot be written.
     """
     try:
-        return _write(place, wav, rate, settings, carried)
+        return _write(place, wav, rate, settings, carried, layout)
     except TagError as error:
         # What was written is damaged, perhaps; the sound is still here.
-        written = _write(place, wav, rate, settings, None)
+        written = _write(place, wav, rate, settings, None, layout)
         return replace(written, notes=(f"its tags were left out: {error}",))
 
 
 def _write(
-    place: Path, wav: torch.Tensor, rate: int, settings: Settings, carried: tags.Tags | None
+    place: Path,
+    wav: torch.Tensor,
+    rate: int,
+    settings: Settings,
+    carried: tags.Tags | None,
+    layout: str,
 ) -> Restored:
     measured = settings.clips or (carried and carried.loudness)
-    meter = audio.Meter(rate, wav.shape[0]) if measured else None
+    meter = audio.Meter(rate, wav.shape[0], layout) if measured else None
     level: audio.Level | None = None
     notes = list(carried.notes) if carried else []
+    notes += audio.lost_layout(settings.format, settings.sample_type, layout, wav.shape[0])
 
     def finish(beside: Path) -> None:
         nonlocal level
@@ -251,17 +271,8 @@ def _write(
         if carried:
             notes.extend(tags.write(beside, carried, settings.format, level))
 
-    n_clipped = audio.write(
-        place,
-        wav,
-        rate,
-        settings.format,
-        settings.subtype,
-        settings.headroom,
-        settings.dither,
-        meter,
-        finish,
-    )
+    how = settings.format, settings.subtype, settings.headroom, settings.dither
+    n_clipped = audio.write(place, wav, rate, *how, meter, finish, layout)
     of_album = None
     if carried and carried.has_album_gain and level:
         of_album = tags.Track(carried.album, frozenset(carried.loudness), level)
@@ -270,7 +281,7 @@ def _write(
 
 def read_source(
     job: Job, settings: Settings, n_results: int = 1
-) -> tuple[torch.Tensor, int, Diagnosis | None]:
+) -> tuple[torch.Tensor, int, str, Diagnosis | None]:
     """Reads what is to be restored, at the rate of its result, once it is known that the result
     can be written.
 
@@ -280,31 +291,28 @@ def read_source(
         n_results: how many files of its size are to be written.
 
     Returns:
-        float32 ``(channels, time)``, the result's rate in Hz, and where a codec cut the source
-        off, if the settings want that.
+        float32 ``(channels, time)``, the result's rate in Hz, the layout of the channels, and
+        where a codec cut the source off, if the settings want that.
 
     Raises:
         AudioError: where the file cannot be read, the format cannot hold its rate or channels, or
             the disk not the result.
         Uncoded: where the settings want to leave out what looks like that.
     """
-    wav, rate = audio.read(job.source, **settings.reading)
+    reading = audio.read_all(job.source, **settings.reading)
+    reading.warn(job.source)
+    wav, rate, layout = reading.wav, reading.sample_rate, reading.layout
     found = diagnose(wav, rate) if settings.diagnose or settings.skip_uncoded else None
     if found and settings.skip_uncoded and found.cutoff is None:
         raise Uncoded(f"'{job.source}' is left as it is: {found}")
     out_rate = settings.rate or rate
-    audio.check_writable(settings.format, settings.subtype, out_rate, wav.shape[0])
+    audio.check_writable(settings.format, settings.subtype, out_rate, wav.shape[0], layout)
     n_samples = wav.numel() * out_rate // rate * n_results
     n_bytes = n_samples * SAMPLE_BYTES.get(settings.sample_type, 4) + _HEADER_BYTES
     # What is coded, and FLAC, takes less, nobody knows by how much.
-    if settings.format not in ("FLAC", "OGG", "MP3") and n_bytes > (
-        free := free_bytes(job.target.parent)
-    ):
-        raise AudioError(
-            f"'{job.target}' cannot be written: it takes {n_bytes / 1e6:.1f} MB and "
-            f"{free / 1e6:.1f} MB are free"
-        )
-    return audio.resample(wav, rate, out_rate), out_rate, found
+    if settings.format not in ("FLAC", "OGG", "MP3"):
+        audio.check_room(job.target, n_bytes)
+    return audio.resample(wav, rate, out_rate), out_rate, layout, found
 
 
 def check_finite(restored: torch.Tensor, job: Job, wav: torch.Tensor) -> None:

@@ -12,6 +12,7 @@ from helpers import tone
 
 from apollo_plugin import hearing, metrics
 from apollo_plugin.data.demo import mixture
+from apollo_plugin.errors import install
 from apollo_plugin.metrics import METRICS, MetricWarning, evaluate, lsd, sdr, si_sdr, snr
 
 needs_ffmpeg = pytest.mark.skipif(
@@ -247,7 +248,7 @@ def test_a_missing_package_costs_its_own_metric_only(monkeypatch):
     assert figures["snr"] == pytest.approx(20, abs=1e-4)
     assert math.isnan(figures["sdr"]) and math.isnan(figures["visqol"])
     lines = [str(warning.message) for warning in caught]
-    assert len(lines) == 2 and all("apollo-plugin[eval]" in line for line in lines)
+    assert len(lines) == 2 and all(install("eval") in line for line in lines)
 
 
 def test_without_ffmpeg_the_others_still_come(monkeypatch, tmp_path):
@@ -293,3 +294,23 @@ def test_sdr_does_not_depend_on_the_level(music):
     expected = sdr(est, ref)
     for gain in (1e-30, 1e-6, 1e6):
         assert sdr(gain * est, gain * ref) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_arrays_and_gradients_are_measured_as_tensors_are(name):
+    """Called one by one, with what a training loop or NumPy hands over."""
+    if name in metrics.unavailable([name]):
+        pytest.skip(metrics.unavailable([name])[name])
+    ref = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 48000), np.float32))
+    est = ref + 0.1 * ref.flip(-1)
+    rate = (44100,) if name in ("sdr_v4", "visqol") else ()
+    measure = getattr(metrics, name)
+    expected = metrics.evaluate(est, ref, 44100, [name])[name]
+    assert math.isfinite(expected)
+    learnt = est.clone().requires_grad_()
+    for one, other in ((est.numpy(), ref.numpy()), (learnt, ref), (est.double(), ref.double())):
+        assert measure(one, other, *rate) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="differ; a comparison needs the same channels"):
+        measure(est[:1], ref, *rate)
+    with pytest.raises(ValueError, match="is no sound"):
+        measure(est[None], ref[None], *rate)

@@ -46,7 +46,7 @@ def restore_stems(
         AudioError: one line with the file and what is wrong; nothing is written then.
     """
     n_sources = len(pipeline.sources or ()) or 4
-    wav, rate, found = read_source(job, settings, n_sources + 1)
+    wav, rate, layout, found = read_source(job, settings, n_sources + 1)
     carried = read_tags(job, settings)
     try:
         stems = pipeline.restore(wav, rate, progress)
@@ -57,7 +57,7 @@ def restore_stems(
     places = [job.target.with_name(f"{_safe(n)}{job.target.suffix}") for n in pipeline.sources]
     # The remix is written last, so a folder with one is whole.
     written = [
-        write_result(place, stem, rate, settings, carried)
+        write_result(place, stem, rate, settings, carried, layout)
         for place, stem in [*zip(places, stems), (job.target, remix)]
     ]
     return Restored(
