@@ -12,13 +12,15 @@ from asteroid import models as asteroid_models
 from asteroid.models.base_models import BaseModel
 from typing_extensions import Self
 
-from . import audio, checkpoints
+from . import audio, checkpoints, tags
 from .checkpoints import hub
+from .diagnose import diagnose
 from .errors import AudioError
 from .network.apollo import ApolloNetwork
 from .network.base import RestorationNetwork
 from .network.streaming import ApolloStreamer
-from .restore import Progress, model_level, restore_audio, restore_wav
+from .restore import Progress, model_level, restore_audio, restore_wav, write_result
+from .settings import Settings
 
 
 class RestorationModel(RestorationNetwork, BaseModel):
@@ -128,7 +130,8 @@ class RestorationModel(RestorationNetwork, BaseModel):
             )
         low = audio.low_channels(reading.layout)
         restored = restore_audio(self, wav, sample_rate, untouched=low, **kwargs)
-        audio.write(target, restored, sample_rate, layout=reading.layout)
+        made = tags.mark.make(self.origin, path, diagnose(wav, sample_rate).cutoff)
+        write_result(target, restored, sample_rate, Settings(), layout=reading.layout, made=made)
 
     def serialize(self) -> dict[str, Any]:
         """Asteroid's model package, of plain values only, so that it loads with
@@ -155,7 +158,9 @@ class RestorationModel(RestorationNetwork, BaseModel):
         if cls is RestorationModel:
             # By its public name: this module knows no other model.
             cls = getattr(import_module(__package__), conf["model"])
-        return checkpoints.build(cls, conf, *args, **kwargs)
+        model = checkpoints.build(cls, conf, *args, **kwargs)
+        model.origin = conf["origin"]
+        return model
 
     def save_pretrained(self, folder: str | os.PathLike, **options) -> Path:
         """Writes weights, configuration and model card to a folder that :meth:`from_pretrained`

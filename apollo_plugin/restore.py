@@ -1,5 +1,6 @@
 """Signals of any length and rate, and files: in, restored, and out."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,19 +112,31 @@ def restore_file(
     Raises:
         AudioError: one line with the file, what is wrong and what helps. Nothing is written then.
     """
+    carried, before = read_tags(job, settings)
     wav, rate, layout, found = read_source(job, settings)
-    carried = read_tags(job, settings)
     how = settings.keep_below, settings.mix, audio.low_channels(layout), settings.keep_level
     restored = restore_audio(model, wav, rate, *how, progress=progress)
     check_finite(restored, job, wav)
-    written = write_result(job.target, restored, rate, settings, carried, layout)
-    return replace(written, diagnosis=found)
+    made = tags.mark.make(model.origin, job.source, found.cutoff, before)
+    written = write_result(job.target, restored, rate, settings, carried, layout, made)
+    return replace(written, diagnosis=found if settings.diagnose else None)
 
 
-def read_tags(job: Job, settings: Settings) -> tags.Tags | None:
-    """Tags of a source, if they are to be carried."""
+def read_tags(job: Job, settings: Settings) -> tuple[tags.Tags, str]:
+    """What a source carries to its result, and the mark that it has where it is one itself.
+
+    Raises:
+        AudioError: where it is one, and the settings do not ask for another.
+    """
     whole = not {"start", "duration"} & set(settings.reading)
-    return tags.read(job.source, whole) if settings.tags else None
+    found = tags.read(job.source, whole)
+    before = tags.mark.find(job.source, found)
+    if before and not settings.again:
+        raise AudioError(
+            f"'{job.source}' is a restoration already ({before}); --again restores it once more"
+        )
+    tags.mark.strip(found)
+    return found if settings.tags else tags.Tags(), before
 
 
 def write_result(
@@ -133,6 +146,7 @@ def write_result(
     settings: Settings,
     carried: tags.Tags | None = None,
     layout: str = "",
+    made: str = "",
 ) -> Restored:
     """Writes a restoration, whole or not at all; tags that cannot be written never cost it.
 
@@ -143,16 +157,21 @@ def write_result(
         settings: format and level.
         carried: tags of its source.
         layout: of its channels.
+        made: its mark, see :mod:`apollo_plugin.tags.mark`.
 
     Raises:
         AudioError: where it cannot be written.
     """
+    carried = carried or tags.Tags()
     try:
-        return _write(place, wav, rate, settings, carried, layout)
+        return _write(place, wav, rate, settings, carried, layout, made)
     except TagError as error:
         # What was written is damaged, perhaps; the sound is still here.
-        written = _write(place, wav, rate, settings, None, layout)
-        return replace(written, notes=(f"its tags were left out: {error}",))
+        for mark in (made, ""):
+            with contextlib.suppress(TagError):
+                written = _write(place, wav, rate, settings, tags.Tags(), layout, mark)
+                return replace(written, notes=(f"its tags were left out: {error}",))
+        raise
 
 
 def _write(
@@ -160,32 +179,32 @@ def _write(
     wav: torch.Tensor,
     rate: int,
     settings: Settings,
-    carried: tags.Tags | None,
+    carried: tags.Tags,
     layout: str,
+    made: str,
 ) -> Restored:
-    measured = settings.clips or (carried and carried.loudness)
+    measured = settings.clips or carried.loudness
     meter = audio.Meter(rate, wav.shape[0], layout) if measured else None
     level: audio.Level | None = None
-    notes = list(carried.notes) if carried else []
+    notes = list(carried.notes)
     notes += audio.lost_layout(settings.format, settings.sample_type, layout, wav.shape[0])
 
     def finish(beside: Path) -> None:
         nonlocal level
         level = meter.level() if meter else None
-        if carried:
-            notes.extend(tags.write(beside, carried, settings.format, level))
+        notes.extend(tags.write(beside, carried, settings.format, level, made))
 
     how = settings.format, settings.subtype, settings.headroom, settings.dither
-    n_clipped = audio.write(place, wav, rate, *how, meter, finish, layout)
+    n_clipped = audio.write(place, wav, rate, *how, meter, finish, layout, made)
     of_album = None
-    if carried and carried.has_album_gain and level:
+    if carried.has_album_gain and level:
         of_album = tags.Track(carried.album, frozenset(carried.loudness), level)
     return Restored(n_clipped, level.true_peak if level else 0.0, tuple(notes), of_album)
 
 
 def read_source(
     job: Job, settings: Settings, n_results: int = 1
-) -> tuple[torch.Tensor, int, str, Diagnosis | None]:
+) -> tuple[torch.Tensor, int, str, Diagnosis]:
     """Reads what is to be restored, at the rate of its result, once it is known that the result
     can be written.
 
@@ -196,7 +215,7 @@ def read_source(
 
     Returns:
         float32 ``(channels, time)``, the result's rate in Hz, the layout of the channels, and
-        where a codec cut the source off, if the settings want that.
+        where a codec cut the source off.
 
     Raises:
         AudioError: where the file cannot be read, the format cannot hold its rate or channels, or
@@ -206,8 +225,8 @@ def read_source(
     reading = audio.read_all(job.source, **settings.reading)
     reading.warn(job.source)
     wav, rate, layout = reading.wav, reading.sample_rate, reading.layout
-    found = diagnose(wav, rate) if settings.diagnose or settings.skip_uncoded else None
-    if found and settings.skip_uncoded and found.cutoff is None:
+    found = diagnose(wav, rate)
+    if settings.skip_uncoded and found.cutoff is None:
         raise Uncoded(f"'{job.source}' is left as it is: {found}")
     out_rate = settings.rate or rate
     audio.check_writable(settings.format, settings.subtype, out_rate, wav.shape[0], layout)

@@ -126,7 +126,8 @@ def _add_results(add: Any) -> None:
         "--no-tags",
         dest="tags",
         action="store_false",
-        help="leave tags and covers out; they are carried where the format has them",
+        help="leave tags and covers out, but for the mark of a restoration; they are carried where "
+        "the format has them",
     )
     add(
         "--skip-uncoded",
@@ -141,6 +142,7 @@ def _add_restoring(add: Any) -> None:
     add("--keep-below", type=float, metavar="HZ", help="leave everything under HZ as it came")
     add_level(add)
     add("--mix", type=float, default=1.0, metavar="0..1", help="0 is as it came, 1 is restored (1)")
+    add("--again", action="store_true", help="restore what is a restoration already once more")
     add(
         "--stems",
         metavar="SEPARATOR",

@@ -46,6 +46,7 @@ class Options:
     keep_below: float | None
     mix: float
     level: str
+    again: bool
     format: str | None
     subtype: str | None
     rate: int | None
@@ -120,6 +121,7 @@ class Options:
             diagnose=len(self.inputs) > 1 or not all(map(os.path.isfile, self.inputs)),
             skip_uncoded=self.skip_uncoded,
             keep_level=self.level == "keep",
+            again=self.again,
         )
 
     def check(self) -> None:

@@ -21,6 +21,8 @@ class RestorationNetwork(nn.Module):
     """
 
     filterbank: STFT
+    # Of the checkpoint that it came from: name, and the beginning of its file's sha256.
+    origin: str = ""
 
     def __init__(self, arguments: Mapping[str, Any]):
         # Not super(): beside Asteroid's BaseModel, which keeps a rate of its own, that would be it.
