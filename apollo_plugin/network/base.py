@@ -50,6 +50,12 @@ class RestorationNetwork(nn.Module):
         raise NotImplementedError
 
     @property
+    def adds(self) -> bool:
+        """Whether the network gives what is to be added to the signal, not the signal: where that
+        is nothing, every sample stays what it was."""
+        return False
+
+    @property
     def products(self) -> nn.Module:
         """Where nearly all of the work is: linear layers that lower precision suits."""
         return self
@@ -90,7 +96,7 @@ class RestorationNetwork(nn.Module):
         """Frames of a restored spectrum to the samples that they finish.
 
         Args:
-            spec: complex ``(streams, frames, bins)``.
+            spec: complex ``(streams, frames, bins)``; of what is to be added where :attr:`adds`.
             state: from the step before.
             samples: of the input, those whose output is still to come.
             last: no frame follows.
@@ -100,7 +106,7 @@ class RestorationNetwork(nn.Module):
         """
         total, envelope, state = self.filterbank.synthesis(spec, state, last)
         n_out = min(total.shape[-1], samples.shape[-1])
-        out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out])
+        out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out], self.adds)
         return out, samples[:, n_out:], state
 
     def forward(self, wav: torch.Tensor) -> torch.Tensor:
