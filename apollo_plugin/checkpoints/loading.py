@@ -63,22 +63,26 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``{"model": name of the class, "model_args": ..., "state_dict": ..., "source": name for
-        messages}`` in this package's own layout. Arguments are still those of the file;
-        :func:`build` checks them.
+        messages, "origin": name and digest for marks}`` in this package's own layout. Arguments are
+        still those of the file; :func:`build` checks them.
 
     Raises:
         CheckpointError: in one line, whatever is wrong.
     """
     if isinstance(source, dict):
-        content, name, path = source, "the given package", None
+        content, name, path, origin = source, "the given package", None, ""
     else:
         path, name = _find(source), str(source)
         _require_memory(path.stat().st_size, name)
         content = read(path, name)
+        # Of a path its last part: where a user keeps files is nobody's business.
+        known = path.name if os.path.exists(name) else name
+        origin = f"{known} (sha256 {sha256(path)[:16]})"
     found = unwrap(content, name)
     _check(found.state, name)
     args, state = _to_our_layout(found, path, name)
-    return {"model": found.model, "model_args": args, "state_dict": state, "source": name}
+    told = {"source": name, "origin": origin}
+    return {"model": found.model, "model_args": args, "state_dict": state, **told}
 
 
 def build(cls: type[Model], conf: dict[str, Any], *args, **kwargs) -> Model:

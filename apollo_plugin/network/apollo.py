@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from .base import RestorationNetwork
+from .base import INPUT_PEAK, RestorationNetwork
 from .envelope import EnvelopePath
 from .evidence import Evidence, Findings
 from .excitation import NOISE_PERIOD, Excitation, white_noise
@@ -48,6 +48,8 @@ class ApolloNetwork(RestorationNetwork):
         envelope_kernel: of the path's convolutions, in frames; odd.
         gain_shape: ``"bin"`` for eq. (2) as printed, a gain for each bin; the published model has
             one for each band.
+        input_peak: that recordings are brought to before it, see
+            :attr:`~apollo_plugin.network.base.RestorationNetwork.input_peak`.
 
     Shape:
         ``(time,)``, ``(channels, time)`` or ``(batch, channels, time)``, output like input.
@@ -84,6 +86,7 @@ class ApolloNetwork(RestorationNetwork):
         envelope_dim: int = 0,
         envelope_kernel: int = 13,
         gain_shape: str = "band",
+        input_peak: float | None = INPUT_PEAK,
     ):
         RestorationNetwork.__init__(self, locals())
         if n_heads < 1 or feature_dim < 1 or feature_dim % (2 * n_heads):

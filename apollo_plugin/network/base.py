@@ -9,6 +9,9 @@ from torch import nn
 from ..errors import check_time_is_last
 from .stft import STFT, AnalysisState, SynthesisState, finish
 
+# Of checkpoints that say nothing of it: the middle of the levels that the bundled ones heard.
+INPUT_PEAK = 0.5
+
 
 class RestorationNetwork(nn.Module):
     """Base of the networks: subclasses say what a step is.
@@ -18,11 +21,15 @@ class RestorationNetwork(nn.Module):
     """
 
     filterbank: STFT
+    # Of the checkpoint that it came from: name, and the beginning of its file's sha256.
+    origin: str = ""
 
     def __init__(self, arguments: Mapping[str, Any]):
         # Not super(): beside Asteroid's BaseModel, which keeps a rate of its own, that would be it.
         nn.Module.__init__(self)
         self._args = {name: value for name, value in arguments.items() if name != "self"}
+        if self.input_peak is not None and not 0 < self.input_peak <= 1:
+            raise ValueError(f"input_peak {self.input_peak} has to lie between 0 and 1, or be None")
 
     def step(self, wav: torch.Tensor, state: Any, last: bool) -> tuple[torch.Tensor, Any]:
         """Takes new samples and gives back those that are finished.
@@ -64,6 +71,13 @@ class RestorationNetwork(nn.Module):
     def sample_rate(self) -> float:
         """In Hz."""
         return self._args["sample_rate"]
+
+    @property
+    def input_peak(self) -> float | None:
+        """Peak of the signals that it was trained on, to which whatever restores recordings brings
+        them before it and from which back after it; None where levels are left alone. The network
+        itself, a step, a whole signal or a stream, takes samples as they are."""
+        return self._args.get("input_peak", INPUT_PEAK)
 
     @property
     def latency(self) -> int:
