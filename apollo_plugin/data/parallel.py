@@ -1,6 +1,7 @@
 """Work on many items by any ``concurrent.futures.Executor``: processes here, or a Dask cluster."""
 
 import contextlib
+import functools
 import math
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from ..errors import DeviceError, SettingError
+from ..errors import DeviceError, SettingError, one_line
 from ..memory import control_groups
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -51,6 +52,17 @@ def n_cores() -> int:
             period = int((group / "cpu.cfs_period_us").read_text())
             n = min(n, math.ceil(quota / period)) if quota > 0 else n
     return max(1, n)
+
+
+@functools.cache
+def no_processes() -> str | None:
+    """Why worker processes cannot be had here; None where they can. They share semaphores, which
+    Linux keeps in ``/dev/shm``."""
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except (ImportError, OSError) as error:
+        return f"worker processes take a writable /dev/shm ({one_line(error)})"
+    return None
 
 
 def context(preload: str) -> BaseContext:
@@ -85,6 +97,7 @@ def executor(
     Raises:
         ValueError: for ``n_jobs`` below 1, without the extra ``cluster``, or where no scheduler
             answers.
+        DeviceError: where this machine has no worker processes.
     """
     if n_jobs is not None and n_jobs < 1:
         raise SettingError(f"--n_jobs {n_jobs} has to be 1 or more")
@@ -104,6 +117,8 @@ def executor(
             finally:
                 pool.shutdown(wait=False)
     else:
+        if hindrance := no_processes():
+            raise DeviceError(hindrance)
         n_jobs = n_jobs or n_cores()
         pool = ProcessPoolExecutor(n_jobs, context(preload), _prepare_worker, (prepare,))
         try:
