@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..audio import read
-from ..errors import AudioError, DataError, SettingError
+from ..errors import AudioError, DataError, DeviceError, SettingError
 from . import tracks
 from .codecs import BIT_RATES, EVERYDAY, draw_codec
 from .mixing import (
@@ -26,6 +26,7 @@ from .mixing import (
     kbps_name,
     level_db,
 )
+from .parallel import no_processes
 
 _MAX_DRAWS = 20
 
@@ -98,6 +99,7 @@ class MixtureDataset(Dataset):
 
     Raises:
         AudioError: where stages 1 and 2 have not run, nothing sounds, or a file is damaged.
+        DeviceError: where processes cannot share memory.
     """
 
     def __init__(
@@ -139,6 +141,8 @@ class MixtureDataset(Dataset):
         self.max_stems, self.gain_db, self.bit_rates = max_stems, gain_db, tuple(bit_rates)
         self.mixture_share, self.level_db = mixture_share, level_db
         self.tilt_db, self.mono = tilt_db, mono
+        if hindrance := no_processes():
+            raise DeviceError(hindrance)
         # Shared, so that workers which live longer than an epoch hear of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 

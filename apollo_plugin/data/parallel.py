@@ -61,7 +61,7 @@ def no_processes() -> str | None:
     try:
         multiprocessing.get_context("spawn").Lock()
     except (ImportError, OSError) as error:
-        return f"worker processes take a writable /dev/shm ({one_line(error)})"
+        return f"processes share memory in /dev/shm, which cannot be written ({one_line(error)})"
     return None
 
 

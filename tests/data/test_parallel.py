@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers import die, slow_pid, square
+from helpers import die, needs_processes, slow_pid, square
 
 from apollo_plugin.data import parallel
-from apollo_plugin.data.parallel import each, executor
+from apollo_plugin.data.parallel import each, executor, no_processes
+from apollo_plugin.errors import DeviceError
 
 
 def test_every_item_once_and_errors_as_results():
@@ -27,6 +28,7 @@ def test_nothing_to_do():
         assert list(each(pool, square, [], 0, "x", "item")) == []
 
 
+@needs_processes
 def test_processes():
     with executor(2) as pool:
         assert dict(each(pool, abs, [-3, 4], 2, "x", "item")) == {-3: 3, 4: 4}
@@ -34,6 +36,7 @@ def test_processes():
     assert len(ids) == 2 and os.getpid() not in ids
 
 
+@needs_processes
 def test_workers_end_with_their_killed_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
@@ -69,11 +72,27 @@ def test_number_of_processes(n_jobs):
         pass
 
 
+def test_processes_that_cannot_share_memory(monkeypatch):
+    class Context:
+        def Lock(self):
+            raise OSError(30, "Read-only file system")
+
+    no_processes.cache_clear()
+    monkeypatch.setattr(parallel.multiprocessing, "get_context", lambda kind: Context())
+    try:
+        with pytest.raises(DeviceError, match="/dev/shm, which .* .Read-only"), executor(2):
+            pass
+    finally:
+        no_processes.cache_clear()
+
+
+@needs_processes
 def test_a_worker_that_dies_is_said():
     with executor(1) as pool, pytest.raises(RuntimeError, match="worker process died.*n_jobs"):
         list(each(pool, die, [1], 1, "x", "item"))
 
 
+@needs_processes
 def test_a_dask_cluster_of_two_workers(prepared, tmp_path):
     distributed = pytest.importorskip("distributed")
     from apollo_plugin.data import activity
