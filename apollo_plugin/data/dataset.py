@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..audio import read
-from ..errors import AudioError, DataError, DeviceError, SettingError
+from ..errors import AudioError, DataError, SettingError
 from . import tracks
 from .codecs import BIT_RATES, EVERYDAY, draw_codec
 from .mixing import (
@@ -99,7 +99,6 @@ class MixtureDataset(Dataset):
 
     Raises:
         AudioError: where stages 1 and 2 have not run, nothing sounds, or a file is damaged.
-        DeviceError: where processes cannot share memory.
     """
 
     def __init__(
@@ -141,10 +140,10 @@ class MixtureDataset(Dataset):
         self.max_stems, self.gain_db, self.bit_rates = max_stems, gain_db, tuple(bit_rates)
         self.mixture_share, self.level_db = mixture_share, level_db
         self.tilt_db, self.mono = tilt_db, mono
-        if hindrance := no_processes():
-            raise DeviceError(hindrance)
-        # Shared, so that workers which live longer than an epoch hear of the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        if no_processes() is None:
+            # So that workers which live longer than an epoch hear of the next one.
+            self._epoch.share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose items come next, in all worker processes too."""

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -14,6 +15,7 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     ProcessPoolExecutor,
+    ThreadPoolExecutor,
     wait,
 )
 from itertools import islice
@@ -86,7 +88,8 @@ def executor(
     prepare: Callable[[], object] | None = None,
     preload: str = "apollo_plugin.data.pairs",
 ) -> Iterator[Executor]:
-    """An executor that is shut down at the end, and what is left undone with it.
+    """An executor that is shut down at the end, and what is left undone with it; of one thread
+    where processes cannot be had.
 
     Args:
         n_jobs: number of processes; as many as there are cores unless given.
@@ -97,7 +100,6 @@ def executor(
     Raises:
         ValueError: for ``n_jobs`` below 1, without the extra ``cluster``, or where no scheduler
             answers.
-        DeviceError: where this machine has no worker processes.
     """
     if n_jobs is not None and n_jobs < 1:
         raise SettingError(f"--n_jobs {n_jobs} has to be 1 or more")
@@ -117,10 +119,13 @@ def executor(
             finally:
                 pool.shutdown(wait=False)
     else:
+        pool: Executor
         if hindrance := no_processes():
-            raise DeviceError(hindrance)
-        n_jobs = n_jobs or n_cores()
-        pool = ProcessPoolExecutor(n_jobs, context(preload), _prepare_worker, (prepare,))
+            warnings.warn(f"{hindrance}: one after another", stacklevel=3)
+            pool = ThreadPoolExecutor(1)
+        else:
+            n_jobs = n_jobs or n_cores()
+            pool = ProcessPoolExecutor(n_jobs, context(preload), _prepare_worker, (prepare,))
         try:
             yield pool
         finally:
