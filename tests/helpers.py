@@ -7,18 +7,22 @@ import warnings
 from pathlib import Path
 
 import av
+import pytest
 import soundfile
 import torch
 from torch.utils.data import Dataset
 
 from apollo_plugin import SRGAN, Apollo
 from apollo_plugin.cli.work import do_there
+from apollo_plugin.data.parallel import no_processes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHROMIUM_FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--disable-dev-shm-usage"
 ).split()
+needs_processes = pytest.mark.skipif(no_processes() is not None, reason=f"{no_processes()}")
 GOLDEN = Path(__file__).parent / "golden"
 LOCAL = Path(__file__).parents[1] / "recipes" / "musdb18hq_moises" / "local"
 TINY_SRGAN = dict(
