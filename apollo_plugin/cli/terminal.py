@@ -17,7 +17,7 @@ from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
-from ..errors import ApolloError, SettingError, is_out_of_memory, one_line
+from ..errors import ApolloError, SettingError, is_out_of_memory, one_line, printable
 from ..files import sweep_all
 
 # Of the command that runs, before each of its lines on standard error.
@@ -176,7 +176,7 @@ def _printable(line: str) -> str:
     """A line that stays one, whatever a file is called."""
     for path, name in _names.items():
         line = line.replace(f"'{path}'", name).replace(path, name)
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return printable(line)
 
 
 def _write(text: str, stream: TextIO) -> None:

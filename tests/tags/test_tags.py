@@ -562,7 +562,7 @@ def test_frames_that_unpack_to_gigabytes_together_are_left_out(tmp_path):
     each = b"\0" + bytes(noise.tolist()) + b"a" * (1 << 20)
     packed, body = zlib.compress(each, 9), b""
     assert len(each) < 100 * len(packed)
-    for i in range(200):
+    for _ in range(200):
         size = struct.pack(">I", len(packed) + 4)
         body += b"TXXX" + size + b"\0\x80" + struct.pack(">I", len(each)) + packed
     head = b"ID3\3\0\0" + bytes(len(body) >> shift & 127 for shift in (21, 14, 7, 0))
