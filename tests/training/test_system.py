@@ -303,3 +303,25 @@ def test_validation_on_a_mac(monkeypatch):
         system.validation_step([x.as_subclass(Apples) for x in (coded, original)], 0)
     expected = si_sdr(coded[0], original[0])
     assert logged["val_si_snr_coded"].item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_silent_item_counts_in_no_mean(monkeypatch):
+    system, logged, weights_of = make_system(gan=False), {}, {}
+
+    def log(name, value, batch_size=None, **_):
+        logged[name], weights_of[name] = value, batch_size
+
+    monkeypatch.setattr(system, "log", log)
+    monkeypatch.setattr(system, "log_dict", lambda values, **_: logged.update(values))
+    coded, original = (torch.stack(xs) for xs in zip(*(Noisy()[i] for i in range(3))))
+    expected = sum(si_sdr(coded[i], original[i]) for i in (0, 2)) / 2
+    original[1] = 0
+    with torch.no_grad():
+        system.validation_step([coded, original], 0)
+    assert logged["val_si_snr_coded"].item() == pytest.approx(expected, abs=1e-3)
+    assert weights_of["val_si_snr_coded"] == weights_of["val_si_snr"] == 2
+    assert all(torch.isfinite(value).all() for value in logged.values())
+    # Of nothing but silence there is a number too, which weighs nothing.
+    with torch.no_grad():
+        system.validation_step([coded[1:2], original[1:2]], 0)
+    assert logged["val_si_snr_coded"] == 0 and weights_of["val_si_snr_coded"] == 0
