@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .arguments import add_checkpoint, add_device, add_level, add_version
-from .terminal import command, refuse_terminal, say, waiting
+from .terminal import command, interrupted_status, refuse_terminal, say, waiting
 
 if TYPE_CHECKING:
     from ..live import LiveRestorer
@@ -75,8 +75,8 @@ def _main(argv: Sequence[str] | None) -> int:
         restore(live, source, Output(sys.stdout.buffer, source), args.block / 1000, load_)
     except BrokenPipeError:  # nobody listens any more
         return 0
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as end:
+        return interrupted_status(end)
     finally:
         torch.set_num_threads(n_threads)
         if args.stats:

@@ -1,6 +1,7 @@
 """apollo-stream: every format in and out, and everything that goes wrong in a pipe."""
 
 import io
+import signal
 import subprocess
 import sys
 import time
@@ -258,3 +259,23 @@ def test_a_live_chain(causal):
     assert process.wait(30) == 0
     rest = process.stderr.read().decode()
     assert len(rest.splitlines()) == 1 and "load" in rest
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_its_status(causal, number):
+    program = "import sys; from apollo_plugin.cli.stream import main as m; sys.exit(m())"
+    options = ["--stats", "--checkpoint", causal[1], "--rate", "44100", "--channels", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    process.stdin.write(bytes(2 * 4410))
+    process.stdin.flush()
+    assert b"20 ms late" in process.stderr.readline()
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    lines = process.stderr.read().splitlines()
+    assert len(lines) == 1 and b"s of sound: load" in lines[0]
