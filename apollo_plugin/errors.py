@@ -1,6 +1,10 @@
 """What can go wrong that a user can mend. Anything else that is raised is a defect."""
 
+import json
+import re
+import traceback
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
 
 
 class ApolloError(Exception):
@@ -58,6 +62,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def library_at_fault(error: BaseException) -> str | None:
+    """Name of the library that raised an error, whichever, while it was imported, or that is not
+    there to be imported; None for any other error."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if frame.f_code.co_name == "<module>" and name not in ("__main__", _PACKAGE):
+            return name
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    return missing.partition(".")[0] if missing else None
+
+
+def does_not_load(error: BaseException) -> str:
+    """Why a library does not load, on one line: its first cause, and files without their folders.
+
+    Example:
+        >>> does_not_load(OSError("/usr/lib/libtorch.so: undefined symbol: _ZN3c10"))
+        'libtorch.so: undefined symbol: _ZN3c10'
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return re.sub(r"(^|[\s'\"(])/(?:[^\s/]+/)+", r"\1", one_line(error))
+
+
+_PACKAGE = __name__.partition(".")[0]
 # Of sound; no file here has more.
 _MAX_CHANNELS = 64
 
@@ -70,6 +98,18 @@ def check_time_is_last(shape: Sequence[int], name: str = "wav") -> None:
             f"{name} of shape {tuple(shape)} has {shape[-2]} channels of {shape[-1]} sample(s); "
             f"time is the last axis: pass {name}.T"
         )
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra: by name, or in the clone that this was installed from."""
+    try:
+        # PEP 610: written by pip where a package came from no index.
+        origin = json.loads(distribution("apollo-plugin").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        origin = {"dir_info": {}}
+    if "dir_info" in origin:
+        return f"pip install '.[{extra}]' in the clone of apollo-plugin"
+    return f"pip install 'apollo-plugin[{extra}]'"
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .data.demo import mixture
-from .errors import ExportError
+from .errors import ExportError, install
 from .files import atomic_write
 from .model import Apollo
 from .network.exportable import StreamStep, WholeSignal
@@ -121,9 +121,7 @@ def export(
             import onnxruntime  # noqa: F401
             import onnxscript  # noqa: F401
         except ImportError as error:
-            raise ExportError(
-                f"ONNX needs {error.name}: pip install 'apollo-plugin[export]'"
-            ) from error
+            raise ExportError(f"ONNX needs {error.name}: {install('export')}") from error
     path = Path(path)
     try:
         with atomic_write(path, FORMATS[format]) as beside:

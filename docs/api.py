@@ -1,6 +1,6 @@
 """Builds the API pages with pdoc: python docs/api.py [FOLDER], docs/api unless given.
 
-pip install 'apollo-plugin[docs]'
+pip install '.[docs]'
 """
 
 import pkgutil

@@ -1,12 +1,21 @@
 """Fixtures that the tests share."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import GOLDEN, chirps, save, small_model
+from helpers import (
+    GOLDEN,
+    chirps,
+    process_changes,
+    process_state,
+    restore_process,
+    save,
+    small_model,
+)
 from safetensors.torch import load_file
 
 from apollo_plugin import Apollo, MultiResolutionSTFTDiscriminator
@@ -15,6 +24,26 @@ from apollo_plugin import Apollo, MultiResolutionSTFTDiscriminator
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def process_is_left_as_it_was():
+    before, modules = process_state(), set(sys.modules)
+    yield
+    found = process_changes(before, process_state(), imported=bool(set(sys.modules) - modules))
+    if found:
+        restore_process(before)  # else those that follow would fail of it, too
+        pytest.fail("the test leaves the process changed: " + "; ".join(found), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def torchaudio():
+    """The library; tests that compare with it are skipped where it does not load."""
+    try:
+        import torchaudio
+    except Exception as error:
+        pytest.skip(f"torchaudio does not load here: {error}")
+    return torchaudio
 
 
 @pytest.fixture(scope="session")

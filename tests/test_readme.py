@@ -1,8 +1,10 @@
 """What the README shows exists and runs."""
 
 import re
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -49,3 +51,35 @@ def test_first_guesses_are_right():
     assert "def finish(" in (ROOT / "apollo_plugin/network/stft.py").read_text()
     assert "class AdversarialLoss(" in (ROOT / "apollo_plugin/losses/adversarial.py").read_text()
     assert "class Int8Linear(" in (ROOT / "apollo_plugin/network/precision.py").read_text()
+
+
+def results():
+    """Rows of the table of results, by name."""
+    inside = README.split("<!-- python docs/results.py FOLDER -->\n")[1].split("<!-- end")[0]
+    rows = [line.strip("|").split("|") for line in inside.splitlines()[2:]]
+    return {row[0]: [float(cell) for cell in row[1:]] for row in rows}
+
+
+def test_means_of_the_results_are_means():
+    """Three excerpts of each bit rate, so the mean of all is that of the rows."""
+    rows = results()
+    rates = [values for name, values in rows.items() if name.isdigit()]
+    for mean, *column in zip(rows["all 15"], *rates, strict=True):
+        assert abs(mean - sum(column) / len(rates)) < 0.011  # two roundings
+
+
+def test_the_table_is_made_of_what_is_measured():
+    sys.path.insert(0, str(ROOT / "docs"))
+    from results import METRICS, table
+
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(2, 3, len(METRICS), 3))  # rates, excerpts, metrics, versions
+    found = {
+        kbps: [dict(zip(METRICS, map(tuple, excerpt))) for excerpt in of_rate]
+        for kbps, of_rate in zip((24, 96), values)
+    }
+    rows = [line.strip("|").split("|") for line in table(found).splitlines()[2:]]
+    assert [row[0] for row in rows] == ["24", "96", "all 6", "the 2 first"]
+    means = [*values.mean(1), values.mean((0, 1)), values[:, 0].mean(0)]
+    for row, mean in zip(rows, means):
+        assert np.allclose([float(cell) for cell in row[1:]], mean.ravel(), atol=0.00501)

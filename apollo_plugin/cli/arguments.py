@@ -6,8 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from ..errors import SettingError
 from .options import MARK, Options
+from .terminal import waiting
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -42,7 +44,8 @@ def parse(argv: Sequence[str] | None) -> tuple[Options, "Settings"]:
     options = Options(**{**args, "inputs": tuple(args["inputs"])})
     try:
         options.check()
-        return options, options.settings()
+        with waiting("starting"):
+            return options, options.settings()
     except SettingError as error:
         parser.error(str(error))
 
@@ -71,7 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         group(parser.add_argument_group(name).add_argument)
     unknown = {action.dest for action in parser._actions} - {f.name for f in fields(Options)}
     assert unknown <= {"help"}, unknown
+    add_version(parser)
     return parser
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """The option of all commands that tells which version this is."""
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
 
 def _add_results(add: Any) -> None:
@@ -185,7 +194,11 @@ def _add_modes(add: Any) -> None:
         help="restore nothing; tell which checkpoints there are and which are on this machine",
     )
     add("--json", action="store_true", help="tell --diagnose or --list as JSON, an object a line")
-    add("--demo", action="store_true", help="make a few seconds of music, code and restore them")
+    add(
+        "--demo",
+        action="store_true",
+        help="code and restore four seconds of an orchestra; a page lets hear what came of it",
+    )
 
 
 def add_checkpoint(add: Any, default: str) -> None:

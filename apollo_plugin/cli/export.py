@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .terminal import command, tell
+from .arguments import add_version
+from .terminal import command, tell, waiting
 
 # Of apollo_plugin.export, which imports torch; a test compares them.
 FORMATS, KINDS = ("onnx", "torch"), ("whole", "stream")
@@ -18,9 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
-    from .. import export
-    from ..errors import ExportError
-    from ..model import Apollo
+    with waiting("starting"):
+        from .. import export
+        from ..errors import ExportError
+        from ..model import Apollo
 
     kinds = KINDS if args.kind == "both" else (args.kind,)
     name = Path(args.checkpoint.rstrip("/")).stem or "apollo"
@@ -31,9 +33,11 @@ def _main(argv: Sequence[str] | None) -> int:
     for path in paths.values():
         if path.exists() and not args.overwrite:
             raise ExportError(f"'{path}' is there already and kept; --overwrite replaces it")
-    model = Apollo.from_pretrained(args.checkpoint)
+    with waiting(f"loading {args.checkpoint}"):
+        model = Apollo.from_pretrained(args.checkpoint)
     for kind, path in paths.items():
-        error = export.export(model, path, kind, args.format)
+        with waiting(f"writing {path} and comparing it with the model"):
+            error = export.export(model, path, kind, args.format)
         tell(f"{path}  ({path.stat().st_size / 1e6:.1f} MB, within {error:.1g} of the model)")
     return 0
 
@@ -50,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--kind", choices=(*KINDS, "both"), default="both", help="(%(default)s)")
     add("--format", choices=FORMATS, default="onnx", help="(%(default)s)")
     add("--overwrite", action="store_true", help="replace files that exist")
+    add_version(parser)
     return parser
 
 

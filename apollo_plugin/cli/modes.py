@@ -2,15 +2,13 @@
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import audio
+from ..data import excerpt
 from ..data.codecs import mp3
-from ..data.demo import mixture
 from ..diagnose import Diagnosis
 from ..diagnose import diagnose as diagnosis_of
 from ..errors import SettingError
@@ -22,14 +20,14 @@ from . import report
 from .loading import load
 from .options import Options
 from .plan import sources
-from .terminal import Bar, Failures, tell, told
+from .terminal import Bar, Failures, tell, told, waiting
 
-_DEMO_RATE = 44100
-_DEMO_SECONDS = 8.0
-_DEMO_KBPS = 32
-# Beyond the songs that the bundled checkpoint was trained on.
-_DEMO_SEED = 1000
 _DEMO_FOLDER = "apollo_demo"
+_FIGURES = (
+    "SI-SNR (in dB, higher is better) compares sample by sample: it falls where highs are made, "
+    "whose level can be told from the music but whose phase is lost. LSD (lower is better) "
+    "compares spectra, as ears do."
+)
 
 
 def diagnose(options: Options) -> int:
@@ -60,33 +58,39 @@ def _values(found: Diagnosis) -> dict[str, Any]:
 
 
 def demo(options: Options, settings: Settings) -> int:
-    """Makes, codes and restores some seconds of music, and measures them; returns the exit
-    status."""
+    """Codes and restores the package's excerpt of music, measures it and writes all beside a
+    listening page; returns the exit status."""
     folder = options.out or Path(_DEMO_FOLDER)
+    options = replace(options, report=options.report or folder / "page.html")
     extension = settings.format.lower()
     targets = [folder / f"{name}.{extension}" for name in ("original", "mp3", "restored")]
     _check_demo(options, targets)
-    model = load(options)
-    original = torch.from_numpy(mixture(_DEMO_SECONDS, seed=_DEMO_SEED, sample_rate=_DEMO_RATE))
-    coded = mp3(original, _DEMO_RATE, _DEMO_KBPS)
+    with waiting(f"loading {options.checkpoint}"):
+        model = load(options)
+    original, rate = excerpt.excerpt()
+    coded = mp3(original, rate, excerpt.KBPS)
     bar = Bar("demo")
     try:
         restored = restore_audio(
-            model, coded, _DEMO_RATE, settings.keep_below, settings.mix, progress=bar.progress
+            model, coded, rate, settings.keep_below, settings.mix, progress=bar.progress
         )
     finally:
         bar.close()
     for target, wav in zip(targets, (original, coded, restored)):
-        audio.write(target, wav, _DEMO_RATE, settings.format, settings.subtype)
-    if options.report:
-        shown = report.Shown("apollo-restore --demo", targets[1], targets[2])
+        audio.write(target, wav, rate, settings.format, settings.subtype)
+    notes = [excerpt.CREDIT, excerpt.HEARD]
+    shown = report.Shown(excerpt.TITLE, targets[1], targets[2], "MP3", tuple(notes))
+    with waiting("writing the page"):
         if report.write(options, [shown], targets[0]):
             return 1
-    tell(f"{_DEMO_SECONDS:g} s of synthetic music in '{folder}', MP3 at {_DEMO_KBPS} kbit/s.")
-    tell("LSD is the log-spectral distance to the original (lower is better); SI-SNR is in dB.")
+    tell(f"{excerpt.TITLE}: {original.shape[1] / rate:.1f} s in '{folder}'.")
+    for note in notes:
+        tell(note)
     tell(f"{'':16}{'SI-SNR':>8}{'LSD':>8}")
     for target, wav in zip(targets[1:], (coded, restored)):
         tell(f"{target.name:16}{si_sdr(wav, original):8.2f}{lsd(wav, original):8.2f}")
+    tell(_FIGURES)
+    tell(f"open {options.report}")
     return 0
 
 
@@ -98,5 +102,4 @@ def _check_demo(options: Options, targets: list[Path]) -> None:
                 raise SettingError(
                     f"'{target}' is there already and kept; --overwrite makes it anew"
                 )
-    if options.report:
-        check_target(options.report, options.overwrite)
+    check_target(options.report, options.overwrite)

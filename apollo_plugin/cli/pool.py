@@ -17,7 +17,7 @@ from ..model import RestorationModel
 from ..settings import Job
 from .loading import load
 from .options import Options
-from .terminal import say
+from .terminal import say, waiting
 from .work import Common, Done, begin, do_here, do_there, ready, work
 
 Outcomes = Iterator[tuple[Job, Done | Exception]]
@@ -42,7 +42,8 @@ def outcomes(options: Options, due: Sequence[Job]) -> Outcomes:
     if options.dask:
         yield from _on_cluster(options, due)
         return
-    model = load(options)
+    with waiting(f"loading {options.checkpoint}"):
+        model = load(options)
     n, purse = share_out(model, options, due)
     if n == 1:
         yield from _here(options, model, due)

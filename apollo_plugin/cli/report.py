@@ -1,5 +1,6 @@
 """``--report``: the listening page of what was restored."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +16,21 @@ from .terminal import Failures, say, tell
 
 
 class Shown(NamedTuple):
-    """A file on the page: what it is called, as it came, restored."""
+    """A file on the page.
+
+    Args:
+        name: what it is called.
+        source: as it came.
+        restored: its restoration.
+        label: what the input is called, where its suffix does not say it.
+        notes: lines below its name.
+    """
 
     name: str
     source: Path
     restored: Path
+    label: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def check(options: Options, n_files: int) -> None:
@@ -29,6 +40,8 @@ def check(options: Options, n_files: int) -> None:
         raise SettingError(f"--reference is the original of one file; there are {n_files}")
     if options.reference and not options.reference.is_file():
         raise SettingError(f"reference '{options.reference}' is no file")
+    for reason in unavailable().values() if options.reference else ():
+        say(reason)
 
 
 def write(options: Options, files: Sequence[Shown], reference: Path | None = None) -> int:
@@ -37,12 +50,8 @@ def write(options: Options, files: Sequence[Shown], reference: Path | None = Non
     Returns:
         the exit status.
     """
-    metrics: Sequence[str] = METRICS
-    if reference:
-        missing = unavailable()
-        for reason in missing.values():
-            say(reason)
-        metrics = tuple(name for name in METRICS if name not in missing)
+    missing = unavailable() if reference else {}
+    metrics = tuple(name for name in METRICS if name not in missing)
     restored = [file for file in files if file.restored.is_file()]
     shown = restored[: report.MAX_ITEMS]
     if len(shown) < len(restored):
@@ -58,6 +67,8 @@ def write(options: Options, files: Sequence[Shown], reference: Path | None = Non
                     file.restored,
                     reference,
                     options.reading(),
+                    label=file.label,
+                    notes=file.notes,
                     seconds=seconds,
                     metrics=metrics,
                 )
@@ -68,6 +79,9 @@ def write(options: Options, files: Sequence[Shown], reference: Path | None = Non
     if not items:
         say(f"'{options.report}' is not written: there is nothing to show")
         return 1
-    size = report.write(options.report, items, intro=f"Restored by {options.checkpoint}.")
+    folder = os.path.commonpath([file.source.absolute().parent for file in shown])
+    title = items[0].name if len(items) == 1 else os.path.basename(folder) or folder
+    intro = f"Restored by {options.checkpoint}."
+    size = report.write(options.report, items, title, intro)
     tell(f"{options.report}  ({len(items)} file(s), {size / 1e6:.1f} MB)")
     return status

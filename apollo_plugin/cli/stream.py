@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
-from .arguments import add_checkpoint, add_device
-from .terminal import command, refuse_terminal, say
+from .arguments import add_checkpoint, add_device, add_version
+from .terminal import command, refuse_terminal, say, waiting
 
 if TYPE_CHECKING:
     from ..live import LiveRestorer
@@ -45,21 +45,22 @@ def _main(argv: Sequence[str] | None) -> int:
     args, begin = _parse(argv), time.monotonic()
     for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
         refuse_terminal(stream, f"standard {name}", "see apollo-stream --help")
-    import torch
+    with waiting(f"loading {args.checkpoint}"):
+        import torch
 
-    from ..live import LiveRestorer
-    from ..network.apollo import ApolloNetwork
-    from .loading import load
-    from .pcm import Input, Output
+        from ..live import LiveRestorer
+        from ..network.apollo import ApolloNetwork
+        from .loading import load
+        from .pcm import Input, Output
 
-    model = load(args)
-    small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
-    torch.set_num_threads(1 if small else min(_MOST_THREADS, torch.get_num_threads()))
+        model = load(args)
     if not isinstance(model, ApolloNetwork):
         raise CheckpointError(
             f"'{args.checkpoint}' is no Apollo: {type(model).__name__} cannot stream"
         )
-    load_ = Load()
+    small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
+    load_, n_threads = Load(), torch.get_num_threads()
+    torch.set_num_threads(1 if small else min(_MOST_THREADS, n_threads))
     try:
         source = Input(sys.stdin.buffer, args.rate, args.channels, args.format)
         live = LiveRestorer(model, source.rate, source.n_channels)
@@ -81,6 +82,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
+        torch.set_num_threads(n_threads)
         if args.stats:
             say(str(load_))
     return source.end()
@@ -174,6 +176,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--stats", action="store_true", help="tell at the end of load and the longest block")
     add_checkpoint(add, "apollo-small-streaming")
     add_device(add)
+    add_version(parser)
     args = parser.parse_args(argv)
     if not 0 < args.block <= _MAX_BLOCK_MS:
         parser.error(f"--block {args.block:g} ms has to lie between 0 and {_MAX_BLOCK_MS:g}")

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from ..errors import DeviceError, SettingError
+from ..errors import DeviceError, SettingError, install
 from ..memory import control_groups
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -92,7 +92,7 @@ def executor(
         try:
             from distributed import Client
         except ImportError as error:
-            raise SettingError("--dask needs: pip install 'apollo-plugin[cluster]'") from error
+            raise SettingError(f"--dask needs: {install('cluster')}") from error
         try:
             client = Client(dask, timeout=_DASK_SECONDS)
         except (OSError, ValueError) as error:

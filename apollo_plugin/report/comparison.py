@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchaudio
 
 from .. import audio
+from ..audio.loudness import Meter
 from ..diagnose import Diagnosis, diagnose
 from ..errors import AudioError, one_line
 from ..metrics import METRICS, evaluate
@@ -91,6 +91,8 @@ def compare_files(
     restored: str | os.PathLike,
     original: str | os.PathLike | None = None,
     reading: Mapping[str, Any] | None = None,
+    label: str | None = None,
+    notes: Sequence[str] = (),
     **kwargs,
 ) -> Comparison:
     """:func:`compare` for files; the original is resampled and aligned first.
@@ -102,6 +104,8 @@ def compare_files(
         original: what it was coded from, where it is known.
         reading: how ``source`` was read: further arguments of :func:`apollo_plugin.audio.read_all`.
             The original is cut likewise.
+        label: what the input is called; by its suffix unless given.
+        notes: whatever else the reader has to know.
         **kwargs: for :func:`compare`.
 
     Raises:
@@ -116,7 +120,7 @@ def compare_files(
             f"'{restored}' is no restoration of '{source}': their rates, channels or lengths "
             "differ; restore it anew with --overwrite"
         )
-    notes = [f"{note[:1].upper()}{note[1:]}." for note in read.notes]
+    notes = [*notes, *(f"{note[:1].upper()}{note[1:]}." for note in read.notes)]
     reference = None
     if original is not None:
         reference, reference_rate = audio.read(
@@ -132,7 +136,7 @@ def compare_files(
                 "in line with the input."
             )
     suffix = Path(source).suffix[1:].upper()
-    label = suffix if suffix in _LOSSY else "Input"
+    label = label or (suffix if suffix in _LOSSY else "Input")
     return compare(name, coded, output, rate, reference, notes=notes, label=label, **kwargs)
 
 
@@ -285,8 +289,12 @@ def _match_levels(waves: dict[str, torch.Tensor], rate: int) -> tuple[dict[str, 
 
 
 def _loudness(wav: torch.Tensor, rate: int) -> float:
-    if wav.shape[-1] > 0.4 * rate:
-        return float(torchaudio.functional.loudness(wav.float(), rate))
+    """In LUFS, in dB where a signal is too short for that; NaN for silence."""
+    meter = Meter(rate, len(wav))
+    meter.add(wav.T.numpy())
+    level = meter.level()
+    if len(level.powers):
+        return math.nan if level.loudness is None else level.loudness
     return 10 * math.log10(wav.square().mean().item() + 1e-20) if wav.any() else math.nan
 
 

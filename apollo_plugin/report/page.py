@@ -101,7 +101,8 @@ def build(
         for text, data in pictures
     )
     body = f'<section class="results"><h2>Results</h2>{results}</section>' if results else ""
-    body += "".join(_item(item, index) for index, item in enumerate(items))
+    body += _index(items)
+    body += "".join(_item(item, index, title) for index, item in enumerate(items))
     count = f"{len(items)} file{'s' * (len(items) != 1)}"
     # Markup and script are small beside the sound; the size is told to a tenth of a megabyte.
     megabytes = (len(body) + len(script) + 12000) / 1e6
@@ -110,6 +111,7 @@ def build(
     parts = {
         "title": html.escape(title),
         "intro": "".join(f"<p>{line}</p>" for line in lines),
+        "keys": _keys(max((len(item.versions) for item in items), default=2)),
         "body": body,
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -121,9 +123,26 @@ def build(
 # ------------------------------------------------------------------------------------- one file
 
 
-def _item(item: Comparison, index: int) -> str:
+def _keys(n_versions: int) -> str:
+    return " ".join(f"<kbd>{number}</kbd>" for number in range(1, n_versions + 1))
+
+
+def _index(items: Sequence[Comparison]) -> str:
+    """Links to the files, where there are several."""
+    if len(items) < 2:
+        return ""
+    links = "".join(
+        f'<li><a href="#item-{index}">{html.escape(item.name)}</a></li>'
+        for index, item in enumerate(items)
+    )
+    return f'<nav class="index" aria-label="Files"><ol>{links}</ol></nav>'
+
+
+def _item(item: Comparison, index: int, title: str) -> str:
     labels = [version.label for version in item.versions]
     name = html.escape(item.name)
+    # The page's title may have said it.
+    seen = ' class="hidden"' * (item.name == title)
     buttons = "".join(
         f'<button type="button" aria-pressed="false"><kbd aria-hidden="true">{number}</kbd>'
         f"<span>{html.escape(label)}</span></button>"
@@ -145,7 +164,7 @@ def _item(item: Comparison, index: int) -> str:
     pictures = "".join(spectrogram(item, label) for label in item.spectrograms)
     return f"""
 <section class="item" aria-labelledby="item-{index}">
-<h2 id="item-{index}">{name}</h2>
+<h2 id="item-{index}"{seen}>{name}</h2>
 {_description(item)}
 <div class="deck">
 <button type="button" class="play" aria-label="Play">

@@ -139,10 +139,16 @@ def scale(item: Comparison) -> str:
     top = _top(item)
     bar = data_uri(png(np.arange(256, dtype=np.uint8)[None]))
     return (
-        f'<div class="scale"><span>{decibels(top - RANGE_DB)} dB</span>'
-        f'<img src="{bar}" alt="Colour scale"><span>{decibels(top)} dB</span>'
-        "<span class=scale-note>re full-scale sine, for all pictures</span></div>"
+        f'<div class="scale"><span>{_from_full_scale(top - RANGE_DB)}</span>'
+        f'<img src="{bar}" alt="Colour scale"><span>{_from_full_scale(top)}</span>'
+        "<span class=scale-note>the same in all pictures</span></div>"
     )
+
+
+def _from_full_scale(level: float) -> str:
+    """A level in dB, in words; a sine that fills the scale is at 0."""
+    where = "below" if level < 0 else "above"
+    return f"{decibels(abs(level))} dB {where} full scale" if level else "full scale"
 
 
 def png(indices: np.ndarray) -> bytes:

@@ -21,9 +21,12 @@ import torch
 from helpers import CHROMIUM, CHROMIUM_FLAGS, snr, tone
 
 from apollo_plugin import Apollo, audio
-from apollo_plugin.cli.demo import Limits, main, restore_upload
+from apollo_plugin.cli.demo import main
+from apollo_plugin.cli.guard import Room
+from apollo_plugin.cli.upload import Limits, restore_upload
 from apollo_plugin.data.codecs import encode_mp3
 from apollo_plugin.data.demo import mixture
+from apollo_plugin.errors import install
 from apollo_plugin.restore import restore_audio
 
 NAME = "a song <b>&amp; more.mp3"
@@ -38,16 +41,21 @@ def server(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "apollo_plugin.cli.demo", "--port", str(port)]
-    command += ["--max-mb", "1", "--max-minutes", "0.1"]
+    command += ["--max-mb", "1", "--max-minutes", "0.1", "--max-total-mb", "30"]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": root}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    said = (folder / "said").open("w")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=said, text=True, env=environment
+    )
     line = process.stdout.readline()
     assert f"http://127.0.0.1:{port}" in line
     yield f"http://127.0.0.1:{port}", folder, process
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert not list(folder.glob("apollo-demo-*"))
+    said.close()
+    assert "Traceback" not in (folder / "said").read_text()
 
 
 def page_of(playwright, server):
@@ -145,9 +153,38 @@ def test_it_serves_nothing_but_the_page_and_its_sounds(server):
         status, _, content = status_of(f"{address}/gradio_api/file={path}")
         assert status in (403, 404) and b"a treasure" not in content and b"root:" not in content
     status, headers, content = status_of(address)
-    assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
+    policy = headers["content-security-policy"]
+    assert status == 200 and "default-src 'none'" in policy and "unsafe-eval" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
     status, _, content = status_of(f"{address}/gradio_api/info")
     assert json.loads(content)["named_endpoints"] == {}
+
+
+def test_pages_of_others_may_send_nothing(server):
+    address, _, _ = server
+    request = upload(address, "a.wav", b"x")
+    request.add_header("Origin", "http://evil.example")
+    assert status_of(request)[0] == 403
+    request = urllib.request.Request(address, headers={"Host": "evil.example"})
+    assert status_of(request)[0] == 403
+
+
+def test_nonsense(server):
+    """What makes no sense is refused, in the answer, and in a line on the console."""
+    address, folder, _ = server
+    for index, data in enumerate(([{"path": "/etc/passwd"}, "x", None, {}], [5] * 9, [])):
+        join = {"data": data, "fn_index": 0, "session_hash": f"s{index}", "trigger_id": 8}
+        request = urllib.request.Request(
+            f"{address}/gradio_api/queue/join",
+            json.dumps(join).encode(),
+            {"Content-Type": "application/json"},
+        )
+        assert status_of(request)[0] == 200
+        source = f"{address}/gradio_api/queue/data?session_hash=s{index}"
+        with urllib.request.urlopen(source, timeout=60) as answer:
+            assert any(b'"success":false' in line for line in answer)
+    lines = (folder / "said").read_text().splitlines()
+    assert len(lines) == 3 and all("refused: " in line for line in lines)
 
 
 def test_it_binds_to_this_machine_only(server):
@@ -177,14 +214,25 @@ def model():
 def test_one_upload(model, tmp_path):
     wav, told = tone(30000, 2, 48000), []
     soundfile.write(tmp_path / "a.wav", wav.T.numpy(), 48000, "FLOAT")
-    paths = restore_upload(
+    done = restore_upload(
         model, tmp_path / "a.wav", 2000.0, 0.5, Limits(), lambda *step: told.append(step)
     )
-    assert [p.name for p in paths[:3]] == ["a.wav", "a_restored_16bit.wav", "a_restored.wav"]
+    names = [path.name for path in (done.came, done.heard, done.kept)]
+    assert names == ["a.wav", "a_restored_16bit.wav", "a_restored.wav"]
     expected = restore_audio(model, wav, 48000, 2000.0, 0.5)
-    assert snr(audio.read(paths[2])[0], expected) > 100
-    assert snr(audio.read(paths[0])[0], wav) > 60 and soundfile.info(paths[1]).subtype == "PCM_16"
-    assert told[-1][1] == told[-1][2] and told == sorted(told) and "0.6 s at 48000 Hz" in paths[3]
+    assert snr(audio.read(done.kept)[0], expected) > 100
+    assert (
+        snr(audio.read(done.came)[0], wav) > 60 and soundfile.info(done.heard).subtype == "PCM_16"
+    )
+    assert told[-1][1] == told[-1][2] and told == sorted(told)
+    assert "0.6 s at 48000 Hz" in done.line and "<title>a.wav</title>" in done.page
+
+
+def test_results_that_there_is_no_room_for(model, tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(44100).T.numpy(), 44100)
+    with pytest.raises(audio.AudioError, match="has no room for 1 MB more"):
+        restore_upload(model, tmp_path / "a.wav", 0, 1, Limits(), room=Room(tmp_path, 1_000_000))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +270,7 @@ def test_sounds_that_are_too_long(model, tmp_path, suffix):
     [
         (["--port", "0"], 2, "port 0 is none"),
         (["--max-mb", "0"], 2, "limits of 0 MB"),
+        (["--max-total-mb", "99"], 2, "99 MB in all are less than the 100 MB of a file"),
         (["--max-minutes", "nan"], 2, "nan min are none"),
         (["--checkpoint", "nothing"], 1, "apollo-demo: no checkpoint 'nothing'"),
     ],
@@ -251,5 +300,5 @@ def test_without_gradio(monkeypatch, capsys):
     begin = time.monotonic()
     assert main([]) == 1
     error = capsys.readouterr().err
-    assert "pip install 'apollo-plugin[demo]'" in error and error.count("\n") == 1
+    assert install("demo") in error and error.count("\n") == 1
     assert time.monotonic() - begin < 60

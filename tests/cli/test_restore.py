@@ -11,10 +11,12 @@ import soundfile
 import torch
 from helpers import at_one_level, load, save, snr, tone, tree
 
-from apollo_plugin import Apollo
+from apollo_plugin import Apollo, audio
 from apollo_plugin.cli import main
 from apollo_plugin.cli.arguments import parse
 from apollo_plugin.cli.plan import plan
+from apollo_plugin.data import excerpt
+from apollo_plugin.data.codecs import mp3
 from apollo_plugin.restore import restore_audio
 
 # ------------------------------------------------------------------------------------- the files
@@ -292,7 +294,8 @@ def test_installed_command_runs_the_demo(tmp_path):
     done = command("--demo", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "apollo_demo"
-    assert tree(folder) == ["mp3.wav", "original.wav", "restored.wav"]
+    assert tree(folder) == ["mp3.wav", "original.wav", "page.html", "restored.wav"]
+    assert done.stdout.splitlines()[-1] == f"open {Path('apollo_demo', 'page.html')}"
     rows = {
         words[0]: [float(word) for word in words[1:]]
         for words in map(str.split, done.stdout.splitlines())
@@ -300,6 +303,11 @@ def test_installed_command_runs_the_demo(tmp_path):
     }
     (mp3_sdr, mp3_lsd), (sdr, lsd) = rows["mp3.wav"], rows["restored.wav"]
     assert sdr > mp3_sdr - 0.5 and lsd < 0.7 * mp3_lsd
+    # Licences that ask for a name get it wherever the sound is.
+    assert excerpt.CREDIT in done.stdout and excerpt.CREDIT in (folder / "page.html").read_text()
+    coded, rate = audio.read(folder / "mp3.wav")
+    original, _ = audio.read(folder / "original.wav")
+    assert torch.equal(coded, mp3(original, rate, excerpt.KBPS))
 
 
 def test_help_teaches():
@@ -433,11 +441,13 @@ def test_formats_that_cannot_hold_a_file_are_refused_before_the_work(run, tmp_pa
     assert status == 1 and "cannot hold 2 channel(s) at 96000 Hz" in err
 
 
-def test_the_demo_asks_before_it_overwrites(run, tmp_path):
-    (tmp_path / "original.wav").write_bytes(b"precious")
+@pytest.mark.parametrize("name", ["original.wav", "page.html"])
+def test_the_demo_asks_before_it_overwrites(run, tmp_path, name):
+    (tmp_path / name).write_bytes(b"precious")
     status, _, err = run("--demo", "-o", tmp_path)
-    assert status == 1 and "--overwrite" in err
-    assert (tmp_path / "original.wav").read_bytes() == b"precious"
+    assert status == 1 and "--overwrite" in err and name in err
+    assert tree(tmp_path) == sorted([name, "tiny.safetensors"])
+    assert (tmp_path / name).read_bytes() == b"precious"
     with pytest.raises(SystemExit):
         run("--demo", "--mix", "5")
 

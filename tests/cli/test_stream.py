@@ -43,11 +43,9 @@ def run(causal, monkeypatch, capsys):
         out.isatty = lambda: False
         monkeypatch.setattr(sys, "stdin", type("", (), dict(buffer=Pipe(content), isatty=bool)))
         monkeypatch.setattr(sys, "stdout", type("", (), dict(buffer=out, isatty=bool)))
-        n_threads = torch.get_num_threads()
         with monkeypatch.context() as patch:
             patch.setattr(stream, "command", lambda name, main: _status(main))
             status = stream.main([*map(str, options), "--checkpoint", str(causal[1])])
-        torch.set_num_threads(n_threads)
         return status, out.getvalue(), capsys.readouterr().err
 
     def _status(main):

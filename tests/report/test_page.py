@@ -60,7 +60,7 @@ def test_page_is_self_contained(page):
     tags = Outline(text).tags
     for tag, attributes in tags:
         for name in ("src", "href", "action", "data", "poster"):
-            assert attributes.get(name, "data:").startswith("data:"), (tag, name)
+            assert attributes.get(name, "data:").startswith(("data:", "#item-")), (tag, name)
     assert "url(" not in text and "@import" not in text and "http://" not in text
     policy = next(a["content"] for t, a in tags if a.get("http-equiv"))
     assert policy.startswith("default-src 'none'") and "unsafe-eval" not in policy
@@ -86,6 +86,36 @@ def test_the_sound_in_the_page_is_the_sound(page, items):
             assert rate == 44100
             # 16 bits of it.
             assert np.abs(wav.T - version.wav.numpy()).max() < 2**-15
+
+
+def test_an_index_leads_to_the_files(page, items):
+    tags = Outline(page.read_text("utf-8")).tags
+    links = [attributes["href"] for tag, attributes in tags if tag == "a"]
+    ids = [attributes["id"] for tag, attributes in tags if tag == "h2" and "id" in attributes]
+    assert links == [f"#{each}" for each in ids] and len(ids) == len(items)
+    assert "<nav" not in report.build(items[:1])
+
+
+def test_a_page_of_one_file_bears_its_name_once(items):
+    text = report.build(items[1:], "short.wav")
+    assert "<h1>short.wav</h1>" in text and text.count('class="hidden">short.wav</h2>') == 1
+    assert 'id="item-0">short.wav</h2>' in report.build(items[1:], "Another title")
+
+
+def test_keys_are_those_of_versions_that_are_there(items):
+    for shown, keys in ((items, "123"), (items[1:], "12")):
+        line = re.search(r'<p class="keys soft">(.*?) switch', report.build(shown))[1]
+        assert re.findall(r"<kbd>(.)</kbd>", line) == list(keys)
+
+
+def test_the_scale_is_told_from_full_scale(items):
+    """A sine of half of full scale in both channels: 6 dB below it, rounded up to 5."""
+    sine = 0.5 * torch.sin(torch.arange(44100) * 2 * torch.pi * 1000 / 44100).expand(2, -1)
+    words = re.findall(r"<span>([^<]*)</span>", plots.scale(compare("a", sine, sine, 44100)))
+    assert words == ["95 dB below full scale", "5 dB below full scale"]
+    loud = compare("a", 2 * sine, 2 * sine, 44100)
+    assert "<span>full scale</span>" in plots.scale(loud)
+    assert "<span>5 dB above full scale</span>" in plots.scale(compare("a", 3 * sine, sine, 44100))
 
 
 def test_size_and_cut_off_are_stated(page, items):
@@ -362,6 +392,7 @@ def test_report_of_a_folder(run, tmp_path):
     status, out, err = run(tmp_path / "in", "--report", page)
     assert status == 0 and f"{page}  (2 file(s)" in out
     assert ">one.wav</h2>" in page.read_text() and ">two.wav</h2>" in page.read_text()
+    assert "<title>in</title>" in page.read_text()
     # Again, from the results that are kept: our own page is replaced.
     status, out, err = run(tmp_path / "in", "--report", page)
     assert status == 0 and "kept" in err and page.is_file()
@@ -379,6 +410,7 @@ def test_report_with_the_original(run, tmp_path, monkeypatch):
     )
     text = page.read_text()
     assert status == 0 and "Distance to the original" in text and "SI-SNR" in text
+    assert "<title>song.wav</title>" in text
     assert err.count("metric sdr_v4 is left out") == 1 and "SDR v4" not in text
 
 

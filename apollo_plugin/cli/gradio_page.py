@@ -1,0 +1,165 @@
+"""The page of ``apollo-demo``: what is on it and how it looks."""
+
+import html
+import inspect
+import os
+import re
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .guard import Room
+from .terminal import is_mendable, say_defect, told
+from .upload import Limits, restore_upload
+
+if TYPE_CHECKING:
+    import gradio
+
+    from ..model import Apollo
+
+_ABOUT = """\
+# Apollo
+Gives music back what MP3 took from it. Nothing leaves this machine."""
+# Looks like the listening page, whose colours it takes.
+_STYLE = """
+h1, h2 { font-family: var(--text); font-weight: 600; letter-spacing: -.012em; }
+#page iframe { width: 100%; height: 50rem; border: 1px solid var(--line); border-radius: .6rem; }
+"""
+
+
+def build(models: dict[str, "Apollo"], limits: Limits, room: Room) -> "gradio.Blocks":
+    """The page.
+
+    Args:
+        models: by the name that they are offered under.
+        limits: of uploads.
+        room: where they and the results are kept.
+    """
+    import gradio
+
+    from .. import audio
+    from ..data import excerpt
+
+    def restore(path, name, keep_below, mix, progress=gradio.Progress()):  # noqa: B008
+        if not path:
+            raise gradio.Error("Drop a file first.", print_exception=False)
+        progress(0, desc="reading")
+        show = lambda step, done, total: progress(done / total, desc=step)  # noqa: E731
+        try:
+            done = restore_upload(models[name], Path(path), keep_below, mix, limits, show, room)
+        except Exception as error:  # the page goes on, whatever happens to a file
+            if not is_mendable(error):
+                say_defect(error)
+            line = told(error).replace(f"{Path(path).parent}{os.sep}", "")
+            raise gradio.Error(html.escape(line), print_exception=False) from error
+        # In a frame that may run its own script and nothing else.
+        frame = f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(done.page)}"></iframe>'
+        show_now = dict(visible=True)
+        return (
+            gradio.HTML(frame, **show_now),
+            gradio.Audio(str(done.came), **show_now),
+            gradio.Audio(str(done.heard), **show_now),
+            gradio.File(str(done.kept), **show_now),
+            html.escape(done.line),
+        )
+
+    def example() -> str:
+        path = Path(tempfile.mkdtemp(dir=room.folder)) / "orchestra.mp3"
+        path.write_bytes(excerpt.coded())
+        return str(path)
+
+    page = gradio.Blocks(title="Apollo", analytics_enabled=False)
+    with page:
+        gradio.Markdown(_ABOUT)
+        with gradio.Row():
+            with gradio.Column(scale=1, min_width=320):
+                upload = gradio.File(
+                    label=f"Music, up to {limits.megabytes} MB and {limits.minutes:g} minutes",
+                    file_types=sorted(audio.SUFFIXES),
+                    elem_id="upload",
+                )
+                names = list(models)
+                name = gradio.Dropdown(
+                    names, value=names[0], label="Checkpoint", visible=len(names) > 1
+                )
+                keep_below = gradio.Slider(
+                    0, 16000, 0, step=100, label="Keep below (Hz)", info="0: restore everything"
+                )
+                mix = gradio.Slider(
+                    0, 1, 1, step=0.05, label="Mix", info="0: as it came, 1: restored"
+                )
+                button = gradio.Button("Restore", variant="primary", elem_id="restore")
+                trial = gradio.Button(f"Try it: {excerpt.TITLE}", elem_id="example")
+                gradio.Markdown(excerpt.CREDIT)
+            with gradio.Column(scale=3, min_width=480):
+                line = gradio.Markdown("The result appears here.", elem_id="line", min_height=60)
+                # Nothing is shown before there is something in it.
+                shown = gradio.HTML(visible=False, elem_id="page")
+                # Without the button that shares a sound on a public site.
+                player = dict(interactive=False, buttons=[], visible=False)
+                with gradio.Row():
+                    came = gradio.Audio(label="All of it, as it came", elem_id="came", **player)
+                    heard = gradio.Audio(label="All of it, restored", elem_id="restored", **player)
+                kept = gradio.File(
+                    label="Restored, as a file",
+                    interactive=False,
+                    height=120,
+                    visible=False,
+                    elem_id="download",
+                )
+        given, results = [upload, name, keep_below, mix], [shown, came, heard, kept, line]
+        how = dict(show_progress_on=line, api_visibility="private")
+        button.click(restore, given, results, **how)
+        trial.click(example, None, upload, api_visibility="private").then(
+            restore, given, results, **how
+        )
+    return page.queue(default_concurrency_limit=1, max_size=8, api_open=False)
+
+
+def theme() -> "gradio.Theme":
+    """Gradio's, in the colours and letters of the listening page."""
+    import gradio
+
+    colours = dict(
+        body_background_fill="paper",
+        background_fill_primary="paper",
+        background_fill_secondary="raised",
+        block_background_fill="raised",
+        block_label_background_fill="raised",
+        input_background_fill="raised",
+        body_text_color="ink",
+        block_label_text_color="soft",
+        block_title_text_color="ink",
+        body_text_color_subdued="soft",
+        block_info_text_color="soft",
+        border_color_primary="line",
+        block_border_color="line",
+        input_border_color="line",
+        button_primary_background_fill="accent",
+        button_primary_background_fill_hover="accent",
+        button_primary_text_color="on-accent",
+        button_secondary_background_fill="raised",
+        button_secondary_background_fill_hover="line",
+        button_secondary_text_color="ink",
+        slider_color="accent",
+        color_accent="accent",
+        loader_color="accent",
+        link_text_color="accent",
+    )
+    letters = gradio.themes.Base(
+        font=["var(--label)", "system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    values = {name: f"var(--{colour})" for name, colour in colours.items()}
+    # Day and night are the colours' own affair; some have no name of their own at night.
+    night = {f"{name}_dark": value for name, value in values.items()}
+    known = inspect.signature(letters.set).parameters
+    return letters.set(**values, **{name: night[name] for name in night if name in known})
+
+
+def style() -> str:
+    """The style sheet: the listening page's colours of day and night, which are its first two
+    rules, and what gradio has no theme for."""
+    page = (files("apollo_plugin") / "report" / "page.html").read_text("utf-8")
+    day, night = re.findall(r"^ *:root \{.*?\}", page, re.S | re.M)[:2]
+    return f"{day}\n@media (prefers-color-scheme: dark) {{ {night} }}\n{_STYLE}"

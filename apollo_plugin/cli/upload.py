@@ -1,0 +1,130 @@
+"""The work on one upload to the page of ``apollo-demo``."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import SettingError
+from .guard import Room
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model import Apollo
+    from ..restore import Progress
+
+# What is decoded is bounded by the length; these two bound it per second.
+_MAX_RATE, _MAX_CHANNELS = 192000, 2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the page takes.
+
+    Args:
+        megabytes: of an upload.
+        minutes: of its sound.
+        total_megabytes: that are kept at a time, uploads and results.
+
+    Raises:
+        SettingError: for limits that let nothing through.
+    """
+
+    megabytes: int = 100
+    minutes: float = 15.0
+    total_megabytes: int = 4000
+
+    def __post_init__(self) -> None:
+        if self.megabytes < 1 or not 0 < self.minutes < float("inf"):
+            raise SettingError(f"limits of {self.megabytes} MB and {self.minutes} min are none")
+        if self.total_megabytes < self.megabytes:
+            raise SettingError(
+                f"{self.total_megabytes} MB in all are less than the {self.megabytes} MB of a file"
+            )
+
+
+class Restoration(NamedTuple):
+    """An upload, restored.
+
+    Args:
+        came: as it came, 16 bit, for listening.
+        heard: restored, likewise.
+        kept: restored, floating point, for keeping.
+        page: the listening page of it.
+        line: about it.
+    """
+
+    came: Path
+    heard: Path
+    kept: Path
+    page: str
+    line: str
+
+
+def restore_upload(
+    model: "Apollo",
+    path: Path,
+    keep_below: float,
+    mix: float,
+    limits: Limits,
+    progress: "Progress | None" = None,
+    room: Room | None = None,
+) -> Restoration:
+    """Restores one upload into a new folder beside it.
+
+    Args:
+        model: an Apollo.
+        path: of the upload.
+        keep_below: in Hz, 0 for none.
+        mix: share of the restoration.
+        limits: of the sound.
+        progress: told of the work.
+        room: that results may take; without bounds unless given.
+
+    Raises:
+        AudioError: one line; the file is called by its name only.
+    """
+    from .. import audio, report
+    from ..errors import AudioError
+    from ..report.comparison import compare
+    from ..restore import restore_audio
+
+    begin = time.perf_counter()
+    try:
+        wav, rate = _read(path, limits)
+    except AudioError as error:
+        raise AudioError(str(error).replace(str(path), path.name)) from error
+    if room:  # two of 16 bits, one of 32, and the copies that gradio hands out
+        room.check(2 * wav.numel() * (2 + 2 + 4))
+    restored = restore_audio(model, wav, rate, keep_below or None, mix, progress=progress)
+    if not restored.isfinite().all():
+        raise AudioError(f"'{path.name}' made the model overflow; scale it")
+    folder = Path(tempfile.mkdtemp(dir=path.parent))
+    came, heard, kept = (
+        folder / f"{path.stem}{end}.wav" for end in ("", "_restored_16bit", "_restored")
+    )
+    audio.write(came, wav, rate, subtype="PCM_16")
+    audio.write(heard, restored, rate, subtype="PCM_16")
+    audio.write(kept, restored, rate)
+    seconds, took = wav.shape[-1] / rate, time.perf_counter() - begin
+    line = f"{path.name}: {seconds:.1f} s at {rate} Hz, restored in {took:.1f} s"
+    page = report.build([compare(path.name, wav, restored, rate, label="Input")], path.name)
+    return Restoration(came, heard, kept, page, line)
+
+
+def _read(path: Path, limits: Limits) -> tuple["torch.Tensor", int]:
+    from .. import audio
+    from ..errors import AudioError
+
+    try:
+        _, rate, n_channels = audio.probe(path)
+    except AudioError:  # for PyAV, which decodes no more than the limit
+        return audio.read(path, max_seconds=60 * limits.minutes)
+    if n_channels > _MAX_CHANNELS or rate > _MAX_RATE:
+        raise AudioError(
+            f"'{path}' has {n_channels} channels at {rate} Hz; this page takes up to "
+            f"{_MAX_CHANNELS} at {_MAX_RATE} Hz"
+        )
+    return audio.read(path, max_seconds=60 * limits.minutes)

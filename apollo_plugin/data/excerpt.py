@@ -1,0 +1,37 @@
+"""Four seconds of recorded music in the package: what ``--demo`` and the pages restore."""
+
+from importlib.resources import as_file, files
+
+import soundfile
+import torch
+
+from .codecs import encode_mp3
+
+# What it is coded at to have something to restore.
+KBPS = 64
+TITLE = f"An orchestra, MP3 at {KBPS} kbit/s"
+CREDIT = (
+    "The orchestra is from the sounds of sms-tools by the Music Technology Group (UPF), "
+    "CC BY 4.0, cut to 4 s."
+)
+# Of the bundled models.
+HEARD = (
+    "apollo-small was not trained on it; it is one of the recordings that checkpoints may be "
+    "chosen by."
+)
+
+
+def excerpt() -> tuple[torch.Tensor, int]:
+    """The excerpt, which was recorded in mono, with its one channel in both.
+
+    Returns:
+        float32 tensor ``(2, time)``, full scale 1.0, and its sample rate in Hz.
+    """
+    with as_file(files("apollo_plugin") / "demo" / "orchestra.flac") as path:
+        wav, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return torch.from_numpy(wav.T).expand(2, -1).contiguous(), rate
+
+
+def coded() -> bytes:
+    """The excerpt as an MP3 file of :data:`KBPS`."""
+    return encode_mp3(*excerpt(), kbps=KBPS)
