@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    args = _parse(argv)
+    args, begin = _parse(argv), time.monotonic()
     for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
         refuse_terminal(stream, f"standard {name}", "see apollo-stream --help")
     with waiting(f"loading {args.checkpoint}"):
@@ -71,7 +71,12 @@ def _main(argv: Sequence[str] | None) -> int:
             f"late, and a block of {args.block:g} ms"
         )
         if args.live:
-            say(f"{source.skip_waiting():.1f} s that came before it was ready are left out")
+            skipped = source.skip_waiting(time.monotonic() - begin)
+            say(
+                "--live: this comes from a file or faster than real time; nothing is left out"
+                if skipped is None
+                else f"{skipped:.1f} s that came before it was ready are left out"
+            )
         restore(live, source, Output(sys.stdout.buffer, source), args.block / 1000, load_)
     except BrokenPipeError:  # nobody listens any more
         return 0
