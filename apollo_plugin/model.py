@@ -1,7 +1,9 @@
 """``Apollo``: the network with all that people do with it, on Asteroid's interface."""
 
+import functools
 import os
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from asteroid import models as asteroid_models
+from asteroid.dsp.overlap_add import LambdaOverlapAdd
 from asteroid.models.base_models import BaseModel
 from typing_extensions import Self
 
 from . import audio, checkpoints
 from .checkpoints import hub
-from .errors import AudioError
+from .errors import RateError
 from .network.apollo import ApolloNetwork
 from .network.base import RestorationNetwork
 from .network.streaming import ApolloStreamer
@@ -92,7 +95,8 @@ class RestorationModel(RestorationNetwork, BaseModel):
         """Restores a file, all channels, to ``<name>_est1.wav``; see :meth:`separate`.
 
         Raises:
-            AudioError: where the file cannot be read, or has another rate without ``resample``.
+            AudioError: where the file cannot be read; RateError, which is one and a RuntimeError,
+                where it has another rate without ``resample``.
         """
         path = Path(filename)
         target = Path(output_dir or path.parent) / f"{path.stem}_est1.wav"
@@ -103,7 +107,7 @@ class RestorationModel(RestorationNetwork, BaseModel):
             return
         wav, sample_rate = audio.read(path)
         if sample_rate != self.sample_rate and not resample:
-            raise AudioError(
+            raise RateError(
                 f"sample_rate {sample_rate} of '{path}' does not match the model's "
                 f"{self.sample_rate:g}; pass resample=True"
             )
@@ -152,6 +156,55 @@ class Apollo(ApolloNetwork, RestorationModel):
     def streamer(self, n_channels: int = 1) -> ApolloStreamer:
         """A live restorer with this model: see :class:`~apollo_plugin.ApolloStreamer`."""
         return ApolloStreamer(self, n_channels)
+
+
+class OneSource(torch.nn.Module):
+    """A model on the axes of Asteroid's separators: ``(batch, time)``, where one of this package
+    sees channels, to ``(batch, n_src, time)`` with a single source. What takes separators, such as
+    :class:`asteroid.dsp.overlap_add.LambdaOverlapAdd`, takes this; there it is put around models of
+    this package by itself.
+
+    Args:
+        model: an Apollo, or an SRGAN.
+
+    Example:
+        >>> model = Apollo(feature_dim=16, n_layers=1, n_heads=2).eval()
+        >>> OneSource(model)(torch.zeros(3, 900)).shape
+        torch.Size([3, 1, 900])
+    """
+
+    in_channels = 1
+
+    def __init__(self, model: RestorationModel):
+        super().__init__()
+        self.model = model
+
+    @property
+    def sample_rate(self) -> float:
+        return self.model.sample_rate
+
+    def forward(self, wav: torch.Tensor) -> torch.Tensor:
+        """``(time,)``, ``(batch, time)`` or ``(batch, 1, time)`` to ``(batch, 1, time)``, the first
+        to ``(1, time)``."""
+        restored = self.model(wav)
+        return restored if wav.ndim == 3 else restored.unsqueeze(-2)
+
+
+def _with_one_source(begin: Callable[..., None]) -> Callable[..., None]:
+    """``LambdaOverlapAdd.__init__`` that puts :class:`OneSource` around our models."""
+
+    @functools.wraps(begin)
+    def wrapped(self, nnet, *args, **kwargs):
+        begin(
+            self, OneSource(nnet) if isinstance(nnet, RestorationModel) else nnet, *args, **kwargs
+        )
+
+    wrapped.one_source = True  # type: ignore[attr-defined]
+    return wrapped
+
+
+if not hasattr(LambdaOverlapAdd.__init__, "one_source"):
+    LambdaOverlapAdd.__init__ = _with_one_source(LambdaOverlapAdd.__init__)
 
 
 def register(model: type[RestorationModel]) -> None:

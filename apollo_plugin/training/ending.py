@@ -122,10 +122,11 @@ def fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> No
     try:
         trainer.fit(system, ckpt_path=resumed, weights_only=True)
     except Terminated as ended:
+        last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         kept = "the last whole epoch is kept, --resume 1 goes on after it"
         rank_zero_info(
             f"ended by {ended.name} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: "
-            + (kept if trainer.current_epoch else "no epoch was finished yet")
+            + (kept if last.exists() else "no epoch was finished yet")
         )
         raise
     except SystemExit as ended:
