@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from . import audio, checkpoints
 from .checkpoints import hub
+from .checkpoints.download import OPTIONS as HUB_OPTIONS
 from .errors import RateError
 from .network.apollo import ApolloNetwork
 from .network.base import RestorationNetwork
@@ -122,23 +123,35 @@ class RestorationModel(RestorationNetwork, BaseModel):
         return package
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_conf_or_path, *args, **kwargs) -> Self:
+    def from_pretrained(
+        cls,
+        pretrained_model_conf_or_path,
+        *args,
+        map_location: str | torch.device | None = None,
+        **kwargs,
+    ) -> Self:
         """A trained model in eval mode; called of the base class, of the checkpoint's own class.
 
         Args:
             pretrained_model_conf_or_path: name of a bundled checkpoint (``"apollo-small"``), id of
                 a model on the Hugging Face Hub, path of a checkpoint in any layout that
                 :mod:`apollo_plugin.checkpoints` knows, or what :meth:`serialize` gave.
-            *args, **kwargs: overwrite the checkpoint's arguments of the model.
+            map_location: device that the model is put on.
+            *args, **kwargs: overwrite the checkpoint's arguments of the model. ``revision``,
+                ``token``, ``cache_dir``, ``local_files_only`` and ``force_download`` are
+                huggingface_hub's, for models on the Hub.
 
         Raises:
             CheckpointError: one line with what is wrong and with which file.
         """
-        conf = checkpoints.load(pretrained_model_conf_or_path)
+        options = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+        asked = kwargs.get("sample_rate"), kwargs.get("win_ms")
+        conf = checkpoints.load(pretrained_model_conf_or_path, asked, **options)
         if cls is RestorationModel:
             # By its public name: this module knows no other model.
             cls = getattr(import_module(__package__), conf["model"])
-        return checkpoints.build(cls, conf, *args, **kwargs)
+        model = checkpoints.build(cls, conf, *args, **kwargs)
+        return model if map_location is None else model.to(map_location)
 
     def save_pretrained(self, folder: str | os.PathLike, **options) -> Path:
         """Writes weights, configuration and model card to a folder that :meth:`from_pretrained`
