@@ -26,6 +26,7 @@ dask=
 conf=
 resume=0
 allow_partial=0
+allow_lossy=0
 init_from=
 devices=
 num_nodes=1
@@ -49,6 +50,7 @@ Data
   --musdb18hq_dir DIR  with train/ and test/       --moisesdb_dir DIR   with moisesdb_v0.1/
   --songs_dir DIR      songs without stems         --pairs_dir DIR      with original/ and coded/
                        (one of the four is enough) --data_dir DIR       what stages 1 to 3 leave (data)
+  --allow_lossy 1      take songs of --songs_dir that are cut off themselves (left out)
   --download 1         fetch MUSDB18-HQ (22 GB) to --musdb18hq_dir
   --demo 1             everything small and synthetic, in minutes: tries the whole recipe
   --n_valid N          validation pairs for each bit rate and kind (25; demo: 1)
@@ -77,7 +79,7 @@ Training and evaluation
 Whatever a stage has finished is kept when it runs again. README.md tells times and sizes."
 
 options="stage stop_stage model tag python_path id musdb18hq_dir moisesdb_dir songs_dir pairs_dir data_dir"
-options="$options download demo seed segment n_valid n_test n_jobs dask conf resume allow_partial init_from"
+options="$options download demo seed segment n_valid n_test n_jobs dask conf resume allow_partial allow_lossy init_from"
 options="$options devices num_nodes use_gpu n_examples iterations beside"
 
 caller=$PWD
@@ -91,7 +93,7 @@ must_match() {
   fi
 }
 for name in stage stop_stage; do must_match "$name" '[0-9]+' "a number"; done
-for name in download demo resume allow_partial; do must_match "$name" '0|1' "0 or 1"; done
+for name in download demo resume allow_partial allow_lossy; do must_match "$name" '0|1' "0 or 1"; done
 must_match model 'apollo|srgan' "apollo or srgan"
 must_match seed '[0-9]+' "a number"
 must_match segment '([0-9]+(\.[0-9]+)?)?' "a number of seconds"
@@ -175,7 +177,8 @@ fi
 
 if due 1; then
   say 1 "index and splits"
-  run_script local/index_tracks.py "${sets[@]}" --data_dir "$data_dir" --seed "$seed"
+  run_script local/index_tracks.py "${sets[@]}" --data_dir "$data_dir" --seed "$seed" \
+    --allow_lossy "$allow_lossy"
 fi
 
 if due 2; then
