@@ -96,7 +96,7 @@ def test_an_mp3_in_a_browser(server, tmp_path):
         assert "restored in" in page.inner_text("#line")
         # The listening page of it, in a frame that may do nothing but play it.
         frame = page.frame_locator("#page iframe")
-        assert frame.locator("h1").inner_text() == NAME
+        assert frame.locator("h1").inner_text() == re.sub("[<>]", "", NAME)  # gradio drops them
         frame.locator(".play").click()
         frame.locator("section.playing").wait_for()
         frame.locator(".play").click()
