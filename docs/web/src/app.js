@@ -65,7 +65,7 @@ class Queue {
     for (const file of files) {
       const row = document.createElement("li"), name = document.createElement("span");
       name.textContent = file.name;
-      row.append(name, document.createElement("span"));
+      row.append(name, " ", document.createElement("span"));
       this.waiting.push(file);
       this.rows.set(file, row);
       $("queue").append(row);

@@ -17,7 +17,6 @@ export const time = (seconds) => {
 
 // Decodes a file at its own rate, or says in a sentence why not.
 export async function decode(file) {
-  if (!file.size) throw new Error(`${file.name} is empty.`);
   const most = (navigator.deviceMemory || 4) * 2 ** 30 / 4;
   if (file.size > most) {
     throw new Error(`${file.name} is larger than this browser can hold; apollo-restore has no such limit.`);
@@ -28,6 +27,7 @@ export async function decode(file) {
   } catch {
     throw new Error(`${file.name} cannot be read any more: it was moved, changed or removed.`);
   }
+  if (!bytes.byteLength) throw new Error(`${file.name} is empty.`);
   const own = rateOf(new Uint8Array(bytes)), rate = Math.min(192000, Math.max(8000, own || 44100));
   let buffer;
   try {
