@@ -2,9 +2,10 @@
 
 Importing this package is cheap; its parts are imported when they are asked for. Once Asteroid is
 imported too, before or after, its registries know ``"Apollo"``, ``"SRGAN"`` and
-``"apollo_stft"``.
+``"apollo_stft"``. Imported before Asteroid it lets that do without a torchaudio that does not load.
 """
 
+import sys
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -44,3 +45,21 @@ for _registry, _part in (
     ("asteroid_filterbanks", ".network.filterbank"),
 ):
     wrapt.register_post_import_hook(partial(_import, _part), _registry)
+
+
+class _WithoutTorchaudio:
+    """Finder that tells of torch_stoi as missing where the torchaudio that it imports does not
+    load, whatever that raises: Asteroid does without its STOI loss then, and only then."""
+
+    @staticmethod
+    def find_spec(name: str, _path: Any = None, _target: Any = None) -> None:
+        if name == "torch_stoi":
+            try:
+                import_module("torchaudio")
+            except Exception as error:
+                raise ModuleNotFoundError(
+                    "torch_stoi needs torchaudio, which does not load", name=name
+                ) from error
+
+
+sys.meta_path.insert(0, _WithoutTorchaudio)

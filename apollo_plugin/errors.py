@@ -1,6 +1,8 @@
 """What can go wrong that a user can mend. Anything else that is raised is a defect."""
 
 import json
+import re
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 
@@ -60,6 +62,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def library_at_fault(error: BaseException) -> str | None:
+    """Name of the library that raised an error, whichever, while it was imported, or that is not
+    there to be imported; None for any other error."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if frame.f_code.co_name == "<module>" and name not in ("__main__", _PACKAGE):
+            return name
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    return missing.partition(".")[0] if missing else None
+
+
+def does_not_load(error: BaseException) -> str:
+    """Why a library does not load, on one line: its first cause, and files without their folders.
+
+    Example:
+        >>> does_not_load(OSError("/usr/lib/libtorch.so: undefined symbol: _ZN3c10"))
+        'libtorch.so: undefined symbol: _ZN3c10'
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return re.sub(r"(^|[\s'\"(])/(?:[^\s/]+/)+", r"\1", one_line(error))
+
+
+_PACKAGE = __name__.partition(".")[0]
 # Of sound; no file here has more.
 _MAX_CHANNELS = 64
 

@@ -1,46 +1,41 @@
 """How far a restoration is from the original.
 
-============ ====================================================================== ===============
-``si_sdr``   scale-invariant SDR, zero mean: the paper's SI-SNR                     dB, higher
-``snr``      signal-to-noise ratio                                                  dB, higher
-``sdr``      BSSEval v3, zero mean, filter of 512 taps, whole file: the paper's SDR dB, higher
-             (needs fast-bss-eval)
-``sdr_v4``   BSSEval v4, median over frames of 1 s; other numbers than ``sdr``      dB, higher
-             (needs museval, and so ffmpeg and ffprobe)
-``lsd``      log-spectral distance                                                  lower
-``visqol``   ViSQOL, audio mode, mono mix at 48 kHz; hears nothing above 15 kHz     1 to 4.7, higher
-             (needs visqol-python)
-============ ====================================================================== ===============
+============= ================================================================== ===============
+``si_sdr``    scale-invariant SDR, zero mean: the paper's SI-SNR                 dB, higher
+``snr``       signal-to-noise ratio                                              dB, higher
+``sdr``       BSSEval v3, zero mean, filter of 512 taps, whole file: the paper's dB, higher
+              SDR (needs fast-bss-eval)
+``sdr_v4``    BSSEval v4, median over frames of 1 s; other numbers than ``sdr``  dB, higher
+              (needs museval, and so ffmpeg and ffprobe)
+``lsd``       log-spectral distance                                              lower
+``visqol``    ViSQOL, audio mode, mono mix at 48 kHz (needs visqol-python)       1 to 4.7, higher
+``zimtohrli`` Zimtohrli, mono mix at 48 kHz: made for differences that can just  1 to 5, higher
+              be heard; no loss here is made of it (needs zimtohrli)
+============= ================================================================== ===============
 
 ``si_sdr``, ``snr``, ``sdr`` and ``lsd`` are means over channels, the first three over those whose
-reference is not silent. Equal signals are at infinity (``lsd`` at 0, ``visqol`` at its maximum).
-Where the whole reference is silent only ``lsd`` is a number and the others are NaN; where only the
-estimate is, ``si_sdr``, ``sdr`` and ``sdr_v4`` are minus infinity (nothing of the reference is in
-it), ``visqol`` is 1 and ``snr`` 0 dB. A constant is silent, except to ``snr``.
+reference is not silent. Equal signals are at infinity (``lsd`` at 0, ``visqol`` and ``zimtohrli``
+at their maxima). Where the whole reference is silent only ``lsd`` is a number and the others are
+NaN; where only the estimate is, ``si_sdr``, ``sdr`` and ``sdr_v4`` are minus infinity (nothing of
+the reference is in it), ``visqol`` and ``zimtohrli`` are 1 and ``snr`` is 0 dB. A constant is
+silent, except to ``snr``.
 """
 
 import importlib.util
 import inspect
 import math
 import shutil
-import threading
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import NamedTuple
 
 import numpy as np
-import soxr
 import torch
 
+from . import hearing
 from .errors import install, one_line
-
-_VISQOL_RATE = 48000
-_MOST_CHANNELS = 8  # of one sample; more are an array (time, channels)
-# The kernels of visqol run in numba's "workqueue", which two threads must not enter.
-_visqol_lock = threading.Lock()
-
-Signal = torch.Tensor | np.ndarray
+from .sounds import Sound, alike
 
 
 class Metric(NamedTuple):
@@ -60,6 +55,7 @@ ABOUT = {
     "sdr_v4": Metric("SDR v4", "dB", 1, "museval"),
     "lsd": Metric("LSD", "", -1),
     "visqol": Metric("ViSQOL", "", 1, "visqol"),
+    "zimtohrli": Metric("Zimtohrli", "", 1, "zimtohrli"),
 }
 METRICS = tuple(ABOUT)
 
@@ -69,8 +65,8 @@ class MetricWarning(UserWarning):
 
 
 def evaluate(
-    est: Signal,
-    ref: Signal,
+    est: Sound,
+    ref: Sound,
     sample_rate: int,
     metrics: Sequence[str] = METRICS,
     reasons: dict[str, str] | None = None,
@@ -98,11 +94,11 @@ def evaluate(
         {'snr': 0.0, 'si_sdr': inf}
     """
     failed = unavailable(metrics)
-    est, ref = _checked(est, "est"), _checked(ref, "ref")
-    if est.shape != ref.shape:
-        shapes = f"est of shape {tuple(est.shape)} and ref of shape {tuple(ref.shape)}"
-        raise ValueError(f"{shapes} differ; a comparison needs the same channels and length")
-    rate = {"sdr_v4": (sample_rate,), "visqol": (sample_rate,)}
+    est, ref = alike(est, ref)
+    for name, wav in (("est", est), ("ref", ref)):
+        if not torch.isfinite(wav).all():
+            raise ValueError(f"{name} holds NaN or infinity")
+    rate = dict.fromkeys(("sdr_v4", "visqol", "zimtohrli"), (sample_rate,))
     figures = dict.fromkeys(metrics, math.nan)
     for name in figures:
         if name not in failed:
@@ -155,6 +151,17 @@ def _by_library(function: Callable[..., float]) -> Callable[..., float]:
     return guarded
 
 
+def _of_sounds(function: Callable[..., float]) -> Callable[..., float]:
+    """Arrays and tensors of any device, with a gradient or without: as :func:`evaluate`."""
+
+    @wraps(function)
+    def converted(est: Sound, ref: Sound, *args) -> float:
+        return function(*alike(est, ref), *args)
+
+    return converted
+
+
+@_of_sounds
 def si_sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
     """Scale-invariant SDR (Le Roux et al. 2019) in dB, the paper's SI-SNR: zero mean, with
     ``a = <est, ref> / <ref, ref>``: ``|a ref|^2 / |est - a ref|^2``, mean over channels.
@@ -175,6 +182,7 @@ def si_sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
     return _mean(10 * ratio.log10(), est, ref)
 
 
+@_of_sounds
 def snr(est: torch.Tensor, ref: torch.Tensor) -> float:
     """Signal-to-noise ratio in dB, mean over channels; arguments are those of :func:`si_sdr`."""
     est, ref = est.double(), ref.double()
@@ -182,6 +190,7 @@ def snr(est: torch.Tensor, ref: torch.Tensor) -> float:
     return _mean(10 * ratio.log10(), None, ref)
 
 
+@_of_sounds
 @_by_library
 def sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
     """Signal-to-distortion ratio in dB as BSSEval v3 has it (Vincent et al. 2006): what a filter of
@@ -202,6 +211,7 @@ def sdr(est: torch.Tensor, ref: torch.Tensor) -> float:
     return _mean(ratios, est, ref)
 
 
+@_of_sounds
 @_by_library
 def sdr_v4(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
     """:func:`bss_eval_v4` of all channels together, as museval and the SiSEC campaigns have it.
@@ -239,6 +249,7 @@ def bss_eval_v4(references: np.ndarray, estimates: np.ndarray, sample_rate: int)
         return [float(median) for median in np.nanmedian(ratios, 1)]  # NaN: a silent frame
 
 
+@_of_sounds
 def lsd(est: torch.Tensor, ref: torch.Tensor) -> float:
     """Log-spectral distance, mean over frames and channels; 0 for equal signals.
 
@@ -255,50 +266,31 @@ def lsd(est: torch.Tensor, ref: torch.Tensor) -> float:
     return (log_power(ref) - log_power(est)).square().mean(-2).sqrt().mean().item()
 
 
+@_of_sounds
 @_by_library
 def visqol(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
     """ViSQOL (Chinen et al. 2020), audio mode: mean opinion score, 1 (bad) to about 4.7; of the
     mono mix at 48 kHz. NaN for less than a second, which is too short to be scored. Arguments are
     those of :func:`sdr_v4`."""
+    return _heard(hearing.visqol, est, ref, sample_rate)
+
+
+@_of_sounds
+@_by_library
+def zimtohrli(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
+    """Zimtohrli (Google, 2022 to 2026): mean opinion score, 1 (bad) to 5 (equal), of the mono mix
+    at 48 kHz; of what is longer than half a minute the mean of parts. It knows levels: the same
+    error is heard less in quiet sound. NaN for less than a second. Arguments are those of
+    :func:`sdr_v4`."""
+    return _heard(hearing.zimtohrli, est, ref, sample_rate)
+
+
+def _heard(score: hearing.Score, est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
     if est.shape[-1] < sample_rate or _is_silent(ref.mean(0)):
         return math.nan
     if _is_silent(est.mean(0)):
         return 1.0
-    mono = (
-        soxr.resample(x.double().mean(0).numpy(), sample_rate, _VISQOL_RATE, quality="VHQ")
-        for x in (ref, est)
-    )
-    with _visqol_lock:
-        return float(_visqol_api().measure_from_arrays(*mono, _VISQOL_RATE).moslqo)
-
-
-@lru_cache(maxsize=1)
-def _visqol_api():
-    from visqol import VisqolApi
-
-    api = VisqolApi()
-    api.create(mode="audio")
-    return api
-
-
-def _checked(wav: Signal, name: str) -> torch.Tensor:
-    wav = torch.as_tensor(wav).detach().cpu()
-    wav = wav.unsqueeze(0) if wav.ndim == 1 else wav
-    shape = tuple(wav.shape)
-    if wav.ndim != 2 or wav.numel() == 0 or not wav.is_floating_point():
-        raise ValueError(
-            f"{name} of shape {shape} and type {wav.dtype} is no sound; it takes floating point "
-            "(channels, time)"
-        )
-    n_channels, n_samples = shape
-    if n_channels > (_MOST_CHANNELS if n_samples == 1 else n_samples):
-        raise ValueError(
-            f"{name} of shape {shape} has more channels than samples; it takes "
-            f"(channels, time), and soundfile gives (time, channels): pass {name}.T"
-        )
-    if not torch.isfinite(wav).all():
-        raise ValueError(f"{name} holds NaN or infinity")
-    return wav
+    return score(*(hearing.mono(x.double().numpy(), sample_rate) for x in (est, ref)))
 
 
 def _centred(wav: torch.Tensor) -> torch.Tensor:

@@ -12,13 +12,15 @@ from asteroid import models as asteroid_models
 from asteroid.models.base_models import BaseModel
 from typing_extensions import Self
 
-from . import audio, checkpoints
+from . import audio, checkpoints, tags
 from .checkpoints import hub
+from .diagnose import diagnose
 from .errors import AudioError
 from .network.apollo import ApolloNetwork
 from .network.base import RestorationNetwork
 from .network.streaming import ApolloStreamer
-from .restore import Progress, restore_audio, restore_wav
+from .restore import Progress, model_level, restore_audio, restore_wav, write_result
+from .settings import Settings
 
 
 class RestorationModel(RestorationNetwork, BaseModel):
@@ -34,7 +36,9 @@ class RestorationModel(RestorationNetwork, BaseModel):
         block_seconds: float | None = None,
         progress: Progress | bool | None = None,
     ) -> torch.Tensor:
-        """Restores a signal of any length in bounded memory; the result is that of ``model(wav)``.
+        """Restores a signal of any length in bounded memory; the result is that of ``model(wav)``:
+        the network takes samples as they are. :meth:`separate` and
+        :func:`apollo_plugin.restore.restore_audio` bring recordings to the model's level first.
 
         See :func:`apollo_plugin.restore.restore_wav`.
         """
@@ -42,9 +46,23 @@ class RestorationModel(RestorationNetwork, BaseModel):
 
     # What Asteroid's BaseModel offers, where its own would rescale, drop channels or unpickle.
 
-    def forward_wav(self, wav: torch.Tensor, **kwargs) -> torch.Tensor:
-        """:meth:`restore`, so that whatever runs Asteroid models runs this in bounded memory."""
-        return self.restore(wav, **kwargs)
+    def forward_wav(self, wav: torch.Tensor, keep_level: bool = False, **kwargs) -> torch.Tensor:
+        """:meth:`restore` of recordings, so that whatever runs Asteroid models runs this in bounded
+        memory, and as ``apollo-restore`` does.
+
+        Args:
+            wav: ``(time,)``, ``(channels, time)`` or ``(batch, channels, time)``; each of a batch
+                is brought to the model's ``input_peak`` and back.
+            keep_level: it is not.
+            **kwargs: for :meth:`restore`.
+        """
+        self._streams(wav)  # says what is no signal
+        many = wav.reshape(-1, *wav.shape[-2:]) if wav.ndim > 2 else wav[None]
+        restored = []
+        for one in many:
+            level = 1.0 if keep_level else model_level(one, self.input_peak)
+            restored.append(self.restore(one / level, **kwargs) * level)
+        return torch.stack(restored).reshape(wav.shape)
 
     def separate(
         self,
@@ -54,14 +72,16 @@ class RestorationModel(RestorationNetwork, BaseModel):
         resample: bool = False,
         **kwargs,
     ) -> torch.Tensor | np.ndarray | None:
-        """Asteroid's ``separate``, for any channels and without its rescaling.
+        """Asteroid's ``separate``, for any channels and without its rescaling. What comes back has
+        the level of what came, and is the same of a file and of its samples.
 
         Args:
             wav: tensor, array or name of a file.
             output_dir: folder for the result of a file; beside the file unless given.
             force_overwrite: overwrite a result that exists.
             resample: take files of another sample rate than the model's.
-            **kwargs: for :meth:`restore`.
+            **kwargs: for :meth:`forward_wav`, or of a file for
+                :func:`~apollo_plugin.restore.restore_audio`.
 
         Returns:
             what came in, restored; None for a file.
@@ -101,13 +121,17 @@ class RestorationModel(RestorationNetwork, BaseModel):
                 f"{target} exists already; pass force_overwrite=True to overwrite it", stacklevel=2
             )
             return
-        wav, sample_rate = audio.read(path)
+        reading = audio.read_all(path)
+        wav, sample_rate = reading.wav, reading.sample_rate
         if sample_rate != self.sample_rate and not resample:
             raise AudioError(
                 f"sample_rate {sample_rate} of '{path}' does not match the model's "
                 f"{self.sample_rate:g}; pass resample=True"
             )
-        audio.write(target, restore_audio(self, wav, sample_rate, **kwargs), sample_rate)
+        low = audio.low_channels(reading.layout)
+        restored = restore_audio(self, wav, sample_rate, untouched=low, **kwargs)
+        made = tags.mark.make(self.origin, path, diagnose(wav, sample_rate).cutoff)
+        write_result(target, restored, sample_rate, Settings(), layout=reading.layout, made=made)
 
     def serialize(self) -> dict[str, Any]:
         """Asteroid's model package, of plain values only, so that it loads with
@@ -134,7 +158,9 @@ class RestorationModel(RestorationNetwork, BaseModel):
         if cls is RestorationModel:
             # By its public name: this module knows no other model.
             cls = getattr(import_module(__package__), conf["model"])
-        return checkpoints.build(cls, conf, *args, **kwargs)
+        model = checkpoints.build(cls, conf, *args, **kwargs)
+        model.origin = conf["origin"]
+        return model
 
     def save_pretrained(self, folder: str | os.PathLike, **options) -> Path:
         """Writes weights, configuration and model card to a folder that :meth:`from_pretrained`

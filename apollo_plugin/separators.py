@@ -14,7 +14,7 @@ from huggingface_hub import logging
 from torch import nn
 
 from . import audio, checkpoints
-from .errors import CheckpointError, SeparatorError
+from .errors import CheckpointError, SeparatorError, does_not_load
 from .restore import Progress
 
 # torchaudio's pre-trained bundles, by the names of torchaudio.pipelines.
@@ -211,8 +211,13 @@ def load(name: str | os.PathLike, **kwargs) -> Separator:
         return Separator(_asteroid(Path(name), str(name)), **kwargs)
     name = str(name)
     if name.upper() in BUNDLES:
-        import torchaudio
-
+        try:
+            import torchaudio
+        except Exception as error:  # of the system, of torch or its own
+            raise SeparatorError(
+                f"'{name}' needs torchaudio, which does not load ({does_not_load(error)}); "
+                "install torch and torchaudio anew, both from one index"
+            ) from error
         bundle = getattr(torchaudio.pipelines, name.upper())
         try:
             return Separator(bundle, **kwargs)

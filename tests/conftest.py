@@ -1,12 +1,24 @@
 """Fixtures that the tests share."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
-from helpers import GOLDEN, chirps, save, small_model
+from helpers import (
+    CHROMIUM,
+    CHROMIUM_FLAGS,
+    GOLDEN,
+    chirps,
+    process_changes,
+    process_state,
+    restore_process,
+    save,
+    small_model,
+)
 from safetensors.torch import load_file
 
 from apollo_plugin import Apollo, MultiResolutionSTFTDiscriminator
@@ -15,6 +27,51 @@ from apollo_plugin import Apollo, MultiResolutionSTFTDiscriminator
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "launch" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.needs("chromium"))
+
+
+def pytest_runtest_setup(item):
+    wanted = [name for mark in item.iter_markers("needs") for name in mark.args]
+    lacking = [name for name in wanted if not (CHROMIUM if name == "chromium" else which(name))]
+    if lacking:
+        pytest.skip(f"needs {' and '.join(dict.fromkeys(lacking))} on the PATH")
+
+
+@pytest.fixture(autouse=True)
+def process_is_left_as_it_was():
+    before, modules = process_state(), set(sys.modules)
+    yield
+    found = process_changes(before, process_state(), imported=bool(set(sys.modules) - modules))
+    if found:
+        restore_process(before)  # else those that follow would fail of it, too
+        pytest.fail("the test leaves the process changed: " + "; ".join(found), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def launch():
+    """Begins a Chromium with further flags; what asks for it needs one, see above."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="the browser tests need playwright"
+    )
+    with sync_api.sync_playwright() as playwright:
+        yield lambda *flags: playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*CHROMIUM_FLAGS, *flags]
+        )
+
+
+@pytest.fixture(scope="session")
+def torchaudio():
+    """The library; tests that compare with it are skipped where it does not load."""
+    try:
+        import torchaudio
+    except Exception as error:
+        pytest.skip(f"torchaudio does not load here: {error}")
+    return torchaudio
 
 
 @pytest.fixture(scope="session")

@@ -3,21 +3,26 @@
 import os
 import shutil
 import time
+import warnings
 from pathlib import Path
 
 import av
+import pytest
 import soundfile
 import torch
 from torch.utils.data import Dataset
 
 from apollo_plugin import SRGAN, Apollo
 from apollo_plugin.cli.work import do_there
+from apollo_plugin.data.parallel import no_processes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHROMIUM_FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--disable-dev-shm-usage"
 ).split()
+needs_processes = pytest.mark.skipif(no_processes() is not None, reason=f"{no_processes()}")
 GOLDEN = Path(__file__).parent / "golden"
 LOCAL = Path(__file__).parents[1] / "recipes" / "musdb18hq_moises" / "local"
 TINY_SRGAN = dict(
@@ -149,6 +154,51 @@ def linear_flops(model: Apollo, n_frames: int) -> int:
 def conv_flops(model: Apollo, n_frames: int) -> int:
     convs = [block.conv for layer in model.layers for block in layer.tcn]
     return sum(2 * n_frames * model.filterbank.n_bands * conv.weight.numel() for conv in convs)
+
+
+def process_state() -> dict[str, object]:
+    """What all that runs in a process shares, of which one test must not change another's."""
+    return {
+        "gradients": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "threads": torch.get_num_threads(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "warnings filters": list(warnings.filters),
+    }
+
+
+def restore_process(state: dict) -> None:
+    """Brings back what :func:`process_state` saw; pytest does so with the filters."""
+    torch.set_grad_enabled(state["gradients"])
+    torch.set_default_dtype(state["default dtype"])
+    torch.set_default_device(state["default device"])
+    torch.set_num_threads(state["threads"])
+    torch.use_deterministic_algorithms(state["deterministic algorithms"])
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = state["cudnn"]
+
+
+def process_changes(before: dict, after: dict, imported: bool) -> list[str]:
+    """In words. Libraries add filters when they are imported: for a kind, a message or a module of
+    theirs; such may come where one was, none may go."""
+    found = [
+        f"{name}: {before[name]} -> {after[name]}"
+        for name in before
+        if name != "warnings filters" and after[name] != before[name]
+    ]
+    old, new = before["warnings filters"], after["warnings filters"]
+    found += [f"warnings filter gone: {each}" for each in old if each not in new]
+    broad = (Warning, UserWarning, DeprecationWarning, FutureWarning, RuntimeWarning)
+    found += [
+        f"warnings filter left: {each}"
+        for each in new
+        if each not in old
+        and (not imported or (each[1] is None and each[2] in broad and each[3] is None))
+    ]
+    return found
 
 
 class Noisy(Dataset):

@@ -26,9 +26,9 @@ ORDER = [
     ["srgan"],
     ["model"],
     ["restore", "live", "checkpoints"],
-    ["settings", "tags"],
+    ["settings", "tags", "blocks"],
     ["audio", "losses", "metrics", "diagnose"],
-    ["network"],
+    ["network", "hearing", "sounds"],
     ["files", "memory", "errors", "apollo_plugin"],
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
@@ -122,8 +122,8 @@ def test_files_are_short(name):
 
 # Of the extras of setup.cfg.
 OPTIONAL = (
-    "fast_bss_eval matplotlib numba visqol distributed tensorboard onnx onnxruntime onnxscript "
-    "gradio musdb museval mir_eval torchao omegaconf playwright psutil"
+    "fast_bss_eval matplotlib numba visqol zimtohrli distributed tensorboard onnx onnxruntime "
+    "onnxscript gradio musdb museval mir_eval torchao omegaconf playwright psutil"
 ).split()
 
 

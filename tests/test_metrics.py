@@ -1,7 +1,6 @@
 """Measures against other libraries and closed forms, and what they say of silence."""
 
 import math
-import shutil
 
 import fast_bss_eval
 import numpy as np
@@ -10,14 +9,12 @@ import scipy.signal
 import torch
 from helpers import tone
 
-from apollo_plugin import metrics
+from apollo_plugin import hearing, metrics
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.errors import install
 from apollo_plugin.metrics import METRICS, MetricWarning, evaluate, lsd, sdr, si_sdr, snr
 
-needs_ffmpeg = pytest.mark.skipif(
-    not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="museval needs ffmpeg"
-)
+needs_ffmpeg = pytest.mark.needs("ffmpeg", "ffprobe")  # museval does
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +105,46 @@ def test_visqol_against_its_library(music):
     assert 1 < expected < 4.7 and metrics.visqol(ref, ref, 44100) > 4.7
 
 
+def test_zimtohrli_against_its_library(music):
+    zimtohrli = pytest.importorskip("zimtohrli")
+    est, ref = music
+    mono = [scipy.signal.resample_poly(x.double().mean(0).numpy(), 160, 147) for x in (ref, est)]
+    expected = zimtohrli.mos_from_signals(*mono)
+    assert metrics.zimtohrli(est, ref, 44100) == pytest.approx(expected, abs=0.01)
+    assert 1 < expected < 4.95 and metrics.zimtohrli(ref, ref, 44100) == pytest.approx(5, abs=1e-4)
+
+
+def test_zimtohrli_of_long_sound_is_the_mean_of_its_parts():
+    library = pytest.importorskip("zimtohrli")
+    ref = np.random.default_rng(0).normal(0, 0.1, 61 * 48000)
+    est = ref + np.random.default_rng(1).normal(0, 0.05, len(ref)) * (np.arange(len(ref)) < 1e6)
+    third = len(ref) // 3
+    parts = [slice(start, start + third) for start in (0, third, 2 * third)]
+    expected = np.mean([library.mos_from_signals(ref[part], est[part]) for part in parts])
+    assert hearing.zimtohrli(est, ref) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "est, ref",
+    [
+        (np.zeros(100), np.zeros(100)),
+        (np.zeros(48000), np.zeros(48001)),
+        (np.full(48000, math.nan), np.zeros(48000)),
+        (np.zeros(48000), np.full(48000, math.inf)),
+    ],
+)
+def test_what_zimtohrli_would_end_the_process_at(est, ref):
+    pytest.importorskip("zimtohrli")
+    with pytest.raises(ValueError, match="finite signals of one length"):
+        hearing.zimtohrli(est, ref)
+
+
+def test_zimtohrli_of_nan_is_nan():
+    pytest.importorskip("zimtohrli")
+    with pytest.warns(MetricWarning, match="zimtohrli says: .*finite"):
+        assert math.isnan(metrics.zimtohrli(NOISE + NAN, NOISE, 44100))
+
+
 def test_lsd_of_a_change_of_level_is_that_level():
     """Where all bins lie far above 1e-8, a factor of 10 in amplitude is 2 in log10 of power."""
     ref = torch.randn(2, 44100)
@@ -153,13 +190,13 @@ NAN, INF = math.nan, math.inf
     "est, ref, expected",
     [
         (NOISE, NOISE, dict(si_sdr=INF, snr=INF, sdr=INF, sdr_v4=INF, lsd=0)),
-        (SILENCE, NOISE, dict(si_sdr=-INF, snr=0, sdr=-INF, sdr_v4=-INF, visqol=1)),
-        (NOISE, SILENCE, dict(si_sdr=NAN, snr=NAN, sdr=NAN, sdr_v4=NAN, visqol=NAN)),
-        (SILENCE, SILENCE, dict(si_sdr=NAN, snr=NAN, sdr=NAN, sdr_v4=NAN, visqol=NAN, lsd=0)),
+        (SILENCE, NOISE, dict(si_sdr=-INF, snr=0, sdr=-INF, sdr_v4=-INF, visqol=1, zimtohrli=1)),
+        (NOISE, SILENCE, dict(si_sdr=NAN, snr=NAN, sdr=NAN, sdr_v4=NAN, visqol=NAN, zimtohrli=NAN)),
+        (SILENCE, SILENCE, dict(si_sdr=NAN, snr=NAN, sdr=NAN, visqol=NAN, zimtohrli=NAN, lsd=0)),
         (HALF, HALF, dict(si_sdr=INF, snr=INF, sdr=INF, sdr_v4=INF, lsd=0)),
         (HALF, NOISE, dict(si_sdr=-INF, sdr=-INF)),
         (0.9 * NOISE, HALF, dict(snr=20)),
-        (SILENCE + 0.1, NOISE, dict(si_sdr=-INF, sdr=-INF, visqol=1)),
+        (SILENCE + 0.1, NOISE, dict(si_sdr=-INF, sdr=-INF, visqol=1, zimtohrli=1)),
         (NOISE[:, :1], NOISE[:, :1] + 1, dict(si_sdr=NAN, sdr=NAN)),
     ],
 )
@@ -176,6 +213,7 @@ def test_short_signals(n_samples):
     figures = evaluate(ref + 0.01 * torch.randn(2, n_samples), ref, 44100, (*METRICS[:3], "lsd"))
     assert math.isfinite(figures["lsd"]) and math.isfinite(figures["snr"])
     assert math.isnan(metrics.visqol(ref, ref, 44100))
+    assert math.isnan(metrics.zimtohrli(ref, ref, 44100))
 
 
 @pytest.mark.parametrize(
@@ -253,3 +291,23 @@ def test_sdr_does_not_depend_on_the_level(music):
     expected = sdr(est, ref)
     for gain in (1e-30, 1e-6, 1e6):
         assert sdr(gain * est, gain * ref) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_arrays_and_gradients_are_measured_as_tensors_are(name):
+    """Called one by one, with what a training loop or NumPy hands over."""
+    if name in metrics.unavailable([name]):
+        pytest.skip(metrics.unavailable([name])[name])
+    ref = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 48000), np.float32))
+    est = ref + 0.1 * ref.flip(-1)
+    rate = (44100,) if name in ("sdr_v4", "visqol", "zimtohrli") else ()
+    measure = getattr(metrics, name)
+    expected = metrics.evaluate(est, ref, 44100, [name])[name]
+    assert math.isfinite(expected)
+    learnt = est.clone().requires_grad_()
+    for one, other in ((est.numpy(), ref.numpy()), (learnt, ref), (est.double(), ref.double())):
+        assert measure(one, other, *rate) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="differ; a comparison needs the same channels"):
+        measure(est[:1], ref, *rate)
+    with pytest.raises(ValueError, match="is no sound"):
+        measure(est[None], ref[None], *rate)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import at_one_level, small_model, snr, tone
 
-from apollo_plugin import Apollo, audio
+from apollo_plugin import Apollo, audio, checkpoints
 from apollo_plugin.restore import restore_audio
 
 
@@ -28,6 +28,38 @@ def test_the_effect_does_not_depend_on_the_level(small, rate, options, decibels)
     changed = restore_audio(small, wav, rate, **options) - wav
     scaled = restore_audio(small, gain * wav, rate, **options) / gain - wav
     assert snr(scaled, changed) > 60
+
+
+@pytest.mark.parametrize("peak", [1.0, 0.25, None])
+def test_the_level_is_the_checkpoint_s(tmp_path, peak):
+    """Kept in the file; of one that says nothing it is 0.5."""
+    wav, model = tone(9000), small_model(residual=True, input_peak=peak)
+    checkpoints.save(model, tmp_path / "a.safetensors")
+    again = Apollo.from_pretrained(tmp_path / "a.safetensors")
+    level = 1.0 if peak is None else wav.abs().max() / peak
+    with torch.no_grad():
+        expected = level * model(wav / level)
+        as_it_is = model(wav)
+    for one in (again.separate, lambda x: restore_audio(again, x, 44100)):
+        assert snr(one(wav), expected) > 90
+    assert snr(restore_audio(again, wav, 44100, keep_level=True), as_it_is) > 90
+    state = torch.load(_as_it_was(again, tmp_path), weights_only=True)
+    assert "input_peak" not in state["model_args"]
+    assert Apollo.from_pretrained(tmp_path / "old.pth").input_peak == 0.5
+
+
+def _as_it_was(model, folder):
+    """A file of before there was a choice."""
+    package = model.serialize()
+    del package["model_args"]["input_peak"]
+    torch.save(package, folder / "old.pth")
+    return folder / "old.pth"
+
+
+@pytest.mark.parametrize("peak", [0, -0.5, 1.5, float("nan")])
+def test_peaks_that_cannot_be(peak):
+    with pytest.raises(ValueError, match="input_peak .* between 0 and 1"):
+        small_model(input_peak=peak)
 
 
 def test_the_model_alone_depends_on_the_level(small):

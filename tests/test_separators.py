@@ -2,11 +2,11 @@
 
 import io
 import pickle
+from types import SimpleNamespace
 
 import asteroid.utils.hub_utils
 import pytest
 import torch
-import torchaudio
 from asteroid.models import ConvTasNet
 from helpers import snr, tone
 from torch import nn
@@ -22,18 +22,16 @@ def conv_tasnet(rate=8000, n_src=2):
     return ConvTasNet(n_src=n_src, n_filters=32, n_blocks=2, n_repeats=1, sample_rate=rate).eval()
 
 
-def hdemucs():
+@pytest.fixture
+def hdemucs(torchaudio):
     torch.manual_seed(0)
     return torchaudio.models.HDemucs(["drums", "vocals"], channels=8, depth=6).eval()
 
 
-class Bundle:
+@pytest.fixture
+def bundle(hdemucs):
     """What torchaudio.pipelines gives, without the download."""
-
-    sample_rate = RATE
-
-    def get_model(self):
-        return hdemucs()
+    return SimpleNamespace(sample_rate=RATE, get_model=lambda: hdemucs)
 
 
 class Local(nn.Module):
@@ -71,16 +69,16 @@ def test_the_models_rate_is_met_by_resampling_both_ways():
 
 
 @torch.no_grad()
-def test_hdemucs_bare_and_in_a_bundle():
-    model, wav = hdemucs(), tone(40000)
-    expected = model(wav[None])[0]
-    for separator in (Separator(model, sample_rate=RATE), Separator(Bundle())):
+def test_hdemucs_bare_and_in_a_bundle(hdemucs, bundle):
+    wav = tone(40000)
+    expected = hdemucs(wav[None])[0]
+    for separator in (Separator(hdemucs, sample_rate=RATE), Separator(bundle)):
         assert separator.sources == ["drums", "vocals"] and separator.in_channels == 2
         assert snr(separator(wav, RATE), expected) > 100
 
 
 @torch.no_grad()
-def test_torchaudios_conv_tasnet():
+def test_torchaudios_conv_tasnet(torchaudio):
     torch.manual_seed(0)
     model = torchaudio.models.ConvTasNet(2, 16, 32, msk_num_layers=2, msk_num_stacks=1).eval()
     wav = tone(8000)
@@ -176,8 +174,8 @@ def test_an_asteroid_model_from_the_hub(tmp_path, monkeypatch):
     assert load("someone/ConvTasNet").in_channels == 1 and asked == ["someone/ConvTasNet"]
 
 
-def test_a_bundle_by_name(monkeypatch):
-    monkeypatch.setattr(torchaudio.pipelines, "HDEMUCS_HIGH_MUSDB", Bundle())
+def test_a_bundle_by_name(torchaudio, bundle, monkeypatch):
+    monkeypatch.setattr(torchaudio.pipelines, "HDEMUCS_HIGH_MUSDB", bundle)
     assert load("hdemucs_high_musdb").sources == ["drums", "vocals"]
 
 

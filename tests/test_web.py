@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import CHROMIUM, CHROMIUM_FLAGS, small_model, snr, tone
+from helpers import small_model, snr, tone
 
 from apollo_plugin import audio
 from apollo_plugin.cli.demo import main
@@ -36,12 +36,10 @@ def builder():
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The page with a small model for both of its uses."""
+def site(launch, tmp_path_factory):
+    """The page with a small model for both of its uses, where there is a browser to look at it."""
     pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
-    if CHROMIUM is None:
-        pytest.skip("the browser tests need chromium on the PATH")
     build = builder()
     try:
         build.install()
@@ -65,16 +63,14 @@ def address(site):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="the browser tests need playwright"
+def browser(launch):
+    browser = launch(
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        "--autoplay-policy=no-user-gesture-required",
     )
-    flags = [*CHROMIUM_FLAGS, "--use-fake-ui-for-media-stream"]
-    flags += ["--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(scope="module")

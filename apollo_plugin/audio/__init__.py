@@ -2,10 +2,12 @@
 
 from ..errors import AudioError
 from .crossover import high_pass
+from .layouts import lost as lost_layout
+from .layouts import low_channels
 from .loudness import Level, Meter, album_loudness
 from .reading import SUFFIXES, Reading, probe, read, read_all, read_part
 from .resampling import resample
-from .writing import FORMATS, UNCLIPPED, check_writable, default_subtype, write
+from .writing import FORMATS, UNCLIPPED, check_room, check_writable, default_subtype, write
 
 __all__ = [
     "FORMATS",
@@ -16,9 +18,12 @@ __all__ = [
     "Meter",
     "Reading",
     "album_loudness",
+    "check_room",
     "check_writable",
     "default_subtype",
     "high_pass",
+    "lost_layout",
+    "low_channels",
     "probe",
     "read",
     "read_all",

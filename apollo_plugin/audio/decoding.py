@@ -9,18 +9,13 @@ import av
 import numpy as np
 
 from ..errors import AudioError
-from . import containers
+from . import containers, layouts
 from .containers import Link
 from .ends import Ends
-from .frames import ONLY_SOUND, Window, to_float
+from .frames import ONLY_SOUND, Window, take_layout, to_float
+from .promises import is_timed, promised_seconds
 from .samples import Samples, check_bounds
 
-# Containers that tell how long their sound is; the others guess from the bit rate, or by the last
-# time stamp that is there.
-_TIMED = (
-    "mov matroska asf avi flv wav w64 aiff caf au tta wv ape mpc mpc8 tak dsf iff voc avr "
-    "nistsphere ircam shn ogg flac oma"
-).split()
 # Their packets follow each other without a pause; elsewhere a pause may be meant.
 _GAPLESS = ("mov", "matroska")
 # Codecs whose checksums tell damage for sure.
@@ -105,20 +100,22 @@ def _stream(path, container, samples: Samples, track: int | None) -> "av.AudioSt
 class _Decoding:
     def __init__(self, path: Path, container, stream, samples: Samples):
         self.path, self.container, self.stream, self.samples = path, container, stream, samples
-        names = set(container.format.name.split(","))
-        self.timed = not names.isdisjoint(_TIMED)
-        self.gapless = not names.isdisjoint(_GAPLESS)
+        self.of = (container, stream)
+        self.timed = is_timed(container)
+        self.gapless = not set(_GAPLESS).isdisjoint(container.format.name.split(","))
         codec = stream.codec_context
         if codec is None:
             raise Undecodable(f"'{path}' is coded in a way that FFmpeg does not know")
         self.mpeg = codec.name in _MPEG_AUDIO
-        if codec.sample_rate or codec.channels:
-            check_bounds(path, codec.sample_rate or 44100, codec.channels or 1)
+        self.layout, n_channels = take_layout(stream)
+        if codec.sample_rate or n_channels:
+            check_bounds(path, codec.sample_rate or 44100, n_channels or 1)
         codec.thread_type = "NONE"  # errors belong to the packet that was just given
         self.lossless = codec.name in _LOSSLESS
         if self.lossless:
             codec.options = {"err_detect": "crccheck+explode"}
         self.mixers: dict[tuple[str, str, int], av.AudioResampler] = {}
+        self.orders: dict[str, list[int] | None] = {}
         self.channels = samples.n_channels
         self.n_good = self.n_bad = self.n_corrupt = self.n_junk = 0
         self.first_bad: float | None = None
@@ -154,7 +151,7 @@ class _Decoding:
         there = round((self.samples.seconds - seconds_before) * rate)
         self.samples.drop(self.ends.surplus(there, rate, n_frame))
         if self.samples.seconds == seconds_before:
-            promised = self._promised(data, link)
+            promised = promised_seconds(*self.of, data, link, self.reached)
             of = f"nothing of the {promised:.1f} s that it tells of"
             raise Undecodable(f"'{self.path}' holds {of if promised > _SLACK else 'no samples'}")
         return self._verdict(data, link, self.samples.seconds - seconds_before)
@@ -240,19 +237,29 @@ class _Decoding:
                 f"{self.samples.seconds:.1f} s; mixed to {self.samples.n_channels}"
             )
         self.channels = n_channels
-        if not self.samples.n_channels:
-            self.samples.layout = frame.layout
         n_wanted = self.samples.n_channels or n_channels
         for block in [frame] if n_channels in (1, n_wanted) else self._mixed(frame):
-            samples = self.ends.cut(to_float(block), frame.time)
+            samples = self.ends.cut(self._ordered(block), frame.time)
             # One channel becomes several at its own level; FFmpeg would lower it by 3 dB.
             self.samples.add(np.repeat(samples, n_wanted, 1) if n_channels == 1 else samples, rate)
+
+    def _ordered(self, frame: "av.AudioFrame") -> np.ndarray:
+        """Samples of a frame, its channels in the native order."""
+        name = frame.layout.name
+        if name not in self.orders:
+            layout, self.orders[name] = layouts.native(name)
+            if not layout:  # it is said by the container, if at all
+                layout, self.orders[name] = layouts.native(self.layout)
+            self.samples.layout = self.samples.layout if self.samples.n_channels else layout
+        order = self.orders[name]
+        return to_float(frame) if order is None else to_float(frame)[:, order]
 
     def _mixed(self, frame: "av.AudioFrame") -> list["av.AudioFrame"]:
         """FFmpeg's own way from one layout of channels to another."""
         key = (frame.format.name, frame.layout.name, frame.sample_rate)
         if key not in self.mixers:
-            self.mixers[key] = av.AudioResampler("flt", self.samples.layout)
+            wanted = self.samples.layout or layouts.usual(self.samples.n_channels)
+            self.mixers[key] = av.AudioResampler("flt", wanted)
         return self.mixers[key].resample(frame)
 
     def _watch_gaps(self, frame: "av.AudioFrame", rate: int) -> None:
@@ -267,7 +274,7 @@ class _Decoding:
     def _verdict(self, data: mmap.mmap, link: Link, there: float) -> Found:
         faults = [link.fault] if link.fault else []
         cut, short = link.cut, False
-        promised = self._promised(data, link)
+        promised = promised_seconds(*self.of, data, link, self.reached)
         slack = 0.001 if self.lossless else _SLACK + 2 * self.frame_seconds
         if abs(promised - self.n_good * self.frame_seconds) < 0.001:
             promised = there  # it counts in whole packets
@@ -302,19 +309,3 @@ class _Decoding:
         if link.note:
             self.samples.notes.append(link.note)
         return Found(faults, cut, promised)
-
-    def _promised(self, data: mmap.mmap, link: Link) -> float:
-        """Seconds of sound by the container's word for this stream; 0 where it gives none."""
-        if not self.timed or containers.has_open_size(data, link):
-            return 0.0
-        stream, container = self.stream, self.container
-        if stream.duration and stream.time_base:
-            return float(stream.duration * stream.time_base)
-        if not container.duration:
-            return 0.0
-        whole = container.duration / av.time_base
-        if len(container.streams) == 1:
-            start = float((stream.start_time or 0) * stream.time_base)
-            return whole - max(0.0, start)
-        # The container's length is that of its longest stream: it is whole if any reaches it.
-        return whole if self.reached < whole - 1 else 0.0

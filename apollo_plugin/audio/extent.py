@@ -4,7 +4,7 @@ import os
 
 import av
 
-from .frames import opened
+from .frames import opened, take_layout
 
 
 def expected_bytes(path: str | os.PathLike, seconds: float | None = None) -> int:
@@ -28,6 +28,6 @@ def expected_bytes(path: str | os.PathLike, seconds: float | None = None) -> int
             )
             if seconds is not None:
                 length = min(length, seconds)
-            return int(4 * max(0.0, length) * (stream.rate or 0) * max(stream.channels, 1))
+            return int(4 * max(0.0, length) * (stream.rate or 0) * max(take_layout(stream)[1], 1))
     except (av.FFmpegError, OSError, ValueError, LookupError):
         return 0

@@ -89,6 +89,21 @@ def opened(
         yield container
 
 
+def take_layout(stream: "av.AudioStream") -> tuple[str, int]:
+    """A stream's layout of channels by FFmpeg's name, and how many they are.
+
+    To be asked for once, before anything is decoded. PyAV frees the memory of an order that a file
+    lays down itself whenever it shows it, and again with the stream: the process ends by that. So
+    such an order is taken from the stream, whose frames have none then.
+    """
+    layout = stream.codec_context.layout
+    name, n_channels = layout.name, layout.nb_channels
+    if " channels (" in name:
+        stream.codec_context.layout = f"{n_channels} channels"
+        name = name.partition("(")[2].rstrip(")")
+    return name, n_channels
+
+
 def to_float(frame: "av.AudioFrame") -> np.ndarray:
     """``(time, channels)`` in float32, full scale 1.0, of a frame of any sample type."""
     # PyAV reads past the eighth plane's pointer, and knows no 64-bit integers.

@@ -8,18 +8,13 @@ import numpy as np
 import soxr
 from scipy.signal import sosfilt
 
+from .layouts import weights
+
 # The two sections of K-weighting (annex 1) as analogue prototypes: Hz and Q; dB of the shelf. They
 # give the standard's table at 48 kHz, and its response at other rates.
 _SHELF_HZ, _SHELF_Q, _SHELF_DB = 1681.974450955533, 0.7071752369554196, 3.999843853973347
 _SHELF_BEND = 0.4996667741545416
 _PASS_HZ, _PASS_Q = 38.13547087602444, 0.5003270373238773
-# Of channels in the order of WAV: surrounds count for more, the one of low frequencies not at all.
-_WEIGHTS = {
-    4: (1, 1, 1.41, 1.41),
-    5: (1, 1, 1, 1.41, 1.41),
-    6: (1, 1, 1, 0, 1.41, 1.41),
-    8: (1, 1, 1, 0, 1, 1, 1.41, 1.41),
-}
 _OFFSET = -0.691
 # In LUFS, and below what passes that, in LU.
 _ABSOLUTE_GATE, _RELATIVE_GATE = -70.0, -10.0
@@ -69,7 +64,8 @@ class Meter:
 
     Args:
         sample_rate: in Hz.
-        n_channels: of more than two, in the order of WAV files.
+        n_channels: how many.
+        layout: of them, as in :mod:`.layouts`; the usual one of so many unless given.
 
     Example:
         >>> meter = Meter(48000, 1)
@@ -78,8 +74,8 @@ class Meter:
         -3.01
     """
 
-    def __init__(self, sample_rate: int, n_channels: int):
-        self._weights = np.array(_WEIGHTS.get(n_channels, [1] * n_channels))
+    def __init__(self, sample_rate: int, n_channels: int, layout: str = ""):
+        self._weights = np.array(weights(layout, n_channels))
         self._sections = _k_weighting(sample_rate) if sample_rate >= _MIN_RATE else None
         self._state = np.zeros((2, 2, n_channels))
         self._n_step = round(sample_rate / _STEPS_A_SECOND)

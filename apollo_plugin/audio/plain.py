@@ -5,10 +5,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import soundfile
 
 from ..errors import AudioError
+from . import layouts
 from .containers import Link
+from .frames import opened, take_layout
 from .samples import Samples, check_bounds
 
 # How the files begin that soundfile is asked for first. It is never asked for MPEG audio: its
@@ -86,7 +89,10 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
         expected, rate = length(sound), sound.samplerate
         if expected is None and (sound.frames == 0 or sound.format == "FLAC"):
             raise Unreadable(f"'{path}' holds no samples")
-        n_read = 0
+        n_read, order = 0, None
+        samples.layout = layouts.usual(sound.channels)
+        if sound.channels > 2:  # libsndfile reads layouts of few formats, and in words of its own
+            samples.layout, order = _layout(path, sound.channels)
         if sound.seekable() and samples.start and expected:
             n_read = samples.skip(rate, expected)
             sound.seek(n_read)
@@ -94,7 +100,7 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
             block = sound.read(_BLOCK, dtype="float32", always_2d=True)
             if not len(block):
                 break
-            samples.add(block, rate, expected or 0)
+            samples.add(block if order is None else block[:, order], rate, expected or 0)
             n_read += len(block)
         if samples.full:
             return None
@@ -104,3 +110,13 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
             if sound.format == "FLAC":
                 raise Unreadable(f"'{path}' is damaged: {fault}")
         return fault
+
+
+def _layout(path: Path, n_channels: int) -> tuple[str, list[int] | None]:
+    """A file's layout and the order of its channels, as of :func:`.layouts.native`."""
+    try:
+        with opened(path, "ignore") as container:
+            layout, n_told = take_layout(container.streams.audio[0])
+    except (av.FFmpegError, OSError, ValueError, LookupError):
+        return "", None
+    return layouts.native(layout) if n_told == n_channels else ("", None)

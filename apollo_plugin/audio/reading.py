@@ -39,11 +39,19 @@ class Reading:
         wav: float32 ``(channels, time)``, full scale 1.0.
         sample_rate: in Hz.
         notes: one line each on what was passed over, chosen or changed, without the file's name.
+        layout: which loudspeaker each channel is for, as in :mod:`.layouts`; ``""`` where the file
+            does not tell.
     """
 
     wav: torch.Tensor
     sample_rate: int
     notes: tuple[str, ...] = ()
+    layout: str = ""
+
+    def warn(self, path: str | os.PathLike) -> None:
+        """Passes the notes on as warnings of the caller's caller."""
+        for note in self.notes:
+            warnings.warn(f"'{path}': {note}", stacklevel=3)
 
 
 def read(
@@ -60,8 +68,7 @@ def read(
         float32 tensor ``(channels, time)``, full scale 1.0, and the sample rate in Hz.
     """
     reading = read_all(path, max_seconds, track, start, duration, salvage)
-    for note in reading.notes:
-        warnings.warn(f"'{path}': {note}", stacklevel=2)
+    reading.warn(path)
     return reading.wav, reading.sample_rate
 
 
@@ -105,7 +112,8 @@ def read_all(
             raise AudioError(f"'{path}' ends before {start:g} s")
         raise AudioError(f"'{path}' holds no samples")
     _check_values(path, wav, samples.sample_rate, start)
-    return Reading(torch.from_numpy(wav).T, samples.sample_rate, tuple(samples.notes))
+    notes = tuple(samples.notes)
+    return Reading(torch.from_numpy(wav).T, samples.sample_rate, notes, samples.layout)
 
 
 def probe(path: str | os.PathLike) -> tuple[int, int, int]:

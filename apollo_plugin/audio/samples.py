@@ -1,7 +1,6 @@
 """Samples as they come out of a decoder: bounded, cut to the part asked for, joined at one rate."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soxr
@@ -50,8 +49,8 @@ class Samples:
         self.path, self.start, self.duration = path, start, duration
         self.max_seconds, self.keep = max_seconds, keep
         self.sample_rate = self.n_channels = 0
-        # Of the first block's channels, in FFmpeg's words; what differs later is mixed to it.
-        self.layout: Any = None
+        # Of the first block's channels, as in layouts.py; what differs later is mixed to it.
+        self.layout = ""
         # Seconds decoded so far, the left out among them.
         self.seconds = 0.0
         self.notes: list[str] = []

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from mutagen import MutagenError
 
 from ..errors import AudioError
-from ..files import atomic_write
+from ..files import atomic_write, free_bytes
+from . import layouts
 from .loudness import Meter
 from .samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 
@@ -40,6 +42,8 @@ def write(
     dither: bool = False,
     meter: Meter | None = None,
     finish: Callable[[Path], object] | None = None,
+    layout: str = "",
+    comment: str = "",
 ) -> int:
     """Writes a file whole or not at all: beside its place first, then renamed.
 
@@ -55,6 +59,9 @@ def write(
             the same each time: what rounding takes becomes noise that knows nothing of the sound.
         meter: measures what is written, before anything is clipped.
         finish: told of the file's place before it is renamed; what it raises ends the writing.
+        layout: which loudspeaker each channel is for, as in :mod:`.layouts`; what the format
+            cannot say is left out.
+        comment: of the file, where it becomes CAF or RF64, which hold no other tags here.
 
     Returns:
         how many samples lay beyond full scale and were clipped (0 for floating point).
@@ -65,12 +72,15 @@ def write(
     path = Path(path)
     subtype = subtype or default_subtype(format)
     try:
-        check_writable(format, subtype, sample_rate, wav.shape[0])
+        check_writable(format, subtype, sample_rate, wav.shape[0], layout)
     except AudioError as error:
         raise AudioError(f"'{path}' cannot be written: {error}") from error
     n_bytes = wav.numel() * SAMPLE_BYTES.get(subtype, 4)
     if format == "WAV" and n_bytes > _WAV_LIMIT:
         format = "RF64"
+    elif format == "WAV" and layouts.has_place("WAVEX", subtype, layout, wav.shape[0]):
+        format = "WAVEX"
+    order = layouts.order_of(format, layout, wav.shape[0])
     n_clipped, gain, random = 0, 10 ** (-headroom / 20), np.random.default_rng(0)
     try:
         with atomic_write(path) as beside, beside.open("w+b", buffering=0) as file:
@@ -78,6 +88,8 @@ def write(
             with soundfile.SoundFile(
                 sink, "w", sample_rate, wav.shape[0], subtype, None, format
             ) as sound:
+                if comment and format in ("CAF", "RF64"):
+                    sound.comment = comment
                 for block in wav.split(_OGG_BLOCK if format == "OGG" else _BLOCK, -1):
                     samples = block.detach().cpu().float().T.numpy()
                     if headroom:
@@ -87,6 +99,8 @@ def write(
                     if subtype not in UNCLIPPED:
                         n_clipped += int((np.abs(samples) > 1).sum())
                         samples = samples.clip(-1, 1)
+                    if order:
+                        samples = samples[:, order]
                     if subtype in _BITS:
                         samples = integers(samples, _BITS[subtype], random if dither else None)
                     sound.write(samples)
@@ -95,9 +109,11 @@ def write(
             if sink.error:
                 raise sink.error
             file.close()
+            if layouts.has_place(format, subtype, layout, wav.shape[0]):
+                layouts.write_mask(beside, format, layout)
             if finish:
                 finish(beside)
-    except (OSError, soundfile.SoundFileError, ValueError) as error:
+    except (OSError, soundfile.SoundFileError, ValueError, MutagenError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise AudioError(f"'{path}' cannot be written: {reason}") from error
     return n_clipped
@@ -135,9 +151,13 @@ class _Sink:
         return len(data)
 
 
-def check_writable(format: str, subtype: str | None, sample_rate: int, n_channels: int) -> None:
-    """Raises an AudioError where a format cannot hold a rate or a number of channels."""
+def check_writable(
+    format: str, subtype: str | None, sample_rate: int, n_channels: int, layout: str = ""
+) -> None:
+    """Raises an AudioError where a format cannot hold a rate, a number of channels, or means other
+    loudspeakers by it."""
     subtype = subtype or default_subtype(format)
+    layouts.check(format, subtype, layout, n_channels)
     reason = ""
     if format == "OGG" and sample_rate > _OGG_MAX_RATE:
         reason = f"it goes up to {_OGG_MAX_RATE} Hz; "
@@ -157,6 +177,15 @@ def check_writable(format: str, subtype: str | None, sample_rate: int, n_channel
         f"{format} ({subtype}) cannot hold {n_channels} channel(s) at {sample_rate} Hz; {reason}"
         "choose another --format"
     )
+
+
+def check_room(path: str | os.PathLike, n_bytes: int) -> None:
+    """Raises an AudioError where the disk has no room for a file of so many bytes."""
+    if n_bytes > (free := free_bytes(Path(path).parent)):
+        raise AudioError(
+            f"'{path}' cannot be written: it takes {n_bytes / 1e6:.1f} MB and "
+            f"{free / 1e6:.1f} MB are free"
+        )
 
 
 def default_subtype(format: str) -> str:

@@ -16,6 +16,8 @@ from .published_layout import State
 # No rate, width or number of anything is larger.
 _LARGEST = 10_000_000
 _LONGEST = 4096
+# Hz, ms.
+_RATES, _WINDOWS_MS = (1000, 1_000_000), (1, 1000)
 # What a class raises for arguments that make no model.
 _BUILDING = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError)
 # Calls of torch that building a tensor of a model takes: about four.
@@ -92,15 +94,20 @@ def _is_bounded(value: Any) -> bool:
 
 
 def _check_window(signature: inspect.Signature, values: Mapping[str, Any], state: State) -> None:
-    """Each bin of the STFT has weights of its own, so there are no more bins than weights."""
+    """Each bin of the STFT has weights of its own, so there are no more bins than weights. Which
+    rate and window make so many no tensor says: they are some that sound is kept in."""
     defaults = {key: parameter.default for key, parameter in signature.parameters.items()}
     settings = {**defaults, **values}
     rate, win_ms = settings.get("sample_rate"), settings.get("win_ms")
     n_weights = sum(value.numel() for value in state.values())
     if not isinstance(rate, (int, float)) or not isinstance(win_ms, (int, float)):
         return
-    if rate <= 0 or win_ms <= 0 or rate * win_ms / 2000 > n_weights:
-        raise CheckpointError(f"its sample_rate is {_short(rate)}, its win_ms {_short(win_ms)}")
+    usual = _RATES[0] <= rate <= _RATES[1] and _WINDOWS_MS[0] <= win_ms <= _WINDOWS_MS[1]
+    if not usual or rate * win_ms / 2000 > n_weights:
+        raise CheckpointError(
+            f"its sample_rate is {_short(rate)}, its win_ms {_short(win_ms)}; it takes "
+            f"{_RATES[0]:,} to {_RATES[1]:,} Hz and {_WINDOWS_MS[0]} to {_WINDOWS_MS[1]:,} ms"
+        )
 
 
 class _Limited(TorchFunctionMode):
@@ -114,9 +121,11 @@ class _Limited(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         self.n_left -= 1
-        if self.n_left < 0:
+        result = func(*args, **(kwargs or {}))
+        # What gives no tensor may be the end of a no_grad, which has to come to its end.
+        if self.n_left < 0 and isinstance(result, torch.Tensor):
             raise CheckpointError("they describe a larger model than the file holds")
-        return func(*args, **(kwargs or {}))
+        return result
 
 
 def _outline(

@@ -38,8 +38,8 @@ _FIGURES = """
 ## Figures
 
 {figures}
-SI-SNR, SNR and SDR in dB, higher is better; LSD, lower is better; ViSQOL, 1 to 4.7, higher is
-better, hears nothing above 15 kHz.
+SI-SNR, SNR and SDR in dB, higher is better; LSD, lower is better; ViSQOL, 1 to 4.7, and
+Zimtohrli, 1 to 5, higher is better.
 """
 _DATA = """
 ## Training data and its licences

@@ -1,7 +1,10 @@
-"""What ``torch.save`` names in a pickle, on stand-ins that own no memory, each claim checked."""
+"""What ``torch.save`` names in a pickle: each claim is checked before anything is made of it."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
+
+import torch
 
 from ..errors import CheckpointError
 
@@ -9,11 +12,14 @@ from ..errors import CheckpointError
 _MOST_STEPS = 400_000
 _MOST_ITEMS = 2**48
 _MOST_NUMBER_KEYS, _MOST_TUPLE_KEYS = 50_000, 1000
-# Bytes an item, by storage class; and of the types that have none.
-_STORAGES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2}
-_STORAGES |= {"Char": 1, "Byte": 1, "Bool": 1, "ComplexFloat": 8, "ComplexDouble": 16, "Untyped": 1}
-_TYPES = {"uint16": 2, "uint32": 4, "uint64": 8, "float8_e4m3fn": 1, "float8_e5m2": 1}
-_TYPES |= {"float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1}
+# Types of items, by storage class; and those that have none.
+_STORAGES = {"Double": torch.float64, "Float": torch.float32, "Half": torch.float16}
+_STORAGES |= {"BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32}
+_STORAGES |= {"Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool}
+_STORAGES |= {"ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128}
+_STORAGES |= {"Untyped": torch.uint8}
+_TYPES = {"uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz"}
+_TYPES |= {"float8_e5m2fnuz", "float8_e8m0fnu"}
 UNPLAIN = "weights are dense floats of 16, 32 or 64 bits"
 
 
@@ -24,21 +30,10 @@ class Name(str):
 
 
 class Storage(NamedTuple):
-    item_size: int
-    n_items: int
+    """Memory of the file, and the type of its items."""
 
-
-class Mapping:
-    """A dictionary: how many entries were put in, and whether all of its keys are text."""
-
-    __slots__ = ("n", "text")
-
-    def __init__(self) -> None:
-        self.n, self.text = 0, True
-
-
-class Tensor:
-    """A tensor with its data in a storage of the file."""
+    kind: torch.dtype
+    data: torch.Tensor
 
 
 class Value:
@@ -54,13 +49,13 @@ class Claims:
         most: bytes that all storages may take together.
 
     Attributes:
-        storages: bytes of each storage that the pickle announces, by key.
+        storages: memory for each storage that the pickle announces, by key; uint8, to be filled.
     """
 
     def __init__(self, name: str, n_bytes: dict[str, int] | None, most: int):
         self.name, self.n_bytes, self.most = name, n_bytes, most
-        self.storages: dict[str, int] = {}
-        self._items: dict[str, Storage] = {}
+        self.storages: dict[str, torch.Tensor] = {}
+        self._kinds: dict[str, torch.dtype] = {}
         self._n_steps = self._n_number_keys = self._n_tuple_keys = 0
 
     def refuse(self, why: str) -> NoReturn:
@@ -97,74 +92,79 @@ class Claims:
         _, kind, key, location, n_items = where[:5]
         plain = type(kind) is Name and type(key) is type(location) is str and type(n_items) is int
         self.require(plain and 0 <= n_items < _MOST_ITEMS, "refers to what is no storage")
-        storage = Storage(_STORAGES[kind.rpartition(".")[2].removesuffix("Storage")], n_items)
-        n_bytes = storage.item_size * n_items
-        if key not in self._items:
-            self._items[key], self.storages[key] = storage, n_bytes
+        dtype = _STORAGES[kind.rpartition(".")[2].removesuffix("Storage")]
+        n_bytes = dtype.itemsize * n_items
+        if key not in self.storages:
             self.most -= n_bytes
-        self.require(self._items[key] == storage, "gives a storage two sizes")
-        if self.most < 0 or (self.n_bytes is not None and self.n_bytes.get(key) != n_bytes):
-            raise CheckpointError(
-                f"'{self.name}' is damaged: it lacks some of a tensor's {n_bytes:,} bytes"
-            )
-        return storage
+            if self.most < 0 or (self.n_bytes is not None and self.n_bytes.get(key) != n_bytes):
+                raise CheckpointError(
+                    f"'{self.name}' is damaged: it lacks some of a tensor's {n_bytes:,} bytes"
+                )
+            self.storages[key] = torch.empty(n_bytes, dtype=torch.uint8)
+            self._kinds[key] = dtype
+        same = self._kinds[key] == dtype and len(self.storages[key]) == n_bytes
+        self.require(same, "gives a storage two sizes")
+        return Storage(dtype, self.storages[key])
 
-    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
+    def _tensor(
+        self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any
+    ) -> torch.Tensor:
         """``_rebuild_tensor``; its second version has ``requires_grad, hooks[, metadata]`` too."""
         self.require(isinstance(storage, Storage), "makes a tensor of what is no storage")
         self._check_rest(rest)
         numbers = (offset, *size, *stride)
         plain = all(type(number) is int and 0 <= number < _MOST_ITEMS for number in numbers)
-        if not plain or len(size) != len(stride) or len(size) > 16:
+        if not plain or len(size) != len(stride) or len(size) > 16 or math.prod(size) >= 2**62:
             raise ValueError("no shape")
+        items = storage.data.view(storage.kind)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-        if offset > storage.n_items or (all(size) and last >= storage.n_items):
+        if offset > len(items) or (all(size) and last >= len(items)):
             raise CheckpointError(f"'{self.name}' is damaged: a tensor reaches out of its storage")
-        return Tensor()
+        return items.as_strided(size, stride, offset)
 
-    def _tensor_of_type(self, storage: Any, *rest: Any) -> Tensor:
+    def _tensor_of_type(self, storage: Any, *rest: Any) -> torch.Tensor:
         """``_rebuild_tensor_v3``: as above, with a type that has no storage class of its own."""
         self.require(isinstance(storage, Storage), "makes a tensor of what is no storage")
         offset, size, stride, requires_grad, hooks, kind, *metadata = rest
         self.require(type(kind) is Name, "makes a tensor of no type")
-        item_size = _TYPES.get(kind.removeprefix("torch."))
-        if item_size is None:
+        word = kind.removeprefix("torch.")
+        if word not in _TYPES:
             raise CheckpointError(
                 f"'{self.name}' holds tensors of {ascii(kind)[1:-1][:60]}; {UNPLAIN}"
             )
-        n_items = storage.item_size * storage.n_items // item_size
-        items = Storage(item_size, n_items)
+        dtype = getattr(torch, word)
+        whole = len(storage.data) // dtype.itemsize * dtype.itemsize
+        items = Storage(dtype, storage.data[:whole])
         return self._tensor(items, offset, size, stride, requires_grad, hooks, *metadata)
 
-    def _parameter(self, tensor: Any, *rest: Any) -> Tensor:
-        self.require(isinstance(tensor, Tensor), "makes a parameter of what is no tensor")
+    def _parameter(self, tensor: Any, *rest: Any) -> torch.Tensor:
+        self.require(isinstance(tensor, torch.Tensor), "makes a parameter of what is no tensor")
         self._check_rest(rest)
         return tensor
 
     def _check_rest(self, rest: tuple[Any, ...]) -> None:
-        kinds: tuple[Any, ...] = (bool, Mapping, (Mapping, type(None)))
+        kinds: tuple[Any, ...] = (bool, dict, (dict, type(None)))
         plain = len(rest) <= 3 and all(isinstance(value, k) for value, k in zip(rest, kinds))
-        hooked = any(isinstance(value, Mapping) and value.n for value in rest)
+        hooked = any(isinstance(value, dict) and value for value in rest)
         self.require(plain and not hooked, "makes a tensor with hooks")
 
     # --------------------------------------------------------------------- the few plain functions
 
-    def _ordered(self) -> Mapping:
-        return Mapping()
+    def _ordered(self) -> dict[Any, Any]:
+        return {}
 
     def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
-        """How ``torch.save`` writes bytes. Other codecs may be slow, or unpack."""
+        """How ``torch.save`` writes bytes, which no model needs. Other codecs may be slow, or
+        unpack."""
         plain = type(text) is str and encoding in ("latin1", "latin-1")
         self.require(plain, "encodes text")
-        self.cost(len(text) // 1000)
-        return text.encode("latin1")
+        return b""
 
     def _bytearray(self, *arguments: Any) -> bytes:
         if len(arguments) != 1:
             return self._encode(*arguments) if arguments else b""
         self.require(type(arguments[0]) is bytes, "makes memory")
-        self.cost(len(arguments[0]) // 1000)
-        return arguments[0]
+        return b""
 
     def _set_of(self, items: Any = ()) -> Value:
         self.require(type(items) in (list, tuple), "makes a set of something else")

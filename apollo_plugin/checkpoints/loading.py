@@ -9,6 +9,7 @@ the sample rate and window from what is written beside them where the tensors ag
 
 import contextlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -46,8 +47,8 @@ _HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "best_model
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 _MOST_CONFIG = 1 << 20
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-# Layers may share their rotation tables.
-_MOST_SHARED = 16
+# Squares of what a layer makes of larger weights are none in float32.
+_LARGEST_WEIGHT = 1e6
 _RATE_NAMES = ("sample_rate", "sr", "sampling_rate", "samplerate", "fs")
 _WINDOW_NAMES = ("win_ms", "win", "window_ms")
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -62,22 +63,26 @@ def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``{"model": name of the class, "model_args": ..., "state_dict": ..., "source": name for
-        messages}`` in this package's own layout. Arguments are still those of the file;
-        :func:`build` checks them.
+        messages, "origin": name and digest for marks}`` in this package's own layout. Arguments are
+        still those of the file; :func:`build` checks them.
 
     Raises:
         CheckpointError: in one line, whatever is wrong.
     """
     if isinstance(source, dict):
-        content, name, path = source, "the given package", None
+        content, name, path, origin = source, "the given package", None, ""
     else:
         path, name = _find(source), str(source)
         _require_memory(path.stat().st_size, name)
         content = read(path, name)
+        # Of a path its last part: where a user keeps files is nobody's business.
+        known = path.name if os.path.exists(name) else name
+        origin = f"{known} (sha256 {sha256(path)[:16]})"
     found = unwrap(content, name)
     _check(found.state, name)
     args, state = _to_our_layout(found, path, name)
-    return {"model": found.model, "model_args": args, "state_dict": state, "source": name}
+    told = {"source": name, "origin": origin}
+    return {"model": found.model, "model_args": args, "state_dict": state, **told}
 
 
 def build(cls: type[Model], conf: dict[str, Any], *args, **kwargs) -> Model:
@@ -195,22 +200,27 @@ def _download(name: str) -> Path:
 
 
 def _check(state: State, name: str) -> None:
-    """Weights are dense, finite, and floats of 16, 32 or 64 bits."""
+    """Weights are dense floats of 16, 32 or 64 bits, each with memory of its own, and of a size
+    that can be."""
     n_bytes, storages = 0, {}
-    for key, value in state.items():
+    learnt = {key: value for key, value in state.items() if not published.COMPUTED.fullmatch(key)}
+    for key, value in learnt.items():
         odd = _oddness(value)
         if odd:
             raise CheckpointError(f"'{name}' holds {odd} ({ascii(key)[1:-1][:80]}); {UNPLAIN}")
         n_bytes += value.numel() * value.element_size()
         storage = value.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
-        # What is no number in float32 is none for the model.
-        if not torch.isfinite(value.detach().float()).all():
+    if n_bytes > sum(storages.values()) + 2**20:
+        raise CheckpointError(f"'{name}' is refused: its tensors share their memory")
+    for key, value in learnt.items():
+        least, most = map(float, value.detach().aminmax() if value.numel() else (0, 0))
+        if not (least >= -_LARGEST_WEIGHT and most <= _LARGEST_WEIGHT):
+            what = "NaN" if math.isnan(least) else f"numbers from {least:g} to {most:g}"
             raise CheckpointError(
-                f"'{name}' is damaged: {ascii(key)[1:-1][:80]} holds NaN or no real numbers"
+                f"'{name}' is damaged: {ascii(key)[1:-1][:80]} holds {what}; weights are real "
+                f"numbers within {_LARGEST_WEIGHT:,.0f}"
             )
-    if n_bytes > _MOST_SHARED * sum(storages.values()) + 2**20:
-        raise CheckpointError(f"'{name}' is refused: its tensors share their memory many times")
 
 
 def _oddness(value: torch.Tensor) -> str:
@@ -268,8 +278,11 @@ def _config_beside(path: Path) -> Any:
     """The model's arguments from a ``config.json`` in the same folder."""
     config = path.with_name("config.json")
     try:
-        if config.stat().st_size > _MOST_CONFIG:
+        size = config.stat().st_size
+        # A pipe or a device has no end.
+        if not config.is_file() or size > _MOST_CONFIG:
             return None
-        return read_json(config.read_bytes())["model_args"]
+        with config.open("rb") as file:
+            return read_json(file.read(size))["model_args"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None

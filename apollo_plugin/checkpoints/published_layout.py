@@ -16,6 +16,8 @@ State = dict[str, torch.Tensor]
 # Of two windows that have the same bins, the one that belongs to a rate in use is meant.
 _RATES = (44100, 48000, 16000, 24000, 32000, 22050, 11025, 8000, 88200, 96000, 192000)
 _USUAL_MS = 20
+# Tables of rotations, which layers may share.
+COMPUTED = re.compile(r"net\.\d+\.band_net\.(cos|sin)_freq")
 
 
 def convert(state: State, settings: Sequence[tuple[Any, Any]] = ()) -> tuple[dict[str, Any], State]:
@@ -33,8 +35,8 @@ def convert(state: State, settings: Sequence[tuple[Any, Any]] = ()) -> tuple[dic
         KeyError: with the name of a tensor that is missing.
         ValueError: for tensors that are no plain Apollo's.
     """
-    state = {key: value.float() for key, value in state.items()}
     args, widths = _infer(state)
+    state = {key: value.float() for key, value in state.items() if not COMPUTED.fullmatch(key)}
     args |= _rate_and_window(sum(widths), settings)
     renamed = _rename(state, args, widths)
     if state:
@@ -110,8 +112,6 @@ def _rename(state: State, args: dict[str, Any], widths: list[int]) -> State:
         new[ours + "mlp_norm.weight"] = state.pop(theirs + "MLP.0.weight")
         new[ours + "mlp_in.weight"] = state.pop(theirs + "MLP.1.weight").squeeze(-1)
         new[ours + "mlp_out.weight"] = state.pop(theirs + "MLP_output.weight").squeeze(-1)
-        for table in ("cos_freq", "sin_freq"):  # computed, not learnt
-            state.pop(theirs + table, None)
         for block in range(args["tcn_blocks"]):
             theirs = f"net.{layer}.seq_net.blocks.{block}.conv."
             ours = f"layers.{layer}.tcn.{block}."

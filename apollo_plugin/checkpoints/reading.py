@@ -3,24 +3,25 @@
 import collections
 import io
 import json
-import pickle
 import re
 import struct
-import threading
-import warnings
+import sys
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, one_line
 from .claims import UNPLAIN
-from .inspection import Inspection
+from .unpickling import Unpickler
 
 # Bytes of what describes the tensors: a zip's directory, a pickle, the header of safetensors.
 _MOST_DESCRIPTION = 32 << 20
+# Nobody's header of safetensors takes a tenth of it.
+_MOST_HEADER = 4 << 20
 _LFS = rb"version https://git-lfs\.github\.com/spec/"
 # How files begin that are mistaken for checkpoints.
 _OTHERS = (
@@ -44,11 +45,10 @@ _SAFETENSORS_TYPES = {"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2", "BOOL",
 _SAFETENSORS_TYPES |= {"U16", "I32", "U32", "I64", "U64", "C64"}
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # What safetensors, zipfile and torch raise on files that are broken or something else.
-_DAMAGE: tuple[type[Exception], ...] = (SafetensorError, zipfile.BadZipFile, struct.error)
-_DAMAGE += (EOFError, OSError, RuntimeError, AttributeError, LookupError, TypeError, ValueError)
-_DAMAGE += (AssertionError, ArithmeticError, MemoryError)
-# torch keeps the names that its unpickler may fill in one place for all threads.
-_UNPICKLING = threading.Lock()
+_DAMAGE: tuple[type[Exception], ...] = (SafetensorError, zipfile.BadZipFile, zlib.error)
+_DAMAGE += (struct.error, EOFError, OSError, RuntimeError, LookupError, TypeError, ValueError)
+_DAMAGE += (ArithmeticError, MemoryError)
+_PIECE = 1 << 20
 
 
 def read(path: Path, name: str) -> Any:
@@ -68,7 +68,7 @@ def read(path: Path, name: str) -> Any:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(512)
+            head = file.read(min(512, size))
         if not head:
             raise CheckpointError(f"'{name}' is empty")
         is_safetensors = path.suffix == ".safetensors" or head[8:9] == b"{"
@@ -80,10 +80,6 @@ def read(path: Path, name: str) -> Any:
         return _read_pickle(path, name, size, head)
     except CheckpointError:
         raise
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"'{name}' is refused: its pickle holds more than tensors and settings"
-        ) from error
     except RecursionError as error:
         raise CheckpointError(f"'{name}' is refused: its settings are nested too deep") from error
     except _DAMAGE as error:
@@ -91,7 +87,7 @@ def read(path: Path, name: str) -> Any:
 
 
 def read_json(text: str | bytes) -> Any:
-    """Settings in JSON, without the numbers that JSON does not have.
+    """Settings in JSON, without the numbers that JSON does not have, each told once.
 
     Raises:
         ValueError: for anything else.
@@ -100,14 +96,24 @@ def read_json(text: str | bytes) -> Any:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no number")
 
-    return json.loads(text, parse_constant=refuse)
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(content := dict(pairs)) < len(pairs):
+            twice, _ = collections.Counter(key for key, _ in pairs).most_common(1)[0]
+            raise ValueError(f"it tells {ascii(twice)[1:-1][:80]} twice")
+        return content
+
+    return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
 
 
 def _read_safetensors(path: Path, name: str, size: int) -> dict[str, Any]:
     with path.open("rb") as file:
         (n_header,) = struct.unpack("<Q", file.read(8))
-    if n_header > min(size, _MOST_DESCRIPTION):
-        raise CheckpointError(f"'{name}' is truncated, damaged or no checkpoint")
+        if n_header > min(size, _MOST_HEADER):
+            raise CheckpointError(f"'{name}' is truncated, damaged or no checkpoint")
+        try:
+            read_json(file.read(n_header))
+        except ValueError as error:
+            raise CheckpointError(f"'{name}' is damaged: {one_line(error, 200)}") from error
     with safe_open(path, "pt") as file:
         state = {}
         for key in file.keys():  # noqa: SIM118
@@ -121,29 +127,24 @@ def _read_safetensors(path: Path, name: str, size: int) -> dict[str, Any]:
 
 def _read_pickle(path: Path, name: str, size: int, head: bytes) -> Any:
     if head.startswith(b"PK\x03\x04"):
-        settings = _inspect_archive(path, name, size)
-    elif head.startswith(_LEGACY_MAGIC):
-        settings = _inspect_legacy(path, name, size)
-    else:
+        return _read_archive(path, name, size)
+    with path.open("rb") as file:
+        if head.startswith(_LEGACY_MAGIC):
+            return _read_legacy(file, name, size)
         # A pickle that torch did not write is looked into for what it names.
-        with path.open("rb") as file:
-            Inspection(io.BytesIO(file.read(_MOST_DESCRIPTION)), name, {}, 0)
-        raise CheckpointError(f"'{name}' is a pickle without tensors, or no checkpoint")
-    stand_ins: list[Any] = [(_STAND_INS[kind], setting) for setting, kind in settings.items()]
-    with _UNPICKLING, torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        Unpickler(io.BytesIO(file.read(_MOST_DESCRIPTION)), name, {}, 0)
+    raise CheckpointError(f"'{name}' is a pickle without tensors, or no checkpoint")
 
 
-def _inspect_archive(path: Path, name: str, size: int) -> dict[str, str]:
-    """Checks a zip as ``torch.save`` writes it; the names of settings in its pickle."""
+def _read_archive(path: Path, name: str, size: int) -> Any:
+    """What a zip as ``torch.save`` writes it holds. Nobody else reads the file, so nobody can find
+    something else in it."""
     _check_directory(path, name, size)
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         root = next(iter(entries), "").partition("/")[0]
         pickled = entries.get(f"{root}/data.pkl")
-        # Readers choose differently among namesakes; torch's does not tell case apart.
-        if len({key.lower() for key in entries}) < len(archive.infolist()):
+        if len(entries) < len(archive.infolist()):
             raise CheckpointError(f"'{name}' is refused: it holds two files of one name")
         if f"{root}/constants.pkl" in entries:
             raise CheckpointError(f"'{name}' is a TorchScript program; it takes a state dict")
@@ -152,13 +153,36 @@ def _inspect_archive(path: Path, name: str, size: int) -> dict[str, str]:
         unpacked = sum(entry.file_size for entry in entries.values())
         if unpacked > 2 * size + _MOST_DESCRIPTION or pickled.file_size > _MOST_DESCRIPTION:
             raise CheckpointError(f"'{name}' is refused: it unpacks to {unpacked:,} bytes")
+        for entry in entries.values():
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise CheckpointError(f"'{name}' is packed in a way that torch does not know")
+            if not entry.CRC:  # torch can be told to count none
+                del entry.CRC
         start = f"{root}/data/"
         n_bytes = {
             key.removeprefix(start): entry.file_size
             for key, entry in entries.items()
             if key.startswith(start)
         }
-        return Inspection(io.BytesIO(archive.read(pickled)), name, n_bytes, unpacked).settings
+        order = entries.get(f"{root}/byteorder")
+        if order and archive.open(order).read(6).decode() != sys.byteorder:
+            raise CheckpointError(f"'{name}' was saved on a machine of another byte order")
+        with archive.open(pickled) as file:
+            content = Unpickler(io.BytesIO(file.read(pickled.file_size)), name, n_bytes, unpacked)
+        for key, storage in content.storages.items():
+            with archive.open(start + key) as file:
+                _fill(storage, file)
+    return content.value
+
+
+def _fill(storage: torch.Tensor, file: IO[bytes]) -> None:
+    left = storage.numpy().data
+    while left:
+        piece = file.read(min(len(left), _PIECE))
+        if not piece:
+            raise EOFError
+        left[: len(piece)] = piece
+        left = left[len(piece) :]
 
 
 def _check_directory(path: Path, name: str, size: int) -> None:
@@ -180,47 +204,19 @@ def _check_directory(path: Path, name: str, size: int) -> None:
         raise CheckpointError(f"'{name}' is refused: its directory takes {n_directory:,} bytes")
 
 
-def _inspect_legacy(path: Path, name: str, size: int) -> dict[str, str]:
-    """Checks a file as torch wrote it before 1.6: five pickles, and the storages one by one."""
-    with path.open("rb") as file:
-        pickles = io.BytesIO(file.read(_MOST_DESCRIPTION))
+def _read_legacy(file: IO[bytes], name: str, size: int) -> Any:
+    """What torch wrote before 1.6: five pickles, and the storages one by one."""
+    pickles = io.BytesIO(file.read(_MOST_DESCRIPTION))
     for _ in range(3):  # magic number, protocol and system
-        Inspection(pickles, name, {}, 0)
-    content = Inspection(pickles, name, None, size)
-    keys = Inspection(pickles, name, {}, 0).value
+        Unpickler(pickles, name, {}, 0)
+    content = Unpickler(pickles, name, None, size)
+    keys = Unpickler(pickles, name, {}, 0).value
     if type(keys) is not list or sorted(map(str, keys)) != sorted(content.storages):
         raise CheckpointError(f"'{name}' is truncated, damaged or no checkpoint")
-    if pickles.tell() + sum(8 + n for n in content.storages.values()) > size:
+    if pickles.tell() + sum(8 + len(data) for data in content.storages.values()) > size:
         raise CheckpointError(f"'{name}' is truncated")
-    return content.settings
-
-
-# ---------------------------------------------------------------------------- settings, thrown away
-
-
-class _Mapping:
-    """Stands in for settings that a pickle puts keys into: torch's unpickler fills no other type
-    than dictionaries."""
-
-    def __new__(cls, *args: Any) -> Any:
-        return collections.OrderedDict()
-
-
-class _List:
-    """Likewise for those that are appended to."""
-
-    def __new__(cls, *args: Any) -> Any:
-        return []
-
-
-class _Object:
-    """Likewise for those that take a state of their own kind."""
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-_STAND_INS = {"mapping": _Mapping, "list": _List, "object": _Object}
+    file.seek(pickles.tell())
+    for key in keys:
+        file.seek(8, io.SEEK_CUR)  # how many items follow
+        _fill(content.storages[key], file)
+    return content.value

@@ -49,6 +49,7 @@ class _Candidate(NamedTuple):
     model: str
     place: str
     prefix: str
+    state: State
     mappings: list[dict[Any, Any]]
 
 
@@ -76,14 +77,13 @@ def unwrap(content: Any, name: str) -> Found:
         )
     averaged = [one for one in candidates if _AVERAGED.search(f"{one.place}.{one.prefix}")]
     first, *others = averaged or candidates
-    state = _state(first, candidates)
     for other in others:
-        if other.mappings[0] is first.mappings[0] and not _same(_state(other, candidates), state):
+        if other.mappings[0] is first.mappings[0] and not _same(other.state, first.state):
             raise CheckpointError(
                 f"'{name}' holds several models, '{_printed(first.prefix)}*' and "
                 f"'{_printed(other.prefix)}*'; save one"
             )
-    return Found(first.model, state, first.mappings)
+    return Found(first.model, first.state, first.mappings)
 
 
 def mappings_of(content: Any) -> list[tuple[str, list[dict[Any, Any]]]]:
@@ -95,8 +95,10 @@ def mappings_of(content: Any) -> list[tuple[str, list[dict[Any, Any]]]]:
         if len(mappings) > _DEEPEST:
             continue
         for key, value in mappings[0].items():
+            if not isinstance(value, dict) or not value:
+                continue
             # A file may hold the same mapping in itself.
-            if isinstance(value, dict) and id(value) not in known and len(known) < _MOST_MAPPINGS:
+            if id(value) not in known and len(known) < _MOST_MAPPINGS:
                 known.add(id(value))
                 found.append((f"{place}.{str(key)[:100]}", [value, *mappings]))
     return found
@@ -106,27 +108,35 @@ def _candidates(content: Any) -> list[_Candidate]:
     found = []
     for place, mappings in mappings_of(content):
         tensors = [k for k, v in mappings[0].items() if isinstance(k, str) and torch.is_tensor(v)]
+        models = {}
         for model, anchor in _ANCHOR.items():
             matches = filter(None, map(anchor.fullmatch, tensors))
-            prefixes = dict.fromkeys(match["prefix"] for match in matches)
-            found += [_Candidate(model, place, prefix, mappings) for prefix in prefixes]
+            models[model] = dict.fromkeys(match["prefix"] for match in matches)
+        states = _split(mappings[0], tensors, set().union(*models.values()))
+        found += [
+            _Candidate(model, place, prefix, states[prefix], mappings)
+            for model, prefixes in models.items()
+            for prefix in prefixes
+        ]
     return found
 
 
-def _state(one: _Candidate, candidates: list[_Candidate]) -> State:
-    prefix, mapping = one.prefix, one.mappings[0]
-    longer = tuple(
-        other.prefix
-        for other in candidates
-        if other.mappings[0] is mapping and other.prefix != prefix
-        if other.prefix.startswith(prefix)
-    )
-    return {
-        key[len(prefix) :]: value
-        for key, value in mapping.items()
-        if isinstance(key, str) and torch.is_tensor(value)
-        if key.startswith(prefix) and not (longer and key.startswith(longer))
-    }
+def _split(mapping: dict[Any, Any], names: list[str], prefixes: set[str]) -> dict[str, State]:
+    """Tensors by their longest prefix, without it.
+
+    Once all are sorted, what a prefix begins follows it, and those that are still open lie within
+    each other: one pass, however many there are."""
+    states: dict[str, State] = {prefix: {} for prefix in prefixes}
+    still_open: list[str] = []
+    # A prefix goes before a name that is equal to it.
+    for text, is_name in sorted([*((p, False) for p in prefixes), *((n, True) for n in names)]):
+        while still_open and not text.startswith(still_open[-1]):
+            still_open.pop()
+        if not is_name:
+            still_open.append(text)
+        elif still_open:
+            states[still_open[-1]][text[len(still_open[-1]) :]] = mapping[text]
+    return states
 
 
 def _same(one: State, other: State) -> bool:

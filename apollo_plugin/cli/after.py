@@ -55,11 +55,11 @@ def _kept_track(job: Job) -> tags.Track | None:
     if not source.has_album_gain:
         return None
     try:
-        wav, rate = audio.read(job.target)
+        reading = audio.read_all(job.target)
     except ApolloError:
         return None
-    meter = audio.Meter(rate, wav.shape[0])
-    for block in wav.split(rate, -1):
+    meter = audio.Meter(reading.sample_rate, reading.wav.shape[0], reading.layout)
+    for block in reading.wav.split(reading.sample_rate, -1):
         meter.add(block.T.numpy())
     return tags.Track(source.album, frozenset(source.loudness), meter.level())
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
-from .arguments import add_checkpoint, add_device, add_version
+from .arguments import add_checkpoint, add_device, add_level, add_version
 from .terminal import command, refuse_terminal, say, waiting
 
 if TYPE_CHECKING:
@@ -54,16 +54,17 @@ def _main(argv: Sequence[str] | None) -> int:
         from .pcm import Input, Output
 
         model = load(args)
-    small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
-    torch.set_num_threads(1 if small else min(_MOST_THREADS, torch.get_num_threads()))
     if not isinstance(model, ApolloNetwork):
         raise CheckpointError(
             f"'{args.checkpoint}' is no Apollo: {type(model).__name__} cannot stream"
         )
-    load_ = Load()
+    small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
+    load_, n_threads = Load(), torch.get_num_threads()
+    torch.set_num_threads(1 if small else min(_MOST_THREADS, n_threads))
     try:
         source = Input(sys.stdin.buffer, args.rate, args.channels, args.format)
-        live = LiveRestorer(model, source.rate, source.n_channels)
+        keep_level = args.level == "keep"
+        live = LiveRestorer(model, source.rate, source.n_channels, keep_level)
         delay = 1000 * live.latency / source.rate
         say(
             f"{source.rate} Hz, {source.n_channels} channel(s), {source.format}: {delay:.0f} ms "
@@ -77,6 +78,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
+        torch.set_num_threads(n_threads)
         if args.stats:
             say(str(load_))
     return source.end()
@@ -169,6 +171,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--stats", action="store_true", help="tell at the end of load and the longest block")
     add_checkpoint(add, "apollo-small-streaming")
+    add_level(add)
     add_device(add)
     add_version(parser)
     args = parser.parse_args(argv)

@@ -16,7 +16,14 @@ from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
-from ..errors import ApolloError, SettingError, is_out_of_memory, one_line
+from ..errors import (
+    ApolloError,
+    SettingError,
+    does_not_load,
+    is_out_of_memory,
+    library_at_fault,
+    one_line,
+)
 
 # Of the command that runs, before each of its lines on standard error.
 _name = "apollo"
@@ -66,13 +73,23 @@ def command(name: str, main: Callable[[], int | None], polite: bool = True) -> i
 
 def is_mendable(error: BaseException) -> bool:
     """Whether an error is one that a user can mend; else it is a defect."""
-    return isinstance(error, (ApolloError, OSError)) or is_out_of_memory(error)
+    return (
+        isinstance(error, (ApolloError, OSError))
+        or is_out_of_memory(error)
+        or library_at_fault(error) is not None
+    )
 
 
 def told(error: BaseException) -> str:
     """An error in one line; a defect with its type."""
     if is_out_of_memory(error):
         return f"out of memory ({one_line(error, 120)})"
+    library = None if isinstance(error, ApolloError) else library_at_fault(error)
+    if library:
+        return (
+            f"the library {library} does not load ({does_not_load(error)}); install apollo-plugin "
+            "anew, in a virtual environment of its own"
+        )
     if is_mendable(error):
         return one_line(error, 5000)  # names of files may be long, and what is wrong stands last
     return f"failed by a defect of apollo-plugin: {type(error).__name__}: {one_line(error, 200)}"

@@ -26,6 +26,7 @@ from .mixing import (
     kbps_name,
     level_db,
 )
+from .parallel import no_processes
 
 _MAX_DRAWS = 20
 
@@ -139,8 +140,10 @@ class MixtureDataset(Dataset):
         self.max_stems, self.gain_db, self.bit_rates = max_stems, gain_db, tuple(bit_rates)
         self.mixture_share, self.level_db = mixture_share, level_db
         self.tilt_db, self.mono = tilt_db, mono
-        # Shared, so that workers which live longer than an epoch hear of the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        if no_processes() is None:
+            # So that workers which live longer than an epoch hear of the next one.
+            self._epoch.share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose items come next, in all worker processes too."""

@@ -1,10 +1,10 @@
 """The error budget of a restoration: where above the coding cut-off its level goes wrong.
 
 Bands of 5 bins of a 20 ms window (250 Hz) every 10 ms; the difference of their levels in dB, from
-the cut-off to 16 kHz, is taken apart into what a volume control would mend (bias), what an
-equaliser would mend (band by band) and what changes from frame to frame (over time). The last is
-what ViSQOL hears. Two noises of equal envelope differ by about 3 dB over time, so less is luck.
-Below the cut-off there was a signal, and the budget holds its SI-SNR.
+the cut-off to 20 kHz or to where the original ends, is taken apart into what a volume control would
+mend (bias), what an equaliser would mend (band by band) and what changes from frame to frame (over
+time). The last is what ViSQOL hears. Two noises of equal envelope differ by about 3 dB over time,
+so less is luck. Below the cut-off there was a signal, and the budget holds its SI-SNR.
 """
 
 import math
@@ -18,7 +18,9 @@ from ..metrics import si_sdr
 ENERGY_FLOOR = 1e-6
 _WINDOW_SECONDS = 0.02
 _BAND_BINS = 5
-TOP_HZ = 16000.0
+TOP_HZ = 20000.0
+# An original goes up to the last band that is so many dB above the floor in that share of frames.
+_SOUNDS_DB, _SOUNDS_SHARE = 10.0, 0.01
 
 
 class ErrorBudget(NamedTuple):
@@ -49,7 +51,7 @@ def error_budget(
         cutoff_hz: above it the codec left nothing.
 
     Raises:
-        ValueError: for unequal shapes, or where no band lies between the cut-off and 16 kHz.
+        ValueError: for unequal shapes, or where no band lies between the cut-off and 20 kHz.
 
     Example:
         >>> import torch
@@ -62,9 +64,11 @@ def error_budget(
     levels = [band_levels(wav, sample_rate) for wav in (est, ref)]
     bands = bands_above(cutoff_hz, sample_rate)
     if not len(bands):
-        raise ValueError(f"no band of 250 Hz lies between the cut-off {cutoff_hz} Hz and 16 kHz")
-    errors = level_errors(*(level[:, bands.start : bands.stop] for level in levels))
-    low = [_below(wav, sample_rate, cutoff_hz) for wav in (est, ref)]
+        raise ValueError(f"no band of 250 Hz lies between the cut-off {cutoff_hz} Hz and 20 kHz")
+    stop = min(bands.stop, _n_sounding(levels[1]))
+    stop = bands.stop if stop <= bands.start else stop
+    errors = level_errors(*(level[:, bands.start : stop] for level in levels))
+    low = [below(wav, sample_rate, cutoff_hz) for wav in (est, ref)]
     return errors._replace(si_sdr_below=si_sdr(*low))
 
 
@@ -102,15 +106,24 @@ def band_levels(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
     return 10 * (energy + ENERGY_FLOOR).log10()
 
 
-def bands_above(cutoff_hz: float, sample_rate: int) -> range:
-    """Numbers of the bands between the cut-off and 16 kHz, or the end of the spectrum."""
+def _n_sounding(levels_db: torch.Tensor) -> int:
+    """Number of bands up to the highest in which something sounds: above a low-pass of the
+    original's own nobody can know that there is to be nothing."""
+    floor_db = 10 * math.log10(ENERGY_FLOOR)
+    share = (levels_db > floor_db + _SOUNDS_DB).double().mean(-1).amax(0)
+    return int((share > _SOUNDS_SHARE).nonzero().max()) + 1 if (share > _SOUNDS_SHARE).any() else 0
+
+
+def bands_above(cutoff_hz: float, sample_rate: int, top_hz: float = TOP_HZ) -> range:
+    """Numbers of the bands from the cut-off to ``top_hz``, or to the end of the spectrum."""
     n = round(_WINDOW_SECONDS * sample_rate / 2) * 2
     width_hz = _BAND_BINS * sample_rate / n
-    top = min(round(TOP_HZ / width_hz), (n // 2 + 1) // _BAND_BINS)
+    top = min(round(top_hz / width_hz), (n // 2 + 1) // _BAND_BINS)
     return range(math.ceil(cutoff_hz / width_hz), top)
 
 
-def _below(wav: torch.Tensor, sample_rate: int, cutoff_hz: float) -> torch.Tensor:
+def below(wav: torch.Tensor, sample_rate: int, cutoff_hz: float) -> torch.Tensor:
+    """The part of a signal ``(..., time)`` below a codec's cut-off and its slope."""
     spectrum = torch.fft.rfft(wav.double())
     hertz = torch.fft.rfftfreq(wav.shape[-1], 1 / sample_rate).to(wav.device)
     # The codec's slope takes some hundred hertz.

@@ -123,9 +123,9 @@ def gains(entries: Sequence[Entry]) -> Table:
 
 
 def by_bit_rate(entries: Sequence[Entry]) -> Table:
-    """Figure 2 in numbers, and LSD: MP3 and models for each bit rate."""
+    """Figure 2 in numbers, LSD and Zimtohrli: MP3 and models for each bit rate."""
     first = entries[0].summary
-    shown = [metric for metric in (*_TABLE_METRICS, "lsd") if metric in first]
+    shown = [metric for metric in (*_TABLE_METRICS, "lsd", "zimtohrli") if metric in first]
 
     def cell(kbps: str, metric: str) -> str:
         values = [first["by_kbps"][kbps][INPUT + metric]]

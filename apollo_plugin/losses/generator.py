@@ -112,7 +112,7 @@ class GeneratorLoss(nn.Module):
             judgement: what they say of the original.
             coded: the generator's input, for ``snr_below="cutoff"``.
         """
-        est, ref = Signal.of(est_targets), Signal.of(targets)
+        est, ref = Signal.pair(est_targets, targets)
         parts: dict[str, torch.Tensor] = {}
         for name, loss in self.comparisons.items():
             if self.weights[name]:

@@ -11,14 +11,32 @@ _EPS = 1e-8
 _POWER_EPS = 1e-9
 
 
+def require_equal_shapes(est: torch.Tensor, ref: torch.Tensor) -> None:
+    """Raises a SettingError for an estimate and an original that torch would broadcast: one channel
+    compared with two, four items with one."""
+    if est.shape != ref.shape:
+        raise SettingError(
+            f"est_targets of shape {tuple(est.shape)} and targets of shape {tuple(ref.shape)} "
+            "differ; a loss compares equal shapes"
+        )
+
+
 class Signal:
     """A batch of waveforms and its spectra, each computed when it is first asked for.
 
     Args:
         wav: ``(batch, channels, time)``.
+
+    Raises:
+        SettingError: for anything else.
     """
 
     def __init__(self, wav: torch.Tensor):
+        if not torch.is_tensor(wav) or not wav.is_floating_point() or wav.ndim != 3:
+            kind = f"{wav.dtype} of shape {tuple(wav.shape)}" if torch.is_tensor(wav) else type(wav)
+            raise SettingError(
+                f"a signal of {kind}: losses take floating point tensors (batch, channels, time)"
+            )
         self.wav = wav
         self._spectra: dict[tuple[int, int], torch.Tensor] = {}
         self._powers: dict[tuple[int, int], torch.Tensor] = {}
@@ -27,6 +45,19 @@ class Signal:
     def of(cls, signal: "Signal | torch.Tensor") -> "Signal":
         """The signal itself, or a tensor as one."""
         return signal if isinstance(signal, Signal) else cls(signal)
+
+    @classmethod
+    def pair(
+        cls, est_targets: "Signal | torch.Tensor", targets: "Signal | torch.Tensor"
+    ) -> tuple["Signal", "Signal"]:
+        """Estimate and original as signals of one shape.
+
+        Raises:
+            SettingError: where they are not: broadcast, one channel would be compared with two.
+        """
+        est, ref = cls.of(est_targets), cls.of(targets)
+        require_equal_shapes(est.wav, ref.wav)
+        return est, ref
 
     def stft(self, window: int, hop: int | None = None) -> torch.Tensor:
         """Centred STFT with a Hann window, complex ``(batch, channels, bins, frames)``.
@@ -67,6 +98,7 @@ class Signal:
 
 def _relative_error(est: torch.Tensor, ref: torch.Tensor, per_item: bool) -> torch.Tensor:
     """Mean absolute error over mean absolute value, in float32 at least."""
+    require_equal_shapes(est, ref)
     dtype = torch.promote_types(ref.dtype, torch.float32)
     est, ref = est.to(dtype), ref.to(dtype)
     axes = tuple(range(1, ref.ndim)) if per_item else tuple(range(ref.ndim))

@@ -55,7 +55,7 @@ class SNRLoss(nn.Module):
         targets: Signal | torch.Tensor,
         coded: Signal | torch.Tensor | None = None,
     ) -> torch.Tensor:
-        est, ref = Signal.of(est_targets), Signal.of(targets)
+        est, ref = Signal.pair(est_targets, targets)
         if self.below is None:
             noise = (est.wav - ref.wav).square().mean(-1)
             power = ref.wav.square().mean(-1)
@@ -80,10 +80,8 @@ class SNRLoss(nn.Module):
         with torch.no_grad():
             band = (hertz / self._BAND_HZ).long()
             kept, whole = (
-                _in_bands(Signal.of(signal).power(self._WINDOW), nn.functional.one_hot(band)).mean(
-                    -2
-                )
-                for signal in (coded, ref)
+                _in_bands(signal.power(self._WINDOW), nn.functional.one_hot(band)).mean(-2)
+                for signal in Signal.pair(coded, ref)
             )
             there = kept > self._KEPT * whole + self._ROUNDING * whole.sum(-1, keepdim=True)
             # All bands up to the highest that is there.

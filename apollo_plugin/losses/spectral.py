@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torchaudio.functional import melscale_fbanks
 
 from ..errors import SettingError
 from .signal import _POWER_EPS, WINDOWS, Signal, _in_bands, _relative_error
@@ -41,7 +40,7 @@ class ReconstructionLoss(nn.Module):
     def forward(
         self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
     ) -> torch.Tensor:
-        est, ref = Signal.of(est_targets), Signal.of(targets)
+        est, ref = Signal.pair(est_targets, targets)
         errors = [
             _relative_error(est.stft(window).abs(), ref.stft(window).abs(), self.per_item)
             for window in self.windows
@@ -72,7 +71,7 @@ class EnvelopeLoss(nn.Module):
     def forward(
         self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
     ) -> torch.Tensor:
-        est, ref = Signal.of(est_targets), Signal.of(targets)
+        est, ref = Signal.pair(est_targets, targets)
         errors = [
             _relative_error(
                 self._compressed(est, window), self._compressed(ref, window), self.per_item
@@ -109,19 +108,29 @@ class MelLoss(nn.Module):
     def __init__(self, sample_rate: float = 44100, window: int = 2048, n_mels: int = 64):
         super().__init__()
         self.window = window
-        bands = melscale_fbanks(window // 2 + 1, 0.0, sample_rate / 2, n_mels, int(sample_rate))
+        bands = _mel_bands(window // 2 + 1, sample_rate / 2, n_mels)
         self.register_buffer("bands", bands, persistent=False)
 
     def forward(
         self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
     ) -> torch.Tensor:
-        est, ref = (self._powers(Signal.of(signal)) for signal in (est_targets, targets))
+        est, ref = (self._powers(signal) for signal in Signal.pair(est_targets, targets))
         floor = self._FLOOR * ref.amax(-1, keepdim=True) + _POWER_EPS
         return (torch.maximum(est, floor).log() - torch.maximum(ref, floor).log()).abs().mean()
 
     def _powers(self, signal: Signal) -> torch.Tensor:
         """``(batch, channels, frames, mels)``"""
         return _in_bands(signal.power(self.window), self.get_buffer("bands"))
+
+
+def _mel_bands(n_bins: int, top_hz: float, n_mels: int) -> torch.Tensor:
+    """Triangles of height 1 that overlap by half, equally wide in mel (O'Shaughnessy 1987, as in
+    HTK): m = 2595 lg(1 + f / 700 Hz); ``(n_bins, n_mels)``, from 0 Hz to the top."""
+    mels = torch.linspace(0, 2595 * math.log10(1 + top_hz / 700), n_mels + 2, dtype=torch.float64)
+    low, middle, high = (700 * (10 ** (mels / 2595) - 1)).unfold(0, n_mels, 1)
+    hertz = torch.linspace(0, top_hz, n_bins, dtype=torch.float64)[:, None]
+    rising, falling = (hertz - low) / (middle - low), (high - hertz) / (high - middle)
+    return torch.minimum(rising, falling).clamp(min=0).float()
 
 
 class LogSpectralLoss(nn.Module):
@@ -152,7 +161,7 @@ class LogSpectralLoss(nn.Module):
     def forward(
         self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
     ) -> torch.Tensor:
-        est, ref = Signal.of(est_targets), Signal.of(targets)
+        est, ref = Signal.pair(est_targets, targets)
         return torch.stack([self._error(est, ref, window) for window in self.windows]).mean()
 
     def _error(self, est: Signal, ref: Signal, window: int) -> torch.Tensor:
@@ -216,7 +225,7 @@ class BandEnergyLoss(nn.Module):
     def forward(
         self, est_targets: Signal | torch.Tensor, targets: Signal | torch.Tensor
     ) -> torch.Tensor:
-        est, ref = Signal.of(est_targets), Signal.of(targets)
+        est, ref = Signal.pair(est_targets, targets)
         return torch.stack([self._error(est, ref, i) for i in range(len(self.hops))]).mean()
 
     def _error(self, est: Signal, ref: Signal, index: int) -> torch.Tensor:

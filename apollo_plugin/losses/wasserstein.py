@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import SettingError
 from .critic import SRGANCritic, compressed_spectrum
 from .generator import check_weights
-from .signal import WINDOWS, Signal
+from .signal import WINDOWS, Signal, require_equal_shapes
 
 _EPS = 1e-6
 
@@ -44,6 +44,7 @@ class GradientPenalty(nn.Module):
             ref: originals of the same shape.
             share: of the original, 0 to 1, ``(batch,)``.
         """
+        require_equal_shapes(est, ref)
         share = share.view(-1, *[1] * (est.ndim - 1))
         # A slope of a slope, in float32 at least.
         with torch.autocast(est.device.type, enabled=False):
@@ -69,6 +70,7 @@ class ProfileLoss(nn.Module):
     ) -> torch.Tensor:
         """Two compressed spectra of the same signals, ``(streams, 2, bins, frames)``, and the
         noise of both, ``(batch, noise_dim)``."""
+        require_equal_shapes(one, other)
         # Compressed parts to the power 4 are squared ones.
         roots = [(parts.pow(4).sum(1) + _EPS).pow(0.25) for parts in (one, other)]
         distance = torch.linalg.vector_norm((z - other_z).float(), dim=-1)
@@ -88,6 +90,7 @@ class MagnitudeLoss(nn.Module):
 
     def forward(self, est: torch.Tensor, ref: torch.Tensor) -> torch.Tensor:
         """Compressed spectra, ``(streams, 2, bins, frames)``."""
+        require_equal_shapes(est, ref)
         magnitudes = [(parts.square().sum(1) + _EPS).sqrt() for parts in (est, ref)]
         return (magnitudes[0] - magnitudes[1]).abs().mean()
 
@@ -196,6 +199,7 @@ class SRGANLoss(nn.Module):
         Raises:
             SettingError: where nothing is left to learn from.
         """
+        require_equal_shapes(est, ref)
         parts: dict[str, torch.Tensor] = {}
         for name, loss in (("reconstruction", self.reconstruction), ("magnitude", self.magnitude)):
             if self.weights[name]:

@@ -166,7 +166,9 @@ class STFT:
         return total.flatten(1)
 
 
-def finish(total: torch.Tensor, envelope: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+def finish(
+    total: torch.Tensor, envelope: torch.Tensor, source: torch.Tensor, adds: bool = False
+) -> torch.Tensor:
     """The inverse STFT's last step, its division by the envelope.
 
     At the very end of a signal (2 ms at most) the envelope runs out. There the weight that is
@@ -176,8 +178,11 @@ def finish(total: torch.Tensor, envelope: torch.Tensor, source: torch.Tensor) ->
         total: windowed sum of frames, ``(streams, n)``.
         envelope: sum of squared windows, ``(n,)``.
         source: the input at the same samples, ``(streams, n)``.
+        adds: the frames are of what is to be added to the input.
     """
     missing = (ENVELOPE_FLOOR - envelope).clamp(min=0)
+    if adds:
+        return source + total / (envelope + missing)
     return (total + missing * source) / (envelope + missing)
 
 

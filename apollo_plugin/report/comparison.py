@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchaudio
 
 from .. import audio
+from ..audio.loudness import Meter
 from ..diagnose import Diagnosis, diagnose
 from ..errors import AudioError, one_line
 from ..metrics import METRICS, evaluate
@@ -289,8 +289,12 @@ def _match_levels(waves: dict[str, torch.Tensor], rate: int) -> tuple[dict[str, 
 
 
 def _loudness(wav: torch.Tensor, rate: int) -> float:
-    if wav.shape[-1] > 0.4 * rate:
-        return float(torchaudio.functional.loudness(wav.float(), rate))
+    """In LUFS, in dB where a signal is too short for that; NaN for silence."""
+    meter = Meter(rate, len(wav))
+    meter.add(wav.T.numpy())
+    level = meter.level()
+    if len(level.powers):
+        return math.nan if level.loudness is None else level.loudness
     return 10 * math.log10(wav.square().mean().item() + 1e-20) if wav.any() else math.nan
 
 

@@ -24,7 +24,7 @@ from mutagen.wave import WAVE
 from ..audio import Level, album_loudness
 from ..errors import TagError, one_line
 from ..files import atomic_write
-from . import gain, id3, others, vorbis
+from . import gain, id3, mark, others, vorbis
 from .model import INFO_NAMES, Tags, numbered
 
 # How the formats that hold tags are opened.
@@ -106,7 +106,7 @@ def _read(tags: Tags, path: Path) -> None:
         others.read_by_ffmpeg(tags, path, common=file is not None and file.tags is not None)
 
 
-def write(path: Path, tags: Tags, format: str, level: Level | None) -> list[str]:
+def write(path: Path, tags: Tags, format: str, level: Level | None, made: str = "") -> list[str]:
     """Puts tags into a file, in its format's own way.
 
     Args:
@@ -114,6 +114,7 @@ def write(path: Path, tags: Tags, format: str, level: Level | None) -> list[str]
         tags: as they were read.
         format: soundfile's name of it.
         level: of its sound, told instead of the loudness that the source told, if it did.
+        made: its mark, see :mod:`.mark`.
 
     Returns:
         a line on what could not be carried, if anything.
@@ -121,23 +122,26 @@ def write(path: Path, tags: Tags, format: str, level: Level | None) -> list[str]
     Raises:
         TagError: the file may be damaged then.
     """
-    if not (tags.text or tags.pictures or tags.id3 or tags.loudness or tags.blocks or tags.other):
+    carried = any((tags.text, tags.pictures, tags.id3, tags.loudness, tags.blocks, tags.other))
+    if not carried and not made:
         return []
     try:
         file = _open(path, format)
         if file is None:
-            return [f"{format} holds no tags; they were left out"]
+            return [f"{format} holds no tags; they were left out"] if carried else []
         opus = isinstance(file, OggOpus)
         loudness, peak = (level.loudness, level.true_peak) if level else (None, 0.0)
         extra = gain.fields(tags.loudness, "track", loudness, peak, opus)
+        told = bool(extra)
+        extra |= {mark.KEY: made} if made else {}
         if format == "WAV":
-            _add_info(path, tags.text)
+            _add_info(path, {**tags.text, mark.KEY: [made]} if made else tags.text)
             file = _open(path, format)
         left = _fill(file, tags, extra)
         _save(file)
     except Exception as error:
         raise TagError(_reason(error)) from error
-    if tags.loudness and not extra:
+    if tags.loudness and not told:
         left.append("the loudness of silence")
     if not left:
         return []
@@ -205,7 +209,7 @@ def _save(file: Any) -> None:
 def _add_info(path: Path, text: dict[str, list[str]]) -> None:
     """Appends RIFF INFO, for those who know nothing else."""
     body = b"INFO"
-    for key, name in INFO_NAMES.items():
+    for key, name in {**INFO_NAMES, mark.KEY: "ISFT"}.items():
         if key in text:
             said: str = numbered(text, key) if key == "tracknumber" else "; ".join(text[key])
             value = said.encode() + b"\0"

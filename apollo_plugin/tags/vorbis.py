@@ -6,6 +6,7 @@ from typing import Any
 
 from mutagen.flac import FLAC, MetadataBlock, Picture, error
 
+from ..audio.layouts import FLAC_MASK
 from .model import Tags, key_of
 
 _PICTURE = "metadata_block_picture"
@@ -60,7 +61,9 @@ def fill(file: Any, tags: Tags, extra: dict[str, str]) -> list[str]:
     """
     if file.tags is None:
         file.add_tags()
-    comments, said = list(tags.comments), {key_of(name) for name, _ in tags.comments}
+    # The layout of the channels was written with them.
+    comments = [(FLAC_MASK, value) for value in file.tags.get(FLAC_MASK, [])] + tags.comments
+    said = {key_of(name) for name, _ in tags.comments}
     for key, values in tags.text.items():
         if key not in said:
             comments += [(key.upper(), value) for value in values]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset
 
 from .. import checkpoints
+from ..data.parallel import no_processes
 from ..errors import CheckpointError, SettingError, TrainingError, install
 from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, SRGANCritic, SRGANLoss
 from ..memory import available_bytes
@@ -31,18 +31,16 @@ from .system import ApolloSystem, require_precision
 Network = TypeVar("Network", bound=nn.Module)
 # Settings of SR-GAN's generator that are its critic's.
 _OF_CRITIC = ("window", "channels", "n_rows", "width", "dilations")
-# Lightning's advertisements and what its own code is warned of.
+# Lightning's advertisements.
 _NOISE = ("GPU available", "TPU available", "💡")
 logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
     lambda record: not record.getMessage().startswith(_NOISE)
 )
-warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
-# While gradients are accumulated or warmed up an epoch may end before an optimizer's first step.
-warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before")
 
 
-def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSystem:
-    """Networks, optimizers and loaders of a configuration.
+def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> ApolloSystem:
+    """Networks, optimizers and loaders of a configuration. Without validation pairs, or with none,
+    nothing is validated.
 
     Raises:
         ValueError: for settings that fit neither each other nor the data.
@@ -55,11 +53,6 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSys
             f"{len(train_set)} items an epoch do not fill one batch of {settings['batch_size']} "
             f"in {n_processes} processes; raise n_items or lower batch_size"
         )
-    if len(valid_set) < n_processes:
-        raise SettingError(
-            f"{len(valid_set)} validation pairs are too few for {n_processes} processes: each "
-            "takes its share; make more of them (stage 3, --n_valid) or lower --devices"
-        )
     model = make_model(conf)
     discriminator = None
     if conf["discriminator"]["adversarial_training"]:
@@ -71,7 +64,9 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSys
         optimizers.append(
             AdamW(discriminator.parameters(), optim["d_lr"], optim["d_betas"], **decay)
         )
-    workers = dict(num_workers=settings["num_workers"], pin_memory=torch.cuda.is_available())
+    # Where processes cannot share memory this one loads its items itself.
+    n_workers = 0 if no_processes() else settings["num_workers"]
+    workers = dict(num_workers=n_workers, pin_memory=torch.cuda.is_available())
     if is_srgan(conf):
         own = dict(seed=conf["main_args"].get("seed", 0))
         system_class: type[ApolloSystem] = SRGANSystem
@@ -89,7 +84,7 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset) -> ApolloSys
         loss_func,
         # In order: an item of the mixtures is random as it is.
         DataLoader(train_set, settings["batch_size"], drop_last=True, **workers),
-        DataLoader(valid_set, 1, **workers),
+        DataLoader(valid_set, 1, **workers) if valid_set else None,
         [StepLR(optimizer, optim["lr_step"], optim["lr_decay"]) for optimizer in optimizers],
         conf,
         discriminator=discriminator,
@@ -213,12 +208,15 @@ def widened(model: Apollo, kernel_size: int) -> Apollo:
     return wide
 
 
-def make_trainer(conf: Conf, forget_scores: bool = False, **overrides: Any) -> pl.Trainer:
+def make_trainer(
+    conf: Conf, forget_scores: bool = False, validated: bool = True, **overrides: Any
+) -> pl.Trainer:
     """Lightning's Trainer: one process, or DDP under torchrun, SLURM or its own launcher.
 
     Args:
         conf: as in :func:`~apollo_plugin.training.train`.
         forget_scores: those in the checkpoint that is resumed belong to another loss.
+        validated: whether there are validation pairs.
         **overrides: arguments of the Trainer.
     """
     settings, exp_dir = conf["training"], Path(conf["main_args"]["exp_dir"])
@@ -246,8 +244,8 @@ def make_trainer(conf: Conf, forget_scores: bool = False, **overrides: Any) -> p
     )
     if "callbacks" not in overrides:
         options["callbacks"] = [
-            callbacks.Patience(settings["early_stop"], forget_scores),
-            callbacks.BestModels(exp_dir, settings["save_top_k"], forget_scores),
+            *([callbacks.Patience(settings["early_stop"], forget_scores)] if validated else ()),
+            callbacks.BestModels(exp_dir, settings["save_top_k"], forget_scores, validated),
             callbacks.Examples(settings["n_examples"]),
             callbacks.EpochLine(),
         ]

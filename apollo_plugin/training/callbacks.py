@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from ..errors import TrainingError
 from ..files import atomic_write, write_json
+from .batches import checked
 
 # Decibels below its loudest point at which a spectrogram is black.
 _RANGE_DB = 100.0
@@ -35,16 +36,18 @@ class BestModels(ModelCheckpoint):
 
     Args:
         exp_dir: folder of the run.
-        save_top_k: how many of the best to keep.
+        save_top_k: how many of the best to keep beside the last; -1 for all, 0 for none.
         forget: scores of an earlier run, which were those of another loss.
+        validated: whether there are scores; else ``best_model.pth`` follows the last.
     """
 
-    def __init__(self, exp_dir: Path, save_top_k: int = 5, forget: bool = False):
+    def __init__(
+        self, exp_dir: Path, save_top_k: int = 5, forget: bool = False, validated: bool = True
+    ):
         super().__init__(
             exp_dir / "checkpoints",
-            monitor="val_loss",
-            save_top_k=save_top_k,
-            save_last=True,
+            monitor="val_loss" if validated else None,
+            save_top_k=save_top_k if validated else 0,
             # After the schedulers have stepped; at the end of validation they have not.
             save_on_train_epoch_end=True,
             enable_version_counter=False,
@@ -70,11 +73,20 @@ class BestModels(ModelCheckpoint):
         super().load_state_dict(state)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        best = self.best_model_path
+        before, kept = self.best_model_score, dict(self.best_k_models)
         super().on_train_epoch_end(trainer, pl_module)
-        if trainer.is_global_zero and self.best_model_path != best:
+        if self.save_top_k == 0 and self.monitor:  # Lightning looks at no score then
+            score = trainer.callback_metrics[self.monitor]
+            if before is None or score < before:
+                self.best_model_score = score
+        # Not Lightning's: it leaves an epoch that is not among the best away.
+        trainer.save_checkpoint(self.exp_dir / "checkpoints" / "last.ckpt")
+        if not trainer.is_global_zero:
+            return
+        if self.best_k_models != kept:
             scores = {Path(k).name: v.item() for k, v in self.best_k_models.items()}
             write_json(self.exp_dir / "best_k_models.json", scores)
+        if self.best_model_score is not before or not self.monitor:
             # What the data set says of itself, for publishing.
             infos = getattr(pl_module.train_loader.dataset, "get_infos", dict)()
             package = pl_module.best_weights.serialize() | infos
@@ -109,18 +121,20 @@ class EpochLine(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.monotonic()
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         value = trainer.callback_metrics
-        rank_zero_info(
+        line = (
             f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, "
-            f"{time.monotonic() - self._start:.0f} s: loss {value['loss']:.4f}, "
-            f"val_loss {value['val_loss']:.4f} (coded {value['val_loss_coded']:.4f}), "
-            f"reconstruction {value['val_reconstruction']:.4f} "
-            f"(coded {value['val_reconstruction_coded']:.4f}), "
-            f"SI-SNR {value['val_si_snr']:.2f} dB (coded {value['val_si_snr_coded']:.2f})"
+            f"{time.monotonic() - self._start:.0f} s: loss {value['epoch_loss']:.4f}"
         )
+        if "val_loss" in value:
+            line += (
+                f", val_loss {value['val_loss']:.4f} (coded {value['val_loss_coded']:.4f}), "
+                f"reconstruction {value['val_reconstruction']:.4f} "
+                f"(coded {value['val_reconstruction_coded']:.4f}), "
+                f"SI-SNR {value['val_si_snr']:.2f} dB (coded {value['val_si_snr_coded']:.2f})"
+            )
+        rank_zero_info(line)
 
 
 class Examples(Callback):
@@ -139,8 +153,10 @@ class Examples(Callback):
         skipped = trainer.sanity_checking or not trainer.is_global_zero or trainer.logger is None
         if skipped or batch_idx >= self.n_examples:
             return
-        coded, original = batch
+        coded, original = checked(batch)
         log, epoch = trainer.logger.experiment, trainer.current_epoch
+        if not hasattr(log, "add_audio"):  # only TensorBoard's takes sound
+            return
         signals = dict(restored=outputs)
         if epoch == 0:
             signals |= dict(coded=coded, original=original)

@@ -119,7 +119,9 @@ def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
         conf["model"] = before.get("model", conf["model"])
     arguments = inspect.signature(Apollo).parameters if kept == "apollo" else {}
     defaults = {key: argument.default for key, argument in arguments.items()}
-    networks = [("model", key) for key in {**conf["model"], **before.get("model", {})}]
+    # The level at which recordings are restored is no part of the network.
+    keys = {**conf["model"], **before.get("model", {})}.keys() - {"input_peak"}
+    networks = [("model", key) for key in sorted(keys)]
     networks += [
         ("discriminator", key)
         for key in {**conf["discriminator"], **before.get("discriminator", {})}

@@ -1,6 +1,7 @@
 """A training run from a configuration: what the recipe's ``train.py`` calls."""
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,15 @@ from .config import Conf, compare, load_conf
 from .resuming import epochs_done, refused
 from .system import ApolloSystem
 
+# Of Lightning's own code; and while gradients are accumulated or warmed up an epoch may end before
+# an optimizer's first step.
+_NOISE = (
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+    "Detected call of `lr_scheduler.step\\(\\)` before",
+)
 
-def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] | None:
+
+def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str, Any] | None:
     """Trains and leaves ``conf.yml``, ``checkpoints/``, ``logs/``, ``best_k_models.json``,
     ``best_model.pth`` and, at the end, ``train_metrics.json`` in ``exp_dir``.
 
@@ -28,7 +36,7 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
         conf: groups as in the recipe's ``local/conf.yml``, and ``main_args`` with ``exp_dir``,
             ``seed``, ``resume`` and ``init_from``.
         train_set: items ``(coded, original)``.
-        valid_set: likewise.
+        valid_set: likewise; without one the last weights count as the best.
 
     Returns:
         the figures of ``train_metrics.json``; None where the run had been finished before.
@@ -68,14 +76,17 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
     pl.seed_everything(conf["main_args"]["seed"], workers=True, verbose=False)
     keep_freed_memory(every_size=True)
     system = make_system(conf, train_set, valid_set)
-    trainer = make_trainer(conf, forget)
+    trainer = make_trainer(conf, forget, system.val_loader is not None)
     if rank_zero_only.rank == 0:
         with atomic_write(exp_dir / "conf.yml") as beside:
             beside.write_text(yaml.safe_dump(conf, sort_keys=False))
     _require_memory(conf, system, trainer.strategy.root_device)
     start = time.monotonic()
     try:
-        trainer.fit(system, ckpt_path=last if resume else None, weights_only=True)
+        with warnings.catch_warnings():
+            for words in _NOISE:
+                warnings.filterwarnings("ignore", words)
+            trainer.fit(system, ckpt_path=last if resume else None, weights_only=True)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -87,8 +98,9 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset) -> dict[str, Any] 
         epochs=trainer.current_epoch,
         steps=int(system.n_steps),
         seconds=round(time.monotonic() - start, 1),
-        best_val_loss=float(trainer.checkpoint_callback.best_model_score),
     )
+    if system.val_loader is not None:
+        metrics["best_val_loss"] = float(trainer.checkpoint_callback.best_model_score)
     if trainer.is_global_zero:
         write_json(exp_dir / "train_metrics.json", metrics)
     return metrics

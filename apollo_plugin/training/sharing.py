@@ -34,6 +34,11 @@ def shared(loader: DataLoader, n_processes: int, rank: int) -> DataLoader:
     )
 
 
+def is_padded(loader: Any) -> bool:
+    """Whether a process's share is an item that another one has, and that does not count here."""
+    return getattr(getattr(loader, "sampler", None), "padded", False)
+
+
 class _Share(DistributedSampler):
     """Every so many-th item from a process's own on, and none twice: torch's own repeats some, so
     that all processes have as many, which a mean must not see."""
@@ -41,6 +46,11 @@ class _Share(DistributedSampler):
     def __init__(self, dataset: Any, n_processes: int, rank: int):
         super().__init__(dataset, n_processes, rank, shuffle=False)
         self.mine = range(rank, len(dataset), n_processes)
+        # A process without items has one that does not count: without any it would not take part in
+        # validation, and the others would wait for it.
+        self.padded = not self.mine
+        if self.padded:
+            self.mine = range(1)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.mine)

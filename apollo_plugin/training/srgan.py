@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..losses import Draws, Signal, SRGANCritic, SRGANLoss
+from .batches import checked
 from .system import ApolloSystem, frozen
 
 
@@ -34,7 +35,7 @@ class SRGANSystem(ApolloSystem):
 
     def training_step(self, batch: Sequence[torch.Tensor], batch_nb: int) -> None:
         """Critic step, then generator step with the critic that came of it."""
-        coded, original = batch
+        coded, original = batch = checked(batch)
         z, other_z, share = self._draw(coded, batch_nb)
         given, ref = self.loss_func.spectrum(coded), self.loss_func.spectrum(original)
         est, scores, log = self.model.spectrum(coded, z), None, {}

@@ -20,18 +20,23 @@ from ..losses import (
     SRGANCritic,
     SRGANLoss,
 )
-from ..metrics import si_sdr
 from ..model import RestorationModel
+from . import schedules
+from .batches import checked, with_checks
+from .means import Means
 from .memory import recomputed
 from .resuming import apply_settings, match_average
 from .sharing import items_of, shared
+from .validation import Figures
 
 
 class ApolloSystem(System):
     """Trains a generator against discriminators, or alone (sections II-E and III-B).
 
-    Batches are ``(coded, original)``, ``(batch, channels, time)`` each. The monitored ``val_loss``
-    is the part of the generator's loss that needs no discriminator.
+    Batches are ``(coded, original)``, ``(batch, channels, time)`` each, or ``(batch, time)``. The
+    monitored ``val_loss`` is the part of the generator's loss that needs no discriminator. Means
+    are over the items of all processes; items of validation that no figure can be made of (silent
+    or NaN) are named and left out.
 
     Args:
         model: the generator.
@@ -39,7 +44,8 @@ class ApolloSystem(System):
         loss_func: the generator's loss.
         train_loader: for training; its data set's ``set_epoch``, if it has one, hears of epochs.
         val_loader: for validation.
-        scheduler: of learning rates, stepped once an epoch; one, or one for each optimizer.
+        scheduler: of learning rates, one or several; stepped once an epoch, or as a mapping says:
+            see :func:`~apollo_plugin.training.schedules.configured`.
         config: plain values, kept in checkpoints.
         discriminator: None trains a plain regression model.
         warmup_steps: optimizer steps of the generator before the discriminator joins.
@@ -78,6 +84,8 @@ class ApolloSystem(System):
                 f"ema_decay {ema_decay} has to be in [0, 1), accumulate {accumulate} 1 or more, "
                 f"warmup_steps {warmup_steps} 0 or more, gradient_clip {gradient_clip} positive"
             )
+        scheduler = schedules.configured(scheduler, self.default_monitor)
+        train_loader, val_loader = with_checks(train_loader), with_checks(val_loader)
         super().__init__(model, optimizers, loss_func, train_loader, val_loader, scheduler, config)
         # Two optimizers: Lightning leaves backward passes and steps to training_step.
         self.automatic_optimization = False
@@ -94,16 +102,20 @@ class ApolloSystem(System):
         # Steps of the generator so far; Lightning's global_step counts those of both.
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.int64))
         self.reconstruction = ReconstructionLoss(loss_func.windows, per_item=True)
+        self._train_means, self._validated = Means(), False
+        self._figures = Figures(
+            self.validation_loss, lambda est, ref, coded: self.reconstruction(est, ref)
+        )
 
     def configure_optimizers(self):
         """The optimizers, and their schedulers as Lightning wants them."""
-        return list(self.optimizer), self._schedulers()
+        return list(self.optimizer), list(self.scheduler)
 
     # ------------------------------------------------------------------------------- a step
 
     def training_step(self, batch: Sequence[torch.Tensor], batch_nb: int) -> None:
         """Discriminator step, then generator step with the discriminator that came of it."""
-        coded, original = batch
+        coded, original = batch = checked(batch)
         with recomputed(self.model) if self.recompute else contextlib.nullcontext():
             est, ref = Signal(self(coded)), Signal(original)
         optimizers = self._optimizers()
@@ -130,6 +142,9 @@ class ApolloSystem(System):
             if self.average is not None:
                 self.average.update_parameters(self.model)
         self.log_dict({name: value.detach() for name, value in log.items()}, prog_bar=False)
+        self._train_means.add("epoch_loss", loss.expand(len(batch[0])))
+        if self.trainer.is_last_batch:
+            self._log_means(self._train_means.reduce(self.trainer))
 
     def _step(self, optimizer, network, loss, log, batch, batch_nb) -> bool:
         """Backward pass, and a clipped step where the gradients of enough batches are in."""
@@ -144,6 +159,8 @@ class ApolloSystem(System):
         self._require_finite(norm, log, batch, batch_nb)
         optimizer.step()
         optimizer.zero_grad()
+        n_steps = int(self.n_steps) + 1
+        schedules.after_step(self.trainer, self.scheduler, optimizer.optimizer, n_steps)
         return True
 
     def _require_finite(self, value, log, batch, batch_nb):
@@ -186,6 +203,7 @@ class ApolloSystem(System):
         require_precision(self.trainer.precision)
 
     def on_train_epoch_start(self) -> None:
+        self._validated = False
         self._set_epoch(self.current_epoch)
 
     def _set_epoch(self, epoch: int) -> None:
@@ -193,10 +211,7 @@ class ApolloSystem(System):
             self.train_loader.dataset.set_epoch(epoch)
 
     def on_train_epoch_end(self) -> None:
-        """Schedulers step here: Lightning leaves them alone where there are two optimizers."""
-        schedulers = self.lr_schedulers() or []
-        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            scheduler.step()
+        schedules.after_epoch(self.trainer, self.scheduler, self._validated)
         for name, optimizer in zip(("generator", "discriminator"), self._optimizers()):
             self.log(f"lr/{name}", optimizer.param_groups[0]["lr"])
 
@@ -208,24 +223,10 @@ class ApolloSystem(System):
         return self.model if self.average is None else self.average.module
 
     def validation_step(self, batch: Sequence[torch.Tensor], batch_nb: int) -> torch.Tensor:
-        """Losses and SI-SNR of the model, and of the coded signal, which it has to beat."""
-        coded, original = batch
+        """Restores a batch and measures it."""
+        coded, original = checked(batch)
         est = self.best_weights(coded)
-        ref, coded_signal = Signal(original), Signal(coded)
-        for name, signal in (("", Signal(est)), ("_coded", coded_signal)):
-            wav = signal.wav
-            values = {
-                f"val_loss{name}": self.validation_loss(signal, ref, coded_signal),
-                f"val_reconstruction{name}": self.reconstruction(signal, ref),
-            }
-            self.log_dict(values, batch_size=len(coded), sync_dist=True)
-            # Undefined for a silent channel; such items do not count.
-            # On the CPU: it takes double precision, which Apple's GPUs do not have.
-            si_snr = [si_sdr(*pair) for pair in zip(wav.detach().cpu(), original.cpu())]
-            si_snr = torch.tensor(si_snr, device=self.device)
-            si_snr = si_snr[torch.isfinite(si_snr)]
-            mean = si_snr.sum() / max(1, len(si_snr))
-            self.log(f"val_si_snr{name}", mean, batch_size=len(si_snr), sync_dist=True)
+        self._figures.add(est, coded, original, self.trainer.val_dataloaders, batch_nb)
         return est
 
     def validation_loss(self, est: Signal, ref: Signal, coded: Signal) -> torch.Tensor:
@@ -233,8 +234,17 @@ class ApolloSystem(System):
         return self.loss_func(est, ref, coded=coded)[0]
 
     def on_validation_epoch_end(self) -> None:
+        means = self._figures.reduce(self.trainer)
+        if self.trainer.sanity_checking:
+            return
+        self._log_means(means)
+        self._validated = True
         if self.trainer.logger is not None:
             super().on_validation_epoch_end()
+
+    def _log_means(self, means: Mapping[str, float]) -> None:
+        # Equal in all processes: the largest is as good as any.
+        self.log_dict(dict(means), on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
 
     # ----------------------------------------------------------------------------- checkpoints
 
@@ -245,12 +255,8 @@ class ApolloSystem(System):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What is asked for now is what a resumed run goes on with."""
-        apply_settings(checkpoint, self.optimizer, self._schedulers())
+        apply_settings(checkpoint, self.optimizer, schedules.plain(self.scheduler))
         match_average(checkpoint["state_dict"], self.average is not None)
-
-    def _schedulers(self) -> list:
-        schedulers = self.scheduler or []
-        return list(schedulers) if isinstance(schedulers, Sequence) else [schedulers]
 
     @staticmethod
     def config_to_hparams(dic: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,6 @@ def loss_function(est, target, empty):
         empty: where the codec left nothing, 1, else 0: other bands count a tenth.
     """
     weight = 0.1 + 0.9 * empty
-    weight[..., 64:] *= 0.5  # above 16 kHz
     error = est - target
     mean = (weight * error).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
 

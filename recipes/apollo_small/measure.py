@@ -1,6 +1,6 @@
 """Prints the tables of the model card: metrics and error budget of the MP3, of a checkpoint, of the
 paper's model and of a ridge regression, and the SI-SNR of music that was never coded to what the
-checkpoint makes of it.
+checkpoint makes of it; at last the means of all excerpts, and each excerpt.
 
 python recipes/apollo_small/measure.py FOLDER [CHECKPOINT] [--energies FOLDER]
 
@@ -24,12 +24,14 @@ from apollo_plugin.cli.terminal import run
 from apollo_plugin.diagnose import MP3_EDGES
 from apollo_plugin.errors import DataError
 from apollo_plugin.evaluation.budget import ErrorBudget, bands_above, error_budget, level_errors
-from apollo_plugin.metrics import evaluate, si_sdr
+from apollo_plugin.metrics import ABOUT, evaluate, si_sdr
 from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.network.filterbank import ApolloSTFT
 from apollo_plugin.restore import restore_audio
 
-METRICS = dict(si_sdr="SI-SNR in dB", sdr="SDR in dB", lsd="LSD", visqol="ViSQOL")
+METRICS = dict(
+    si_sdr="SI-SNR in dB", sdr="SDR in dB", lsd="LSD", visqol="ViSQOL", zimtohrli="Zimtohrli"
+)
 RATE = 44100
 NEPER = 20 / math.log(10)  # dB
 
@@ -78,6 +80,26 @@ def cells(kinds: dict[str, list[dict | None]], name: str, form: str) -> str:
     return ", ".join(format(value, form) for value in values if value is not None)
 
 
+def all_excerpts(rows: dict[str, dict[str, list[dict | None]]], metrics: list[str]) -> str:
+    """Means over all excerpts of MP3, restored and paper's model, how often what was restored is
+    worse than its MP3 and by how much at most, and a line for each excerpt; ``rows`` by the
+    excerpt's name and kind."""
+    kinds = {kind: [of[kind][0] for of in rows.values()] for kind in next(iter(rows.values()))}
+    lines = [f"Means of all {len(rows)} excerpts; how many are worse than their MP3, the worst\n"]
+    lines += ["| | MP3, restored, paper's model | worse than the MP3 |", "| --- | --- | --- |"]
+    for name in metrics:
+        better = ABOUT[name].better
+        change = [better * (a[name] - b[name]) for b, a in zip(kinds["MP3"], kinds["restored"])]
+        worst = f"{sum(c < 0 for c in change)}, {better * min(change):+.2f}"
+        lines.append(f"| {METRICS[name]} | {cells(kinds, name, '.2f')} | {worst} |")
+    lines += ["", f"| excerpt | {' | '.join(METRICS[name] for name in metrics)} |"]
+    lines.append("| --- " * (len(metrics) + 1) + "|")
+    for excerpt, of in rows.items():
+        row = [cells(of, name, ".2f") for name in metrics]
+        lines.append(f"| {excerpt} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
 def budget_cells(budgets: list[ErrorBudget]) -> str:
     if not budgets:
         return "-"
@@ -103,7 +125,7 @@ def main() -> None:
     print(f"| kbit/s | {' | '.join(METRICS[name] for name in metrics)} | uncoded: SI-SNR in dB |")
     print("| ---" * (len(metrics) + 2) + " |")
     totals: dict[str, list[float]] = {}
-    budget_rows = []
+    budget_rows, every = [], {}
     for kbps, folders in found.items():
         kinds: dict[str, list] = {"MP3": [], "restored": [], "paper": []}
         budgets: dict[str, list[ErrorBudget]] = {name: [] for name in (*kinds, "ridge")}
@@ -114,12 +136,15 @@ def main() -> None:
             wavs = (coded, restore_audio(model, coded, RATE), paper)
             for name, wav in zip(kinds, wavs):
                 if wav is None:
+                    kinds[name].append(None)
                     continue
                 kinds[name].append(evaluate(wav, original, RATE, metrics))
                 if len(bands_above(MP3_EDGES.get(kbps, math.inf), RATE)) > 2:
                     budgets[name].append(error_budget(wav, original, RATE, MP3_EDGES[kbps]))
             if baseline and kbps in baseline.maps and budgets["MP3"]:
                 budgets["ridge"].append(baseline_budget(baseline, coded, original, kbps))
+            here = folder.relative_to(args.folder).as_posix()
+            every[here] = {name: rows[-1:] for name, rows in kinds.items()}
             untouched.append(si_sdr(restore_audio(model, original, RATE), original))
         for name in metrics:
             totals.setdefault(name, []).append(means(kinds["restored"], name))
@@ -136,11 +161,13 @@ def main() -> None:
             budget_rows.append(f"| {kbps} | {' | '.join(row)} | {', '.join(below)} |")
     print("\nMP3, restored, paper's model. Restored, mean over bit rates:", end=" ")
     print(", ".join(f"{METRICS[name]} {statistics.fmean(totals[name]):.2f}" for name in metrics))
-    print("\nLevels of bands of 250 Hz from the cut-off to 16 kHz against the original's, in dB:")
+    print("\nLevels of bands of 250 Hz from the cut-off to 20 kHz, or to where the original ends,")
+    print("against the original's in dB:", end=" ")
     print("bias; band by band; over time. Last: SI-SNR below the cut-off.\n")
     print("| kbit/s | MP3 | restored | paper's model | ridge regression | below |")
     print("| --- | --- | --- | --- | --- | --- |")
     print("\n".join(budget_rows))
+    print(f"\n{all_excerpts(every, metrics)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import scipy.signal
 import soundfile
 import torch
 from song import balanced, limited, squashed, treated
+from sounds import onsets
 
 from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
 from apollo_plugin.errors import DataError, one_line
@@ -153,7 +154,12 @@ def _of_record(bank: Bank, random: np.random.Generator, n: int) -> dict[str, np.
     wav = records[random.integers(len(records))]
     part = _faster(wav, random.integers(wav.shape[1]), n, _speed(random))
     stems = {RECORDS: balanced(part, random, brightness=0.25, spread_db=3)}
-    voices = [kind for kind in VOICES if kind in bank.kinds]
+    rhythm, voices = ([k for k in group if k in bank.kinds] for group in (RHYTHM, VOICES))
+    if rhythm and random.random() < 0.5:
+        kind = str(random.choice(rhythm))
+        strokes = _in_time(bank.kinds[kind], onsets(part), random, n)
+        if strokes.any():
+            stems["strokes"] = _balanced(strokes, kind, random)
     others = [kind for kind in bank.kinds if kind not in (*WHOLE, *VOICES)]
     for kinds, share in ((voices, 0.35), (others, 0.2)):
         if kinds and random.random() < share:
@@ -230,6 +236,21 @@ def _struck(wav: np.ndarray, random: np.random.Generator, n: int) -> np.ndarray:
         if random.random() < often:
             end = min(n, at + stroke.shape[1])
             track[:, at:end] += random.uniform(0.4, 1) * stroke[:, : end - at]
+    return track
+
+
+def _in_time(
+    sounds: list[np.ndarray], at: np.ndarray, random: np.random.Generator, n: int
+) -> np.ndarray:
+    """Strokes of one or two sounds where another music has its own, at several strengths."""
+    track = np.zeros((2, n), np.float32)
+    for _ in range(random.integers(1, 3)):
+        sound = sounds[random.integers(len(sounds))]
+        stroke = _faster(sound, 0, min(sound.shape[1], int(STROKE * RATE)), 1.0)
+        often = random.uniform(0.2, 0.9)
+        for begin in at[random.random(len(at)) < often]:
+            end = min(n, begin + stroke.shape[1])
+            track[:, begin:end] += random.uniform(0.4, 1) * stroke[:, : end - begin]
     return track
 
 

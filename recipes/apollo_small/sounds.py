@@ -129,14 +129,19 @@ def _choose(song: Song, paths: list[Path]) -> np.ndarray:
     return read_sample(mine[song.random.integers(len(mine))])
 
 
-def excerpt(wav: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A single sound out of a recording of many: from an onset on, at most 2 s, faded out."""
+def onsets(wav: np.ndarray) -> np.ndarray:
+    """Samples at which sounds begin in ``(channels, time)``, by rises of energy over 10 ms."""
     hop = RATE // 100
     power = np.square(wav[:, : wav.shape[1] // hop * hop]).mean(0).reshape(-1, hop).mean(1)
     before = np.concatenate(([0.0], np.convolve(power, np.ones(5) / 5)[: len(power) - 1]))
-    onsets = np.flatnonzero((power > 4 * before) & (power > 0.02 * power.max()))
-    start = hop * int(onsets[random.integers(len(onsets))]) if len(onsets) else 0
-    sound = wav[:, max(0, start - hop // 2) :][:, : int(random.uniform(0.15, 2.0) * RATE)].copy()
+    return hop * np.flatnonzero((power > 4 * before) & (power > 0.02 * power.max()))
+
+
+def excerpt(wav: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A single sound out of a recording of many: from an onset on, at most 2 s, faded out."""
+    found = onsets(wav)
+    start = int(found[random.integers(len(found))]) if len(found) else 0
+    sound = wav[:, max(0, start - RATE // 200) :][:, : int(random.uniform(0.15, 2.0) * RATE)].copy()
     n_fade = min(2000, sound.shape[1])
     sound[:, sound.shape[1] - n_fade :] *= np.linspace(1, 0, n_fade)
     return sound / max(1e-6, np.abs(sound).max())

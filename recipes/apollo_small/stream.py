@@ -27,10 +27,19 @@ class Stream:
         n_slots: mixes held at once.
         seconds: length of a mix.
         seed: of everything random, with the number of the process.
+        part: another number for each run that goes on with a training, so that it hears new mixes.
     """
 
-    def __init__(self, bank: Bank, n_processes: int, n_slots: int, seconds: float, seed: int):
-        self.n = round(seconds * RATE)
+    def __init__(
+        self,
+        bank: Bank,
+        n_processes: int,
+        n_slots: int,
+        seconds: float,
+        seed: int,
+        part: int = 0,
+    ):
+        self.n, self.part = round(seconds * RATE), part
         self.mixes = torch.zeros(n_slots, 2, 2, self.n).share_memory_()
         # How often each slot was filled, times two; odd while it is being filled.
         self.turns = torch.zeros(n_slots, dtype=torch.int64).share_memory_()
@@ -45,7 +54,7 @@ class Stream:
 
     def _fill(self, bank: Bank, number: int, n_processes: int, seed: int) -> None:
         torch.set_num_threads(1)
-        random = np.random.default_rng((seed, number))
+        random = np.random.default_rng((seed, number, self.part))
         while True:
             for slot in range(number, len(self.turns), n_processes):
                 while self.n_made > len(self.turns) + int(self.n_heard) / HEARD:
@@ -108,10 +117,10 @@ def add_arguments(parser: argparse.ArgumentParser, slots: int) -> None:
 
 
 @contextlib.contextmanager
-def opened(args: argparse.Namespace) -> Iterator[Stream]:
-    """A stream of what a command was given."""
+def opened(args: argparse.Namespace, part: int = 0) -> Iterator[Stream]:
+    """A stream of what a command was given; ``part`` is that of :class:`Stream`."""
     bank = load(args.real, args.songs, args.loops, args.records)
-    stream = Stream(bank, args.processes, args.slots, SECONDS, args.seed)
+    stream = Stream(bank, args.processes, args.slots, SECONDS, args.seed, part)
     try:
         yield stream
     finally:

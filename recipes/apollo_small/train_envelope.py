@@ -59,6 +59,21 @@ def relevelled(pair: torch.Tensor) -> torch.Tensor:
     return torch.fft.irfft(torch.fft.rfft(pair) * 10 ** ((level + tilt * octave) / 20), n)
 
 
+def above_cutoff(present: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 for bands above the cut-off, where neither they nor any above them came through, else 0.
+
+    A band that the original leaves empty too did not come through: most originals are empty at the
+    very top, and taken for heard it would put every cut-off there.
+
+    Args:
+        present: log gains of the coded signal, ``(items, frames, bands)``.
+        target: the original's.
+    """
+    passed = (present > (target - LACKS).clamp(min=UNKNOWN)).float().mean(1, keepdim=True)
+    most = passed.flip(-1).cummax(-1)[0].flip(-1)
+    return (most < SHARE).float().expand_as(present)
+
+
 class Mixes(threading.Thread):
     """Batches of band energies, gathered by a thread.
 
@@ -77,7 +92,7 @@ class Mixes(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
-        random = np.random.default_rng((self.args.seed, 1))
+        random = np.random.default_rng((self.args.seed, 1, self.stream.part))
         n = round(self.args.seconds * RATE)
         while not self.ended.is_set():
             try:
@@ -143,9 +158,7 @@ class Trainee(Learner):
         path = self.path
         with torch.no_grad():
             empty = (present < UNKNOWN).float()
-            came = (present > target - LACKS).float().mean(1, keepdim=True)
-            most = came.flip(-1).cummax(-1)[0].flip(-1)
-            above = (most < SHARE).float().expand_as(present)
+            above = above_cutoff(present, target)
         expected, _ = path(features, path.initial_contexts(len(features)), last=True)
         expected = torch.where(known(target), expected, target)
         level = loss_function(expected, target, empty)
@@ -205,13 +218,15 @@ def main() -> None:
     if args.seconds * 100 < least:
         raise SettingError(f"--seconds {args.seconds:g} is too short; take {least / 100:g} or more")
     args.out.mkdir(parents=True, exist_ok=True)
-    with opened(args) as stream:
+    # A resumed training draws mixes that it has not heard yet.
+    part = kept(args).get("used", 0.0)
+    with opened(args, round(part)) as stream:
         train(stream, args)
 
 
 def train(stream: Stream, args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed + stream.part)
     trainees = [Trainee(name, args) for name in args.models]
     stream.wait(min(2 * args.batch, args.slots))
     mixes = Mixes(stream, args)

@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import itertools
 import os
 import pickle
 import sys
@@ -13,7 +14,7 @@ from helpers import GOLDEN, small_model, snr, tone
 from safetensors.torch import save_file
 
 from apollo_plugin import Apollo, checkpoints
-from apollo_plugin.checkpoints import CheckpointError, loading
+from apollo_plugin.checkpoints import CheckpointError, arguments, loading
 from apollo_plugin.checkpoints import published_layout as published
 
 
@@ -26,6 +27,20 @@ def assert_golden(model, golden):
     assert not model.training
     with torch.no_grad():
         assert snr(model(golden["input"]), golden["output"]) >= 90
+
+
+def test_a_model_that_is_refused_half_built_leaves_gradients_on(monkeypatch):
+    """Wherever the limit falls: in initialisation too, which switches them off for a while."""
+    model = small_model(n_layers=1, tcn_blocks=1)
+    monkeypatch.setattr(arguments, "_CALLS_A_TENSOR", 0)
+    for n_calls in itertools.count():
+        monkeypatch.setattr(arguments, "_CALLS_ELSE", n_calls)
+        try:
+            arguments.verify(Apollo, (), model.get_model_args(), model.state_dict())
+            break
+        except CheckpointError as error:
+            assert "larger model" in str(error) and torch.is_grad_enabled()
+    assert n_calls > 40
 
 
 @pytest.mark.parametrize("file", ["published_layout.bin", "lightning_layout.ckpt"])

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import soundfile
 import torch
-from helpers import CHROMIUM, CHROMIUM_FLAGS, snr, tone
+from helpers import snr, tone
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.cli.demo import main
@@ -58,30 +58,21 @@ def server(tmp_path_factory):
     assert "Traceback" not in (folder / "said").read_text()
 
 
-def page_of(playwright, server):
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-    page = browser.new_page(viewport={"width": 1200, "height": 800})
-    requests = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(server)
-    page.wait_for_selector("#restore")
-    return page, requests
-
-
 def drop(page, path):
     page.set_input_files("#upload input[type=file]", path)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_an_mp3_in_a_browser(server, tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def test_an_mp3_in_a_browser(launch, server, tmp_path):
     address, _, _ = server
     song = tmp_path / NAME
     song.write_bytes(encode_mp3(torch.from_numpy(mixture(2.0, seed=5)), kbps=32))
-    with sync_api.sync_playwright() as playwright:
-        page, requests = page_of(playwright, address)
-        complaints = []
+    with launch() as browser:
+        page = browser.new_page(viewport={"width": 1200, "height": 800})
+        requests, complaints = [], []
+        page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
+        page.goto(address)
+        page.wait_for_selector("#restore")
         # Nothing is there yet, and nothing is dropped.
         assert not page.is_visible("#page") and not page.is_visible("#download")
         page.click("#restore")
@@ -126,7 +117,6 @@ def test_an_mp3_in_a_browser(server, tmp_path):
         # Without a file of one's own.
         page.click("#example")
         page.wait_for_selector("#line:has-text('orchestra.mp3: 4.0 s')", timeout=120_000)
-        page.context.browser.close()
     wav, rate = audio.read(song)
     expected = restore_audio(Apollo.from_pretrained("apollo-small"), wav, rate, keep_below=3000.0)
     got, got_rate = audio.read(tmp_path / "got.wav")

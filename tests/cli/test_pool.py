@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 import torch
-from helpers import do_slowly, load, save, small_model, snr, tone, tree
+from helpers import do_slowly, load, needs_processes, save, small_model, snr, tone, tree
 
 from apollo_plugin import audio, benchmark, checkpoints
 from apollo_plugin.audio.extent import expected_bytes
@@ -52,6 +52,7 @@ def same(folder, expected, names=None):
         assert snr(got[0], want[0]) > 90
 
 
+@needs_processes
 def test_processes_make_what_one_makes(run, songs, alone, tmp_path):
     extra = tmp_path / "extra"
     (extra / "deep").mkdir(parents=True)
@@ -69,6 +70,7 @@ def test_processes_make_what_one_makes(run, songs, alone, tmp_path):
     assert torch.get_num_threads() == n_threads
 
 
+@needs_processes
 def test_a_file_that_kills_its_process_is_lost_alone(run, songs, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "do_there", do_slowly)
     save(tmp_path / "deadly.wav", tone(500))
@@ -81,6 +83,7 @@ def test_a_file_that_kills_its_process_is_lost_alone(run, songs, alone, tmp_path
     same(tmp_path / "out", alone)
 
 
+@needs_processes
 def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(tmp_path, tiny_checkpoint):
     save(tmp_path / "in" / "0.wav", tone(500))
     long = save(tmp_path / "in" / "1.wav", torch.zeros(2, 44100 * 300), subtype="PCM_16")
@@ -107,6 +110,7 @@ def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(tmp_path, tiny
     assert len(children) >= 3 and not psutil.wait_procs(children, 10)[1]
 
 
+@needs_processes
 def test_a_cluster_of_two_workers_one_of_which_is_killed(run, songs, alone, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(pool, "do_there", do_slowly)
@@ -171,6 +175,7 @@ def test_how_many_at_a_time(
 ):
     monkeypatch.setattr(pool, "n_cores", lambda: cores)
     monkeypatch.setattr(pool, "available_bytes", lambda: free)
+    monkeypatch.setattr(pool, "no_processes", lambda: None)
     path = tmp_path / "a.wav"
     with path.open("wb") as file:
         file.truncate(int(megabytes * 1e6))
@@ -182,6 +187,15 @@ def test_how_many_at_a_time(
     assert pool.share_out(model.to("meta"), parse(["a.wav"])[0], due)[0] == 1
 
 
+def test_without_processes_files_come_one_by_one(run, songs, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "no_processes", lambda: "there are none")
+    status, out, err = run(songs, "--jobs", 3, "-o", tmp_path / "out")
+    assert status == 0 and out.count("->") == 5
+    assert err.splitlines() == ["apollo-restore: there are none: one file at a time"]
+    same(tmp_path / "out", alone)
+
+
+@needs_processes
 def test_the_benchmark_of_processes(tiny_checkpoint, tmp_path, monkeypatch, capsys):
     arguments = "--devices cpu --precisions fp32 --iterations 1 --stream_seconds 1 --song_seconds 1"
     files = ["--models", str(tiny_checkpoint), "--json", str(tmp_path / "b.json")]

@@ -8,7 +8,15 @@ import torch
 from helpers import snr, tone
 
 from apollo_plugin import audio
-from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec, encode_mp3, mp3
+from apollo_plugin.data.codecs import (
+    BIT_RATES,
+    CODECS,
+    EVERYDAY,
+    draw_codec,
+    encode_mp3,
+    mp3,
+    mp3_quality,
+)
 
 
 def pink(n_samples, n_channels=2):
@@ -112,6 +120,31 @@ def test_other_codecs_are_aligned(name, rate, n_channels):
         assert snr(coded[:, -600:], wav[:, -600:]) > 3
         figures.append(snr(coded, wav))
     assert 4 < figures[0] < figures[1]
+
+
+@pytest.mark.parametrize("rate", [44100, 48000])
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_mp3_of_a_constant_quality_is_aligned_and_as_good_as_it_says(rate, n_channels):
+    wav = pink(65536, n_channels)
+    coded = [mp3_quality(wav, rate, quality) for quality in (0, 2, 5, 9)]
+    for one in coded:
+        assert one.shape == wav.shape and one.dtype == torch.float32
+        assert lag(one, wav) == 0
+        assert snr(one[:, -600:], wav[:, -600:]) > 3
+    figures = [snr(one, wav) for one in coded]
+    assert figures == sorted(figures, reverse=True) and figures[0] > figures[-1] + 6
+    # LAME's own low-passes: V0 keeps 19.5 kHz or more, V9 ends below 16 kHz.
+    assert edge(coded[0]) > 19 and edge(coded[-1]) < 16
+    # Noise takes more bits than 160 kbit/s at V0, fewer than that at V5.
+    if n_channels == 2 and rate == 44100:
+        assert snr(mp3(wav, kbps=160), wav) < figures[0]
+        assert figures[2] < snr(mp3(wav, kbps=192), wav)
+
+
+@pytest.mark.parametrize("n_samples", [1, 1152, 44101])
+def test_mp3_of_a_constant_quality_of_every_length(n_samples):
+    wav = tone(n_samples, 1)[0]
+    assert mp3_quality(wav, quality=0).shape == wav.shape
 
 
 @pytest.mark.parametrize("name", CODECS)

@@ -40,8 +40,8 @@ def test_a_slope_over_bands_is_the_error_band_by_band():
 def test_a_shelf_in_a_signal():
     """Half of the bands 6 dB up: 3 dB of bias, 3 dB band by band."""
     wav = noise()
-    up = filtered(wav, lambda hertz: torch.where(hertz > 10875, 2.0, 1.0))
-    budget = error_budget(up, wav, 44100, 5750)  # 23 .. 63: 20.5 bands on either side
+    up = filtered(wav, lambda hertz: torch.where(hertz > 12875, 2.0, 1.0))
+    budget = error_budget(up, wav, 44100, 5750)  # 23 .. 79: 28.5 bands on either side
     assert budget.bias == pytest.approx(3.01, abs=0.2)
     assert budget.band == pytest.approx(3.01, abs=0.1)
     assert budget.time < 0.5
@@ -77,6 +77,18 @@ def test_what_lies_below_the_cutoff_is_told_from_what_lies_above():
     assert spoiled.time < 0.3
 
 
+def test_above_an_original_s_own_end_nothing_is_asked_for():
+    whole = noise()
+    dark = filtered(whole, lambda hertz: (hertz < 15000).double())
+    # But for its slope, one or two bands of 30.
+    assert 0 < error_budget(whole, dark, 44100, 7750).bias < 3
+    assert level_errors(*(band_levels(x, 44100)[:, 31:80] for x in (whole, dark))).bias > 15
+    assert error_budget(dark, whole, 44100, 7750).bias < -10
+    # Where it ends below the cut-off, all is asked for: there is no other answer.
+    silent = torch.zeros_like(whole)
+    assert error_budget(whole, silent, 44100, 7750).bias > 20
+
+
 def test_levels_are_those_of_an_stft():
     wav = noise(4410, 1)
     levels = band_levels(wav, 44100)
@@ -84,7 +96,8 @@ def test_levels_are_those_of_an_stft():
     frame = torch.fft.rfft(wav[0, 441 : 441 + 882].double() * window).abs().square()
     expected = 10 * (frame[40:45].sum() + 1e-6).log10()
     assert levels[0, 8, 2] == pytest.approx(expected.item(), abs=1e-6)
-    assert bands_above(4400, 44100) == range(18, 64)
+    assert bands_above(4400, 44100) == range(18, 80)
+    assert bands_above(4400, 44100, 16000) == range(18, 64)
     assert bands_above(4000, 16000) == range(16, 32)
 
 
@@ -93,5 +106,5 @@ def test_silence_and_bad_input():
     assert error_budget(silent, silent, 44100, 5000)[:3] == (0, 0, 0)
     with pytest.raises(ValueError, match="differ"):
         error_budget(noise(1000), noise(1001), 44100, 5000)
-    with pytest.raises(ValueError, match="16500"):
-        error_budget(noise(1000), noise(1000), 44100, 16500)
+    with pytest.raises(ValueError, match="20500"):
+        error_budget(noise(1000), noise(1000), 44100, 20500)

@@ -20,7 +20,7 @@ def make_rows(n_pairs=30, seed=0, rates=(24, 64, 128)):
             "name": f"{index:05d}",
             **{
                 prefix + metric: float(random.normal(10 + kbps / 10 + shift, 2))
-                for metric in ("si_sdr", "sdr", "visqol", "lsd")
+                for metric in ("si_sdr", "sdr", "visqol", "lsd", "zimtohrli")
                 for prefix, shift in (("input_", 0), ("", 1))
             },
         }

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import tone
 
-from apollo_plugin.losses import GeneratorLoss, Signal
+from apollo_plugin.losses import GeneratorLoss, Signal, SRGANLoss
 
 
 def test_published_losses(numbers, published_judge):
@@ -68,3 +68,45 @@ def test_weights_that_make_no_loss():
         GeneratorLoss(envelope=float("nan"))
     with pytest.raises(ValueError, match="has to exceed 0"):
         GeneratorLoss(reconstruction=0)
+
+
+_ALL = dict(snr=1, envelope=1, mel=1, log_spectral=1, band_energy=1)
+
+
+@pytest.mark.parametrize("name", ["reconstruction", *_ALL])
+@pytest.mark.parametrize(
+    "shapes", [((2, 1, 4000), (2, 2, 4000)), ((1, 2, 4000), (4, 2, 4000)), ((1, 2, 1), (1, 2, 40))]
+)
+def test_nothing_is_broadcast(name, shapes):
+    """Either way round; what is compared has to be of one shape."""
+    loss = GeneratorLoss().comparisons[name]
+    for one, other in (shapes, shapes[::-1]):
+        with pytest.raises(ValueError, match="differ; a loss compares equal shapes") as caught:
+            loss(torch.ones(one), torch.ones(other))
+        assert "\n" not in str(caught.value) and str(one) in str(caught.value)
+
+
+def test_the_coded_signal_has_the_shape_too():
+    wav = tone(4000)[None]
+    loss = GeneratorLoss(0, 0, 0, snr=1, snr_below="cutoff")
+    with pytest.raises(ValueError, match="compares equal shapes"):
+        loss(wav, wav, coded=wav[:, :1])
+
+
+def test_feature_maps_and_spectra_are_not_broadcast():
+    feature_matching = GeneratorLoss().feature_matching
+    maps = torch.ones(2, 8, 5, 5)
+    with pytest.raises(ValueError, match="compares equal shapes"):
+        feature_matching([[maps]], [[maps[:1]]])
+    parts = torch.ones(2, 2, 9, 5)
+    for loss in (SRGANLoss(0, reconstruction=1), SRGANLoss(0, magnitude=1)):
+        with pytest.raises(ValueError, match="compares equal shapes"):
+            loss(parts, parts[:1])
+
+
+@pytest.mark.parametrize(
+    "wav", [torch.ones(4000), torch.ones(2, 4000), torch.ones(1, 2, 4000).int(), "sound", None]
+)
+def test_what_is_no_signal(wav):
+    with pytest.raises(ValueError, match=r"floating point tensors \(batch, channels, time\)$"):
+        GeneratorLoss()(wav, wav)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torchaudio
 from helpers import tone
 
 from apollo_plugin.losses import (
@@ -33,7 +32,7 @@ def test_a_batch_is_the_mean_of_its_items(loss):
     assert abs(loss(est, ref) - whole) > 1e-3
 
 
-def test_mel_is_the_mean_error_of_log_powers():
+def test_mel_is_the_mean_error_of_log_powers(torchaudio):
     est, ref = 0.3 * torch.randn(2, 1, 8000), torch.randn(2, 1, 8000)
     mel = torchaudio.transforms.MelSpectrogram(44100, 2048, hop_length=512, n_mels=64)
     expected = (mel(est).log() - mel(ref).log()).abs().mean()
@@ -41,6 +40,16 @@ def test_mel_is_the_mean_error_of_log_powers():
     # Masked: 60 dB below a tone in the same frames.
     loud = 10 * tone(8000)[:1, None]
     assert MelLoss()(loud + 1e-4 * ref[:1], loud) < 1e-3
+
+
+def test_a_tone_in_the_middle_of_a_mel_band_lies_in_no_other():
+    """At the edges that HTK's book gives: 2595 lg(1 + f / 700 Hz) in equal steps."""
+    bands = MelLoss(44100, 2048, 8).bands
+    mels = [2595 * np.log10(1 + 22050 / 700) * k / 9 for k in range(10)]
+    for k in range(8):
+        low, middle, high = (700 * (10 ** (m / 2595) - 1) / 44100 * 2048 for m in mels[k : k + 3])
+        expected = np.interp(np.arange(1025), [low, middle, high], [0, 1, 0])
+        np.testing.assert_allclose(bands[:, k], expected, atol=1e-6)
 
 
 def test_log_spectral_loss_is_the_textbook_s():

@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 import torch
-import torchaudio
 from helpers import tone
 
 from apollo_plugin import audio
@@ -28,7 +27,7 @@ def test_short_files_are_whole():
     assert original == {}
 
 
-def test_levels_are_matched_by_loudness():
+def test_levels_are_matched_by_loudness(torchaudio):
     ref = tone(88200)
     item = compare("a", 0.5 * ref, 0.3 * ref, 44100, ref, metrics=())
     gains = [version.gain for version in item.versions]

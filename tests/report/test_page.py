@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import CHROMIUM, CHROMIUM_FLAGS, tone
+from helpers import tone
 
 from apollo_plugin import audio, report
 from apollo_plugin.cli import main
@@ -155,16 +155,10 @@ def test_numbers_in_print(value, digits, sign, text):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="the browser tests need playwright"
-    )
-    if CHROMIUM is None:
-        pytest.skip("the browser tests need chromium on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
+def browser(launch):
+    browser = launch()
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

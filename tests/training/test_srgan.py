@@ -212,7 +212,7 @@ def test_the_configurations_of_the_recipe():
     assert conf["training"] == common
     with torch.device("meta"):
         model, small = SRGAN(**conf["model"]), SRGAN(**demo["model"])
-        assert model.get_model_args() == SRGAN().get_model_args()
+        assert model.get_model_args() == SRGAN(input_peak=1.0).get_model_args()
         critic = build.make_discriminator({**conf, "main_args": {"model": "srgan"}})
     assert sum(p.numel() for p in critic.parameters()) == 163_285_439
     assert sum(p.numel() for p in small.parameters()) < 0.02 * 322e6

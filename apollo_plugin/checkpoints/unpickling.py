@@ -1,10 +1,10 @@
-"""A pickle's instructions, followed on stand-ins before torch's unpickler sees them.
+"""A pickle's instructions, followed without executing anything that it names.
 
-``torch.load(weights_only=True)`` executes nothing that a file names, but it believes the file: a
-storage may claim more than is there, a tensor may reach out of it, a tuple nested deep enough ends
-the process once it is hashed, ``bytearray(10**12)`` takes the memory. Here the same instructions
-are followed on stand-ins that own no memory, and whatever ``torch.save`` does not write is refused.
-What passes costs torch no more than the file weighs.
+``torch.load(weights_only=True)`` executes nothing either, but it believes the file: a storage may
+claim more than is there, a tensor may reach out of it, a tuple nested deep enough ends the process
+once it is hashed, ``bytearray(10**12)`` takes the memory. Here mappings, lists, plain values and
+tensors are made, each claim is checked first, and whatever ``torch.save`` does not write is
+refused. What passes takes no more memory than the file weighs.
 """
 
 import gc
@@ -13,10 +13,10 @@ import pickletools
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import CheckpointError
-from .claims import CALLS, UNPLAIN, Claims, Mapping, Name, Value
+from .claims import CALLS, UNPLAIN, Claims, Name, Value
 
 # Settings beside the weights. Whatever is made of these names is thrown away; any other name in a
 # pickle is refused. Neither is ever imported or called.
@@ -43,13 +43,11 @@ _ODD_TENSORS = {
 }
 
 
-class _Setting(NamedTuple):
-    """Whatever a call of a name of settings makes."""
-
-    name: str
+class _Setting(dict):
+    """Stand-in for whatever a call of a name of settings makes. Keys that are put in are kept."""
 
 
-class Inspection(Claims):
+class Unpickler(Claims):
     """One pickle followed to its end.
 
     Args:
@@ -59,9 +57,8 @@ class Inspection(Claims):
         most: bytes that all storages may take together.
 
     Attributes:
-        value: what it makes, on stand-ins.
-        settings: names of settings, each with the stand-in that torch's unpickler can fill:
-            ``"mapping"``, ``"list"`` or ``"object"``.
+        value: what it makes. Objects of settings are empty stand-ins, bytes are empty.
+        storages: memory that its tensors lie in, by key; uint8, to be filled from the file.
 
     Raises:
         CheckpointError: in one line, for whatever ``torch.save`` does not write.
@@ -69,7 +66,7 @@ class Inspection(Claims):
 
     def __init__(self, file: io.BytesIO, name: str, n_bytes: dict[str, int] | None, most: int):
         super().__init__(name, n_bytes, most)
-        self._uses: dict[str, set[str]] = {}
+        self._settings: set[str] = set()
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -87,7 +84,6 @@ class Inspection(Claims):
         finally:
             if collects:
                 gc.enable()
-        self.settings = {name: self._stand_in(name, uses) for name, uses in self._uses.items()}
 
     def _follow(self, file: io.BytesIO) -> None:
         for opcode, argument, _ in pickletools.genops(file):
@@ -127,24 +123,18 @@ class Inspection(Claims):
 
     def _add(self, items: Iterable[Any]) -> None:
         target = self._stack[-1]
-        if isinstance(target, _Setting):
-            self._uses[target.name].add("items")
-        else:
+        if not isinstance(target, _Setting):
             self.require(type(target) is list, "appends to what is no list")
             target.extend(items)
 
     def _set(self, pairs: list[Any]) -> None:
         target = self._stack[-1]
-        if isinstance(target, _Setting):
-            self._uses[target.name].add("keys")
-            target = Mapping()
-        self.require(isinstance(target, Mapping), "puts keys into what is no mapping")
+        self.require(isinstance(target, dict), "puts keys into what is no mapping")
         if len(pairs) % 2:
             raise ValueError("a key without a value")
-        for key in pairs[::2]:
+        for key, value in zip(pairs[::2], pairs[1::2]):
             self.check_key(key)
-            target.n += 1
-            target.text &= type(key) is str
+            target[key] = value
 
     def _name(self, argument: str) -> None:
         module, _, attribute = argument.partition(" ")
@@ -158,7 +148,7 @@ class Inspection(Claims):
         if full in CALLS or re.fullmatch(_PARTS_OF_TENSORS, full):
             pass
         elif root in _SETTINGS or full in _TORCH_SETTINGS or builtin:
-            self._uses.setdefault(full, set())
+            self._settings.add(full)
         elif (module == "torch._utils" and attribute in _ODD_TENSORS) or module == "torch._tensor":
             what = _ODD_TENSORS.get(attribute, "tensors of a class of their own")
             raise CheckpointError(f"'{self.name}' holds {what}; {UNPLAIN}")
@@ -176,32 +166,22 @@ class Inspection(Claims):
         callable_ = type(function) is Name and type(arguments) is tuple
         self.require(callable_, "calls what it has not named")
         self.cost(len(arguments))
-        if function in self._uses:
-            self._stack.append(_Setting(function))
+        if function in self._settings:
+            self._stack.append(_Setting())
         else:
             self.require(function in CALLS, f"calls {function}")
             self._stack.append(CALLS[function](self, *arguments))
 
     def _new(self, _: Any) -> None:
-        self.require(self._stack[-2] in self._uses, "makes objects")
+        function = self._stack[-2]
+        self.require(type(function) is Name and function in self._settings, "makes objects")
         self._call(None)
 
     def _build(self, _: Any) -> None:
+        """Attributes, as state dicts have them for versions; no model needs any."""
         state, target = self._stack.pop(), self._stack[-1]
-        attributes = isinstance(state, Mapping) and state.text
-        self.cost(state.n if isinstance(state, Mapping) else 1)
-        if isinstance(target, _Setting):
-            self._uses[target.name].add("attributes" if attributes else "state")
-        else:
-            plain = isinstance(target, Mapping) and attributes
-            self.require(plain, "changes what it has made")
-
-    def _stand_in(self, setting: str, uses: set[str]) -> str:
-        if "items" in uses:
-            self.require(uses == {"items"}, f"names {setting}")
-            return "list"
-        self.require(not {"keys", "state"} <= uses, f"names {setting}")
-        return "mapping" if "keys" in uses else "object"
+        plain = type(target) is dict and isinstance(state, dict)
+        self.require(isinstance(target, _Setting) or plain, "changes what it has made")
 
 
 _PARTS_OF_TENSORS = (
@@ -214,15 +194,15 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NEWFALSE": lambda: False,
     "EMPTY_TUPLE": tuple,
     "EMPTY_LIST": list,
-    "EMPTY_DICT": Mapping,
+    "EMPTY_DICT": dict,
     "EMPTY_SET": Value,
 }
-_STEPS: dict[str, Callable[[Inspection, Any], None]] = {
-    "MARK": Inspection._mark,
-    "BINPUT": Inspection._put,
-    "LONG_BINPUT": Inspection._put,
-    "BINGET": Inspection._get,
-    "LONG_BINGET": Inspection._get,
+_STEPS: dict[str, Callable[[Unpickler, Any], None]] = {
+    "MARK": Unpickler._mark,
+    "BINPUT": Unpickler._put,
+    "LONG_BINPUT": Unpickler._put,
+    "BINGET": Unpickler._get,
+    "LONG_BINGET": Unpickler._get,
     "TUPLE": lambda self, _: self._tuple(None),
     "TUPLE1": lambda self, _: self._tuple(1),
     "TUPLE2": lambda self, _: self._tuple(2),
@@ -231,9 +211,9 @@ _STEPS: dict[str, Callable[[Inspection, Any], None]] = {
     "APPENDS": lambda self, _: self._add(self._pop_mark()),
     "SETITEM": lambda self, _: self._set([self._stack.pop(), self._stack.pop()][::-1]),
     "SETITEMS": lambda self, _: self._set(self._pop_mark()),
-    "GLOBAL": Inspection._name,
-    "REDUCE": Inspection._call,
-    "NEWOBJ": Inspection._new,
-    "BUILD": Inspection._build,
+    "GLOBAL": Unpickler._name,
+    "REDUCE": Unpickler._call,
+    "NEWOBJ": Unpickler._new,
+    "BUILD": Unpickler._build,
     "BINPERSID": lambda self, _: self._stack.append(self._storage(self._stack.pop())),
 }

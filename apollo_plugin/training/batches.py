@@ -1,0 +1,84 @@
+"""Batches as they come from any data set: their shapes, and items that tell nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import DataLoader, default_collate
+
+from ..errors import DataError
+
+# Of an original, full scale 1.0 (-120 dB): less is no music, and errors relative to it no figures.
+_LEAST_PEAK = 1e-6
+
+
+def checked(batch: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The coded and the original signal of a batch, ``(batch, channels, time)`` each.
+
+    Args:
+        batch: the two, of equal shape; ``(batch, time)`` stands for one channel.
+
+    Raises:
+        DataError: for anything else.
+    """
+    if not isinstance(batch, (list, tuple)) or len(batch) != 2:
+        what = f"{len(batch)} things" if isinstance(batch, (list, tuple)) else type(batch).__name__
+        raise DataError(f"a batch is (coded, original), two tensors; the loader gave {what}")
+    for name, wav in zip(("coded", "original"), batch):
+        if not torch.is_tensor(wav) or not wav.is_floating_point():
+            kind = wav.dtype if torch.is_tensor(wav) else type(wav).__name__
+            raise DataError(f"the {name} signal of a batch is {kind}, not a floating point tensor")
+        if wav.ndim not in (2, 3) or wav.numel() == 0:
+            raise DataError(
+                f"the {name} signal of a batch has shape {tuple(wav.shape)}; it takes "
+                "(batch, channels, time) or (batch, time)"
+            )
+    coded, original = (wav.unsqueeze(1) if wav.ndim == 2 else wav for wav in batch)
+    if coded.shape != original.shape:
+        raise DataError(
+            f"the coded signal of a batch has shape {tuple(coded.shape)}, the original "
+            f"{tuple(original.shape)} (batch, channels, time); they have to be equal"
+        )
+    return coded, original
+
+
+def collate(items: list) -> object:
+    """torch's ``default_collate``, which says in one line what does not fit.
+
+    Raises:
+        DataError: for items of different shapes.
+    """
+    try:
+        return default_collate(items)
+    except (RuntimeError, TypeError) as error:
+        shapes = [
+            " and ".join(str(tuple(getattr(part, "shape", ()))) for part in item)
+            for item in items
+            if isinstance(item, (list, tuple))
+        ]
+        if len(set(shapes)) < 2:
+            raise
+        raise DataError(
+            f"items of one batch have different shapes: {', '.join(shapes)}; cut them to one "
+            "length, or take a batch_size of 1"
+        ) from error
+
+
+def with_checks(loader: DataLoader | None) -> DataLoader | None:
+    """A loader whose batches are made by :func:`collate` where they would be by torch's own."""
+    if isinstance(loader, DataLoader) and loader.collate_fn is default_collate:
+        loader.collate_fn = collate
+    return loader
+
+
+def useless(coded: torch.Tensor, original: torch.Tensor) -> dict[int, str]:
+    """Items of a batch that no figure can be made of, each with the reason."""
+    reasons = {}
+    for index, pair in enumerate(zip(coded, original)):
+        for name, wav in zip(("coded", "original"), pair):
+            if not torch.isfinite(wav).all():
+                reasons[index] = f"its {name} signal holds NaN or infinity"
+        if index not in reasons and pair[1].abs().max() < _LEAST_PEAK:
+            reasons[index] = "its original is silent"
+    return reasons

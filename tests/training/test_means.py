@@ -1,0 +1,119 @@
+"""Means are those of one process, whatever the number of items and processes."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import Noisy
+from torch.utils.data import DataLoader
+
+from apollo_plugin.training.means import Means
+from apollo_plugin.training.sharing import is_padded, shared
+
+# Run by torchrun, alone too: what each number of validation pairs comes to.
+SCRIPT = """
+import json, sys, warnings
+import pytorch_lightning as pl
+import torch
+from helpers import Noisy, small_model
+from pytorch_lightning.strategies import DDPStrategy
+from torch.utils.data import DataLoader
+from apollo_plugin import ApolloSystem
+from apollo_plugin.losses import GeneratorLoss
+from apollo_plugin.training.means import Means
+
+warnings.simplefilter("ignore")
+n_processes, found = int(sys.argv[1]), {}
+for n_train, n_pairs in ((6, 1), (6, 3), (6, 5)):
+    torch.manual_seed(0)
+    model = small_model(residual=True, n_layers=1).train()
+    data = DataLoader(Noisy(n_train), n_train // n_processes)
+    loss = GeneratorLoss(windows=(64, 256), per_item=True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    system = ApolloSystem(model, optimizer, loss, data, DataLoader(Noisy(n_pairs), 1))
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", devices=n_processes, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        strategy=DDPStrategy() if n_processes > 1 else "auto",
+    )
+    trainer.fit(system)
+    found[n_pairs] = {k: v.item() for k, v in trainer.callback_metrics.items()}
+# A process of its own count of values, one of none.
+means = Means()
+rank = trainer.global_rank
+means.add("uneven", [float(v) for v in range(7)][rank::n_processes] if rank < 2 else [])
+means.add("nothing", [])
+found["uneven"] = means.reduce(trainer)["uneven"]
+if n_processes == 1 or rank == n_processes - 1:
+    print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory):
+    """Of 1, 2 and 3 processes, as the last of them has them."""
+    script = tmp_path_factory.mktemp("ddp") / "script.py"
+    script.write_text(SCRIPT)
+    tests = str(Path(__file__).parents[1])
+    found = {}
+    for n in (1, 2, 3):
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
+        done = subprocess.run(
+            [sys.executable, *launcher, script, str(n)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _path(tests)},
+        )
+        assert done.returncode == 0, done.stderr
+        found[n] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def _path(tests):
+    return os.pathsep.join([tests, str(Path(tests).parent), os.environ.get("PYTHONPATH", "")])
+
+
+@pytest.mark.parametrize("n_processes", [2, 3])
+@pytest.mark.parametrize("n_pairs", ["1", "3", "5"])
+def test_validation_is_that_of_one_process(figures, n_processes, n_pairs):
+    one, several = figures[1][n_pairs], figures[n_processes][n_pairs]
+    names = [name for name in one if name.startswith("val_")]
+    assert len(names) == 6
+    for name in names:
+        assert several[name] == pytest.approx(one[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_the_loss_of_an_epoch_is_that_of_one_process(figures, n_processes):
+    """Of all items; what one process logs of a batch is its own."""
+    one, several = figures[1]["3"], figures[n_processes]["3"]
+    assert several["epoch_loss"] == pytest.approx(one["epoch_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_uneven_counts(figures, n_processes):
+    values = range(7) if n_processes == 2 else [0, 3, 6, 1, 4]
+    assert figures[n_processes]["uneven"] == pytest.approx(sum(values) / len(values))
+
+
+def test_means_of_one_process():
+    means = Means()
+    for values in ([1.0, 2.0], [], torch.tensor([[6.0]])):
+        means.add("a", values)
+    means.add("b", [])
+    found = means.reduce()
+    assert found["a"] == 3.0 and math.isnan(found["b"])
+    assert means.reduce() == {}
+
+
+def test_a_process_without_items_takes_part():
+    loader = DataLoader(Noisy(2), 1)
+    shares = [shared(loader, 3, rank) for rank in range(3)]
+    assert [len(share) for share in shares] == [1, 1, 1]
+    assert [is_padded(share) for share in shares] == [False, False, True]
