@@ -102,11 +102,11 @@ def build(
     body = f'<section class="results"><h2>Results</h2>{results}</section>' if results else ""
     body += _index(items)
     body += "".join(_item(item, index, title) for index, item in enumerate(items))
-    count = f"{len(items)} file{'s' * (len(items) != 1)}"
+    count = f"{len(items)} files; this" if len(items) > 1 else "This"
     # Markup and script are small beside the sound; the size is told to a tenth of a megabyte.
     megabytes = (len(body) + len(script) + 12000) / 1e6
     lines = [escape(intro)] if intro else []
-    lines.append(f"{count}; this page is {megabytes:.1f} MB and needs no network.")
+    lines.append(f"{count} page is {megabytes:.1f} MB and needs no network.")
     parts = {
         "title": escape(title),
         "intro": "".join(f"<p>{line}</p>" for line in lines),

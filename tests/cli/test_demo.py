@@ -68,11 +68,13 @@ def test_an_mp3_in_a_browser(launch, server, tmp_path):
     song.write_bytes(encode_mp3(torch.from_numpy(mixture(2.0, seed=5)), kbps=32))
     with launch() as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 800})
-        requests = []
+        requests, complaints = [], []
         page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
         page.goto(address)
         page.wait_for_selector("#restore")
-        # Nothing dropped yet.
+        # Nothing is there yet, and nothing is dropped.
+        assert not page.is_visible("#page") and not page.is_visible("#download")
         page.click("#restore")
         page.wait_for_selector("text=Drop a file first.")
         drop(page, song)
@@ -82,13 +84,21 @@ def test_an_mp3_in_a_browser(launch, server, tmp_path):
         page.wait_for_selector("#download a", timeout=120_000)
         for player in ("#came", "#restored"):
             page.wait_for_selector(f"{player} button[aria-label*='Play' i]")
-        assert "restored in" in page.input_value("#line textarea, #line input")
+        assert "restored in" in page.inner_text("#line")
+        # The listening page of it, in a frame that may do nothing but play it.
+        frame = page.frame_locator("#page iframe")
+        assert frame.locator("h1").inner_text() == re.sub("[<>]", "", NAME)  # gradio drops them
+        frame.locator(".play").click()
+        frame.locator("section.playing").wait_for()
+        frame.locator(".play").click()
         with page.expect_download() as download:
             page.click("#download a")
         download.value.save_as(tmp_path / "got.wav")
         assert download.value.suggested_filename.endswith("_restored.wav")
         outside = [u for u in requests if re.match("(http|ws)", u) and not u.startswith(address)]
         assert outside == []
+        # Nothing of it was denied by its own policy.
+        assert [text for text in complaints if "Policy" in text] == []
         page.screenshot(path=tmp_path / "page.png")
         # Longer than the limit, and no music.
         soundfile.write(tmp_path / "long.wav", np.zeros(7 * 8000), 8000)
@@ -104,6 +114,9 @@ def test_an_mp3_in_a_browser(launch, server, tmp_path):
             page.wait_for_selector(f"#upload :text('{name.split('.')[0]}')")
             page.click("#restore")
             page.wait_for_selector(f"text={message}")
+        # Without a file of one's own.
+        page.click("#example")
+        page.wait_for_selector("#line:has-text('orchestra.mp3: 4.0 s')", timeout=120_000)
     wav, rate = audio.read(song)
     expected = restore_audio(Apollo.from_pretrained("apollo-small"), wav, rate, keep_below=3000.0)
     got, got_rate = audio.read(tmp_path / "got.wav")

@@ -140,7 +140,7 @@ def test_the_scale_is_told_from_full_scale(items):
 
 def test_size_and_cut_off_are_stated(page, items):
     text = page.read_text("utf-8")
-    stated = float(re.search(r"this page is ([\d.]+) MB", text)[1])
+    stated = float(re.search(r"[Tt]his page is ([\d.]+) MB", text)[1])
     assert stated == pytest.approx(page.stat().st_size / 1e6, abs=0.1)
     cutoff = items[0].diagnosis.cutoff / 1000
     assert 5.4 < cutoff < 6 and text.count(f"cut-off {cutoff:.1f} kHz") >= 5
