@@ -65,7 +65,7 @@ class RestorationModel(RestorationNetwork, BaseModel):
         restored = []
         for one in many:
             level = 1.0 if keep_level else model_level(one, self.input_peak)
-            restored.append(self.restore(one / level, **kwargs) * level)
+            restored.append(restore_wav(self, one, level=level, **kwargs))
         return torch.stack(restored).reshape(wav.shape)
 
     def separate(
