@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from apollo_plugin import SRGAN, Apollo
 from apollo_plugin.cli.work import do_there
 from apollo_plugin.data.parallel import no_processes
+from apollo_plugin.files import atomic_write
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHROMIUM_FLAGS = (
@@ -269,6 +270,13 @@ def die(x):
 def slow_pid(_):
     time.sleep(0.2)
     return os.getpid()
+
+
+def write_for_ever(path):
+    with atomic_write(path) as beside:
+        beside.touch()
+        while True:
+            time.sleep(1)
 
 
 def do_slowly(options, folder, job):

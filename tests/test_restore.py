@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import at_one_level, small_model, snr, tone
 
-from apollo_plugin import Apollo, audio, checkpoints
+from apollo_plugin import Apollo, audio, checkpoints, restore
 from apollo_plugin.restore import restore_audio
 
 
@@ -135,3 +135,25 @@ def test_odd_rates_and_lengths(rate, n_samples):
     wav = tone(n_samples, 3)
     got = restore_audio(small_model(n_layers=1), wav, rate, keep_below=1000.0, mix=0.5)
     assert got.shape == wav.shape and torch.isfinite(got).all()
+
+
+@pytest.mark.parametrize("n_channels, n_blocks", [(1, 4), (2, 7)])
+def test_a_signal_takes_as_few_steps_as_caches_allow(n_channels, n_blocks, small, monkeypatch):
+    """Each step costs what it costs however short its block is."""
+    steps, step = [], small.step
+    monkeypatch.setattr(
+        small, "step", lambda wav, *rest: steps.append(wav.shape) or step(wav, *rest)
+    )
+    # 20 frames of one channel, and a half.
+    monkeypatch.setattr(restore, "_BLOCK_BYTES", round(20.5 * small.frame_bytes))
+    hop = small.filterbank.stride
+    small.restore(tone(70 * hop - 1, n_channels)[:, : 70 * hop - 1])
+    n_frames = 20 // n_channels
+    lengths = [n_frames * hop] * (n_blocks - 1) + [(70 - n_frames * (n_blocks - 1)) * hop - 1]
+    assert steps == [(n_channels, length) for length in lengths]
+
+
+def test_a_block_fills_the_cache_that_it_is_for(small):
+    """Of the published model too a block is of several frames."""
+    full = 4 * 80 * 256  # its features
+    assert restore._BLOCK_BYTES // full >= 8 and restore._BLOCK_BYTES <= 64 << 20

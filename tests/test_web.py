@@ -1,6 +1,7 @@
 """The page that restores in the browser (docs/web): in a real browser, with a real MP3."""
 
 import base64
+import http.client
 import importlib.util
 import json
 import shutil
@@ -476,6 +477,24 @@ def test_it_goes_on_without_a_network(browser, address):
     says(page, "Ready.")
     assert page.evaluate("crossOriginIsolated")
     context.close()
+
+
+def test_addresses_that_are_no_file(tmp_path, capfd):
+    """Answered, and nothing said on the console; the next one is answered too."""
+    (tmp_path / "index.html").write_text("<p>here</p>")
+    (tmp_path / "folder").mkdir()
+    with server(tmp_path, "127.0.0.1", 0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        paths = ["/%00", "/index.html%00", "/a%00/b", "/%00/", "/folder/", "/%ff", "/" + "a" * 5000]
+        paths += ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/none"]
+        for path, status in [*((path, 404) for path in paths), ("/index.html", 200)]:
+            connection = http.client.HTTPConnection("127.0.0.1", running.server_port, timeout=30)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["X-Content-Type-Options"]) == (status, "nosniff")
+            connection.close()
+        running.shutdown()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_folder_that_is_no_page(tmp_path, capsys):

@@ -81,6 +81,23 @@ def context(preload: str) -> BaseContext:
     return forkserver
 
 
+def _start_server(ways: BaseContext) -> None:
+    """Starts what makes the worker processes, such that it and they ignore interrupts, which are
+    for the main process, from their first instruction on."""
+    if ways.get_start_method() != "forkserver":
+        return
+    from multiprocessing.forkserver import ensure_running
+
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread
+        return
+    try:
+        ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @contextlib.contextmanager
 def executor(
     n_jobs: int | None = None,
@@ -125,7 +142,9 @@ def executor(
             pool = ThreadPoolExecutor(1)
         else:
             n_jobs = n_jobs or n_cores()
-            pool = ProcessPoolExecutor(n_jobs, context(preload), _prepare_worker, (prepare,))
+            ways = context(preload)
+            _start_server(ways)
+            pool = ProcessPoolExecutor(n_jobs, ways, _prepare_worker, (prepare,))
         try:
             yield pool
         finally:

@@ -326,3 +326,16 @@ def test_the_guide_tells_each_band_of_its_own_gain_bands():
     torch.testing.assert_close(
         guide(known)[:, :, 24], told @ guide.maps[2].weight[0].T, atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("more, n_tiles", [(1, 1), (40, 1), (41, 2), (9 * 40, 9)])
+def test_as_many_tiles_as_there_is_room_for(more, n_tiles, monkeypatch):
+    """Tiles are of 8 bands, here of 5 bins; more would be made to be thrown away."""
+    made, cat = [], torch.cat
+    spec = torch.randn(1, 2, TARGET_START * 5 + more, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            torch, "cat", lambda parts, *rest: made.append(len(parts)) or cat(parts, *rest)
+        )
+        assert tiled(spec, 5).shape == (1, 2, more, 2)
+    assert made == [n_tiles]

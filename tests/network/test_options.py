@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import small_model, tone
 
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.export import export
@@ -170,3 +171,9 @@ def test_checkpoints_keep_the_options(tmp_path):
 def test_settings_that_make_no_network(options, message):
     with pytest.raises(ValueError, match=message):
         model(**options)
+
+
+def test_one_head_is_a_model():
+    assert small_model(n_heads=1)(tone(2000)).shape == (2, 2000)
+    with pytest.raises(ValueError, match="multiple of 0"):
+        small_model(n_heads=0)

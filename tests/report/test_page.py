@@ -1,10 +1,12 @@
 """The listening page: what is in it, and how it behaves in a real browser."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,24 @@ def test_names_are_escaped(page):
     assert "<title>A &lt;page&gt;</title>" in text and "Table of &lt;b&gt;tests" in text
     # One script runs, and two blocks of data lie beside it.
     assert text.count("<script") == text.count("</script>") == 3
+
+
+MARKS = [chr(n) for n in (*range(32), 0x7F, 0x85, 0x200E, 0x200F, 0x061C, 0x2028, 0x2029)]
+MARKS += [chr(n) for n in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
+
+
+def test_names_keep_their_line_and_direction(items):
+    """Marks that turn what follows them, in headings, titles, tables and labels."""
+    name = f"a{''.join(MARKS)}b<\u0645\u200c\u06cc>.mp3"
+    item = dataclasses.replace(items[1], name=name)
+    table = report.Table(name, ["", name], [[name, f"*{name}*"]])
+    text = report.build([item], name, name, [table], [(name, b"")])
+    text = text.replace((files("apollo_plugin.report") / "page.js").read_text("utf-8"), "")
+    shown = [mark for mark in MARKS if mark not in "\n\t" and mark in text]
+    assert not shown and text.count(r"\u202e") >= 7
+    heading = re.search("<h2[^>]*>(a.*?)</h2>", text)[1]
+    # A Persian word stays as it is spelt.
+    assert heading.startswith(r"a\x00\x01") and heading.endswith("b&lt;\u0645\u200c\u06cc&gt;.mp3")
 
 
 def test_the_sound_in_the_page_is_the_sound(page, items):
