@@ -19,6 +19,10 @@ class AudioError(ApolloError, ValueError):
     """A sound file that cannot be read or written."""
 
 
+class RateError(AudioError, RuntimeError):
+    """A sound file of another sample rate than the model's; Asteroid promises a RuntimeError."""
+
+
 class TagError(ApolloError):
     """Tags that cannot be written."""
 

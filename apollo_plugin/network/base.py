@@ -1,5 +1,6 @@
 """What every network of restoration is: a step with state, and whole signals made of it."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ class RestorationNetwork(nn.Module):
     def __init__(self, arguments: Mapping[str, Any]):
         # Not super(): beside Asteroid's BaseModel, which keeps a rate of its own, that would be it.
         nn.Module.__init__(self)
+        self._sample_rate: float | None = None
         self._args = {name: value for name, value in arguments.items() if name != "self"}
         if self.input_peak is not None and not 0 < self.input_peak <= 1:
             raise ValueError(f"input_peak {self.input_peak} has to lie between 0 and 1, or be None")
@@ -69,8 +71,19 @@ class RestorationNetwork(nn.Module):
 
     @property
     def sample_rate(self) -> float:
-        """In Hz."""
-        return self._args["sample_rate"]
+        """In Hz. Asteroid allows to set it: then files of that rate are taken; layers, and what is
+        saved, stay made for the model's own."""
+        return self._args["sample_rate"] if self._sample_rate is None else self._sample_rate
+
+    @sample_rate.setter
+    def sample_rate(self, new_sample_rate: float) -> None:
+        warnings.warn(
+            f"the model's layers stay made for {self._args['sample_rate']:g} Hz, whatever its "
+            "sample_rate says",
+            UserWarning,
+            stacklevel=2,
+        )
+        self._sample_rate = new_sample_rate
 
     @property
     def input_peak(self) -> float | None:

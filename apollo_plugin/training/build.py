@@ -25,6 +25,7 @@ from ..model import Apollo, RestorationModel
 from ..srgan import SRGAN
 from . import callbacks
 from .config import Conf
+from .ending import Signals
 from .srgan import SRGANSystem
 from .system import ApolloSystem, require_precision
 
@@ -248,6 +249,7 @@ def make_trainer(
             callbacks.BestModels(exp_dir, settings["save_top_k"], forget_scores, validated),
             callbacks.Examples(settings["n_examples"]),
             callbacks.EpochLine(),
+            Signals(),
         ]
     if "logger" not in overrides:
         options["logger"] = make_logger(exp_dir)
