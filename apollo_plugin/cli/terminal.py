@@ -304,6 +304,7 @@ def _polite_end(polite: bool) -> Iterator[None]:
     finally:
         if len(came) > 1:
             for child in multiprocessing.active_children():
+                child.kill()
                 child.join()
             sweep_all()
         # After a signal another may come until the process has ended.
