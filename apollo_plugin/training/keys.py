@@ -17,7 +17,9 @@ class Data:
     segment: float = key(3.0, "seconds", above=0)
     max_stems: int = key(8, "stems of a mix at most", low=1, high=11)
     gain_db: float = key(10.0, "stems are scaled by -gain_db to gain_db", low=0)
-    bit_rates: list[int] = key([24, 32, 48, 64, 96, 128], "kbit/s, drawn from", low=8, high=512)
+    bit_rates: list[int] = key(
+        [24, 32, 48, 64, 96, 128], "kbit/s, drawn from; up to 320", low=8, high=512
+    )
     mixture_share: float = key(
         0.0, "share of items that are a song as it is; the published code has 0.5", low=0, high=1
     )
@@ -31,6 +33,12 @@ class Data:
         low=0,
     )
     mono: bool = key(False, "items are one of the two channels; not in the paper")
+    uncoded_share: float = key(
+        0.0,
+        "share of items that are not coded: no change is right; not in the paper",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass
