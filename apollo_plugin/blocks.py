@@ -89,8 +89,14 @@ def restore_wav(
                     stacklevel=2,
                 )
                 continue
-            restored[:, start : start + out.shape[-1]] = out * level
-            start += out.shape[-1]
+            stop = start + out.shape[-1]
+            if model.adds and level != 1:  # what is not changed stays what it is, to the last bit
+                source = streams[:, start:stop]
+                out = source + ((out - source.to(device) / level) * level).to(source)
+            else:
+                out = out * level
+            restored[:, start:stop] = out
+            start = stop
             bar.update(end - begin)
             begin = end
             if callable(progress):

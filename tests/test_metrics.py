@@ -1,7 +1,6 @@
 """Measures against other libraries and closed forms, and what they say of silence."""
 
 import math
-import shutil
 
 import fast_bss_eval
 import numpy as np
@@ -15,9 +14,7 @@ from apollo_plugin.data.demo import mixture
 from apollo_plugin.errors import install
 from apollo_plugin.metrics import METRICS, MetricWarning, evaluate, lsd, sdr, si_sdr, snr
 
-needs_ffmpeg = pytest.mark.skipif(
-    not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="museval needs ffmpeg"
-)
+needs_ffmpeg = pytest.mark.needs("ffmpeg", "ffprobe")  # museval does
 
 
 @pytest.fixture(scope="module")

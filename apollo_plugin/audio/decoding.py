@@ -48,7 +48,12 @@ class Undecodable(AudioError):
 
 
 def decode(
-    path: Path, data: mmap.mmap, link: Link, samples: Samples, track: int | None = None
+    path: Path,
+    data: mmap.mmap,
+    link: Link,
+    samples: Samples,
+    track: int | None = None,
+    pcm: bool = True,
 ) -> Found:
     """Decodes one link of a file into ``samples``, as far as it goes.
 
@@ -58,6 +63,7 @@ def decode(
         link: which part of it.
         samples: takes the blocks; its notes tell what was passed over.
         track: which of several sound tracks, from 1 on; the file's default unless given.
+        pcm: False where what the container calls PCM is known to be coded.
 
     Returns:
         what is missing or damaged.
@@ -72,7 +78,9 @@ def decode(
             window, metadata_errors="ignore", buffer_size=1 << 16, options=ONLY_SOUND
         ) as container:
             stream = _stream(path, container, samples, track)
-            return _Decoding(path, container, stream, samples).run(data, link)
+            if not pcm and stream.codec_context.name.startswith("pcm_"):
+                raise Undecodable(f"'{path}' holds no PCM")
+            return _Decoding(path, container, stream, samples, pcm).run(data, link)
     except (av.FFmpegError, ValueError, EOFError) as error:
         if isinstance(error, AudioError):
             raise
@@ -98,10 +106,9 @@ def _stream(path, container, samples: Samples, track: int | None) -> "av.AudioSt
 
 
 class _Decoding:
-    def __init__(self, path: Path, container, stream, samples: Samples):
+    def __init__(self, path: Path, container, stream, samples: Samples, pcm: bool):
         self.path, self.container, self.stream, self.samples = path, container, stream, samples
-        self.of = (container, stream)
-        self.timed = is_timed(container)
+        self.timed = pcm and is_timed(container)
         self.gapless = not set(_GAPLESS).isdisjoint(container.format.name.split(","))
         codec = stream.codec_context
         if codec is None:
@@ -129,12 +136,11 @@ class _Decoding:
 
     def run(self, data: mmap.mmap, link: Link) -> Found:
         seconds_before, n_idle = self.samples.seconds, 0
-        several = len(self.container.streams) > 1
         self.ends = Ends(self.container, self.stream, link)
         head = (
             containers.mpeg_head(data[link.begin : link.end]) if self.mpeg and not link.begin else 0
         )
-        for packet in self._packets(None if several else self.stream):
+        for packet in self._packets(None if len(self.container.streams) > 1 else self.stream):
             if packet.stream is not self.stream:
                 self._reach(packet)
                 continue
@@ -151,15 +157,14 @@ class _Decoding:
         there = round((self.samples.seconds - seconds_before) * rate)
         self.samples.drop(self.ends.surplus(there, rate, n_frame))
         if self.samples.seconds == seconds_before:
-            promised = promised_seconds(*self.of, data, link, self.reached)
+            promised = self._promised(data, link)
             of = f"nothing of the {promised:.1f} s that it tells of"
             raise Undecodable(f"'{self.path}' holds {of if promised > _SLACK else 'no samples'}")
         return self._verdict(data, link, self.samples.seconds - seconds_before)
 
     def _packets(self, stream) -> Iterator["av.Packet"]:
         """All packets; goes on where the demuxer stumbles."""
-        n_errors = 0
-        ended = False
+        n_errors, ended = 0, False
         while not ended and n_errors < _MOST_ERRORS:
             try:
                 packets = self.container.demux(stream) if stream else self.container.demux()
@@ -182,7 +187,7 @@ class _Decoding:
         self.ends.see(packet)
         if packet.size and packet.is_corrupt:
             self.n_corrupt += 1
-        if self.mpeg and packet.size:
+        if self.mpeg and packet.size and containers.is_mpeg_frame(bytes(packet)):
             # FFmpeg leaves the first tag out, where it knows it.
             self.n_promised_frames += containers.promised_frames(bytes(packet)) or head
         try:
@@ -274,7 +279,7 @@ class _Decoding:
     def _verdict(self, data: mmap.mmap, link: Link, there: float) -> Found:
         faults = [link.fault] if link.fault else []
         cut, short = link.cut, False
-        promised = promised_seconds(*self.of, data, link, self.reached)
+        promised = self._promised(data, link)
         slack = 0.001 if self.lossless else _SLACK + 2 * self.frame_seconds
         if abs(promised - self.n_good * self.frame_seconds) < 0.001:
             promised = there  # it counts in whole packets
@@ -309,3 +314,7 @@ class _Decoding:
         if link.note:
             self.samples.notes.append(link.note)
         return Found(faults, cut, promised)
+
+    def _promised(self, data: mmap.mmap, link: Link) -> float:
+        of = self.container, self.stream, data, link, self.reached
+        return promised_seconds(*of) if self.timed else 0.0

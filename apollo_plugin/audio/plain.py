@@ -12,6 +12,7 @@ from ..errors import AudioError
 from . import layouts
 from .containers import Link
 from .frames import opened, take_layout
+from .kinds import HEAD_BYTES, frames_in
 from .samples import Samples, check_bounds
 
 # How the files begin that soundfile is asked for first. It is never asked for MPEG audio: its
@@ -30,6 +31,10 @@ _PLAIN = re.compile(r"PCM|FLOAT|DOUBLE|ULAW|ALAW")
 _CHUNK = re.compile(r"\b(?:SSND|Data Size|riff|Riff size|data) *: (\d+) \(should be (\d+)\)")
 _UNKNOWN_LENGTH = 2**62
 _BLOCK = 1 << 18
+
+
+class Miscalled(AudioError):
+    """Frames of a codec in a file that calls them PCM."""
 
 
 class Unreadable(AudioError):
@@ -81,11 +86,17 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
 
     Raises:
         Unreadable: where another reader should be tried.
+        Miscalled: where FFmpeg may find a decoder for what is called PCM.
         AudioError: for rates and channels out of bounds.
     """
     with sound_file(path) as sound:
         if not coded and not is_plain(sound):
             raise Unreadable(f"'{path}' holds {sound.subtype}, which soundfile cannot decode")
+        if sound.subtype == "PCM_16" and sound.seekable():
+            head = sound.read(HEAD_BYTES // (2 * sound.channels), dtype="int16").tobytes()
+            sound.seek(0)
+            if kind := frames_in(head):
+                raise Miscalled(f"'{path}' holds {kind} that its header calls PCM")
         expected, rate = length(sound), sound.samplerate
         if expected is None and (sound.frames == 0 or sound.format == "FLAC"):
             raise Unreadable(f"'{path}' holds no samples")

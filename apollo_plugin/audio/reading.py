@@ -14,7 +14,7 @@ import torch
 from ..errors import AudioError
 from . import containers
 from .decoding import Found, Undecodable, decode
-from .plain import MAGIC, Unreadable, is_plain, length, read_plain, shortage, sound_file
+from .plain import MAGIC, Miscalled, Unreadable, is_plain, length, read_plain, shortage, sound_file
 from .samples import Samples
 
 # What a folder is searched for; a file that is named is read whatever it is called.
@@ -231,7 +231,7 @@ def _read_links(path: Path, data: mmap.mmap, samples: Samples, track: int | None
     # A part of the first of joined files needs no look at all the others.
     if plain and samples.duration is not None:
         trial = samples.fresh()
-        with contextlib.suppress(Unreadable):
+        with contextlib.suppress(Unreadable, Miscalled):
             read_plain(path, containers.Link(0, len(data)), trial)
             if trial.full:
                 samples.take(trial)
@@ -241,17 +241,21 @@ def _read_links(path: Path, data: mmap.mmap, samples: Samples, track: int | None
     if len(links) == 1 and plain:
         try:
             return [_try_plain(path, links[0], samples)]
-        except Unreadable as error:
+        except (Unreadable, Miscalled) as error:
             unread = error
+    miscalled = isinstance(unread, Miscalled)
     try:
         found = []
         for link in links:
-            found.append(decode(path, data, link, samples, track))
+            found.append(decode(path, data, link, samples, track, not miscalled))
             if samples.full:
                 break
         return found
     except Undecodable as error:
         undecoded = error
+    if miscalled:
+        begin = data.find(b"data") + 9
+        raise AudioError(f"{unread}; tail -c +{begin} FILE | ffmpeg -i - new.wav may decode it")
     if not mpeg and len(links) == 1 and track is None:
         try:
             return [_try_plain(path, links[0], samples, coded=True)]

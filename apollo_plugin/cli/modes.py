@@ -63,10 +63,11 @@ def demo(options: Options, settings: Settings) -> int:
     """Codes and restores the package's excerpt of music, measures it and writes all beside a
     listening page; returns the exit status."""
     folder = options.out or Path(_DEMO_FOLDER)
-    options = replace(options, report=options.report or folder / "page.html")
+    page = options.report or folder / "page.html"
+    options = replace(options, report=page)
     extension = settings.format.lower()
     targets = [folder / f"{name}.{extension}" for name in ("original", "mp3", "restored")]
-    _check_demo(options, targets)
+    _check_demo(options, targets, page)
     with waiting(f"loading {options.checkpoint}"):
         model = load(options)
     original, rate = excerpt.excerpt()
@@ -94,11 +95,11 @@ def demo(options: Options, settings: Settings) -> int:
     for target, wav in zip(targets[1:], (coded, restored)):
         tell(f"{target.name:16}{si_sdr(wav, original):8.2f}{lsd(wav, original):8.2f}")
     tell(_FIGURES)
-    tell(f"open {options.report}")
+    tell(f"open {page}")
     return 0
 
 
-def _check_demo(options: Options, targets: list[Path]) -> None:
+def _check_demo(options: Options, targets: list[Path], page: Path) -> None:
     # The folder of its own it may write again; in the user's it asks.
     if options.out and not options.overwrite:
         for target in targets:
@@ -106,4 +107,4 @@ def _check_demo(options: Options, targets: list[Path]) -> None:
                 raise SettingError(
                     f"'{target}' is there already and kept; --overwrite makes it anew"
                 )
-    check_target(options.report, options.overwrite)
+    check_target(page, options.overwrite)

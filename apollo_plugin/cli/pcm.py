@@ -1,13 +1,17 @@
 """Sound through pipes: raw PCM and WAV streams, as they come and as they go."""
 
+import os
 import select
+import stat
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..audio.containers import UNKNOWN_SIZES
+from ..audio.kinds import HEAD_BYTES, frames_in, holds_sound, kind_of
 from ..audio.samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 from ..audio.writing import integers
 from ..errors import AudioError, SettingError
@@ -16,18 +20,14 @@ from .terminal import say
 # Bits of a sample, by its format's name; f32 is floating point, all are little-endian.
 FORMATS = {"s16": 16, "s24": 24, "s32": 32, "f32": 32}
 _RATE, _CHANNELS, _FORMAT = 44100, 2, "s16"
-# How files begin that are no PCM.
-_OTHERS = {
-    b"RIFX": "a big-endian WAV",
-    b"fLaC": "FLAC",
-    b"OggS": "Ogg",
-    b"ID3": "an MP3",
-    b"FORM": "AIFF",
-    b"caff": "CAF",
-    b"\x1aE\xdf\xa3": "Matroska or WebM",
-}
 # A WAV header's chunk of more than this is none.
 _MOST_CHUNK = 1 << 24
+# Live sound that came while a model was loaded is no more than that; servers begin with some
+# seconds of before, and players have buffers.
+_MOST_BEFORE = 30.0
+# How often, and for how many seconds, it is looked whether sound comes as it is made: less than so
+# many times as fast.
+_N_LOOKS, _LOOK, _REAL_TIME = 3, 0.1, 3.0
 # Beyond it a float stream's full scale is not 1.0, or it is none.
 _MAX_PEAK = 100.0
 _NAME = "standard input"
@@ -69,28 +69,39 @@ class Input:
                 if asked not in (None, there):
                     raise SettingError(f"{_NAME} is a WAV of {name} {there}, not {asked}")
             self.rate, self.n_channels, self.format = found
+            self._rest = self._read_head(HEAD_BYTES if self._left is None else self._left)
+            self._refuse(frames_in(self._rest), "called PCM by its WAV header")
         else:
-            self._refuse_others(start)
-            self._rest = start
+            if not start:
+                raise AudioError(f"{_NAME} is empty")
             self.rate = _RATE if rate is None else rate
             self.n_channels = _CHANNELS if n_channels is None else n_channels
             self.format = _FORMAT if format is None else format
+            # Of slow streams less, so that nobody waits.
+            tenth = self.rate * self.n_channels * FORMATS[self.format] // 80
+            n_head = min(HEAD_BYTES, max(tenth, HEAD_BYTES // 4))
+            self._rest = start + self._file.read(n_head - len(start))
+            self._refuse(kind_of(self._rest), "no PCM")
         if not MIN_RATE <= self.rate <= MAX_RATE:
             raise SettingError(f"rate {self.rate} Hz has to lie between {MIN_RATE} and {MAX_RATE}")
         if not 1 <= self.n_channels <= MAX_CHANNELS:
             raise SettingError(f"{self.n_channels} channels; 1 to {MAX_CHANNELS} can be")
         self._frame = self.n_channels * FORMATS[self.format] // 8
 
-    def _refuse_others(self, start: bytes) -> None:
-        if not start:
-            raise AudioError(f"{_NAME} is empty")
-        known = next((what for mark, what in _OTHERS.items() if start.startswith(mark)), None)
-        if start[4:8] == b"ftyp":
-            known = "MP4"
-        if known:
+    def _read_head(self, most: int) -> bytes:
+        head = self._file.read(min(HEAD_BYTES, most))
+        if self._left is not None:
+            self._left -= len(head)
+        return head
+
+    def _refuse(self, kind: str | None, what: str) -> None:
+        if kind and holds_sound(kind):
             raise AudioError(
-                f"{_NAME} is {known}, no PCM; decode it first: ffmpeg -i FILE -f wav - | ..."
+                f"{_NAME} is {kind}, {what}; decode it first: ... | ffmpeg -i - -f wav - | "
+                "apollo-stream"
             )
+        if kind:
+            raise AudioError(f"{_NAME} is {kind}, no sound; pipe PCM or a WAV into it")
 
     def _read_header(self, start: bytes) -> tuple[int, int, str]:
         """Rate, channels and format of a WAV, whose samples come next."""
@@ -124,18 +135,49 @@ class Input:
         self.header = b"RIFF" + struct.pack("<I", total) + chunks
         return rate, n_channels, formats[kind, bits]
 
-    def skip_waiting(self) -> float:
-        """Leaves out what has piled up until now, and says how many seconds that were."""
-        n = 0
-        while select.select([self._file], [], [], 0.01)[0]:
-            data = self._read(1 << 16)
-            if not data:
+    def skip_waiting(self, elapsed: float) -> float | None:
+        """Leaves out what has piled up until now.
+
+        Args:
+            elapsed: seconds in which it has.
+
+        Returns:
+            how many seconds that were; None where this is no live sound, but a file or a pipe that
+            is faster than real time or ended already: of that nothing is left out.
+        """
+        if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            return None
+        bytes_a_second = self.rate * self._frame
+        most = len(self._rest) + (elapsed + _MOST_BEFORE) * bytes_a_second
+        quick = self._take_waiting(most, 0.0) or self._left == 0
+        # Then it comes as it is made, if not all at once now and then.
+        for _ in range(_N_LOOKS):
+            if quick:
                 break
-            self._rest += data
-            whole = len(self._rest) // self._frame * self._frame
-            n, self._rest = n + whole, self._rest[whole:]
-        self._n_taken += n // self._frame
-        return n / self._frame / self.rate
+            before = len(self._rest)
+            ended = self._take_waiting(most, _LOOK)
+            came = (len(self._rest) - before) / bytes_a_second
+            quick = ended
+            if not ended and came <= _REAL_TIME * _LOOK:
+                n = len(self._rest) // self._frame
+                self._rest = self._rest[n * self._frame :]
+                self._n_taken += n
+                return n / self.rate
+        return None
+
+    def _take_waiting(self, most: float, seconds: float) -> bool:
+        """Keeps what comes within some seconds, or is there already; returns whether that is all,
+        or more than so many bytes."""
+        taken, end = bytearray(self._rest), time.monotonic() + seconds
+        data = b"-"
+        while data and len(taken) <= most:
+            wait = max(0.0, end - time.monotonic())
+            if not select.select([self._file], [], [], wait)[0]:
+                break
+            data = self._read(1 << 16)
+            taken += data
+        self._rest = bytes(taken)
+        return not data or len(taken) > most
 
     def _read(self, n: int) -> bytes:
         """What is there by now, up to so many bytes; nothing at the end."""
@@ -153,11 +195,14 @@ class Input:
             at_least: samples that are waited for, but at the end.
             at_most: samples of a block where more are there.
         """
-        while data := self._read(at_most * self._frame - len(self._rest)):
+        least, most = at_least * self._frame, at_most * self._frame
+        while True:
+            while len(self._rest) >= least:
+                yield self._decoded(min(len(self._rest) // self._frame * self._frame, most))
+            data = self._read(most - len(self._rest))
+            if not data:
+                break
             self._rest += data
-            n = len(self._rest) // self._frame * self._frame
-            if n >= at_least * self._frame:
-                yield self._decoded(n)
         n = len(self._rest) // self._frame * self._frame
         if n:
             yield self._decoded(n)

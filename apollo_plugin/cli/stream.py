@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .arguments import add_checkpoint, add_device, add_level, add_version
-from .terminal import command, refuse_terminal, say, waiting
+from .terminal import command, interrupted_status, refuse_terminal, say, waiting
 
 if TYPE_CHECKING:
     from ..live import LiveRestorer
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    args = _parse(argv)
+    args, begin = _parse(argv), time.monotonic()
     for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
         refuse_terminal(stream, f"standard {name}", "see apollo-stream --help")
     with waiting(f"loading {args.checkpoint}"):
@@ -71,12 +71,17 @@ def _main(argv: Sequence[str] | None) -> int:
             f"late, and a block of {args.block:g} ms"
         )
         if args.live:
-            say(f"{source.skip_waiting():.1f} s that came before it was ready are left out")
+            skipped = source.skip_waiting(time.monotonic() - begin)
+            say(
+                "--live: this comes from a file or faster than real time; nothing is left out"
+                if skipped is None
+                else f"{skipped:.1f} s that came before it was ready are left out"
+            )
         restore(live, source, Output(sys.stdout.buffer, source), args.block / 1000, load_)
     except BrokenPipeError:  # nobody listens any more
         return 0
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as end:
+        return interrupted_status(end)
     finally:
         torch.set_num_threads(n_threads)
         if args.stats:

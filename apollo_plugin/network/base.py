@@ -1,5 +1,6 @@
 """What every network of restoration is: a step with state, and whole signals made of it."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ class RestorationNetwork(nn.Module):
     def __init__(self, arguments: Mapping[str, Any]):
         # Not super(): beside Asteroid's BaseModel, which keeps a rate of its own, that would be it.
         nn.Module.__init__(self)
+        self._sample_rate: float | None = None
         self._args = {name: value for name, value in arguments.items() if name != "self"}
         if self.input_peak is not None and not 0 < self.input_peak <= 1:
             raise ValueError(f"input_peak {self.input_peak} has to lie between 0 and 1, or be None")
@@ -57,14 +59,31 @@ class RestorationNetwork(nn.Module):
         raise NotImplementedError
 
     @property
+    def adds(self) -> bool:
+        """Whether the network gives what is to be added to the signal, not the signal: where that
+        is nothing, every sample stays what it was."""
+        return False
+
+    @property
     def products(self) -> nn.Module:
         """Where nearly all of the work is: linear layers that lower precision suits."""
         return self
 
     @property
     def sample_rate(self) -> float:
-        """In Hz."""
-        return self._args["sample_rate"]
+        """In Hz. Asteroid allows to set it: then files of that rate are taken; layers, and what is
+        saved, stay made for the model's own."""
+        return self._args["sample_rate"] if self._sample_rate is None else self._sample_rate
+
+    @sample_rate.setter
+    def sample_rate(self, new_sample_rate: float) -> None:
+        warnings.warn(
+            f"the model's layers stay made for {self._args['sample_rate']:g} Hz, whatever its "
+            "sample_rate says",
+            UserWarning,
+            stacklevel=2,
+        )
+        self._sample_rate = new_sample_rate
 
     @property
     def input_peak(self) -> float | None:
@@ -104,7 +123,7 @@ class RestorationNetwork(nn.Module):
         """Frames of a restored spectrum to the samples that they finish.
 
         Args:
-            spec: complex ``(streams, frames, bins)``.
+            spec: complex ``(streams, frames, bins)``; of what is to be added where :attr:`adds`.
             state: from the step before.
             samples: of the input, those whose output is still to come.
             last: no frame follows.
@@ -114,7 +133,7 @@ class RestorationNetwork(nn.Module):
         """
         total, envelope, state = self.filterbank.synthesis(spec, state, last)
         n_out = min(total.shape[-1], samples.shape[-1])
-        out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out])
+        out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out], self.adds)
         return out, samples[:, n_out:], state
 
     def forward(self, wav: torch.Tensor) -> torch.Tensor:

@@ -69,7 +69,10 @@ def read(path: Path, whole: bool = True) -> Tags:
     tags = Tags()
     try:
         if path.is_file():  # a device may have no end
+            id3.begin_file()
             _read(tags, path)
+            if id3.left_out():
+                tags.notes.append("some of its tags unpack to too much; those were left out")
     except Exception as error:
         tags.notes.append(f"its tags are broken ({_reason(error)}); what could be read was carried")
     if not whole:

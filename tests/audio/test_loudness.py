@@ -125,3 +125,17 @@ def test_silence_and_rates_without_highs():
     assert album_loudness([]) is None
     assert measure(sine(2, -20, 100, 1000), 1000).loudness is None
     assert measure(np.full((48000, 64), 0.1)).loudness is not None
+
+
+@pytest.mark.parametrize("n_behind", [0, 2, 9, 40, 9000])
+def test_a_true_peak_at_the_very_end(n_behind):
+    """A pulse that is highest between two of the last samples, against exact interpolation."""
+    n = 20000
+    time = np.arange(n) - (n - 1.5 - n_behind)
+    signal = np.repeat(0.5 * np.sinc(0.7 * time)[:, None], 2, 1)
+    # Silence goes before and behind it.
+    spectrum = np.fft.rfft(np.pad(signal[:, 0], 10000))
+    exact = np.abs(np.fft.irfft(spectrum, 16 * 40000) * 16).max()
+    assert np.abs(signal).max() < 0.42 < 0.48 < exact
+    for block in (n, n - 3, 441):
+        assert measure(signal, block=block).true_peak == pytest.approx(exact, rel=0.02)

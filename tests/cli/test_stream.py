@@ -1,6 +1,7 @@
 """apollo-stream: every format in and out, and everything that goes wrong in a pipe."""
 
 import io
+import signal
 import subprocess
 import sys
 import time
@@ -221,7 +222,30 @@ def test_late_blocks_are_taken_together():
     assert sum(sizes) == 20000 and max(sizes) == 16 * 441
     source = Input(Pipe(content), 44100, 2, "s16")
     sizes = [block.shape[1] for block in source.blocks(441, 16 * 441)]
-    assert sum(sizes) == 20000 and min(sizes[:-1]) >= 441 and max(sizes) < 441 + 777
+    # What shows that it is PCM comes first.
+    assert sum(sizes) == 20000 and min(sizes[:-1]) >= 441 and max(sizes[1:]) < 441 + 777
+
+
+@pytest.mark.parametrize("content", [as_file(tone(40 * 8000, 1, 8000), "RAW", "PCM_16")])
+@pytest.mark.parametrize("way", ["file", "a pipe that is too fast", "a pipe that ends"])
+def test_live_on_what_is_not_live_loses_nothing(way, content, causal, tmp_path):
+    """Whatever was waiting when the model was ready would have been left out."""
+    content = content if way != "a pipe that ends" else content[:100_000]
+    (tmp_path / "in").write_bytes(content)
+    program = "import sys; from apollo_plugin.cli.stream import main as m; sys.exit(m())"
+    options = ["--checkpoint", str(causal[1]), "--rate", "8000", "--channels", "1"]
+    ways = (["--live"], []) if way == "file" else (["--live"],)
+    got = []
+    for more in ways:
+        with (tmp_path / "in").open("rb") as file:
+            given = dict(stdin=file) if way == "file" else dict(input=content)
+            done = subprocess.run(
+                [sys.executable, "-c", program, *options, *more], capture_output=True, **given
+            )
+        assert done.returncode == 0 and len(done.stdout) == len(content)
+        got.append(done.stdout)
+        assert (b"nothing is left out" in done.stderr) == bool(more)
+    assert len(set(got)) == 1
 
 
 def test_a_live_chain(causal):
@@ -258,3 +282,23 @@ def test_a_live_chain(causal):
     assert process.wait(30) == 0
     rest = process.stderr.read().decode()
     assert len(rest.splitlines()) == 1 and "load" in rest
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_its_status(causal, number):
+    program = "import sys; from apollo_plugin.cli.stream import main as m; sys.exit(m())"
+    options = ["--stats", "--checkpoint", causal[1], "--rate", "44100", "--channels", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    process.stdin.write(bytes(2 * 4410))
+    process.stdin.flush()
+    assert b"20 ms late" in process.stderr.readline()
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    lines = process.stderr.read().splitlines()
+    assert len(lines) == 1 and b"s of sound: load" in lines[0]

@@ -1,0 +1,175 @@
+"""Kinds of files and streams that are no PCM, by their first bytes."""
+
+import io
+import re
+from collections.abc import Callable
+
+from mutagen.mp3 import HeaderNotFoundError, MPEGFrame
+
+# So many bytes show it: they hold two frames of each codec at usual rates.
+HEAD_BYTES = 1 << 13
+# Marks that a file begins with; (?s:.) is any byte.
+_MARKS = {
+    rb"RIFX": "a big-endian WAV",
+    rb"RIFF": "RIFF",
+    rb"fLaC": "FLAC",
+    rb"OggS(?s:.){0,200}OpusHead": "Opus",
+    rb"OggS": "Ogg",
+    rb"ID3[\x02-\x04]": "an MP3",
+    rb"FORM": "AIFF",
+    rb"caff": "CAF",
+    rb"riff\x2e\x91\xcf\x11": "W64",
+    rb"\.snd": "AU",
+    rb"\x1aE\xdf\xa3": "Matroska or WebM",
+    rb"(?s:.){4}ftyp": "MP4",
+    rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "Windows Media",
+    rb"FLV\x01": "FLV",
+    rb"wvpk": "WavPack",
+    rb"TTA1": "True Audio",
+    rb"MAC ": "Monkey's Audio",
+    rb"MP\+|MPCK": "Musepack",
+    rb"#!AMR": "AMR",
+    rb"DSD |FRM8": "DSD",
+    rb"\.RMF": "RealMedia",
+    rb"ADIF": "AAC",
+    rb"tBaK": "TAK",
+    rb"\0\0\x01\xba": "an MPEG programme stream",
+    rb"MThd": "MIDI",
+    rb"\xff\xd8\xff": "a JPEG",
+    rb"\x89PNG": "a PNG",
+    rb"PK\x03\x04|\x1f\x8b\x08|7z\xbc\xaf|BZh|\xfd7zXZ": "an archive",
+    rb"%PDF": "a PDF",
+    rb"\x7fELF": "a program",
+}
+_TEXTS = {r"\s*<(!doctype html|html)": "an HTML page", r"HTTP/": "an HTTP answer"}
+# Kinds of these names hold no sound that a decoder could find.
+_NO_SOUND = re.compile("JPEG|PNG|archive|PDF|program$|text|HTML|HTTP|MIDI")
+_LEAST_TEXT, _MOST_TEXT = 16, 512
+# Constants and periods of a few samples hold fewer values.
+_LEAST_DIFFERENT = 10
+_AC3_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
+# DTS' mark in words of 16 and of 14 bits, both ways round; and that of S/PDIF, IEC 61937.
+_WORDS = {
+    rb"\x7f\xfe\x80\x01|\xfe\x7f\x01\x80|\x1f\xff\xe8\x00\x07|\xff\x1f\x00\xe8": "DTS",
+    rb"\x72\xf8\x1f\x4e|\xf8\x72\x4e\x1f": "a coded stream for S/PDIF",
+}
+_TS_PACKETS, _MOST_PACKETS = (188, 192, 204), 5
+
+
+def kind_of(head: bytes) -> str | None:
+    """What bytes are that are no PCM; None where they may be PCM.
+
+    Args:
+        head: the first of them, :data:`HEAD_BYTES` where there are so many.
+    """
+    for mark, kind in _MARKS.items():
+        if re.match(mark, head):
+            return kind
+    return frames_in(head) or _text(head)
+
+
+def frames_in(head: bytes) -> str | None:
+    """Which codec's frames follow each other in these bytes; None for PCM.
+
+    Three have to stand where each says that the next begins, or two where there is no more: by
+    chance that happens once in a billion heads of noise.
+    """
+    for mark, kind in _WORDS.items():
+        places = [found.start() for found in re.finditer(mark, head)]
+        # The first may be half of what follows the end of a frame.
+        if len(places) >= 2 and places[1] - places[0] >= 64 and len(set(_steps(places))) <= 2:
+            return kind
+    for size in _TS_PACKETS:
+        for begin in range(min(size, len(head))):
+            packets = [head[begin + i * size :][:size] for i in range(_MOST_PACKETS)]
+            # A tone whose period is a packet makes equal ones.
+            if len(set(packets)) > 2 and all(map(_is_packet, packets)):
+                return "an MPEG transport stream"
+    for mark, (kind, fixed, size_of) in _SYNCS.items():
+        for found in re.finditer(mark, head):
+            if _follow_each_other(head, found.start(), fixed, size_of):
+                return kind
+    return None
+
+
+def holds_sound(kind: str) -> bool:
+    """Whether a decoder could find sound in a kind."""
+    return not _NO_SOUND.search(kind)
+
+
+def _is_packet(packet: bytes) -> bool:
+    return len(packet) > 4 and packet[0] == 0x47 and bool(packet[3] & 0x30)
+
+
+def _steps(places: list[int]) -> list[int]:
+    return [after - before for before, after in zip(places, places[1:])]
+
+
+def _follow_each_other(
+    head: bytes, place: int, fixed: bytes, size_of: Callable[[bytes], int]
+) -> bool:
+    begin, n, said = place, 0, None
+    while place + len(fixed) <= len(head) and n < 3:
+        now = head[place : place + len(fixed)]
+        size, now = size_of(now), bytes(a & b for a, b in zip(now, fixed))
+        if not size or now != (said or now):
+            return False
+        place, n, said = place + size, n + 1, now
+    return n >= (2 if begin == 0 else 3) and len(set(head[begin:place])) >= _LEAST_DIFFERENT
+
+
+def _mpeg_size(head: bytes) -> int:
+    file = io.BytesIO(head)
+    try:
+        MPEGFrame(file)  # steps over the frame
+    except HeaderNotFoundError:
+        return 0
+    return file.tell()
+
+
+def _adts_size(head: bytes) -> int:
+    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0 or head[2] >> 2 & 15 > 12:
+        return 0
+    size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    return size if size > 7 else 0
+
+
+def _ac3_size(head: bytes) -> int:
+    if len(head) < 6 or head[:2] != b"\x0b\x77":
+        return 0
+    if 10 < head[5] >> 3 <= 16:  # E-AC-3
+        return 2 * ((head[2] & 7) << 8 | head[3]) + 2
+    rate, index = head[4] >> 6, (head[4] & 63) >> 1
+    if head[5] >> 3 > 10 or rate > 2 or index >= len(_AC3_KBPS):
+        return 0
+    kbps = _AC3_KBPS[index]
+    return (4 * kbps, 2 * (320 * kbps // 147 + (head[4] & 1)), 6 * kbps)[rate]
+
+
+# How a frame begins; which of its bits are those of all frames; how long it is. MPEG's layer I,
+# which nobody uses, begins as small negative numbers do.
+_SYNCS: dict[bytes, tuple[str, bytes, Callable[[bytes], int]]] = {
+    rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]": (
+        "MPEG audio (MP3)",
+        b"\0\xff\x0c\0\0\0",
+        _mpeg_size,
+    ),
+    rb"\xff[\xf0\xf1\xf8\xf9]": ("AAC (ADTS)", b"\0\xff\xff\xf0\0\0\0", _adts_size),
+    rb"\x0b\x77": ("AC-3", b"\0\0\0\0\xc0\xf8", _ac3_size),
+}
+
+
+def _text(head: bytes) -> str | None:
+    head = head[:_MOST_TEXT]
+    try:
+        text = head.decode() if len(head) < _MOST_TEXT else head[:-3].decode(errors="ignore")
+        if len(text.encode()) < len(head) - 6:
+            return None
+    except UnicodeDecodeError:
+        return None
+    if len(text) < _LEAST_TEXT or len(set(text)) < _LEAST_DIFFERENT:
+        return None
+    if not all(c.isprintable() or c in "\t\r\n\f" for c in text):
+        return None
+    known = (kind for mark, kind in _TEXTS.items() if re.match(mark, text, re.IGNORECASE))
+    return next(known, "text")

@@ -1,0 +1,168 @@
+"""Bytes that are no PCM are known as what they are; PCM of all kinds is left alone."""
+
+import io
+import shutil
+import struct
+import subprocess
+
+import av
+import numpy as np
+import pytest
+import soundfile
+import torch
+from helpers import one_line, snr, tone
+
+from apollo_plugin import audio
+from apollo_plugin.audio.kinds import HEAD_BYTES, frames_in, holds_sound, kind_of
+from apollo_plugin.cli.pcm import Input
+from apollo_plugin.errors import AudioError
+
+WAV = tone(44100)
+# By the name of FFmpeg's format: codec, kbit/s, what they are called.
+CODED = {
+    "mp3": ("libmp3lame", 128, "MP3"),
+    "mp2": ("mp2", 192, "MPEG audio"),
+    "adts": ("aac", 96, "AAC"),
+    "ac3": ("ac3", 192, "AC-3"),
+    "eac3": ("eac3", 96, "AC-3"),
+    "dts": ("dca", 1411, "DTS"),
+    "mpegts": ("aac", 96, "transport stream"),
+    "flac": ("flac", None, "FLAC"),
+    "matroska": ("flac", None, "Matroska"),
+    "wv": ("wavpack", None, "WavPack"),
+    "tta": ("tta", None, "True Audio"),
+    "asf": ("wmav2", 96, "Windows Media"),
+    "flv": ("aac", 96, "FLV"),
+    "caf": ("alac", None, "CAF"),
+    "aiff": ("pcm_s16be", None, "AIFF"),
+    "au": ("pcm_s16be", None, "AU"),
+    "ipod": ("aac", 96, "MP4"),
+}
+
+
+def coded(format: str, tmp_path, wav=WAV) -> bytes:
+    codec, kbps, _ = CODED[format]
+    path = tmp_path / f"a.{format}"
+    if codec == "dca":
+        if not shutil.which("ffmpeg"):
+            pytest.skip("PyAV codes no DTS, and there is no ffmpeg command")
+        soundfile.write(tmp_path / "dts.wav", wav.T.numpy(), 44100, "FLOAT")
+        given = ["-i", tmp_path / "dts.wav", "-c:a", "dca", "-strict", "-2", "-b:a", "1411200"]
+        subprocess.run(["ffmpeg", "-y", "-v", "error", *given, path], check=True)
+        return path.read_bytes()
+    with av.open(str(path), "w", format=format) as container:
+        stream = container.add_stream(codec, rate=44100, layout="stereo")
+        if kbps:
+            stream.bit_rate = 1000 * kbps
+        fmt = stream.codec_context.codec.audio_formats[0].name
+        frame = av.AudioFrame.from_ndarray(wav.contiguous().numpy(), "fltp", "stereo")
+        frame.sample_rate, frame.pts = 44100, 0
+        resampler = av.AudioResampler(fmt, "stereo", 44100, stream.frame_size or None)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("format", CODED)
+def test_coded_sound_is_named_and_refused_with_the_pipe_that_decodes_it(format, tmp_path):
+    data, name = coded(format, tmp_path), CODED[format][2]
+    with pytest.raises(AudioError, match=f"is .*{name}.*, no PCM; decode it first: .*ffmpeg") as e:
+        Input(io.BytesIO(data))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("format", ["mp3", "mp2", "adts", "ac3", "eac3", "dts", "mpegts"])
+@pytest.mark.parametrize("skipped", [1, 500, 3001])
+def test_a_stream_that_is_joined_in_the_middle_is_known(format, skipped, tmp_path):
+    data = coded(format, tmp_path)
+    place = data.find(b"ID3") + 3000 if format == "mp3" else 0
+    assert CODED[format][2].split()[-1] in frames_in(data[place + skipped :][:HEAD_BYTES])
+
+
+@pytest.mark.parametrize(
+    "content, name",
+    [
+        (b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>", "an HTML page"),
+        (b"\n <html lang='de'><p>Gr\xc3\xb6\xc3\x9fe" + 300 * b" und so weiter", "an HTML page"),
+        (b"HTTP/1.1 404 Not Found\r\nServer: x\r\n\r\n", "an HTTP answer"),
+        (b'{"error": "no such file", "status": 404}', "text"),
+        ("ein längerer Text ".encode() * 100, "text"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(500), "a PNG"),
+        (b"\x1f\x8b\x08" + bytes(500), "an archive"),
+    ],
+)
+def test_what_is_no_sound_at_all(content, name):
+    assert kind_of(content[:HEAD_BYTES]) == name and not holds_sound(name)
+    with pytest.raises(AudioError, match=f"is {name}, no sound"):
+        Input(io.BytesIO(content))
+
+
+def signals():
+    """PCM that could be taken for something else: silence, steps, squares, noise, tones whose
+    period is a packet of MPEG."""
+    random = np.random.default_rng(0)
+    t = np.arange(1 << 13)
+    yield from (np.full(len(t), value) for value in (0, -1, 1, -3, 0x4747, 0x7FFE, -0x8000))
+    yield np.where(t % 2, 0x7FFE, -0x7FFF)
+    yield np.where(t // 47 % 2, 0x4747, -3)
+    yield from (20000 * np.sin(2 * np.pi * t / period) for period in (47, 48, 51, 94, 188, 417))
+    yield from (random.normal(0, sigma, len(t)) for sigma in (1, 30, 1000, 8000, 30000))
+    yield from (random.integers(-(1 << 15), 1 << 15, len(t)) for _ in range(20))
+    yield 3000 * np.sin(t / 30) + random.normal(0, 100, len(t))
+
+
+@pytest.mark.parametrize("index, signal", enumerate(signals()))
+@pytest.mark.parametrize("type", ["<i2", "<i4", "<f4", "3"])
+def test_pcm_is_taken_for_nothing_else(index, signal, type):
+    signal = signal.clip(-(1 << 15), (1 << 15) - 1)
+    if type == "3":
+        data = (256 * signal).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+    else:
+        scale = {"<i2": 1, "<i4": 1 << 16, "<f4": 1 / (1 << 15)}[type]
+        data = (signal * scale).astype(type).tobytes()
+    for skipped in (0, 1, 2, 12):
+        assert kind_of(data[skipped:][:HEAD_BYTES]) is None
+    assert Input(io.BytesIO(data)).rate == 44100
+
+
+@pytest.mark.parametrize("content", [b"\0", b"\xff\xfb", b"\x0b\x77\0\0", b"ab", bytes(12)])
+def test_a_few_bytes_are_nothing_yet(content):
+    assert kind_of(content) is None
+
+
+def as_pcm(content: bytes) -> bytes:
+    """A WAV whose header calls it stereo of 16 bits."""
+    content += bytes(-len(content) % 4)
+    fmt = struct.pack("<IHHIIHH", 16, 1, 2, 44100, 176400, 4, 16)
+    data = struct.pack("<I", len(content)) + content
+    return b"RIFF" + struct.pack("<I", 36 + len(content)) + b"WAVEfmt " + fmt + b"data" + data
+
+
+@pytest.mark.parametrize("format, decibels", [("dts", 30), ("ac3", 12), ("mp3", 15)])
+def test_what_a_wav_calls_pcm_is_decoded(format, decibels, tmp_path):
+    """DTS CDs are ripped to such files."""
+    (tmp_path / "a.wav").write_bytes(as_pcm(coded(format, tmp_path)))
+    got, rate = audio.read(tmp_path / "a.wav")
+    # Codecs of this kind begin late, and do not say by how much.
+    best = max(snr(got[:, late : late + 40000], WAV[:, :40000]) for late in range(1600))
+    assert rate == 44100 and best > decibels
+    name = CODED[format][2]
+    with pytest.raises(AudioError, match=f"is .*{name}.*called PCM by its WAV header"):
+        Input(io.BytesIO(as_pcm(coded(format, tmp_path))))
+
+
+def test_what_a_wav_calls_pcm_and_nobody_decodes_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(as_pcm(coded("mpegts", tmp_path)))
+    with pytest.raises(AudioError, match="holds an MPEG transport stream that its header") as e:
+        audio.read(path)
+    assert "tail -c +45 FILE | ffmpeg" in one_line(e, path)
+
+
+def test_wavs_of_pcm_are_read_as_before(tmp_path):
+    for signal in signals():
+        samples = signal.clip(-(1 << 15), (1 << 15) - 1).astype(np.int16)
+        soundfile.write(tmp_path / "a.wav", samples.reshape(-1, 2), 44100, "PCM_16")
+        got, _ = audio.read(tmp_path / "a.wav")
+        assert torch.equal(got, torch.from_numpy(samples.reshape(-1, 2).T / np.float32(1 << 15)))
