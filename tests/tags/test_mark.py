@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 
 import av
@@ -110,10 +109,9 @@ def test_a_second_restoring_is_refused_in_a_line(run, song, tmp_path, format):
     assert len(mutagen.File(second).tags["APOLLO_RESTORED"]) == 1
 
 
+@pytest.mark.needs("ffmpeg")
 @pytest.mark.parametrize("first, name", [("FLAC", "a.mp3"), ("FLAC", "a.opus"), ("MP3", "a.flac")])
 def test_it_survives_what_people_do_with_results(run, song, tmp_path, first, name):
-    if not shutil.which("ffmpeg"):
-        pytest.skip("FFmpeg's command is missing")
     assert run(song, "--format", first)[0] == 0
     source = tmp_path / f"song_restored.{first.lower()}"
     subprocess.run(["ffmpeg", "-v", "error", "-i", source, tmp_path / name], check=True)
