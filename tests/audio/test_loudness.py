@@ -69,6 +69,18 @@ def test_signals_of_ebu_tech_3341(parts, expected):
     assert measure(signal).loudness == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.parametrize("below, counts", [(9.7, True), (10.3, False)])
+def test_the_relative_gate_lies_10_below_the_mean(below, counts):
+    """Two halves, the quieter so far below the mean of both."""
+    share = 10 ** (-below / 10)
+    quiet = share / (2 - share)  # its power, that of the louder being 1
+    signal = np.concatenate([sine(30, -20.0), sine(30, -20.0 + 10 * np.log10(quiet))])
+    mean = 10 * np.log10((1 + quiet) / 2)
+    expected = -20.0 + (mean if counts else 0.0)
+    assert abs(mean) > 2.5
+    assert measure(signal).loudness == pytest.approx(expected, abs=0.2)
+
+
 def test_surrounds_count_as_the_standard_says():
     """Number 6 of EBU Tech 3341."""
     levels = 10 ** (np.array([-28.0, -28.0, -24.0, -200.0, -30.0, -30.0]) / 20)

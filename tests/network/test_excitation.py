@@ -339,3 +339,12 @@ def test_as_many_tiles_as_there_is_room_for(more, n_tiles, monkeypatch):
         )
         assert tiled(spec, 5).shape == (1, 2, more, 2)
     assert made == [n_tiles]
+
+
+@pytest.mark.parametrize("n_narrow, has", [(16, False), (17, False), (18, True), (40, True)])
+def test_bands_that_reach_above_the_source_have_a_head(n_narrow, has):
+    """The targets begin at bin 85, where the 17th band of 5 bins ends."""
+    rest = 442 - 5 * n_narrow
+    _, gains, excitation = parts([5] * n_narrow + [rest // 2, rest - rest // 2])
+    assert TARGET_START * gains.width == 85
+    assert ("5" in excitation.heads) == has and str(rest // 2) in excitation.heads
