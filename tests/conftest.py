@@ -132,7 +132,7 @@ def own_dirs(tmp_path_factory) -> tuple[Path, Path]:
         song = chirps(index)
         # With air: what ends at 5 kHz is no original.
         air = torch.randn(song.shape, generator=torch.Generator().manual_seed(index))
-        save(songs_dir / f"song {index}.wav", song + 1e-3 * air)
+        save(songs_dir / f"song {index}.wav", song + 0.1 * air)
         save(pairs_dir / "original" / f"{index}.wav", song)
         save(pairs_dir / "coded" / f"{index}.flac", mp3(song, 44100, 32), subtype="PCM_24")
     return songs_dir, pairs_dir

@@ -61,3 +61,16 @@ def test_without_time_everything_is_left_out_and_named(tmp_path):
     sections = json.loads((tmp_path / "gpu.json").read_text())["sections"].values()
     assert all(not section["rows"] and section["left_out"] for section in sections)
     assert "no time left" in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_cluster_that_loses_a_worker_in_every_stage_leaves_the_same_bytes():
+    pytest.importorskip("distributed")
+    done = subprocess.run(
+        [sys.executable, TOOL.with_name("scale.py"), "--songs", "9"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    row = next(line for line in done.stdout.splitlines() if line.startswith("| 9 |"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "activity, pairs, evaluation" in row and row.endswith("| yes |")

@@ -85,6 +85,23 @@ def test_killed_and_resumed(prepared, tmp_path):
     assert not list(exp.rglob("*.part"))
 
 
+def test_resumed_on_another_number_of_processes(prepared, tmp_path):
+    """The schedule counts epochs, so it is that of an uninterrupted run on one."""
+    common = "--n_items 4 --batch_size 1 --lr_step 1 --lr_decay 0.5".split()
+    one = ["--devices", 1, "--epochs"]
+    assert train(prepared, tmp_path / "whole", *common, *one, 3).returncode == 0
+    assert train(prepared, tmp_path / "parts", *common, *one, 1).returncode == 0
+    two = ["--devices", 2, "--epochs", 3, "--resume", 1]
+    done = train(prepared, tmp_path / "parts", *common, *two)
+    assert done.returncode == 0, done.stderr
+    whole, parts = last(tmp_path / "whole"), last(tmp_path / "parts")
+    assert whole["epoch"] == parts["epoch"] == 2
+    for a, b in zip(whole["lr_schedulers"], parts["lr_schedulers"]):
+        assert a["last_epoch"] == b["last_epoch"] and a["_last_lr"] == b["_last_lr"]
+    for a, b in zip(whole["optimizer_states"], parts["optimizer_states"]):
+        assert a["param_groups"][0]["lr"] == b["param_groups"][0]["lr"]
+
+
 def begun(command, exp, **options):
     """A training that goes on and on, once it has an epoch behind it."""
     process = subprocess.Popen(
