@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from . import audio, tags
-from .audio.writing import SAMPLE_BYTES
+from .audio.writing import LOSSY, SAMPLE_BYTES
 from .diagnose import Diagnosis, diagnose
 from .errors import AudioError, TagError, Uncoded
 from .settings import Job, Settings
@@ -256,21 +256,23 @@ def _write(
 ) -> Restored:
     measured = settings.clips or (carried and carried.loudness)
     meter = audio.Meter(rate, wav.shape[0], layout) if measured else None
-    level: audio.Level | None = None
+    level: audio.Level | None = None  # of what was to be written
+    heard: audio.Level | None = None  # of what was
     notes = list(carried.notes) if carried else []
     notes += audio.lost_layout(settings.format, settings.sample_type, layout, wav.shape[0])
 
     def finish(beside: Path) -> None:
-        nonlocal level
-        level = meter.level() if meter else None
-        if carried:
-            notes.extend(tags.write(beside, carried, settings.format, level))
+        nonlocal level, heard
+        heard = level = meter.level() if meter else None
+        if carried and carried.loudness and settings.format in LOSSY:
+            heard = audio.measure(beside)
+        notes.extend(tags.write(beside, carried, settings.format, heard) if carried else [])
 
     how = settings.format, settings.subtype, settings.headroom, settings.dither
     n_clipped = audio.write(place, wav, rate, *how, meter, finish, layout)
     of_album = None
-    if carried and carried.has_album_gain and level:
-        of_album = tags.Track(carried.album, frozenset(carried.loudness), level)
+    if carried and carried.has_album_gain and heard:
+        of_album = tags.Track(carried.album, frozenset(carried.loudness), heard)
     return Restored(n_clipped, level.true_peak if level else 0.0, tuple(notes), of_album)
 
 
@@ -295,8 +297,7 @@ def read_source(
         Uncoded: where the settings want to leave out what looks like that.
     """
     reading = audio.read_all(job.source, **settings.reading)
-    reading.warn(job.source)
-    wav, rate, layout = reading.wav, reading.sample_rate, reading.layout
+    wav, rate, layout = reading.warn(job.source)
     found = diagnose(wav, rate) if settings.diagnose or settings.skip_uncoded else None
     if found and settings.skip_uncoded and found.cutoff is None:
         raise Uncoded(f"'{job.source}' is left as it is: {found}")

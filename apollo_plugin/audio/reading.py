@@ -48,10 +48,11 @@ class Reading:
     notes: tuple[str, ...] = ()
     layout: str = ""
 
-    def warn(self, path: str | os.PathLike) -> None:
-        """Passes the notes on as warnings of the caller's caller."""
+    def warn(self, path: str | os.PathLike) -> tuple[torch.Tensor, int, str]:
+        """Samples, rate and layout; the notes come as warnings to the caller's caller."""
         for note in self.notes:
             warnings.warn(f"'{path}': {note}", stacklevel=3)
+        return self.wav, self.sample_rate, self.layout
 
 
 def read(
@@ -68,8 +69,7 @@ def read(
         float32 tensor ``(channels, time)``, full scale 1.0, and the sample rate in Hz.
     """
     reading = read_all(path, max_seconds, track, start, duration, salvage)
-    reading.warn(path)
-    return reading.wav, reading.sample_rate
+    return reading.warn(path)[:2]
 
 
 def read_all(

@@ -18,6 +18,8 @@ from .samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 
 # What can be written: formats that keep rate, channels and length.
 FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
+# Of them those that change what is written.
+LOSSY = ("OGG", "MP3")
 # Of samples by their type; what is coded takes at most 4.
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
 # Samples of these types go beyond full scale.

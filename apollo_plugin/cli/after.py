@@ -55,13 +55,10 @@ def _kept_track(job: Job) -> tags.Track | None:
     if not source.has_album_gain:
         return None
     try:
-        reading = audio.read_all(job.target)
+        level = audio.measure(job.target)
     except ApolloError:
         return None
-    meter = audio.Meter(reading.sample_rate, reading.wav.shape[0], reading.layout)
-    for block in reading.wav.split(reading.sample_rate, -1):
-        meter.add(block.T.numpy())
-    return tags.Track(source.album, frozenset(source.loudness), meter.level())
+    return tags.Track(source.album, frozenset(source.loudness), level)
 
 
 def _say_notes(results: Results) -> None:
