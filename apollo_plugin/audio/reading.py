@@ -22,7 +22,8 @@ SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
         "wav wave flac mp3 mp2 ogg oga opus aif aiff aifc au caf w64 rf64 voc "
-        "m4a m4b mp4 mov 3gp aac webm mkv mka wma ac3 dts amr awb wv tta ape tak mpc dsf dff spx"
+        "m4a m4b m4r mp4 mov 3gp aac webm mkv mka wma asf ac3 dts amr awb wv tta ape tak mpc dsf "
+        "dff spx rm ra avi flv ts"
     ).split()
 )
 # Beyond this a float file's full scale is not 1.0 but that of integers.

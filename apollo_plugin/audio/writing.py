@@ -11,7 +11,7 @@ import torch
 from mutagen import MutagenError
 
 from ..errors import AudioError
-from ..files import atomic_write, free_bytes
+from ..files import atomic_write, free_bytes, is_special
 from . import layouts
 from .loudness import Meter
 from .samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
@@ -179,7 +179,7 @@ def check_writable(
 
 def check_room(path: str | os.PathLike, n_bytes: int) -> None:
     """Raises an AudioError where the disk has no room for a file of so many bytes."""
-    if n_bytes > (free := free_bytes(Path(path).parent)):
+    if not is_special(path) and n_bytes > (free := free_bytes(Path(path).parent)):
         raise AudioError(
             f"'{path}' cannot be written: it takes {n_bytes / 1e6:.1f} MB and "
             f"{free / 1e6:.1f} MB are free"

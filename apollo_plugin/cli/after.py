@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from .. import audio, tags
 from ..errors import ApolloError
+from ..files import is_special
 from ..restore import Restored
 from ..settings import Job, Settings
 from .terminal import say
@@ -43,6 +44,8 @@ def _add_album_gains(results: Results, kept: Sequence[Job], settings: Settings) 
     for tracks in tqdm(albums.values(), unit="album", desc="loudness", disable=None):
         levels = [track.level for track in tracks.values()]
         for job, track in tracks.items():
+            if is_special(job.target):
+                continue
             try:
                 tags.add_album_gain(job.target, settings.format, track.kinds, levels)
             except ApolloError as error:
