@@ -25,7 +25,7 @@ import torch
 
 # Edges below are pitches rather than codecs'; edges above leave nothing worth restoring.
 _LOWEST_HZ = 2500.0
-_FULL_BAND_HZ = 19000.0
+FULL_BAND_HZ = 19000.0
 _FULL_BAND = 0.86  # of the Nyquist frequency, where that is lower
 # dB of a fall that is a cliff on its own, or only if what lies above is flat to within so many dB.
 _CLIFF = 30.0
@@ -66,7 +66,7 @@ class Diagnosis:
         if self.silent:
             return "silent: nothing to judge by, nothing to restore"
         if self.cutoff is None:
-            limit = min(_FULL_BAND_HZ, _FULL_BAND * self.sample_rate / 2)
+            limit = min(FULL_BAND_HZ, _FULL_BAND * self.sample_rate / 2)
             return f"looks uncoded: no edge below {limit / 1000:.1f} kHz, nothing to restore above"
         like = f", as MP3 at {self.like_kbps} kbit/s has it in stereo" if self.like_kbps else ""
         return f"cut off at {self.cutoff / 1000:.1f} kHz (by {self.drop:.0f} dB){like}"
@@ -103,7 +103,7 @@ def diagnose(wav: torch.Tensor, sample_rate: int) -> Diagnosis:
     above = medians[edge + gap : int(0.95 * len(medians))]
     flat = len(above) > 0 and np.ptp(above) <= _FLAT
     cutoff = _refine(level, edge, band, gap) * step
-    full = cutoff >= min(_FULL_BAND_HZ, _FULL_BAND * sample_rate / 2)
+    full = cutoff >= min(FULL_BAND_HZ, _FULL_BAND * sample_rate / 2)
     if full or not (drop >= _CLIFF or (drop >= _SMALL_CLIFF and flat)):
         return Diagnosis(None, drop, sample_rate)
     return Diagnosis(cutoff, drop, sample_rate)

@@ -19,6 +19,10 @@ class AudioError(ApolloError, ValueError):
     """A sound file that cannot be read or written."""
 
 
+class RateError(AudioError, RuntimeError):
+    """A sound file of another sample rate than the model's; Asteroid promises a RuntimeError."""
+
+
 class TagError(ApolloError):
     """Tags that cannot be written."""
 
@@ -128,3 +132,14 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     else:
         text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Text that stays on its line and in its direction: what cannot be printed, such as marks that
+    turn what follows from right to left, is spelt out. What joins letters and emoji stays.
+
+    Example:
+        >>> printable("a\\n\\u202e3pm.exe")
+        'a\\\\n\\\\u202e3pm.exe'
+    """
+    return "".join(c if c.isprintable() or c in "\u200c\u200d" else repr(c)[1:-1] for c in text)

@@ -21,8 +21,10 @@ from typing import Any
 _STALE_SECONDS = 24 * 3600
 # Machine and process that write it, and a name of its own: see _owner.
 _PART = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part(?:\.\w+)?")
-# Folders that this process has looked through for what killed ones left.
+# Folders that this process has looked through for what killed ones left, and those that it has
+# results for.
 _swept: set[tuple[int, int]] = set()
+_places: set[Path] = set()
 _sweeping = threading.Lock()
 
 
@@ -56,6 +58,7 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
             yield beside
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    _places.add(path.parent)
     sweep(path.parent)
     beside, aside = _partial(path.parent, suffix), _partial(path.parent)
     try:
@@ -103,6 +106,7 @@ def check_place(path: str | os.PathLike) -> None:
     path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     if is_special(path):
         return _check_pourable(path)
+    _places.add(path.parent)
     missing = [folder for folder in path.parents if not os.path.lexists(folder)]
     made: list[Path] = []
     try:
@@ -152,10 +156,22 @@ def sweep(folder: Path) -> None:
         if (status.st_dev, status.st_ino) in _swept:
             return
         _swept.add((status.st_dev, status.st_ino))
-        for entry in os.scandir(folder):
-            part = _PART.fullmatch(entry.name)
-            if part and _is_stale(entry, part[1], int(part[2])):
-                _remove(Path(entry.path))
+        _sweep(folder)
+
+
+def sweep_all() -> None:
+    """Removes what this process and killed ones left half written wherever this one has results;
+    it writes nothing any more."""
+    for folder in _places:
+        with contextlib.suppress(OSError):
+            _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    for entry in os.scandir(folder):
+        part = _PART.fullmatch(entry.name)
+        if part and _is_stale(entry, part[1], int(part[2])):
+            _remove(Path(entry.path))
 
 
 def _is_stale(entry: os.DirEntry, machine: str, process: int) -> bool:

@@ -17,8 +17,8 @@ _PROBE_HZ, _PROBE_SECONDS = 1000, 1
 
 class LiveRestorer:
     """Feeds a live signal of any rate to a model, block by block; the samples equal
-    :func:`apollo_plugin.restore.restore_audio` of the whole, if its peak is 0.5: that of a live
-    signal is not known, so the model gets it at the level that it has.
+    :func:`apollo_plugin.restore.restore_audio` of the whole, if its peak is 1: that of a live
+    signal is not known, so full scale is brought to the model's ``input_peak``, and back.
 
     At the model's own rate this is its streamer. Else what the model changes is computed at its
     rate and added to the signal at the signal's, so that nothing above the model's range is lost.
@@ -27,6 +27,7 @@ class LiveRestorer:
         model: an :class:`~apollo_plugin.Apollo`, at best a causal one.
         sample_rate: of the signal, in Hz.
         n_channels: of the signal.
+        keep_level: the model gets the signal at the level that it has.
 
     Attributes:
         latency: delay in samples of the signal: after feeding ``n`` samples at least
@@ -43,8 +44,15 @@ class LiveRestorer:
         torch.Size([1, 9000])
     """
 
-    def __init__(self, model: ApolloNetwork, sample_rate: int, n_channels: int = 1):
+    def __init__(
+        self,
+        model: ApolloNetwork,
+        sample_rate: int,
+        n_channels: int = 1,
+        keep_level: bool = False,
+    ):
         rate = int(model.sample_rate)
+        self._scale = 1.0 if keep_level else model.input_peak or 1.0
         self._streamer = ApolloStreamer(model, n_channels)
         self._same = rate == sample_rate
         self.latency = self._streamer.latency
@@ -69,13 +77,13 @@ class LiveRestorer:
             ValueError: where the channels are not those of the signal.
         """
         if self._same:
-            return self._streamer.feed(block)
+            return self._streamer.feed(block * self._scale) / self._scale
         return self._add(block, last=False)
 
     def flush(self) -> torch.Tensor:
         """Ends the signal and gives back what is left: in all as many samples as went in."""
         if self._same:
-            return self._streamer.flush()
+            return self._streamer.flush() / self._scale
         out = self._add(self._came[:, :0], last=True)
         # The resampler rounds the length in its own way, by a sample at most.
         return torch.cat((out, self._came), -1)
@@ -84,9 +92,10 @@ class LiveRestorer:
         source = self._down(block, last)
         self._came = torch.cat((self._came, block), -1)
         self._at_model = torch.cat((self._at_model, source), -1)
-        restored = self._streamer.feed(source)
+        restored = self._streamer.feed(source * self._scale)
         if last:
             restored = torch.cat((restored, self._streamer.flush()), -1)
+        restored = restored / self._scale
         change = restored - self._at_model[:, : restored.shape[-1]]
         self._at_model = self._at_model[:, restored.shape[-1] :]
         change = self._up(change, last)[:, : self._came.shape[-1]]

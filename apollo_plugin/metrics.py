@@ -35,10 +35,7 @@ import torch
 
 from . import hearing
 from .errors import install, one_line
-
-_MOST_CHANNELS = 8  # of one sample; more are an array (time, channels)
-
-Signal = torch.Tensor | np.ndarray
+from .sounds import Sound, alike
 
 
 class Metric(NamedTuple):
@@ -68,8 +65,8 @@ class MetricWarning(UserWarning):
 
 
 def evaluate(
-    est: Signal,
-    ref: Signal,
+    est: Sound,
+    ref: Sound,
     sample_rate: int,
     metrics: Sequence[str] = METRICS,
     reasons: dict[str, str] | None = None,
@@ -97,7 +94,7 @@ def evaluate(
         {'snr': 0.0, 'si_sdr': inf}
     """
     failed = unavailable(metrics)
-    est, ref = _sounds(est, ref)
+    est, ref = alike(est, ref)
     for name, wav in (("est", est), ("ref", ref)):
         if not torch.isfinite(wav).all():
             raise ValueError(f"{name} holds NaN or infinity")
@@ -158,8 +155,8 @@ def _of_sounds(function: Callable[..., float]) -> Callable[..., float]:
     """Arrays and tensors of any device, with a gradient or without: as :func:`evaluate`."""
 
     @wraps(function)
-    def converted(est: Signal, ref: Signal, *args) -> float:
-        return function(*_sounds(est, ref), *args)
+    def converted(est: Sound, ref: Sound, *args) -> float:
+        return function(*alike(est, ref), *args)
 
     return converted
 
@@ -278,6 +275,7 @@ def visqol(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
     return _heard(hearing.visqol, est, ref, sample_rate)
 
 
+@_of_sounds
 @_by_library
 def zimtohrli(est: torch.Tensor, ref: torch.Tensor, sample_rate: int) -> float:
     """Zimtohrli (Google, 2022 to 2026): mean opinion score, 1 (bad) to 5 (equal), of the mono mix
@@ -293,33 +291,6 @@ def _heard(score: hearing.Score, est: torch.Tensor, ref: torch.Tensor, sample_ra
     if _is_silent(est.mean(0)):
         return 1.0
     return score(*(hearing.mono(x.double().numpy(), sample_rate) for x in (est, ref)))
-
-
-def _sounds(est: Signal, ref: Signal) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both as tensors ``(channels, time)`` of one shape on the CPU."""
-    est, ref = _sound(est, "est"), _sound(ref, "ref")
-    if est.shape != ref.shape:
-        shapes = f"est of shape {tuple(est.shape)} and ref of shape {tuple(ref.shape)}"
-        raise ValueError(f"{shapes} differ; a comparison needs the same channels and length")
-    return est, ref
-
-
-def _sound(wav: Signal, name: str) -> torch.Tensor:
-    wav = torch.as_tensor(wav).detach().cpu()
-    wav = wav.unsqueeze(0) if wav.ndim == 1 else wav
-    shape = tuple(wav.shape)
-    if wav.ndim != 2 or wav.numel() == 0 or not wav.is_floating_point():
-        raise ValueError(
-            f"{name} of shape {shape} and type {wav.dtype} is no sound; it takes floating point "
-            "(channels, time)"
-        )
-    n_channels, n_samples = shape
-    if n_channels > (_MOST_CHANNELS if n_samples == 1 else n_samples):
-        raise ValueError(
-            f"{name} of shape {shape} has more channels than samples; it takes "
-            f"(channels, time), and soundfile gives (time, channels): pass {name}.T"
-        )
-    return wav
 
 
 def _centred(wav: torch.Tensor) -> torch.Tensor:

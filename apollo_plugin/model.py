@@ -1,7 +1,9 @@
 """``Apollo``: the network with all that people do with it, on Asteroid's interface."""
 
+import functools
 import os
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from asteroid import models as asteroid_models
+from asteroid.dsp.overlap_add import LambdaOverlapAdd
 from asteroid.models.base_models import BaseModel
 from typing_extensions import Self
 
-from . import audio, checkpoints
+from . import audio, checkpoints, tags
 from .checkpoints import hub
-from .errors import AudioError
+from .checkpoints.download import OPTIONS as HUB_OPTIONS
+from .diagnose import diagnose
+from .errors import RateError
 from .network.apollo import ApolloNetwork
 from .network.base import RestorationNetwork
 from .network.streaming import ApolloStreamer
-from .restore import Progress, restore_audio, restore_wav
+from .restore import Progress, model_level, restore_audio, restore_wav, write_result
+from .settings import Settings
 
 
 class RestorationModel(RestorationNetwork, BaseModel):
@@ -34,7 +40,9 @@ class RestorationModel(RestorationNetwork, BaseModel):
         block_seconds: float | None = None,
         progress: Progress | bool | None = None,
     ) -> torch.Tensor:
-        """Restores a signal of any length in bounded memory; the result is that of ``model(wav)``.
+        """Restores a signal of any length in bounded memory; the result is that of ``model(wav)``:
+        the network takes samples as they are. :meth:`separate` and
+        :func:`apollo_plugin.restore.restore_audio` bring recordings to the model's level first.
 
         See :func:`apollo_plugin.restore.restore_wav`.
         """
@@ -42,9 +50,23 @@ class RestorationModel(RestorationNetwork, BaseModel):
 
     # What Asteroid's BaseModel offers, where its own would rescale, drop channels or unpickle.
 
-    def forward_wav(self, wav: torch.Tensor, **kwargs) -> torch.Tensor:
-        """:meth:`restore`, so that whatever runs Asteroid models runs this in bounded memory."""
-        return self.restore(wav, **kwargs)
+    def forward_wav(self, wav: torch.Tensor, keep_level: bool = False, **kwargs) -> torch.Tensor:
+        """:meth:`restore` of recordings, so that whatever runs Asteroid models runs this in bounded
+        memory, and as ``apollo-restore`` does.
+
+        Args:
+            wav: ``(time,)``, ``(channels, time)`` or ``(batch, channels, time)``; each of a batch
+                is brought to the model's ``input_peak`` and back.
+            keep_level: it is not.
+            **kwargs: for :meth:`restore`.
+        """
+        self._streams(wav)  # says what is no signal
+        many = wav.reshape(-1, *wav.shape[-2:]) if wav.ndim > 2 else wav[None]
+        restored = []
+        for one in many:
+            level = 1.0 if keep_level else model_level(one, self.input_peak)
+            restored.append(restore_wav(self, one, level=level, **kwargs))
+        return torch.stack(restored).reshape(wav.shape)
 
     def separate(
         self,
@@ -54,14 +76,16 @@ class RestorationModel(RestorationNetwork, BaseModel):
         resample: bool = False,
         **kwargs,
     ) -> torch.Tensor | np.ndarray | None:
-        """Asteroid's ``separate``, for any channels and without its rescaling.
+        """Asteroid's ``separate``, for any channels and without its rescaling. What comes back has
+        the level of what came, and is the same of a file and of its samples.
 
         Args:
             wav: tensor, array or name of a file.
             output_dir: folder for the result of a file; beside the file unless given.
             force_overwrite: overwrite a result that exists.
             resample: take files of another sample rate than the model's.
-            **kwargs: for :meth:`restore`.
+            **kwargs: for :meth:`forward_wav`, or of a file for
+                :func:`~apollo_plugin.restore.restore_audio`.
 
         Returns:
             what came in, restored; None for a file.
@@ -92,7 +116,8 @@ class RestorationModel(RestorationNetwork, BaseModel):
         """Restores a file, all channels, to ``<name>_est1.wav``; see :meth:`separate`.
 
         Raises:
-            AudioError: where the file cannot be read, or has another rate without ``resample``.
+            AudioError: where the file cannot be read; RateError, which is one and a RuntimeError,
+                where it has another rate without ``resample``.
         """
         path = Path(filename)
         target = Path(output_dir or path.parent) / f"{path.stem}_est1.wav"
@@ -104,13 +129,14 @@ class RestorationModel(RestorationNetwork, BaseModel):
         reading = audio.read_all(path)
         wav, sample_rate = reading.wav, reading.sample_rate
         if sample_rate != self.sample_rate and not resample:
-            raise AudioError(
+            raise RateError(
                 f"sample_rate {sample_rate} of '{path}' does not match the model's "
                 f"{self.sample_rate:g}; pass resample=True"
             )
         low = audio.low_channels(reading.layout)
         restored = restore_audio(self, wav, sample_rate, untouched=low, **kwargs)
-        audio.write(target, restored, sample_rate, layout=reading.layout)
+        made = tags.mark.make(self.origin, path, diagnose(wav, sample_rate).cutoff)
+        write_result(target, restored, sample_rate, Settings(), layout=reading.layout, made=made)
 
     def serialize(self) -> dict[str, Any]:
         """Asteroid's model package, of plain values only, so that it loads with
@@ -121,23 +147,36 @@ class RestorationModel(RestorationNetwork, BaseModel):
         return package
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_conf_or_path, *args, **kwargs) -> Self:
+    def from_pretrained(
+        cls,
+        pretrained_model_conf_or_path,
+        *args,
+        map_location: str | torch.device | None = None,
+        **kwargs,
+    ) -> Self:
         """A trained model in eval mode; called of the base class, of the checkpoint's own class.
 
         Args:
             pretrained_model_conf_or_path: name of a bundled checkpoint (``"apollo-small"``), id of
                 a model on the Hugging Face Hub, path of a checkpoint in any layout that
                 :mod:`apollo_plugin.checkpoints` knows, or what :meth:`serialize` gave.
-            *args, **kwargs: overwrite the checkpoint's arguments of the model.
+            map_location: device that the model is put on.
+            *args, **kwargs: overwrite the checkpoint's arguments of the model. ``revision``,
+                ``token``, ``cache_dir``, ``local_files_only`` and ``force_download`` are
+                huggingface_hub's, for models on the Hub.
 
         Raises:
             CheckpointError: one line with what is wrong and with which file.
         """
-        conf = checkpoints.load(pretrained_model_conf_or_path)
+        options = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+        asked = kwargs.get("sample_rate"), kwargs.get("win_ms")
+        conf = checkpoints.load(pretrained_model_conf_or_path, asked, **options)
         if cls is RestorationModel:
             # By its public name: this module knows no other model.
             cls = getattr(import_module(__package__), conf["model"])
-        return checkpoints.build(cls, conf, *args, **kwargs)
+        model = checkpoints.build(cls, conf, *args, **kwargs)
+        model.origin = conf["origin"]
+        return model if map_location is None else model.to(map_location)
 
     def save_pretrained(self, folder: str | os.PathLike, **options) -> Path:
         """Writes weights, configuration and model card to a folder that :meth:`from_pretrained`
@@ -155,6 +194,55 @@ class Apollo(ApolloNetwork, RestorationModel):
     def streamer(self, n_channels: int = 1) -> ApolloStreamer:
         """A live restorer with this model: see :class:`~apollo_plugin.ApolloStreamer`."""
         return ApolloStreamer(self, n_channels)
+
+
+class OneSource(torch.nn.Module):
+    """A model on the axes of Asteroid's separators: ``(batch, time)``, where one of this package
+    sees channels, to ``(batch, n_src, time)`` with a single source. What takes separators, such as
+    :class:`asteroid.dsp.overlap_add.LambdaOverlapAdd`, takes this; there it is put around models of
+    this package by itself.
+
+    Args:
+        model: an Apollo, or an SRGAN.
+
+    Example:
+        >>> model = Apollo(feature_dim=16, n_layers=1, n_heads=2).eval()
+        >>> OneSource(model)(torch.zeros(3, 900)).shape
+        torch.Size([3, 1, 900])
+    """
+
+    in_channels = 1
+
+    def __init__(self, model: RestorationModel):
+        super().__init__()
+        self.model = model
+
+    @property
+    def sample_rate(self) -> float:
+        return self.model.sample_rate
+
+    def forward(self, wav: torch.Tensor) -> torch.Tensor:
+        """``(time,)``, ``(batch, time)`` or ``(batch, 1, time)`` to ``(batch, 1, time)``, the first
+        to ``(1, time)``."""
+        restored = self.model(wav)
+        return restored if wav.ndim == 3 else restored.unsqueeze(-2)
+
+
+def _with_one_source(begin: Callable[..., None]) -> Callable[..., None]:
+    """``LambdaOverlapAdd.__init__`` that puts :class:`OneSource` around our models."""
+
+    @functools.wraps(begin)
+    def wrapped(self, nnet, *args, **kwargs):
+        begin(
+            self, OneSource(nnet) if isinstance(nnet, RestorationModel) else nnet, *args, **kwargs
+        )
+
+    wrapped.one_source = True  # type: ignore[attr-defined]
+    return wrapped
+
+
+if not hasattr(LambdaOverlapAdd.__init__, "one_source"):
+    LambdaOverlapAdd.__init__ = _with_one_source(LambdaOverlapAdd.__init__)
 
 
 def register(model: type[RestorationModel]) -> None:

@@ -37,6 +37,8 @@ class Pipeline(nn.Module):
             moment by moment in proportion to their energies, so that they add up to it.
         keep_below: in Hz; restoration leaves everything below it alone.
         mix: share of the restoration, 0 to 1.
+        keep_level: restorers get signals at the level that these have, see
+            :func:`~apollo_plugin.restore.restore_audio`.
         **windows: ``window_seconds`` and ``overlap_seconds`` of the separator.
 
     Attributes:
@@ -61,6 +63,7 @@ class Pipeline(nn.Module):
         sum_to_mixture: bool = False,
         keep_below: float | None = None,
         mix: float = 1.0,
+        keep_level: bool = False,
         **windows: float,
     ):
         super().__init__()
@@ -92,7 +95,7 @@ class Pipeline(nn.Module):
         self._one_each = one_each
         self._rate = sample_rate or next(iter(restorers.values())).sample_rate
         self.match_level, self.sum_to_mixture = match_level, sum_to_mixture
-        self.keep_below, self.mix = keep_below, mix
+        self.keep_below, self.mix, self.keep_level = keep_below, mix, keep_level
         self.eval()
 
     @property
@@ -177,9 +180,8 @@ class Pipeline(nn.Module):
         self, name: str, wav: torch.Tensor, rate: int, progress: Progress | None
     ) -> torch.Tensor:
         tell = progress and (lambda step, *seconds: progress(f"{step} {name}", *seconds))
-        return restore_audio(
-            self._restorer(name), wav, rate, self.keep_below, self.mix, progress=tell
-        )
+        how = self.keep_below, self.mix, (), self.keep_level
+        return restore_audio(self._restorer(name), wav, rate, *how, progress=tell)
 
     def _separated(self, wav: torch.Tensor, rate: int, progress: Progress | None) -> torch.Tensor:
         stems = self.separator(wav, rate, progress)

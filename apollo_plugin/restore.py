@@ -1,17 +1,16 @@
 """Signals of any length and rate, and files: in, restored, and out."""
 
-import math
-import warnings
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from tqdm import tqdm
 
 from . import audio, tags
 from .audio.writing import LOSSY, SAMPLE_BYTES
+from .blocks import Progress, model_level, restore_wav
 from .diagnose import Diagnosis, diagnose
 from .errors import AudioError, TagError, Uncoded
 from .settings import Job, Settings
@@ -19,18 +18,6 @@ from .settings import Job, Settings
 if TYPE_CHECKING:
     from .network.base import RestorationNetwork
 
-# Told of work as it goes on: the name of the step, how many seconds of audio it has done by now,
-# and of how many.
-Progress = Callable[[str, float, float], None]
-
-# An activation's size in a block of restore_wav; the widest layers make eight of it. Twice this
-# size is no faster; eight times takes half as long again and 1.5 GB more (full size, two cores).
-_BLOCK_BYTES = 2 << 20
-# A GPU wants more to do at once.
-_GPU_BLOCK_BYTES = 64 << 20
-# What restore_audio brings signals to: the middle of the levels that models are trained on. What
-# is quieter than -120 dB stays below it.
-_PEAK, _LEAST_PEAK = 0.5, 1e-6
 # Beside the samples of a result, for its header and the folder's entry.
 _HEADER_BYTES = 1 << 16
 
@@ -54,78 +41,6 @@ class Restored:
     diagnosis: Diagnosis | None = None
 
 
-@torch.no_grad()
-def restore_wav(
-    model: "RestorationNetwork",
-    wav: torch.Tensor,
-    block_seconds: float | None = None,
-    progress: Progress | bool | None = None,
-    state: Any = None,
-    level: float = 1.0,
-) -> torch.Tensor:
-    """Restores a signal of any length at the model's rate, block by block; the result is that of
-    ``model(wav)``.
-
-    Memory beyond the signal and its restoration depends on ``block_seconds`` only.
-
-    Args:
-        model: an Apollo, or another network of restoration.
-        wav: ``(..., time)``, on any device; blocks are moved to the model's.
-        block_seconds: length of a block; unless given, such that caches hold the activations.
-        progress: True for a progress bar, or a function of the step's name, the seconds that are
-            done and the seconds in all.
-        state: that the model's first step starts from, where not its own.
-        level: the model gets the signal divided by it, and what it gives is multiplied by it.
-
-    Returns:
-        restored signal of the same shape, type and device as ``wav``.
-
-    Raises:
-        ValueError: for an empty signal, one whose last axis is not time, or a block of no length.
-    """
-    streams = model._streams(wav)
-    if block_seconds is None:
-        frame_bytes = len(streams) * model.frame_bytes
-        on_cpu = next(model.parameters()).device.type == "cpu"
-        n_frames = max(1, (_BLOCK_BYTES if on_cpu else _GPU_BLOCK_BYTES) // frame_bytes)
-        block_seconds = n_frames * model.filterbank.stride / model.sample_rate
-    if not block_seconds > 0:
-        raise ValueError(f"block_seconds {block_seconds} has to be positive")
-    n_block = max(1, round(min(block_seconds * model.sample_rate, streams.shape[-1])))
-    device = next(model.parameters()).device
-    restored, begin, start = torch.empty_like(streams), 0, 0
-    n_samples, rate = streams.shape[-1], model.sample_rate
-    with tqdm(
-        total=n_samples,
-        unit="sample",
-        unit_scale=True,
-        desc="restoring",
-        disable=progress is not True,
-    ) as bar:
-        while begin < n_samples:
-            end = min(begin + n_block, n_samples)
-            try:
-                block = streams[:, begin:end].to(device) / level
-                out, state = model.step(block, state, end == n_samples)
-            except torch.OutOfMemoryError:
-                if n_block == 1:
-                    raise
-                # The step left its state as it was, so half of the block can be tried.
-                n_block = (n_block + 1) // 2
-                warnings.warn(
-                    f"out of memory on {device}; going on with blocks of {n_block / rate:.3g} s",
-                    stacklevel=2,
-                )
-                continue
-            restored[:, start : start + out.shape[-1]] = out * level
-            start += out.shape[-1]
-            bar.update(end - begin)
-            begin = end
-            if callable(progress):
-                progress("restoring", begin / rate, n_samples / rate)
-    return restored.reshape(wav.shape)
-
-
 def restore_audio(
     model: "RestorationNetwork",
     wav: torch.Tensor,
@@ -133,13 +48,15 @@ def restore_audio(
     keep_below: float | None = None,
     mix: float = 1.0,
     untouched: Sequence[int] = (),
+    keep_level: bool = False,
     **kwargs,
 ) -> torch.Tensor:
     """Restores a signal of any rate.
 
     What the model changes is computed at its own rate and added to the signal at the signal's: so
-    nothing is lost to resampling, above the model's range too. A model is trained on music of usual
-    levels, so it gets the signal at one peak: the effect on quiet and on loud files is the same.
+    nothing is lost to resampling, above the model's range too. The model gets the signal at the
+    peak that it was trained at, its ``input_peak``, and what it gives is brought back: the effect
+    on quiet and on loud recordings is the same. All that restores recordings does so.
 
     Args:
         model: an Apollo, or another network of restoration.
@@ -148,6 +65,7 @@ def restore_audio(
         keep_below: in Hz; below it the change is removed by a linear-phase crossover.
         mix: share of the change, 0 to 1.
         untouched: indices of channels that stay as they came, such as that of low frequencies.
+        keep_level: the model gets the signal at the level that it has.
         **kwargs: for :func:`restore_wav`.
 
     Returns:
@@ -156,25 +74,19 @@ def restore_audio(
     if untouched:
         restored, rest = wav.clone(), sorted({*range(len(wav))} - {*untouched})
         if rest:
-            restored[rest] = restore_audio(model, wav[rest], sample_rate, keep_below, mix, **kwargs)
+            how = keep_below, mix, (), keep_level
+            restored[rest] = restore_audio(model, wav[rest], sample_rate, *how, **kwargs)
         return restored
     model_rate = int(model.sample_rate)
     source = audio.resample(wav, sample_rate, model_rate)
-    restored = restore_wav(model, source, level=model_level(source), **kwargs)
+    level = 1.0 if keep_level else model_level(source, model.input_peak)
+    restored = restore_wav(model, source, level=level, **kwargs)
     if sample_rate == model_rate and keep_below is None and mix == 1:
         return restored
     change = audio.resample(restored.sub_(source), model_rate, sample_rate, wav.shape[-1])
     if keep_below is not None:
         change = audio.high_pass(change, keep_below, sample_rate)
     return change.mul_(mix).add_(wav)
-
-
-def model_level(wav: torch.Tensor) -> float:
-    """What a signal is divided by before a model gets it, so that its peak is that of the signals
-    which models are trained on; 1 where it holds NaN or infinity."""
-    low, high = wav.aminmax()
-    peak = max(-low.item(), high.item(), _LEAST_PEAK)
-    return peak / _PEAK if math.isfinite(low.item() + high.item()) else 1.0
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -200,21 +112,31 @@ def restore_file(
     Raises:
         AudioError: one line with the file, what is wrong and what helps. Nothing is written then.
     """
+    carried, before = read_tags(job, settings)
     wav, rate, layout, found = read_source(job, settings)
-    carried = read_tags(job, settings)
-    low = audio.low_channels(layout)
-    restored = restore_audio(
-        model, wav, rate, settings.keep_below, settings.mix, low, progress=progress
-    )
+    how = settings.keep_below, settings.mix, audio.low_channels(layout), settings.keep_level
+    restored = restore_audio(model, wav, rate, *how, progress=progress)
     check_finite(restored, job, wav)
-    written = write_result(job.target, restored, rate, settings, carried, layout)
-    return replace(written, diagnosis=found)
+    made = tags.mark.make(model.origin, job.source, found.cutoff, before)
+    written = write_result(job.target, restored, rate, settings, carried, layout, made)
+    return replace(written, diagnosis=found if settings.diagnose else None)
 
 
-def read_tags(job: Job, settings: Settings) -> tags.Tags | None:
-    """Tags of a source, if they are to be carried."""
+def read_tags(job: Job, settings: Settings) -> tuple[tags.Tags, str]:
+    """What a source carries to its result, and the mark that it has where it is one itself.
+
+    Raises:
+        AudioError: where it is one, and the settings do not ask for another.
+    """
     whole = not {"start", "duration"} & set(settings.reading)
-    return tags.read(job.source, whole) if settings.tags else None
+    found = tags.read(job.source, whole)
+    before = tags.mark.find(job.source, found)
+    if before and not settings.again:
+        raise AudioError(
+            f"'{job.source}' is a restoration already ({before}); --again restores it once more"
+        )
+    tags.mark.strip(found)
+    return found if settings.tags else tags.Tags(), before
 
 
 def write_result(
@@ -224,6 +146,7 @@ def write_result(
     settings: Settings,
     carried: tags.Tags | None = None,
     layout: str = "",
+    made: str = "",
 ) -> Restored:
     """Writes a restoration, whole or not at all; tags that cannot be written never cost it.
 
@@ -234,16 +157,21 @@ def write_result(
         settings: format and level.
         carried: tags of its source.
         layout: of its channels.
+        made: its mark, see :mod:`apollo_plugin.tags.mark`.
 
     Raises:
         AudioError: where it cannot be written.
     """
+    carried = carried or tags.Tags()
     try:
-        return _write(place, wav, rate, settings, carried, layout)
+        return _write(place, wav, rate, settings, carried, layout, made)
     except TagError as error:
         # What was written is damaged, perhaps; the sound is still here.
-        written = _write(place, wav, rate, settings, None, layout)
-        return replace(written, notes=(f"its tags were left out: {error}",))
+        for mark in (made, ""):
+            with contextlib.suppress(TagError):
+                written = _write(place, wav, rate, settings, tags.Tags(), layout, mark)
+                return replace(written, notes=(f"its tags were left out: {error}",))
+        raise
 
 
 def _write(
@@ -251,34 +179,35 @@ def _write(
     wav: torch.Tensor,
     rate: int,
     settings: Settings,
-    carried: tags.Tags | None,
+    carried: tags.Tags,
     layout: str,
+    made: str,
 ) -> Restored:
-    measured = settings.clips or (carried and carried.loudness)
+    measured = settings.clips or carried.loudness
     meter = audio.Meter(rate, wav.shape[0], layout) if measured else None
     level: audio.Level | None = None  # of what was to be written
     heard: audio.Level | None = None  # of what was
-    notes = list(carried.notes) if carried else []
+    notes = list(carried.notes)
     notes += audio.lost_layout(settings.format, settings.sample_type, layout, wav.shape[0])
 
     def finish(beside: Path) -> None:
         nonlocal level, heard
         heard = level = meter.level() if meter else None
-        if carried and carried.loudness and settings.format in LOSSY:
+        if carried.loudness and settings.format in LOSSY:
             heard = audio.measure(beside)
-        notes.extend(tags.write(beside, carried, settings.format, heard) if carried else [])
+        notes.extend(tags.write(beside, carried, settings.format, heard, made))
 
     how = settings.format, settings.subtype, settings.headroom, settings.dither
-    n_clipped = audio.write(place, wav, rate, *how, meter, finish, layout)
+    n_clipped = audio.write(place, wav, rate, *how, meter, finish, layout, made)
     of_album = None
-    if carried and carried.has_album_gain and heard:
+    if carried.has_album_gain and heard:
         of_album = tags.Track(carried.album, frozenset(carried.loudness), heard)
     return Restored(n_clipped, level.true_peak if level else 0.0, tuple(notes), of_album)
 
 
 def read_source(
     job: Job, settings: Settings, n_results: int = 1
-) -> tuple[torch.Tensor, int, str, Diagnosis | None]:
+) -> tuple[torch.Tensor, int, str, Diagnosis]:
     """Reads what is to be restored, at the rate of its result, once it is known that the result
     can be written.
 
@@ -289,7 +218,7 @@ def read_source(
 
     Returns:
         float32 ``(channels, time)``, the result's rate in Hz, the layout of the channels, and
-        where a codec cut the source off, if the settings want that.
+        where a codec cut the source off.
 
     Raises:
         AudioError: where the file cannot be read, the format cannot hold its rate or channels, or
@@ -298,8 +227,8 @@ def read_source(
     """
     reading = audio.read_all(job.source, **settings.reading)
     wav, rate, layout = reading.warn(job.source)
-    found = diagnose(wav, rate) if settings.diagnose or settings.skip_uncoded else None
-    if found and settings.skip_uncoded and found.cutoff is None:
+    found = diagnose(wav, rate)
+    if settings.skip_uncoded and found.cutoff is None:
         raise Uncoded(f"'{job.source}' is left as it is: {found}")
     out_rate = settings.rate or rate
     audio.check_writable(settings.format, settings.subtype, out_rate, wav.shape[0], layout)

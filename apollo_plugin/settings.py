@@ -35,6 +35,8 @@ class Settings:
     Args:
         keep_below: in Hz; everything below it stays as it came.
         mix: 0 (untouched) to 1 (restored).
+        again: restore what is a restoration already.
+        keep_level: models get files at the level that these have.
         format: soundfile's name of the output's container.
         subtype: soundfile's name of the output's sample type; float where possible unless given.
         overwrite: restore again what is there already.
@@ -64,6 +66,8 @@ class Settings:
     tags: bool = True
     diagnose: bool = False
     skip_uncoded: bool = False
+    keep_level: bool = False
+    again: bool = False
 
     def __post_init__(self) -> None:
         if self.keep_below is not None and not 0 < self.keep_below < float("inf"):

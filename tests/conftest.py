@@ -4,10 +4,13 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
 from helpers import (
+    CHROMIUM,
+    CHROMIUM_FLAGS,
     GOLDEN,
     chirps,
     process_changes,
@@ -26,6 +29,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "launch" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.needs("chromium"))
+
+
+def pytest_runtest_setup(item):
+    wanted = [name for mark in item.iter_markers("needs") for name in mark.args]
+    lacking = [name for name in wanted if not (CHROMIUM if name == "chromium" else which(name))]
+    if lacking:
+        pytest.skip(f"needs {' and '.join(dict.fromkeys(lacking))} on the PATH")
+
+
 @pytest.fixture(autouse=True)
 def process_is_left_as_it_was():
     before, modules = process_state(), set(sys.modules)
@@ -34,6 +50,18 @@ def process_is_left_as_it_was():
     if found:
         restore_process(before)  # else those that follow would fail of it, too
         pytest.fail("the test leaves the process changed: " + "; ".join(found), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def launch():
+    """Begins a Chromium with further flags; what asks for it needs one, see above."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="the browser tests need playwright"
+    )
+    with sync_api.sync_playwright() as playwright:
+        yield lambda *flags: playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*CHROMIUM_FLAGS, *flags]
+        )
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +130,9 @@ def own_dirs(tmp_path_factory) -> tuple[Path, Path]:
     songs_dir, pairs_dir = tmp_path_factory.mktemp("songs"), tmp_path_factory.mktemp("pairs")
     for index in range(4):
         song = chirps(index)
-        save(songs_dir / f"song {index}.wav", song)
+        # With air: what ends at 5 kHz is no original.
+        air = torch.randn(song.shape, generator=torch.Generator().manual_seed(index))
+        save(songs_dir / f"song {index}.wav", song + 0.1 * air)
         save(pairs_dir / "original" / f"{index}.wav", song)
         save(pairs_dir / "coded" / f"{index}.flac", mp3(song, 44100, 32), subtype="PCM_24")
     return songs_dir, pairs_dir

@@ -7,18 +7,23 @@ import warnings
 from pathlib import Path
 
 import av
+import pytest
 import soundfile
 import torch
 from torch.utils.data import Dataset
 
 from apollo_plugin import SRGAN, Apollo
 from apollo_plugin.cli.work import do_there
+from apollo_plugin.data.parallel import no_processes
+from apollo_plugin.files import atomic_write
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHROMIUM_FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--disable-dev-shm-usage"
 ).split()
+needs_processes = pytest.mark.skipif(no_processes() is not None, reason=f"{no_processes()}")
 GOLDEN = Path(__file__).parent / "golden"
 LOCAL = Path(__file__).parents[1] / "recipes" / "musdb18hq_moises" / "local"
 TINY_SRGAN = dict(
@@ -265,6 +270,13 @@ def die(x):
 def slow_pid(_):
     time.sleep(0.2)
     return os.getpid()
+
+
+def write_for_ever(path):
+    with atomic_write(path) as beside:
+        beside.touch()
+        while True:
+            time.sleep(1)
 
 
 def do_slowly(options, folder, job):

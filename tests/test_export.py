@@ -11,6 +11,7 @@ import torch
 from helpers import small_model, tone
 
 from apollo_plugin import Apollo, checkpoints, export
+from apollo_plugin.cli import export as cli_export
 from apollo_plugin.cli.export import main
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
@@ -58,10 +59,10 @@ def test_small_dfts_are_the_fft(size):
     bank = ApolloSTFT(size, size, n_bands=2)
     fourier = Fourier(bank)
     wav = torch.randn(2, 3, size, dtype=torch.float64)
-    expected = torch.view_as_real(torch.fft.rfft(wav * bank.window(wav)))
+    expected = torch.view_as_real(torch.fft.rfft(wav * bank.hann(wav)))
     assert (fourier.spectrum(wav.float()) - expected).abs().max() < 1e-6 * size
     spec = torch.randn(2, 3, bank.n_bins, dtype=torch.complex128)
-    expected = torch.fft.irfft(spec, n=size) * bank.window(wav)
+    expected = torch.fft.irfft(spec, n=size) * bank.hann(wav)
     assert (fourier.frames(torch.view_as_real(spec).float()) - expected).abs().max() < 1e-6
 
 
@@ -236,3 +237,31 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys):
 def test_an_unknown_checkpoint(capsys):
     assert main(["nothing"]) == 1
     assert capsys.readouterr().err.startswith("apollo-export: no checkpoint 'nothing'")
+
+
+@pytest.mark.parametrize("kind", export.KINDS)
+def test_int8_weights(kind, tmp_path, capsys):
+    """A quarter of the bytes of the products, and its SNR told truly."""
+    import onnx
+
+    model = small_model(n_layers=1, feature_dim=64, n_heads=4)
+    checkpoints.save(model, tmp_path / "a.safetensors")
+    options = [str(tmp_path / "a.safetensors"), "-o", str(tmp_path), "--kind", kind]
+    assert main([*options, "--precision", "int8"]) == 0
+    (path,) = tmp_path.glob("a_int8*.onnx")
+    told = float(re.search(r"([\d.]+) dB SNR to the model", capsys.readouterr().out)[1])
+    assert told == pytest.approx(export.snr(model, path, kind), abs=0.06) and told > 20
+    graph = onnx.load(path).graph
+    kinds = {tensor.data_type for tensor in graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    assert any(node.op_type == "MatMulInteger" for node in graph.node)
+    plain = tmp_path / "plain.onnx"
+    export.export(model, plain, kind)
+    assert path.stat().st_size < plain.stat().st_size
+
+
+def test_precisions_that_are_none(tmp_path):
+    for options in (dict(precision="int4"), dict(precision="int8", format="torch")):
+        with pytest.raises(ExportError, match="fp32, or int8 of onnx"):
+            export.export(small_model(n_layers=1), tmp_path / "a.bin", **options)
+    assert cli_export.PRECISIONS == export.PRECISIONS

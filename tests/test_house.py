@@ -26,9 +26,9 @@ ORDER = [
     ["srgan"],
     ["model"],
     ["restore", "live", "checkpoints"],
-    ["settings", "tags"],
+    ["settings", "tags", "blocks"],
     ["audio", "losses", "metrics", "diagnose"],
-    ["network", "hearing"],
+    ["network", "hearing", "sounds"],
     ["files", "memory", "errors", "apollo_plugin"],
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}

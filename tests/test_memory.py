@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from helpers import needs_processes
 
 from apollo_plugin import memory
 from apollo_plugin.data.parallel import n_cores
@@ -87,6 +88,7 @@ def test_cores_by_quota(system, quota, most):
     assert 1 <= n_cores() <= most
 
 
+@needs_processes
 def test_a_purse_is_never_overdrawn_and_what_is_too_large_goes_alone():
     purse, held, log, lock = (
         memory.Purse(100, multiprocessing.get_context()),
@@ -113,6 +115,7 @@ def test_a_purse_is_never_overdrawn_and_what_is_too_large_goes_alone():
     assert all(sum(now) <= 100 or [n for n in now if n] == [1000] for now in log)
 
 
+@needs_processes
 def test_who_waits_for_a_purse_can_be_told_to_stop(monkeypatch):
     monkeypatch.setattr(memory, "_PATIENCE", 0.01)
     purse = memory.Purse(10, multiprocessing.get_context())

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from asteroid.models.base_models import BaseModel
-from helpers import small_model, snr, tone
+from helpers import at_one_level, small_model, snr, tone
 from torch.utils._pytree import tree_leaves
 
 import apollo_plugin
@@ -129,9 +129,9 @@ def test_band_gain_envelope_maps_the_input_levels():
     model = small_model(band_gain=True)
     spec, x = torch.randn(1, 1, 442, 2), torch.randn(1, 1, 80, 16)
     with torch.no_grad():
-        base, _ = model.decode(x, spec, None, None, x)
+        base = model.decode(x, spec, None, None, None)
         model.envelope.weight.copy_(0.5 * torch.eye(80))
-        moved, _ = model.decode(x, spec, None, None, x)
+        moved = model.decode(x, spec, None, None, None)
     for band in (0, 41, 79):
         bins = slice(5 * band, 5 * band + 5 if band < 79 else None)
         level = (spec[0, 0, bins].square().sum() + 1.19e-7).sqrt()
@@ -257,10 +257,13 @@ def test_asteroid_round_trip(variant, tmp_path):
 @pytest.mark.parametrize("shape", [(3000,), (2, 3000), (2, 2, 3000), (2, 1, 3000)])
 def test_separate_keeps_level_and_shape(variant, shape):
     wav = 0.1 * torch.randn(shape)
+    signals = wav.reshape(-1, *shape[-2:]) if wav.ndim > 2 else wav[None]
     with torch.no_grad():
-        expected = variant(wav)
+        expected = torch.stack([at_one_level(variant, one) for one in signals]).reshape(shape)
+        as_it_is = variant(wav)
     for out in (variant.separate(wav), variant.torch_separate(wav)):
         assert snr(out, expected) > 90
+    assert snr(variant.separate(wav, keep_level=True), as_it_is) > 90
     for out in (variant.separate(wav.numpy()), variant.numpy_separate(wav.numpy())):
         assert isinstance(out, np.ndarray)
         assert snr(torch.from_numpy(out), expected) > 90
@@ -277,6 +280,11 @@ def test_file_separate(variant, tmp_path):
     out, out_rate = soundfile.read(tmp_path / "a b_est1.wav", dtype="float32")
     assert out_rate == rate
     assert snr(torch.from_numpy(out.T), restore_audio(variant, wav, rate)) > 90
+    # A file and its samples are one thing.
+    assert snr(variant.separate(wav), torch.from_numpy(out.T)) > 120
+    variant.separate(path, str(tmp_path / "kept"), keep_level=True)
+    kept = soundfile.read(tmp_path / "kept" / "a b_est1.wav", dtype="float32")[0]
+    assert snr(torch.from_numpy(kept.T), variant.restore(wav)) > 90
     with pytest.warns(UserWarning, match="exists already"):
         variant.file_separate(path)
     variant.file_separate(path, output_dir=str(tmp_path / "new"), force_overwrite=True)

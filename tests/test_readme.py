@@ -1,11 +1,14 @@
 """What the README shows exists and runs."""
 
+import configparser
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,8 +29,41 @@ def test_links_lead_somewhere(target):
     assert (ROOT / target).is_file()
 
 
-def test_ci_runs_the_test_command():
-    assert sum(line.endswith("-m pytest") for line in README.splitlines()) == 1
+def commands() -> list[str]:
+    """The two that a newcomer copies: what begins with a new environment."""
+    return [line for line in README.splitlines() if line.startswith("python3 -m venv")]
+
+
+def test_readme_ci_and_contributing_name_the_same_commands():
+    ci = (ROOT / ".ci" / "run").read_text()
+    picked = re.findall(r"""grep -m 1 -- '(.+)' README.md""", ci)
+    found = [[line for line in README.splitlines() if re.search(end, line)] for end in picked]
+    assert found == [[command] for command in commands()] and len(found) == 2
+    assert all(f"`{command}`" in CONTRIBUTING for command in commands())
+
+
+def requirements() -> list[Requirement]:
+    """What setup.cfg asks for, the extra ``test`` included."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options"]["install_requires"] + setup["options.extras_require"]["test"]
+    return [Requirement(line) for line in lines.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_constraints_hold_one_version_within_bounds_of_all_that_is_asked_for(python, platform):
+    assert all("/pip install -q -c constraints.txt " in command for command in commands())
+    here = dict(python_full_version=f"{python}.9", sys_platform=platform)
+    pinned: dict = {}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    for one in (Requirement(line) for line in lines if not line.startswith("#")):
+        if one.marker is None or one.marker.evaluate(here):
+            pinned.setdefault(one.name, []).append(one.specifier)
+    for asked in requirements():
+        (exact,) = pinned[canonicalize_name(asked.name)]
+        (version,) = exact
+        assert version.operator == "==" and asked.specifier.contains(version.version), asked
 
 
 def test_it_is_read_in_five_minutes():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from helpers import at_one_level, small_model, snr, tone
 
-from apollo_plugin import Apollo, audio
+from apollo_plugin import Apollo, audio, blocks, checkpoints
+from apollo_plugin.data.codecs import mp3
 from apollo_plugin.restore import restore_audio
 
 
@@ -24,10 +25,42 @@ def small():
 @pytest.mark.parametrize("decibels", [-60, -20, 14])
 def test_the_effect_does_not_depend_on_the_level(small, rate, options, decibels):
     """From -60 to +20 dB; at +14 dB the peak is 1.5."""
-    wav, gain = tone(10000, 2, rate), 10 ** (decibels / 20)
+    wav, gain = mp3(tone(60000, 2, rate), rate, 32), 10 ** (decibels / 20)
     changed = restore_audio(small, wav, rate, **options) - wav
     scaled = restore_audio(small, gain * wav, rate, **options) / gain - wav
     assert snr(scaled, changed) > 60
+
+
+@pytest.mark.parametrize("peak", [1.0, 0.25, None])
+def test_the_level_is_the_checkpoint_s(tmp_path, peak):
+    """Kept in the file; of one that says nothing it is 0.5."""
+    wav, model = tone(9000), small_model(residual=True, input_peak=peak)
+    checkpoints.save(model, tmp_path / "a.safetensors")
+    again = Apollo.from_pretrained(tmp_path / "a.safetensors")
+    level = 1.0 if peak is None else wav.abs().max() / peak
+    with torch.no_grad():
+        expected = level * model(wav / level)
+        as_it_is = model(wav)
+    for one in (again.separate, lambda x: restore_audio(again, x, 44100)):
+        assert snr(one(wav), expected) > 90
+    assert snr(restore_audio(again, wav, 44100, keep_level=True), as_it_is) > 90
+    state = torch.load(_as_it_was(again, tmp_path), weights_only=True)
+    assert "input_peak" not in state["model_args"]
+    assert Apollo.from_pretrained(tmp_path / "old.pth").input_peak == 0.5
+
+
+def _as_it_was(model, folder):
+    """A file of before there was a choice."""
+    package = model.serialize()
+    del package["model_args"]["input_peak"]
+    torch.save(package, folder / "old.pth")
+    return folder / "old.pth"
+
+
+@pytest.mark.parametrize("peak", [0, -0.5, 1.5, float("nan")])
+def test_peaks_that_cannot_be(peak):
+    with pytest.raises(ValueError, match="input_peak .* between 0 and 1"):
+        small_model(input_peak=peak)
 
 
 def test_the_model_alone_depends_on_the_level(small):
@@ -103,3 +136,25 @@ def test_odd_rates_and_lengths(rate, n_samples):
     wav = tone(n_samples, 3)
     got = restore_audio(small_model(n_layers=1), wav, rate, keep_below=1000.0, mix=0.5)
     assert got.shape == wav.shape and torch.isfinite(got).all()
+
+
+@pytest.mark.parametrize("n_channels, n_blocks", [(1, 4), (2, 7)])
+def test_a_signal_takes_as_few_steps_as_caches_allow(n_channels, n_blocks, small, monkeypatch):
+    """Each step costs what it costs however short its block is."""
+    steps, step = [], small.step
+    monkeypatch.setattr(
+        small, "step", lambda wav, *rest: steps.append(wav.shape) or step(wav, *rest)
+    )
+    # 20 frames of one channel, and a half.
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", round(20.5 * small.frame_bytes))
+    hop = small.filterbank.stride
+    small.restore(tone(70 * hop - 1, n_channels)[:, : 70 * hop - 1])
+    n_frames = 20 // n_channels
+    lengths = [n_frames * hop] * (n_blocks - 1) + [(70 - n_frames * (n_blocks - 1)) * hop - 1]
+    assert steps == [(n_channels, length) for length in lengths]
+
+
+def test_a_block_fills_the_cache_that_it_is_for(small):
+    """Of the published model too a block is of several frames."""
+    full = 4 * 80 * 256  # its features
+    assert blocks._BLOCK_BYTES // full >= 8 and blocks._BLOCK_BYTES <= 64 << 20

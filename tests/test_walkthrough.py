@@ -30,11 +30,18 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
         "torch.Size([1, 2, 2, 52920])", "(1, 2, 2, 52920)"
     )
     made = {path.name for path in tmp_path.iterdir()}
-    assert made == {"song.wav", "gentle.wav", "apollo.onnx", "my-apollo"}
+    assert made == {"song.wav", "gentle.wav", "apollo.onnx", "my-apollo", "runs"}
     for key, value in names["model"].state_dict().items():
         assert torch.equal(value, names["again"].state_dict()[key])
-    tuned = names["tuned"].state_dict()
-    assert any(not torch.equal(v, tuned[key]) for key, v in names["model"].state_dict().items())
+    for trained in ("tuned", "own"):
+        after = names[trained].state_dict()
+        assert any(not torch.equal(v, after[key]) for key, v in names["model"].state_dict().items())
+    # Asteroid's validation ran on the pair that it was given.
+    own = names["own"].eval()
+    with torch.no_grad():
+        losses = [names["plain"].loss_func(own(x), y).item() for x, y in names["pairs"]]
+    got = names["trainer"].callback_metrics["val_loss"].item()
+    assert got == pytest.approx(sum(losses) / len(losses), rel=1e-3)
 
 
 def test_commands_are_understood():

@@ -1,18 +1,24 @@
 """The page that restores in the browser (docs/web): in a real browser, with a real MP3."""
 
+import base64
+import http.client
 import importlib.util
+import json
 import shutil
 import threading
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import CHROMIUM, CHROMIUM_FLAGS, small_model, snr, tone
+from helpers import small_model, snr, tone
 
 from apollo_plugin import audio
 from apollo_plugin.cli.demo import main
 from apollo_plugin.cli.static import HEADERS, server
+from apollo_plugin.data import excerpt
 from apollo_plugin.data.codecs import encode_mp3
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.errors import ApolloError
@@ -31,12 +37,10 @@ def builder():
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The page with a small model for both of its uses."""
+def site(launch, tmp_path_factory):
+    """The page with a small model for both of its uses, where there is a browser to look at it."""
     pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
-    if CHROMIUM is None:
-        pytest.skip("the browser tests need chromium on the PATH")
     build = builder()
     try:
         build.install()
@@ -60,16 +64,14 @@ def address(site):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="the browser tests need playwright"
+def browser(launch):
+    browser = launch(
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        "--autoplay-policy=no-user-gesture-required",
     )
-    flags = [*CHROMIUM_FLAGS, "--use-fake-ui-for-media-stream"]
-    flags += ["--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,8 @@ def loaded(browser, address):
 
 @pytest.fixture
 def page(loaded, address):
+    loaded.goto(address)
+    says(loaded, "Ready.")
     yield loaded
     assert loaded.problems == []
     assert all(url.startswith((address, "blob:" + address)) for url in loaded.requests)
@@ -220,22 +224,203 @@ def test_other_rates_and_lengths(page, tmp_path, rate, n_channels, n_samples):
     assert snr(torch.from_numpy(theirs.T), ours) > (60 if rate == 44100 else 40)
 
 
-def test_cancelling_and_a_second_file(page, tmp_path):
+def rows(page):
+    return page.locator("#queue li").all_inner_texts()
+
+
+def test_cancelling_and_the_next_file(page, tmp_path):
     wav = tone(44100).repeat(1, 60)
     audio.write(tmp_path / "long.wav", wav, 44100)
     audio.write(tmp_path / "silence.wav", torch.zeros(1, 5000), 44100)
     page.set_input_files("#file", tmp_path / "long.wav")
     page.wait_for_function("() => document.getElementById('bar').value > 0")
+    assert page.is_hidden("#queue")  # of one file
     page.click("#cancel")
     says(page, "Cancelled")
     assert page.is_hidden("#work") and page.is_disabled(".download")
-    page.set_input_files("#file", tmp_path / "long.wav")
-    page.wait_for_function("() => document.getElementById('bar').value > 0")
-    page.set_input_files("#file", tmp_path / "silence.wav")
+    page.set_input_files("#file", [tmp_path / "long.wav", tmp_path / "silence.wav"])
+    page.wait_for_selector("#queue :text('is restored now')")
+    assert rows(page) == ["long.wav is restored now", "silence.wav waits"]
+    page.click("#cancel")
     says(page, "silence.wav is restored")
+    page.wait_for_selector("#queue a")
+    assert rows(page) == ["long.wav was cancelled", "silence.wav Save silence_restored.wav"]
     assert "It is silent" in page.inner_text(".about") and page.locator("section.item").count() == 1
     download(page, tmp_path / "out.wav")
     assert not soundfile.read(tmp_path / "out.wav")[0].any()
+
+
+def save_from_list(page, name, path):
+    link = page.locator("#queue a", has_text=name)
+    link.wait_for()
+    with page.expect_download() as waiting:
+        link.click()
+    waiting.value.save_as(path)
+    return audio.read(path)
+
+
+def test_several_files_one_after_the_other(page, tmp_path):
+    wavs = {"one.wav": tone(9000), "two.wav": 0.5 * tone(7000, 1)}
+    for name, wav in wavs.items():
+        audio.write(tmp_path / name, wav, 44100)
+    (tmp_path / "text.mp3").write_text("no sound at all")
+    paths = [tmp_path / name for name in ("one.wav", "text.mp3", "two.wav")]
+    page.set_input_files("#file", paths)
+    for name, wav in wavs.items():
+        got, rate = save_from_list(page, name.replace(".", "_restored."), tmp_path / "out.wav")
+        assert rate == 44100 and snr(got, restore_audio(small_model(**MODEL), wav, rate)) > 60
+    # What failed is named, and the others come all the same.
+    assert "text.mp3 cannot be decoded by this browser" in rows(page)[1]
+    # A new song begins a new list; what can be saved stays on it.
+    audio.write(tmp_path / "three.wav", tone(500), 44100)
+    page.set_input_files("#file", tmp_path / "three.wav")
+    says(page, "three.wav is restored")
+    page.wait_for_selector("#queue a >> nth=2")
+    assert [row.split()[0] for row in rows(page)] == ["one.wav", "two.wav", "three.wav"]
+
+
+def test_who_listens_is_not_interrupted(page, tmp_path):
+    for name in ("one.wav", "two.wav"):
+        audio.write(tmp_path / name, tone(44100), 44100)
+    page.set_input_files("#file", tmp_path / "one.wav")
+    says(page, "one.wav is restored")
+    page.click(".play")
+    page.wait_for_function("() => apollo.players[0].playing")
+    page.set_input_files("#file", tmp_path / "two.wav")
+    says(page, "two.wav is next, once you pause.")
+    assert page.inner_text("#place h2") == "one.wav"
+    page.click(".play")
+    says(page, "two.wav is restored")
+
+
+def test_a_file_that_vanished(page, tmp_path):
+    audio.write(tmp_path / "long.wav", tone(44100).repeat(1, 60), 44100)
+    audio.write(tmp_path / "gone.wav", tone(5000), 44100)
+    page.set_input_files("#file", [tmp_path / "long.wav", tmp_path / "gone.wav"])
+    page.wait_for_function("() => document.getElementById('bar').value > 0")
+    (tmp_path / "gone.wav").unlink()
+    page.click("#cancel")
+    says(page, "gone.wav cannot be read any more: it was moved, changed or removed.")
+    page.problems.clear()  # the browser says so too
+
+
+def leaving_asks(page):
+    return page.evaluate("""() => { const event = new Event("beforeunload", { cancelable: true });
+        window.dispatchEvent(event); return event.defaultPrevented; }""")
+
+
+def test_leaving_in_the_middle_asks(page, tmp_path):
+    audio.write(tmp_path / "long.wav", tone(44100).repeat(1, 60), 44100)
+    assert not leaving_asks(page)
+    page.set_input_files("#file", tmp_path / "long.wav")
+    page.wait_for_function("() => document.getElementById('bar').value > 0")
+    assert leaving_asks(page)
+    page.click("#cancel")
+    says(page, "Cancelled")
+    assert not leaving_asks(page)
+
+
+# What a browser hands over when something is dropped; a folder gives its entries in parts.
+DROP = """([files, folder]) => {
+  const made = files.map((name) => new File([Uint8Array.from(atob(globalThis.song), (l) => l.charCodeAt(0))], name));
+  const entry = (file) => ({ isFile: true, name: file.name, file: (done) => done(file) });
+  const parts = [made.slice(0, 1).map(entry), made.slice(1).map(entry), []];
+  const inside = { isDirectory: true, name: "album", createReader: () => ({ readEntries: (done) => done(parts.shift()) }) };
+  const entries = folder ? [inside] : made.map(entry);
+  const event = new Event("drop", { bubbles: true, cancelable: true });
+  const items = entries.length ? entries.map((each) => ({ webkitGetAsEntry: () => each })) : [{ webkitGetAsEntry: () => null }];
+  event.dataTransfer = { items, files: [] };
+  document.body.dispatchEvent(event);
+}"""  # noqa: E501
+
+
+def test_what_may_be_dropped(page, tmp_path):
+    audio.write(tmp_path / "a.wav", tone(3000), 44100)
+    song = base64.b64encode((tmp_path / "a.wav").read_bytes()).decode()
+    page.evaluate("song => { globalThis.song = song; }", song)
+    page.evaluate(DROP, [["10.wav", "cover.jpg", "9.wav"], True])
+    page.wait_for_selector("#queue a:has-text('10_restored')")
+    names = [row.split()[0] for row in rows(page)]
+    assert names[-2:] == ["9.wav", "10.wav"] and "cover.jpg" not in names
+    page.evaluate(DROP, [["cover.jpg"], True])
+    says(page, "No music lies in that folder.")
+    page.evaluate(DROP, [[], False])
+    says(page, "a link has to be saved first")
+    page.evaluate(DROP, [["alone.wav"], False])
+    says(page, "alone.wav is restored")
+
+
+def test_the_orchestra(page, tmp_path):
+    """Needs no file; whose it is stands beside it."""
+    assert excerpt.CREDIT in page.inner_text("#drop")
+    page.click("#example")
+    says(page, "orchestra.mp3 is restored")
+    download(page, tmp_path / "out.wav")
+    assert audio.probe(tmp_path / "out.wav")[1:] == (44100, 2)
+
+
+def coded(path, codec, rate, n_channels=2):
+    """A file as FFmpeg writes it, which has Vorbis from libvorbis."""
+    wav = tone(rate, n_channels, rate)
+    if codec == "vorbis":
+        soundfile.write(path.with_suffix(".ogg"), wav.T.numpy(), rate)
+        with av.open(str(path.with_suffix(".ogg"))) as source, av.open(str(path), "w") as container:
+            stream = container.add_stream_from_template(source.streams.audio[0])
+            for packet in source.demux(source.streams.audio[0]):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    container.mux(packet)
+        return
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="stereo")
+        for start in range(0, rate, 1000):
+            part = np.ascontiguousarray(wav[:, start : start + 1000].numpy())
+            frame = av.AudioFrame.from_ndarray(part, "fltp", "stereo")
+            frame.rate, frame.pts = rate, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    "name, codec, rate, saved, said",
+    [
+        ("a.aac", "aac", 48000, 48000, ""),
+        ("a.aac", "aac", 44100, 44100, ""),
+        ("a.webm", "vorbis", 44100, 44100, ""),
+        ("a.mka", "vorbis", 32000, 32000, ""),
+        ("a.webm", "libopus", 48000, 48000, ""),
+        ("a.wav", None, 4000, 8000, "brings it from 4 kHz to 8 kHz"),
+    ],
+)
+def test_rates_are_kept_or_told(page, tmp_path, name, codec, rate, saved, said):
+    path = tmp_path / name
+    if codec:
+        coded(path, codec, rate)
+    else:
+        audio.write(path, tone(rate, 2, rate), rate)
+    page.set_input_files("#file", path)
+    says(page, f"{name} is restored")
+    download(page, tmp_path / "out.wav")
+    assert audio.probe(tmp_path / "out.wav")[1] == saved
+    about = page.inner_text(".about")
+    assert said in about and ("brings it" in about) == bool(said)
+
+
+def test_a_rate_that_is_not_told(page):
+    """By bytes that name no format; the page says that the browser decides."""
+    assert (
+        page.evaluate("""async () => (await import("./sound.js")).rateOf(new Uint8Array(64))""")
+        == 0
+    )
+
+
+def test_licences_lie_beside_the_runtime(site):
+    text = (site / "ort" / "LICENCES.txt").read_text("utf-8")
+    assert "Copyright (c) Microsoft Corporation" in text and "MIT License" in text
+    lock = json.loads((WEB / "package-lock.json").read_text())["packages"]
+    for name, entry in lock.items():
+        if name:
+            assert f"{name.rpartition('node_modules/')[2]} {entry['version']}: " in text
 
 
 def test_files_that_are_none(page, tmp_path):
@@ -294,6 +479,24 @@ def test_it_goes_on_without_a_network(browser, address):
     context.close()
 
 
+def test_addresses_that_are_no_file(tmp_path, capfd):
+    """Answered, and nothing said on the console; the next one is answered too."""
+    (tmp_path / "index.html").write_text("<p>here</p>")
+    (tmp_path / "folder").mkdir()
+    with server(tmp_path, "127.0.0.1", 0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        paths = ["/%00", "/index.html%00", "/a%00/b", "/%00/", "/folder/", "/%ff", "/" + "a" * 5000]
+        paths += ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/none"]
+        for path, status in [*((path, 404) for path in paths), ("/index.html", 200)]:
+            connection = http.client.HTTPConnection("127.0.0.1", running.server_port, timeout=30)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["X-Content-Type-Options"]) == (status, "nosniff")
+            connection.close()
+        running.shutdown()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_folder_that_is_no_page(tmp_path, capsys):
     (tmp_path / "note.txt").write_text("mine")
     assert main(["--static", str(tmp_path)]) == 1
@@ -324,8 +527,6 @@ def test_the_server_gives_files_and_nothing_else(tmp_path):
 
 
 def test_the_lock_is_of_what_is_asked_for():
-    import json
-
     asked = json.loads((WEB / "package.json").read_text())["dependencies"]["onnxruntime-web"]
     lock = json.loads((WEB / "package-lock.json").read_text())["packages"]
     assert lock["node_modules/onnxruntime-web"]["version"] == asked

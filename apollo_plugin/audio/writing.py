@@ -45,6 +45,7 @@ def write(
     meter: Meter | None = None,
     finish: Callable[[Path], object] | None = None,
     layout: str = "",
+    comment: str = "",
 ) -> int:
     """Writes a file whole or not at all: beside its place first, then renamed.
 
@@ -62,6 +63,7 @@ def write(
         finish: told of the file's place before it is renamed; what it raises ends the writing.
         layout: which loudspeaker each channel is for, as in :mod:`.layouts`; what the format
             cannot say is left out.
+        comment: of the file, where it becomes CAF or RF64, which hold no other tags here.
 
     Returns:
         how many samples lay beyond full scale and were clipped (0 for floating point).
@@ -88,6 +90,8 @@ def write(
             with soundfile.SoundFile(
                 sink, "w", sample_rate, wav.shape[0], subtype, None, format
             ) as sound:
+                if comment and format in ("CAF", "RF64"):
+                    sound.comment = comment
                 for block in wav.split(_OGG_BLOCK if format == "OGG" else _BLOCK, -1):
                     samples = block.detach().cpu().float().T.numpy()
                     if headroom:

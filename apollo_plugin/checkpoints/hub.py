@@ -1,8 +1,12 @@
 """Models as folders, and on the Hugging Face Hub: weights, configuration and model card."""
 
+import io
 import os
 import tempfile
 from pathlib import Path
+
+import torch
+import yaml
 
 from .. import __version__
 from ..errors import CheckpointError
@@ -10,6 +14,7 @@ from ..files import atomic_write, write_json
 from ..network.base import RestorationNetwork
 from .cards import model_card
 from .loading import save
+from .published_layout import to_published
 
 
 def save_pretrained(
@@ -57,6 +62,67 @@ def save_pretrained(
         place = getattr(error, "filename", None) or card or folder
         raise CheckpointError(f"'{place}': {reason}") from error
     return folder
+
+
+def save_published(model: RestorationNetwork, path: str | os.PathLike) -> tuple[Path, Path]:
+    """Writes a model in the layout of the authors' implementation, and beside it the configuration
+    of Music-Source-Separation-Training, which takes the same file (``--model_type apollo``).
+
+    Args:
+        model: an Apollo whose options the published network has.
+        path: of the weights; the configuration has its name and ``.yaml``.
+
+    Returns:
+        both paths.
+
+    Raises:
+        CheckpointError: for other models, with the options; and where a file cannot be written.
+    """
+    args, path = model.get_model_args(), Path(path)
+    if type(model).__name__ != "Apollo":
+        raise CheckpointError(f"an {type(model).__name__} has no published layout; an Apollo has")
+    try:
+        state = to_published(args, model.state_dict())
+    except ValueError as error:
+        raise CheckpointError(f"this model cannot be written in that layout: {error}") from error
+    network = dict(
+        sr=args["sample_rate"],
+        win=args["win_ms"],
+        feature_dim=args["feature_dim"],
+        layer=args["n_layers"],
+    )
+    # What MSST reads of it when it restores; chunks of 3 s, as the model was trained on.
+    audio = dict(
+        chunk_size=round(3 * args["sample_rate"]),
+        num_channels=2,
+        sample_rate=args["sample_rate"],
+        min_mean_abs=0.0,
+    )
+    config = dict(
+        audio=audio,
+        model=network,
+        training=dict(
+            instruments=["restored", "addition"], target_instrument="restored", use_amp=False
+        ),
+        inference=dict(batch_size=4, num_overlap=4),
+    )
+    package = dict(
+        model_name="Apollo",
+        state_dict=state,
+        model_args=network,
+        infos=dict(software_versions=dict(apollo_plugin=__version__)),
+    )
+    buffer = io.BytesIO()
+    torch.save(package, buffer)
+    beside = path.with_suffix(".yaml")
+    try:
+        with atomic_write(path) as place:
+            place.write_bytes(buffer.getbuffer())
+        with atomic_write(beside) as place:
+            place.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    return path, beside
 
 
 def push_to_hub(

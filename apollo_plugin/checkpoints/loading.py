@@ -7,7 +7,6 @@ pickle or safetensors. Of foreign files the tensors are believed first: shapes c
 the sample rate and window from what is written beside them where the tensors agree.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -26,8 +25,9 @@ from ..network.base import RestorationNetwork
 from . import arguments
 from . import published_layout as published
 from .claims import UNPLAIN
+from .download import HUB_FILES, download, n_bytes, read_any
 from .published_layout import State
-from .reading import read, read_json
+from .reading import read_json
 from .unwrapping import Found, mappings_of, unwrap
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -42,8 +42,6 @@ BUNDLED: dict[str, tuple[str, str]] = {
         "9a460ca2069ecb4de68f96dfa5400f86fa2c06935d0d6734ed8fdf84fce81396",
     ),
 }
-# Files that a model's repository on the Hub may hold, best first.
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "best_model.pth")
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 _MOST_CONFIG = 1 << 20
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -54,31 +52,42 @@ _WINDOW_NAMES = ("win_ms", "win", "window_ms")
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
-def load(source: str | os.PathLike | dict[str, Any]) -> dict[str, Any]:
+def load(
+    source: str | os.PathLike | dict[str, Any],
+    asked: tuple[float | None, float | None] = (None, None),
+    **hub: Any,
+) -> dict[str, Any]:
     """Finds and reads a checkpoint.
 
     Args:
         source: bundled name, path, Hub id (``owner/name`` or ``owner/name/file``), or a package as
             ``Apollo.serialize`` gives it.
+        asked: sample rate in Hz and window in ms that a published file is to have.
+        **hub: see :data:`~.download.OPTIONS`.
 
     Returns:
         ``{"model": name of the class, "model_args": ..., "state_dict": ..., "source": name for
-        messages}`` in this package's own layout. Arguments are still those of the file;
-        :func:`build` checks them.
+        messages, "origin": name and digest for marks}`` in this package's own layout. Arguments are
+        still those of the file; :func:`build` checks them.
 
     Raises:
         CheckpointError: in one line, whatever is wrong.
     """
     if isinstance(source, dict):
-        content, name, path = source, "the given package", None
+        content, name, path, origin = source, "the given package", None, ""
     else:
-        path, name = _find(source), str(source)
-        _require_memory(path.stat().st_size, name)
-        content = read(path, name)
+        options = {key: value for key, value in hub.items() if value is not None}
+        path, name = _find(source, options), str(source)
+        _require_memory(n_bytes(path, name), name)
+        content = read_any(path, name)
+        # Of a path its last part: where a user keeps files is nobody's business.
+        known = path.name if os.path.exists(name) else name
+        origin = f"{known} (sha256 {sha256(path)[:16]})"
     found = unwrap(content, name)
     _check(found.state, name)
-    args, state = _to_our_layout(found, path, name)
-    return {"model": found.model, "model_args": args, "state_dict": state, "source": name}
+    args, state = _to_our_layout(found, path, name, asked)
+    told = {"source": name, "origin": origin}
+    return {"model": found.model, "model_args": args, "state_dict": state, **told}
 
 
 def build(cls: type[Model], conf: dict[str, Any], *args, **kwargs) -> Model:
@@ -130,7 +139,8 @@ def save(model: RestorationNetwork, path: str | os.PathLike, half: bool = False)
     dtype = torch.float16 if half else None
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
     # Through bytes: save_file would make a file that only its owner can read.
-    metadata = {"model_args": json.dumps(model.get_model_args())}
+    # huggingface_hub and transformers refuse files that do not say whose tensors they are.
+    metadata = {"format": "pt", "model_args": json.dumps(model.get_model_args())}
     with atomic_write(path) as beside:
         beside.write_bytes(safetensors.torch.save(state, metadata=metadata))
 
@@ -138,7 +148,7 @@ def save(model: RestorationNetwork, path: str | os.PathLike, half: bool = False)
 # ----------------------------------------------------------------------------- finding and reading
 
 
-def _find(source: str | os.PathLike) -> Path:
+def _find(source: str | os.PathLike, options: dict[str, Any]) -> Path:
     name = str(source)
     if name in BUNDLED:
         file, digest = BUNDLED[name]
@@ -152,43 +162,16 @@ def _find(source: str | os.PathLike) -> Path:
     if os.path.isfile(path):
         return path
     if name and os.path.isdir(path):
-        for file in _HUB_FILES:
+        for file in HUB_FILES:
             if (path / file).is_file():
                 return path / file
-        raise CheckpointError(f"folder '{name}' holds none of {', '.join(_HUB_FILES)}")
+        raise CheckpointError(f"folder '{name}' holds none of {', '.join(HUB_FILES)}")
     hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(/[\w./-]+)?", name)
     # owner/name.pth is a path that was misspelt.
     if hub_id and (hub_id[1] or path.suffix not in _FILE_SUFFIXES):
-        return _download(name)
+        return download(name, options)
     raise CheckpointError(
         f"no checkpoint '{name}': no such file, and bundled: {', '.join(BUNDLED)}"
-    )
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import hf_hub_download, logging
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    logging.set_verbosity_error()  # its retries say nothing that the one line below does not
-    owner, model, *file = name.split("/", 2)
-    for candidate in file or _HUB_FILES:
-        try:
-            path = Path(hf_hub_download(f"{owner}/{model}", candidate))
-            if candidate == "model.safetensors":  # whose arguments may stand in config.json only
-                with contextlib.suppress(EntryNotFoundError, HfHubHTTPError, OSError):
-                    hf_hub_download(f"{owner}/{model}", "config.json")
-            return path
-        except LocalEntryNotFoundError as error:  # no network, and not in the cache
-            raise CheckpointError(
-                f"'{name}' is no file here, and the Hugging Face Hub cannot be reached"
-            ) from error
-        except EntryNotFoundError:
-            continue
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"'{name}' cannot be had from the Hub: {first_line}") from error
-    raise CheckpointError(
-        f"'{name}' has none of {', '.join(file or _HUB_FILES)} on the Hugging Face Hub"
     )
 
 
@@ -240,12 +223,15 @@ def _oddness(value: torch.Tensor) -> str:
     return ""
 
 
-def _to_our_layout(found: Found, path: Path | None, name: str) -> tuple[dict[str, Any], State]:
+def _to_our_layout(
+    found: Found, path: Path | None, name: str, asked: tuple[float | None, float | None]
+) -> tuple[dict[str, Any], State]:
     """The model's arguments and its state dict by our names."""
     state = found.state
     if any(key.startswith("BN.") for key in state):
         try:
-            return published.convert(state, list(_settings(found.mappings)))
+            told = list(_settings(found.mappings))
+            return published.convert(state, [asked, *told] if any(asked) else told)
         except KeyError as error:
             raise CheckpointError(f"'{name}' is no complete Apollo: it lacks {error}") from error
         except (LookupError, ValueError, RuntimeError, ArithmeticError, TypeError) as error:

@@ -80,8 +80,91 @@ def _rate_and_window(n_bins: int, settings: Sequence[tuple[Any, Any]]) -> dict[s
         if plain and int(rate * win_ms / 1000) // 2 + 1 == n_bins:
             return dict(sample_rate=rate, win_ms=win_ms)
     windows = 2 * (n_bins - 1), 2 * n_bins - 1
+    # A window of 10 or 40 ms at a rate in use is as likely as one of 20 ms at half or twice that.
+    others = [
+        f"{win_ms} ms at {rate} Hz"
+        for rate in _RATES[:2]
+        for win_ms in (_USUAL_MS // 2, 2 * _USUAL_MS)
+        if int(rate * win_ms / 1000) in windows
+    ]
     usual = [rate for rate in _RATES if rate * _USUAL_MS // 1000 in windows]
+    if usual and others and usual[0] not in _RATES[:2]:
+        raise ValueError(
+            f"its window of {windows[0]} samples may be {_USUAL_MS} ms at {usual[0]} Hz or "
+            f"{' or '.join(others)}; pass sample_rate and win_ms"
+        )
     return dict(sample_rate=usual[0] if usual else windows[0] * 1000 // _USUAL_MS)
+
+
+def to_published(args: dict[str, Any], state: State) -> State:
+    """A state dict of this package's by the published names, shapes and order of rows.
+
+    Args:
+        args: of :class:`~apollo_plugin.Apollo`.
+        state: its state dict.
+
+    Raises:
+        ValueError: with the options that the published network does not have.
+    """
+    odd = [f"{k} {args[k]}" for k, v in _PUBLISHED.items() if args.get(k, v) != v]
+    window = int(args["sample_rate"] * args["win_ms"] / 1000)
+    if window // 160 < 1:
+        odd.append(f"win_ms {args['win_ms']}")
+    if odd:
+        raise ValueError(f"the published network has no {', '.join(odd)}")
+    bins, n_bands = window // 160, _PUBLISHED["n_bands"]
+    last = window // 2 + 1 - (n_bands - 1) * bins
+    state, new = {k: v.detach().float().cpu() for k, v in state.items()}, {}
+    groups = [range(n_bands)] if last == bins else [range(n_bands - 1), range(n_bands - 1, n_bands)]
+    for index, bands in enumerate(groups):
+        for ours, theirs in (("encoders", "BN"), ("decoders", "output")):
+            for row, band in enumerate(bands):
+                for part in ("0.weight", "1.weight", "1.bias"):
+                    value = state[f"{ours}.{index}.{part}"][row]
+                    new[f"{theirs}.{band}.{part}"] = value[..., None] if value.ndim > 1 else value
+    cos, sin = _rotation(args["feature_dim"] // args["n_heads"])
+    for layer in range(args["n_layers"]):
+        theirs, ours = f"net.{layer}.band_net.", f"layers.{layer}.roformer."
+        new |= {theirs + "cos_freq": cos.clone(), theirs + "sin_freq": sin.clone()}
+        new[theirs + "input_norm.weight"] = state[ours + "norm.weight"]
+        new[theirs + "weight.weight"] = _restore_qkv(state[ours + "qkv.weight"], args["n_heads"])
+        for their_name, name in _ROFORMER.items():
+            new[f"{theirs}{their_name}.weight"] = state[f"{ours}{name}.weight"]
+        for block in range(args["tcn_blocks"]):
+            theirs_of = f"net.{layer}.seq_net.blocks.{block}.conv."
+            for their_name, name in _TCN.items():
+                new[theirs_of + their_name] = state[f"layers.{layer}.tcn.{block}.{name}"]
+    return {key: value[..., None] if _is_conv(key, value) else value for key, value in new.items()}
+
+
+# What the published network cannot be told: its options' values here. n_bands of another window
+# are 80 too.
+_PUBLISHED: dict[str, Any] = dict(
+    n_bands=80, n_heads=8, kernel_size=7, causal=False, mlp_ratio=4, tcn_ratio=4, tcn_blocks=3
+)
+_PUBLISHED |= dict(band_width_hz=None, residual=False, band_gain=False, band_bins=None)
+_PUBLISHED |= dict(excitation=False, envelope_dim=0, gain_shape="band")
+_ROFORMER = {"output": "out", "MLP.0": "mlp_norm", "MLP.1": "mlp_in", "MLP_output": "mlp_out"}
+_TCN = {
+    **{"0.weight": "conv.weight", "0.bias": "conv.bias", "1.weight": "norm.weight"},
+    **{"2.weight": "mlp_in.weight", "2.bias": "mlp_in.bias"},
+    **{"4.weight": "mlp_out.weight", "4.bias": "mlp_out.bias"},
+}
+# Rows of the published tables of cosines and sines.
+_POSITIONS = 100
+
+
+def _is_conv(key: str, value: torch.Tensor) -> bool:
+    """Whether a matrix is a convolution of one tap there; the tables of the rotation are none."""
+    return value.ndim == 2 and not key.endswith("_freq")
+
+
+def _rotation(head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Their tables, ``(positions, head_dim)``, the members of a pair side by side."""
+    half = torch.arange(0, head_dim, 2)[: head_dim // 2].float()
+    frequency = 1.0 / (10000.0 ** (half / head_dim))
+    angle = torch.outer(torch.arange(_POSITIONS).float(), frequency).repeat_interleave(2, -1)
+    return angle.cos(), angle.sin()
 
 
 def _rename(state: State, args: dict[str, Any], widths: list[int]) -> State:
@@ -130,3 +213,10 @@ def _reorder_qkv(weight: torch.Tensor, n_heads: int) -> torch.Tensor:
     heads = weight.unflatten(0, (n_heads, 3, -1)).transpose(0, 1)
     pairs = heads[:2].unflatten(2, (-1, 2)).transpose(2, 3).flatten(2, 3)
     return torch.cat((pairs, heads[2:])).flatten(0, 2)
+
+
+def _restore_qkv(weight: torch.Tensor, n_heads: int) -> torch.Tensor:
+    """The inverse of :func:`_reorder_qkv`."""
+    heads = weight.unflatten(0, (3, n_heads, -1))
+    pairs = heads[:2].unflatten(2, (2, -1)).transpose(2, 3).flatten(2, 3)
+    return torch.cat((pairs, heads[2:])).transpose(0, 1).flatten(0, 2)

@@ -126,7 +126,8 @@ def _add_results(add: Any) -> None:
         "--no-tags",
         dest="tags",
         action="store_false",
-        help="leave tags and covers out; they are carried where the format has them",
+        help="leave tags and covers out, but for the mark of a restoration; they are carried where "
+        "the format has them",
     )
     add(
         "--skip-uncoded",
@@ -139,7 +140,9 @@ def _add_results(add: Any) -> None:
 def _add_restoring(add: Any) -> None:
     add_checkpoint(add, "apollo-small")
     add("--keep-below", type=float, metavar="HZ", help="leave everything under HZ as it came")
+    add_level(add)
     add("--mix", type=float, default=1.0, metavar="0..1", help="0 is as it came, 1 is restored (1)")
+    add("--again", action="store_true", help="restore what is a restoration already once more")
     add(
         "--stems",
         metavar="SEPARATOR",
@@ -208,6 +211,17 @@ def add_checkpoint(add: Any, default: str) -> None:
         default=default,
         metavar="NAME",
         help="bundled name, file, folder or Hugging Face Hub id (%(default)s)",
+    )
+
+
+def add_level(add: Any) -> None:
+    """The option that says at which level models get sound."""
+    add(
+        "--level",
+        default="model",
+        choices=("model", "keep"),
+        help="the model gets sound at the peak that it was trained at, and what it gives is "
+        "brought back; or as it is (%(default)s)",
     )
 
 

@@ -23,6 +23,7 @@ _ABOUT = """\
 Gives music back what MP3 took from it. Nothing leaves this machine."""
 # Looks like the listening page, whose colours it takes.
 _STYLE = """
+#example { border: 1px solid var(--line); }
 h1, h2 { font-family: var(--text); font-weight: 600; letter-spacing: -.012em; }
 #page iframe { width: 100%; height: 50rem; border: 1px solid var(--line); border-radius: .6rem; }
 """
@@ -53,16 +54,11 @@ def build(models: dict[str, "Apollo"], limits: Limits, room: Room) -> "gradio.Bl
                 say_defect(error)
             line = told(error).replace(f"{Path(path).parent}{os.sep}", "")
             raise gradio.Error(html.escape(line), print_exception=False) from error
-        # In a frame that may run its own script and nothing else.
-        frame = f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(done.page)}"></iframe>'
-        show_now = dict(visible=True)
-        return (
-            gradio.HTML(frame, **show_now),
-            gradio.Audio(str(done.came), **show_now),
-            gradio.Audio(str(done.heard), **show_now),
-            gradio.File(str(done.kept), **show_now),
-            html.escape(done.line),
-        )
+        # In a frame that may run its own script and nothing else; in one line, as Markdown has it.
+        inside = html.escape(done.page).replace("\n", "&#10;")
+        frame = f'<iframe sandbox="allow-scripts" srcdoc="{inside}"></iframe>'
+        sounds = str(done.came), str(done.heard), str(done.kept)
+        return gradio.Column(visible=True), frame, *sounds, html.escape(done.line)
 
     def example() -> str:
         path = Path(tempfile.mkdtemp(dir=room.folder)) / "orchestra.mp3"
@@ -90,30 +86,36 @@ def build(models: dict[str, "Apollo"], limits: Limits, room: Room) -> "gradio.Bl
                     0, 1, 1, step=0.05, label="Mix", info="0: as it came, 1: restored"
                 )
                 button = gradio.Button("Restore", variant="primary", elem_id="restore")
-                trial = gradio.Button(f"Try it: {excerpt.TITLE}", elem_id="example")
+                trial = gradio.Button("Try an orchestra", elem_id="example")
                 gradio.Markdown(excerpt.CREDIT)
             with gradio.Column(scale=3, min_width=480):
                 line = gradio.Markdown("The result appears here.", elem_id="line", min_height=60)
                 # Nothing is shown before there is something in it.
-                shown = gradio.HTML(visible=False, elem_id="page")
-                # Without the button that shares a sound on a public site.
-                player = dict(interactive=False, buttons=[], visible=False)
-                with gradio.Row():
-                    came = gradio.Audio(label="All of it, as it came", elem_id="came", **player)
-                    heard = gradio.Audio(label="All of it, restored", elem_id="restored", **player)
-                kept = gradio.File(
-                    label="Restored, as a file",
-                    interactive=False,
-                    height=120,
-                    visible=False,
-                    elem_id="download",
-                )
-        given, results = [upload, name, keep_below, mix], [shown, came, heard, kept, line]
-        how = dict(show_progress_on=line, api_visibility="private")
-        button.click(restore, given, results, **how)
-        trial.click(example, None, upload, api_visibility="private").then(
-            restore, given, results, **how
-        )
+                with gradio.Column(visible=False) as result:
+                    # Gradio's own component for HTML needs `eval`, which the page is denied.
+                    shown = gradio.Markdown(
+                        elem_id="page", sanitize_html=False, latex_delimiters=[]
+                    )
+                    with gradio.Row():
+                        came, heard = (
+                            # Without the button that shares a sound on a public site.
+                            gradio.Audio(label=label, elem_id=key, interactive=False, buttons=[])
+                            for key, label in (
+                                ("came", "All of it, as it came"),
+                                ("restored", "All of it, restored"),
+                            )
+                        )
+                    kept = gradio.File(
+                        label="Restored, as a file",
+                        interactive=False,
+                        height=120,
+                        elem_id="download",
+                    )
+        given = [upload, name, keep_below, mix]
+        results = [result, shown, came, heard, kept, line]
+        example_given = trial.click(example, None, upload, api_visibility="private")
+        for event in (button.click, example_given.then):
+            event(restore, given, results, show_progress_on=line, api_visibility="private")
     return page.queue(default_concurrency_limit=1, max_size=8, api_open=False)
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .. import audio
+from .. import audio, tags
 from ..data import excerpt
 from ..data.codecs import mp3
 from ..diagnose import Diagnosis
@@ -14,7 +14,7 @@ from ..diagnose import diagnose as diagnosis_of
 from ..errors import SettingError
 from ..metrics import lsd, si_sdr
 from ..report import check_target
-from ..restore import restore_audio
+from ..restore import restore_audio, write_result
 from ..settings import Settings
 from . import report
 from .loading import load
@@ -40,15 +40,17 @@ def diagnose(options: Options) -> int:
         try:
             wav, rate = audio.read(path, **options.reading())
             found = diagnosis_of(wav, rate)
+            mark = tags.mark.find(path, tags.read(path))
         except Exception as error:
             failures.add(path, error)
             if options.json:
                 tell(json.dumps({"file": str(path), "error": told(error)}))
             continue
         if options.json:
-            tell(json.dumps({"file": str(path), "seconds": wav.shape[1] / rate, **_values(found)}))
+            values = {"seconds": wav.shape[1] / rate, "restored": mark or None, **_values(found)}
+            tell(json.dumps({"file": str(path), **values}))
         else:
-            tell(f"{path}: {found}")
+            tell(f"{path}: {f'a restoration ({mark}): ' * bool(mark)}{found}")
     return failures.end()
 
 
@@ -61,23 +63,26 @@ def demo(options: Options, settings: Settings) -> int:
     """Codes and restores the package's excerpt of music, measures it and writes all beside a
     listening page; returns the exit status."""
     folder = options.out or Path(_DEMO_FOLDER)
-    options = replace(options, report=options.report or folder / "page.html")
+    page = options.report or folder / "page.html"
+    options = replace(options, report=page)
     extension = settings.format.lower()
     targets = [folder / f"{name}.{extension}" for name in ("original", "mp3", "restored")]
-    _check_demo(options, targets)
+    _check_demo(options, targets, page)
     with waiting(f"loading {options.checkpoint}"):
         model = load(options)
     original, rate = excerpt.excerpt()
     coded = mp3(original, rate, excerpt.KBPS)
     bar = Bar("demo")
+    how = settings.keep_below, settings.mix, (), settings.keep_level
     try:
-        restored = restore_audio(
-            model, coded, rate, settings.keep_below, settings.mix, progress=bar.progress
-        )
+        restored = restore_audio(model, coded, rate, *how, progress=bar.progress)
     finally:
         bar.close()
-    for target, wav in zip(targets, (original, coded, restored)):
+    for target, wav in zip(targets, (original, coded)):
         audio.write(target, wav, rate, settings.format, settings.subtype)
+    made = tags.mark.make(model.origin, targets[1], diagnosis_of(coded, rate).cutoff)
+    plain = Settings(format=settings.format, subtype=settings.subtype)
+    write_result(targets[2], restored, rate, plain, made=made)
     notes = [excerpt.CREDIT, excerpt.HEARD]
     shown = report.Shown(excerpt.TITLE, targets[1], targets[2], "MP3", tuple(notes))
     with waiting("writing the page"):
@@ -90,11 +95,11 @@ def demo(options: Options, settings: Settings) -> int:
     for target, wav in zip(targets[1:], (coded, restored)):
         tell(f"{target.name:16}{si_sdr(wav, original):8.2f}{lsd(wav, original):8.2f}")
     tell(_FIGURES)
-    tell(f"open {options.report}")
+    tell(f"open {page}")
     return 0
 
 
-def _check_demo(options: Options, targets: list[Path]) -> None:
+def _check_demo(options: Options, targets: list[Path], page: Path) -> None:
     # The folder of its own it may write again; in the user's it asks.
     if options.out and not options.overwrite:
         for target in targets:
@@ -102,4 +107,4 @@ def _check_demo(options: Options, targets: list[Path]) -> None:
                 raise SettingError(
                     f"'{target}' is there already and kept; --overwrite makes it anew"
                 )
-    check_target(options.report, options.overwrite)
+    check_target(page, options.overwrite)

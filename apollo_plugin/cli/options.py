@@ -54,6 +54,8 @@ class Options:
     dask: str | None
     keep_below: float | None
     mix: float
+    level: str
+    again: bool
     format: str | None
     subtype: str | None
     rate: int | None
@@ -129,6 +131,8 @@ class Options:
             # Of a folder a table is told at the end.
             diagnose=len(self.inputs) > 1 or not all(map(os.path.isfile, self.inputs)),
             skip_uncoded=self.skip_uncoded,
+            keep_level=self.level == "keep",
+            again=self.again,
         )
 
     def check(self) -> None:

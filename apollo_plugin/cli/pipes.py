@@ -58,9 +58,10 @@ def _spool(given: str, place: Path, stack: ExitStack) -> None:
     try:
         if given != "-" and not _ends(os.stat(given).st_mode):
             raise AudioError(f"'{given}' is a device, no file")
-        stream = (
-            sys.stdin.buffer if given == "-" else stack.enter_context(open(given, "rb"))
-        )
+        # Closed with all else that is.
+        stream = sys.stdin.buffer
+        if given != "-":
+            stream = stack.enter_context(open(given, "rb"))  # noqa: SIM115
     except OSError as error:
         raise AudioError(f"'{given}' cannot be read: {one_line(error)}") from error
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..checkpoints import BUNDLED
-from ..data.parallel import WorkerDied, context, each, executor, n_cores
+from ..data.parallel import WorkerDied, context, each, executor, n_cores, no_processes
 from ..errors import DeviceError
 from ..files import sweep
 from ..memory import Purse, available_bytes
@@ -67,6 +67,10 @@ def share_out(
     if not options.jobs and (options.stems or _total_bytes(due) < _WORTH_BYTES):
         n = 1
     n = min(n, len(due))
+    hindrance = no_processes() if n > 1 else None
+    if hindrance:
+        say(f"{hindrance}: one file at a time")
+        n = 1
     free = available_bytes()
     if n == 1 or free is None:
         return n, None

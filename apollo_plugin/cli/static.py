@@ -42,6 +42,12 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
+    def send_head(self):
+        if "\0" in self.translate_path(self.path):  # no file's name, and open() says so
+            self.send_error(404)
+            return None
+        return super().send_head()
+
     def list_directory(self, path):
         self.send_error(404)
 

@@ -2,7 +2,7 @@
 
 from asteroid.models import BaseModel
 
-from .. import separators
+from .. import separators, tags
 from ..errors import AudioError, SeparatorError
 from ..model import RestorationModel
 from ..pipelines import Pipeline, SeparateThenRestore
@@ -24,6 +24,7 @@ def load_pipeline(model: RestorationModel, name: str, settings: Settings) -> Sep
         match_level=isinstance(separator.model, BaseModel),
         keep_below=settings.keep_below,
         mix=settings.mix,
+        keep_level=settings.keep_level,
     )
 
 
@@ -45,25 +46,27 @@ def restore_stems(
         AudioError: one line with the file and what is wrong; nothing is written then.
     """
     n_sources = len(pipeline.sources or ()) or 4
+    carried, before = read_tags(job, settings)
     wav, rate, layout, found = read_source(job, settings, n_sources + 1)
-    carried = read_tags(job, settings)
     try:
         stems = pipeline.restore(wav, rate, progress)
     except SeparatorError as error:
         raise AudioError(f"'{job.source}': {error}") from error
     remix = stems.sum(0)
     check_finite(remix, job, wav)
+    origin = next(iter(pipeline.restorers)).origin
+    made = tags.mark.make(origin, job.source, found.cutoff, before)
     places = [job.target.with_name(f"{_safe(n)}{job.target.suffix}") for n in pipeline.sources]
     # The remix is written last, so a folder with one is whole.
     written = [
-        write_result(place, stem, rate, settings, carried, layout)
+        write_result(place, stem, rate, settings, carried, layout, made)
         for place, stem in [*zip(places, stems), (job.target, remix)]
     ]
     return Restored(
         sum(each.n_clipped for each in written),
         max(each.true_peak for each in written),
         tuple(dict.fromkeys(note for each in written for note in each.notes)),
-        diagnosis=found,
+        diagnosis=found if settings.diagnose else None,
     )
 
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
-from .arguments import add_checkpoint, add_device, add_version
-from .terminal import command, refuse_terminal, say, waiting
+from .arguments import add_checkpoint, add_device, add_level, add_version
+from .terminal import command, interrupted_status, refuse_terminal, say, waiting
 
 if TYPE_CHECKING:
     from ..live import LiveRestorer
@@ -63,7 +63,8 @@ def _main(argv: Sequence[str] | None) -> int:
     torch.set_num_threads(1 if small else min(_MOST_THREADS, n_threads))
     try:
         source = Input(sys.stdin.buffer, args.rate, args.channels, args.format)
-        live = LiveRestorer(model, source.rate, source.n_channels)
+        keep_level = args.level == "keep"
+        live = LiveRestorer(model, source.rate, source.n_channels, keep_level)
         delay = 1000 * live.latency / source.rate
         say(
             f"{source.rate} Hz, {source.n_channels} channel(s), {source.format}: {delay:.0f} ms "
@@ -79,8 +80,8 @@ def _main(argv: Sequence[str] | None) -> int:
         restore(live, source, Output(sys.stdout.buffer, source), args.block / 1000, load_)
     except BrokenPipeError:  # nobody listens any more
         return 0
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as end:
+        return interrupted_status(end)
     finally:
         torch.set_num_threads(n_threads)
         if args.stats:
@@ -175,6 +176,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--stats", action="store_true", help="tell at the end of load and the longest block")
     add_checkpoint(add, "apollo-small-streaming")
+    add_level(add)
     add_device(add)
     add_version(parser)
     args = parser.parse_args(argv)

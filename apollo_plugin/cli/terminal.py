@@ -5,6 +5,7 @@ one line. Anything else is a defect of this package and is shown as one, with it
 """
 
 import importlib.metadata
+import multiprocessing
 import os
 import signal
 import sys
@@ -23,14 +24,15 @@ from ..errors import (
     is_out_of_memory,
     library_at_fault,
     one_line,
+    printable,
 )
+from ..files import sweep_all
 
 # Of the command that runs, before each of its lines on standard error.
 _name = "apollo"
 # What else files are called in lines, and whether standard output holds something else.
 _names: dict[str, str] = {}
 _results_to_stderr = False
-_INTERRUPTED = 130
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -48,7 +50,8 @@ def command(name: str, main: Callable[[], int | None], polite: bool = True) -> i
     Args:
         name: of the command, for its lines.
         main: what it does; what it returns is the exit status.
-        polite: a SIGTERM ends it as an interrupt does, with everything cleaned up.
+        polite: interrupts and SIGTERM end it with everything cleaned up, a second one without
+            waiting for processes.
     """
     global _name
     _name = name
@@ -56,9 +59,9 @@ def command(name: str, main: Callable[[], int | None], polite: bool = True) -> i
     try:
         with _warnings_in_one_line(), _polite_end(polite):
             return main() or 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         say("interrupted; what was finished is whole, run it again to go on")
-        return _INTERRUPTED
+        return interrupted_status(end)
     except BrokenPipeError:  # nobody reads any more
         return 1
     except Exception as error:
@@ -69,6 +72,23 @@ def command(name: str, main: Callable[[], int | None], polite: bool = True) -> i
         return 1
     finally:
         _flush()
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ends a command after a signal.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+def interrupted_status(end: KeyboardInterrupt) -> int:
+    """Exit status after an interrupt, as shells have it: 130, or 143 after SIGTERM."""
+    return 128 + getattr(end, "number", signal.SIGINT)
 
 
 def is_mendable(error: BaseException) -> bool:
@@ -174,7 +194,7 @@ def _printable(line: str) -> str:
     """A line that stays one, whatever a file is called."""
     for path, name in _names.items():
         line = line.replace(f"'{path}'", name).replace(path, name)
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return printable(line)
 
 
 def _write(text: str, stream: TextIO) -> None:
@@ -262,15 +282,34 @@ def _open_streams() -> None:
 
 @contextmanager
 def _polite_end(polite: bool) -> Iterator[None]:
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler) if polite else None
-    except ValueError:  # not in the main thread
-        before = None
+    """Signals raise Interrupted. From the second on nobody waits for worker processes: they are
+    killed, and what they and this process have half written is removed."""
+    came: list[int] = []
+    before = {}
+
+    def end(number: int, _: object) -> NoReturn:
+        if came:
+            for child in multiprocessing.active_children():
+                child.kill()
+        came.append(number)
+        raise Interrupted(came[0])
+
+    with suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGINT, signal.SIGTERM) if polite else ():
+            # What runs in the background of a script ignores interrupts.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, end)
     try:
         yield
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        if len(came) > 1:
+            for child in multiprocessing.active_children():
+                child.kill()
+                child.join()
+            sweep_all()
+        # After a signal another may come until the process has ended.
+        for number, handler in before.items() if not came else ():
+            signal.signal(number, handler)
 
 
 @contextmanager

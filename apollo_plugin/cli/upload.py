@@ -86,10 +86,12 @@ def restore_upload(
     Raises:
         AudioError: one line; the file is called by its name only.
     """
-    from .. import audio, report
+    from .. import audio, report, tags
+    from ..diagnose import diagnose
     from ..errors import AudioError
     from ..report.comparison import compare
-    from ..restore import restore_audio
+    from ..restore import restore_audio, write_result
+    from ..settings import Settings
 
     begin = time.perf_counter()
     try:
@@ -106,8 +108,9 @@ def restore_upload(
         folder / f"{path.stem}{end}.wav" for end in ("", "_restored_16bit", "_restored")
     )
     audio.write(came, wav, rate, subtype="PCM_16")
-    audio.write(heard, restored, rate, subtype="PCM_16")
-    audio.write(kept, restored, rate)
+    made = tags.mark.make(model.origin, path, diagnose(wav, rate).cutoff)
+    for target, subtype in ((heard, "PCM_16"), (kept, None)):
+        write_result(target, restored, rate, Settings(subtype=subtype), made=made)
     seconds, took = wav.shape[-1] / rate, time.perf_counter() - begin
     line = f"{path.name}: {seconds:.1f} s at {rate} Hz, restored in {took:.1f} s"
     page = report.build([compare(path.name, wav, restored, rate, label="Input")], path.name)

@@ -26,6 +26,7 @@ from .mixing import (
     kbps_name,
     level_db,
 )
+from .parallel import no_processes
 
 _MAX_DRAWS = 20
 
@@ -84,6 +85,8 @@ class MixtureDataset(Dataset):
         gain_db: stems are scaled by -gain_db to gain_db.
         bit_rates: drawn from, in kbit/s.
         mixture_share: share of items that are a song as it is (the published code has 0.5).
+        uncoded_share: share of items that are not coded, whose right answer is no change (not in
+            the paper).
         codec: one of :data:`~apollo_plugin.data.codecs.CODECS`, or ``"everyday"`` to draw from
             them as :data:`~apollo_plugin.data.codecs.EVERYDAY` has it.
         level_db: both signals are turned down by 0 to this much after coding, so that a model does
@@ -115,6 +118,7 @@ class MixtureDataset(Dataset):
         level_db: float = 0.0,
         tilt_db: float = 0.0,
         mono: bool = False,
+        uncoded_share: float = 0.0,
     ):
         if n_items < 1 or segment <= 0 or not 1 <= max_stems <= len(tracks.STEMS):
             raise SettingError(
@@ -123,6 +127,8 @@ class MixtureDataset(Dataset):
             )
         if not (0 <= level_db < np.inf and 0 <= tilt_db < np.inf):
             raise SettingError(f"level_db {level_db} and tilt_db {tilt_db} have to be 0 or more")
+        if not 0 <= uncoded_share <= 1:
+            raise SettingError(f"uncoded_share {uncoded_share} has to lie between 0 and 1")
         self.codecs = EVERYDAY if codec == "everyday" else {codec: 1.0}
         draw_codec(np.random.default_rng(0), self.codecs)  # says so now if there is none
         self.library = Library(root)
@@ -138,9 +144,11 @@ class MixtureDataset(Dataset):
         )
         self.max_stems, self.gain_db, self.bit_rates = max_stems, gain_db, tuple(bit_rates)
         self.mixture_share, self.level_db = mixture_share, level_db
-        self.tilt_db, self.mono = tilt_db, mono
-        # Shared, so that workers which live longer than an epoch hear of the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.tilt_db, self.mono, self.uncoded_share = tilt_db, mono, uncoded_share
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        if no_processes() is None:
+            # So that workers which live longer than an epoch hear of the next one.
+            self._epoch.share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose items come next, in all worker processes too."""
@@ -181,6 +189,8 @@ class MixtureDataset(Dataset):
     def _draw(self, random: np.random.Generator, kbps: int) -> Mix:
         # A single codec takes nothing from the generator.
         codec = draw_codec(random, self.codecs) if len(self.codecs) > 1 else next(iter(self.codecs))
+        if self.uncoded_share and random.random() < self.uncoded_share:
+            codec = "uncoded"
         source = self.library.draw_source(random)
         if source != STEMS:
             return self.library.draw_song(random, self.segment, kbps, codec, source)

@@ -11,17 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from .. import audio
+from ..diagnose import FULL_BAND_HZ, diagnose
 from ..errors import AudioError
 from .mixing import LEAST_DB, level_db
-from .tracks import CODED, ORIGINAL, SONG, Song, checked_song
+from .tracks import CODED, ORIGINAL, SONG, Song, Stem, checked_song
 
 # How far the two of a pair may be apart in length: codecs fill up their last block.
 _LENGTH_SECONDS = 0.1
 # Where and how they are compared.
 _STRETCH_SECONDS = 6.0
+# Of a song, so many are looked at for where it is cut off.
+_N_STRETCHES = 3
 _LAG_SECONDS = 0.5
 # Opus comes so many samples early where it codes by SILK.
 _LAG_SAMPLES = 4
@@ -48,12 +52,17 @@ def sounds(root: str | os.PathLike) -> list[Path]:
     return files
 
 
-def songs(root: str | os.PathLike, problems: list[str]) -> list[Song]:
-    """Songs without stems, ``songs/<file>``.
+def songs(
+    root: str | os.PathLike, problems: list[str], lossy: list[str] | None = None
+) -> list[Song]:
+    """Songs without stems, ``songs/<file>``. As originals they have to have what is to be restored:
+    one that a codec or a lower sample rate cut off would teach empty highs.
 
     Args:
         root: folder of sound files, to any depth.
         problems: gets a line for each song that has to be left out.
+        lossy: where it is given, songs that are cut off are taken all the same, and it gets the
+            lines that name them.
 
     Raises:
         AudioError: where there are none.
@@ -64,8 +73,33 @@ def songs(root: str | os.PathLike, problems: list[str]) -> list[Song]:
     found = []
     for path, artist in tqdm(list(zip(files, artists)), "songs", unit="file", disable=None):
         id = f"songs/{path.relative_to(root).as_posix()}"
-        found += checked_song(path, id, artist, path.stem, {SONG: [path]}, problems)
+        for song in checked_song(path, id, artist, path.stem, {SONG: [path]}, problems):
+            try:
+                reason = _cut_off(song.stems[SONG])
+            except AudioError as error:
+                problems.append(f"{error}; song left out")
+                continue
+            if reason and lossy is None:
+                problems.append(f"'{path}' {reason}: it would teach empty highs; song left out")
+                continue
+            if reason and lossy is not None:
+                lossy.append(f"'{path}' {reason}; taken all the same")
+            found.append(song)
     return found
+
+
+def _cut_off(stem: Stem) -> str:
+    """Where a song ends for good below 19 kHz, in words; nothing where it does not."""
+    half = stem.sample_rate / 2
+    if half < FULL_BAND_HZ:
+        return (
+            f"has a sample rate of {stem.sample_rate} Hz and so nothing above {half / 1000:g} kHz"
+        )
+    part = min(_STRETCH_SECONDS, stem.seconds)
+    starts = np.linspace(0, max(0.0, stem.seconds - part), _N_STRETCHES + 2)[1:-1]
+    wavs = [audio.read_part(stem.files[0], at, part, stem.sample_rate) for at in starts]
+    diagnosis = diagnose(torch.from_numpy(np.concatenate(wavs, -1)), stem.sample_rate)
+    return "" if diagnosis.cutoff is None else f"is {diagnosis}"
 
 
 def pair_files(root: str | os.PathLike, problems: list[str]) -> list[tuple[Path, Path]]:

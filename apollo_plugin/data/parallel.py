@@ -1,11 +1,13 @@
 """Work on many items by any ``concurrent.futures.Executor``: processes here, or a Dask cluster."""
 
 import contextlib
+import functools
 import math
 import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -13,6 +15,7 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     ProcessPoolExecutor,
+    ThreadPoolExecutor,
     wait,
 )
 from itertools import islice
@@ -21,7 +24,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from ..errors import DeviceError, SettingError, install
+from ..errors import DeviceError, SettingError, install, one_line
 from ..memory import control_groups
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -53,6 +56,17 @@ def n_cores() -> int:
     return max(1, n)
 
 
+@functools.cache
+def no_processes() -> str | None:
+    """Why worker processes cannot be had here; None where they can. They share semaphores, which
+    Linux keeps in ``/dev/shm``."""
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except (ImportError, OSError) as error:
+        return f"processes share memory in /dev/shm, which cannot be written ({one_line(error)})"
+    return None
+
+
 def context(preload: str) -> BaseContext:
     """How worker processes are begun, and what their locks and events have to be made by.
 
@@ -67,6 +81,23 @@ def context(preload: str) -> BaseContext:
     return forkserver
 
 
+def _start_server(ways: BaseContext) -> None:
+    """Starts what makes the worker processes, such that it and they ignore interrupts, which are
+    for the main process, from their first instruction on."""
+    if ways.get_start_method() != "forkserver":
+        return
+    from multiprocessing.forkserver import ensure_running
+
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread
+        return
+    try:
+        ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @contextlib.contextmanager
 def executor(
     n_jobs: int | None = None,
@@ -74,7 +105,8 @@ def executor(
     prepare: Callable[[], object] | None = None,
     preload: str = "apollo_plugin.data.pairs",
 ) -> Iterator[Executor]:
-    """An executor that is shut down at the end, and what is left undone with it.
+    """An executor that is shut down at the end, and what is left undone with it; of one thread
+    where processes cannot be had.
 
     Args:
         n_jobs: number of processes; as many as there are cores unless given.
@@ -104,8 +136,15 @@ def executor(
             finally:
                 pool.shutdown(wait=False)
     else:
-        n_jobs = n_jobs or n_cores()
-        pool = ProcessPoolExecutor(n_jobs, context(preload), _prepare_worker, (prepare,))
+        pool: Executor
+        if hindrance := no_processes():
+            warnings.warn(f"{hindrance}: one after another", stacklevel=3)
+            pool = ThreadPoolExecutor(1)
+        else:
+            n_jobs = n_jobs or n_cores()
+            ways = context(preload)
+            _start_server(ways)
+            pool = ProcessPoolExecutor(n_jobs, ways, _prepare_worker, (prepare,))
         try:
             yield pool
         finally:

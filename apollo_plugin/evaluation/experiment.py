@@ -22,6 +22,8 @@ from .paper import Entry, by_bit_rate, figure2, gains, table2
 from .summary import incomplete, summarise
 
 CHECKPOINT = "best_model.pth"
+# A training leaves it at its end, and folder of checkpoints from its first epoch on.
+FINISHED, _CHECKPOINTS = "train_metrics.json", "checkpoints"
 DIGEST = "checkpoint_sha256"
 _PAPER_PAIRS = 5000
 _REASONS_SHOWN = 3
@@ -66,6 +68,7 @@ def evaluate_experiment(
     iterations: int = 1000,
     metrics: Sequence[str] = METRICS,
     beside: Sequence[str | os.PathLike] = (),
+    allow_partial: bool = False,
 ) -> Iterator[str]:
     """Evaluates an experiment and leaves ``all_metrics.csv``, ``final_metrics.json``,
     ``table2.md``, ``figure2.png`` and ``report/index.html`` in its folder.
@@ -81,6 +84,7 @@ def evaluate_experiment(
         iterations: runs for the real-time factor of each model on each device.
         metrics: which of :data:`apollo_plugin.metrics.METRICS`.
         beside: folders of other experiments, for rows and curves beside this one's.
+        allow_partial: take ``best_model.pth`` of a training that is not finished.
 
     Yields:
         lines that say what is done and what was found.
@@ -92,6 +96,8 @@ def evaluate_experiment(
         raise SettingError(
             f"n_examples {n_examples} has to be 0 or more, and iterations {iterations} 1 or more"
         )
+    for folder in (*([exp_dir] if checkpoint is None else ()), *beside):
+        require_finished(folder, allow_partial)
     contenders = _contenders(Path(exp_dir), checkpoint, beside)
     ours = contenders[0]
     missing = unavailable(metrics)
@@ -127,6 +133,21 @@ def evaluate_experiment(
     )
     yield markdown(results[:2], notes[:1] if left_out else ())
     yield _write_page(ours, tables[0], test_dir, n_examples, devices[-1], results, notes)
+
+
+def is_finished(exp_dir: str | os.PathLike) -> bool:
+    """Whether a training in a folder came to its end; a folder without checkpoints holds none."""
+    exp_dir = Path(exp_dir)
+    return (exp_dir / FINISHED).is_file() or not (exp_dir / _CHECKPOINTS).is_dir()
+
+
+def require_finished(exp_dir: str | os.PathLike, allow_partial: bool = False) -> None:
+    """Raises a CheckpointError for a training that did not come to its end."""
+    if not allow_partial and not is_finished(exp_dir):
+        raise CheckpointError(
+            f"the training in '{exp_dir}' is not finished: go on with it (stage 4, --resume 1), or "
+            "pass --allow_partial 1"
+        )
 
 
 def _contenders(

@@ -26,6 +26,7 @@ from ..files import atomic_write, sha256
 from ..metrics import METRICS, evaluate
 from ..report import MAX_ITEMS
 from ..report.comparison import Comparison, compare
+from ..restore import restore_audio
 
 if TYPE_CHECKING:
     from ..model import RestorationModel
@@ -35,8 +36,8 @@ ROWS_FILE = "evaluation.jsonl"
 KEYS = ("kbps", "kind", "name")
 INPUT = "input_"
 _LINES_SHOWN = 3
-# Changes when rows get other columns.
-_ROW_VERSION = "2"
+# Changes when rows get other columns, or other figures.
+_ROW_VERSION = "3"
 
 Row = dict[str, Any]
 
@@ -128,7 +129,7 @@ def evaluate_pair(job: MeasureJob) -> Row:
     model = _model(job.checkpoint, job.digest, job.device)
     if rate != int(model.sample_rate):
         raise DataError(f"'{pair.folder}' is at {rate} Hz; run stage 3 again")
-    restored = model.restore(coded)
+    restored = restore_audio(model, coded, rate)
     row: Row = {"kbps": pair.kbps, "kind": pair.kind, "name": pair.name}
     missing: list[str] = []
     for prefix, wav in ((INPUT, coded), ("", restored)):
@@ -157,7 +158,7 @@ def examples(
         coded, original, rate = pairs[row_key(row)].read()
         kind = row["kind"].replace("_", " ").capitalize()
         name = f"{kind} at {kbps_name(row['kbps'])} kbit/s, {row['name']}"
-        restored = model.restore(coded)
+        restored = restore_audio(model, coded, rate)
         item = compare(name, coded, restored, rate, original, metrics=())
         names = [key.removeprefix(INPUT) for key in row if key.startswith(INPUT)]
         figures = [{n: row[prefix + n] for n in names} for prefix in (INPUT, "")]

@@ -6,9 +6,10 @@ from typing import cast
 import torch
 from torch import nn
 
-from .base import RestorationNetwork
+from .base import INPUT_PEAK, RestorationNetwork
 from .envelope import EnvelopePath
-from .excitation import NOISE_PERIOD, Excitation, initial_memory, white_noise
+from .evidence import Evidence, Findings
+from .excitation import NOISE_PERIOD, Excitation, white_noise
 from .filterbank import ApolloSTFT
 from .gain_bands import GainBands, TokenGuide, starting_path
 from .layers import INITIAL_LOG_GAIN, BandGain, BandLinear, BandSequenceModule, RMSNorm, rotary
@@ -39,12 +40,16 @@ class ApolloNetwork(RestorationNetwork):
             in the published model), so that level and detail are separate, as at the input.
         band_bins: bins of each band, in place of ``n_bands`` and ``band_width_hz``; not published.
         excitation: fill emptied bands from 4.25 kHz up with tiles of the mids and with noise, see
-            :class:`~apollo_plugin.network.excitation.Excitation` (not in the published model).
+            :class:`~apollo_plugin.network.excitation.Excitation`, and change nothing but what a
+            codec is seen to have cut or coded coarsely, see
+            :class:`~apollo_plugin.network.evidence.Evidence` (not in the published model).
         envelope_dim: width of an :class:`~apollo_plugin.network.envelope.EnvelopePath` that tells
             tokens and excitation how loud the original was, 0 for none (not published).
         envelope_kernel: of the path's convolutions, in frames; odd.
         gain_shape: ``"bin"`` for eq. (2) as printed, a gain for each bin; the published model has
             one for each band.
+        input_peak: that recordings are brought to before it, see
+            :attr:`~apollo_plugin.network.base.RestorationNetwork.input_peak`.
 
     Shape:
         ``(time,)``, ``(channels, time)`` or ``(batch, channels, time)``, output like input.
@@ -81,6 +86,7 @@ class ApolloNetwork(RestorationNetwork):
         envelope_dim: int = 0,
         envelope_kernel: int = 13,
         gain_shape: str = "band",
+        input_peak: float | None = INPUT_PEAK,
     ):
         RestorationNetwork.__init__(self, locals())
         if n_heads < 1 or feature_dim < 1 or feature_dim % (2 * n_heads):
@@ -127,6 +133,7 @@ class ApolloNetwork(RestorationNetwork):
             self.late_guide = TokenGuide(bands, gain_bands, feature_dim, 2)
         if excitation:
             self.excitation = Excitation(bands, gain_bands, feature_dim, bool(envelope_dim))
+            self.evidence = Evidence(gain_bands.widths)
 
     # ------------------------------------------------------------------------ the one forward pass
 
@@ -140,6 +147,10 @@ class ApolloNetwork(RestorationNetwork):
     def frame_bytes(self) -> int:
         """What the features of a frame take for each stream, in bytes."""
         return 4 * self.filterbank.n_bands * self._args["feature_dim"]
+
+    @property
+    def adds(self) -> bool:
+        return self.residual
 
     @property
     def products(self) -> nn.Module:
@@ -162,7 +173,7 @@ class ApolloNetwork(RestorationNetwork):
             [context.to(like) for context in path.initial_contexts(n_streams)] if path else [],
             like.new_zeros(n_streams, 0, *shape),
             like.new_zeros(n_streams, 0, path.n_bands if path else 0),
-            initial_memory(like, n_streams, self.excitation),
+            self.evidence.initial_memory(like, n_streams) if self.excitation else like.new_zeros(0),
         )
 
     def step(
@@ -174,15 +185,16 @@ class ApolloNetwork(RestorationNetwork):
         source = wav.to(state.samples)
         new_spec, analysis = self.filterbank.analysis(source, state.analysis, last)
         spec = torch.cat((state.spec, new_spec), 1)
-        x, log_gain, contexts = self.network(torch.view_as_real(new_spec), state.contexts, last)
+        x, log_gain, found, contexts = self.network(
+            torch.view_as_real(new_spec), state.contexts, last
+        )
         n_frames = x.shape[1]
         noise = None
         if self.excitation:  # seen through the same window
             wav_of_noise = white_noise(state.frame, n_frames + 1, self.filterbank.stride)
             noise = torch.view_as_real(self.filterbank.spectrum(wav_of_noise.to(source)[None])[0])
         due = torch.view_as_real(spec[:, :n_frames])
-        restored, came = self.decode(x, due, log_gain, noise, contexts.came)
-        contexts = contexts._replace(came=came)
+        restored = self.decode(x, due, log_gain, noise, found)
         samples = torch.cat((state.samples, source), -1)
         out, samples, synthesis = self._synthesis(
             torch.view_as_complex(restored), state.synthesis, samples, last
@@ -194,28 +206,41 @@ class ApolloNetwork(RestorationNetwork):
 
     def network(
         self, spec: torch.Tensor, contexts: Contexts, last: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, Contexts]:
+    ) -> tuple[torch.Tensor, torch.Tensor, Findings | None, Contexts]:
         """New frames of the spectrum to the features of as many frames as are due.
 
         Real arithmetic only: the spectrum is a real view, ``(streams, frames, bins, 2)``.
 
         Returns:
-            features and log gains for :meth:`decode`, contexts.
+            features, log gains and findings for :meth:`decode`, contexts.
         """
-        blocks, path, tokens, log_gain, _ = contexts
+        blocks, path, tokens, log_gain, memory = contexts
+        found = None
+        if self.excitation:
+            found, memory = self.evidence(spec, memory, self.n_ahead if last else 0)
+            spec = self.cleaned(spec, found.first(spec.shape[1]))
         known = self.envelope_path.features(spec) if self.envelope_path else None
         x, rotation = self.encode(spec, known), self.rotation()
         new = []
         for layer, context in zip(self.layers, blocks):
             x, context = layer(x, rotation, context, last)
             new.append(context)
-        if known is None or self.envelope_path is None:
-            return x, log_gain, contexts._replace(blocks=new)
-        expected, path = self.envelope_path(known, path, last)
-        x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
-        n = min(x.shape[1], log_gain.shape[1])
-        contexts = Contexts(new, path, x[:, n:], log_gain[:, n:], contexts.came)
-        return x[:, :n], log_gain[:, :n], contexts
+        if known is not None and self.envelope_path is not None:
+            expected, path = self.envelope_path(known, path, last)
+            x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
+            n = min(x.shape[1], log_gain.shape[1])
+            x, tokens = x[:, :n], x[:, n:]
+            log_gain, waiting = log_gain[:, :n], log_gain[:, n:]
+        else:
+            waiting = log_gain
+        found = found and found.newest(x.shape[1])
+        return x, log_gain, found, Contexts(new, path, tokens, waiting, memory)
+
+    def cleaned(self, spec: torch.Tensor, found: Findings | None) -> torch.Tensor:
+        """A spectrum without its noise floor, as far as one was found in its frames."""
+        if self.excitation is None or found is None:
+            return spec
+        return self.evidence.clean(spec, found.floor, self.excitation.gain_bands.to_bins)
 
     def rotation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the Roformers' queries and keys, see :func:`~apollo_plugin.network.layers.rotary`."""
@@ -239,26 +264,28 @@ class ApolloNetwork(RestorationNetwork):
         spec: torch.Tensor,
         log_gain: torch.Tensor | None,
         noise: torch.Tensor | None,
-        came: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features, and of the same frames the input's spectrum, the path's log gains and the
-        noise's ``(frames, bins, 2)``, to the restored spectrum; and the excitation's memory."""
+        found: Findings | None,
+    ) -> torch.Tensor:
+        """Features, and of the same frames the input's spectrum, the path's log gains, the noise's
+        ``(frames, bins, 2)`` and findings, to the restored spectrum, or to what is to be added to
+        the input's where the model is ``residual``."""
         bands = self.filterbank.bands
+        heard = self.cleaned(spec, found)
         x = bands.to_groups(x)
         if self.envelope_path and log_gain is not None:
-            lacking = log_gain - self.envelope_path.log_gains(spec).to(log_gain)
+            lacking = log_gain - self.envelope_path.log_gains(heard).to(log_gain)
             x = x + self.late_guide((log_gain, lacking))
         groups = x.split([len(group) for group in bands.groups.values()], -2)
         parts = [decoder(group) for decoder, group in zip(self.decoders, groups)]
         parts = [part.to(self._signal_dtype) for part in parts]
         if self.band_gain:
-            parts = self.envelope(parts, bands.levels(spec))
+            parts = self.envelope(parts, bands.levels(heard))
         restored = bands.merge([nn.functional.glu(part) for part in parts])
-        if self.excitation:
-            added, filled, came = self.excitation(groups, spec, noise, log_gain, came)
+        if self.excitation and found:
+            kept = self.excitation.share_of_tokens(restored, heard, log_gain, found)
+            restored = restored * kept
+            added, filled = self.excitation(groups, heard, noise, log_gain, found.above)
             restored = restored * (1 - filled) + added  # one of the two, not their sum
-        if self.residual:
-            restored = spec + restored
         # Digital silence stays digital silence, whatever the biases say.
         sounding = spec.abs().amax((-2, -1), keepdim=True) > 0
-        return restored * sounding, came
+        return restored * sounding

@@ -1,5 +1,6 @@
 """What every network of restoration is: a step with state, and whole signals made of it."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,9 @@ from torch import nn
 
 from ..errors import check_time_is_last
 from .stft import STFT, AnalysisState, SynthesisState, finish
+
+# Of checkpoints that say nothing of it: the middle of the levels that the bundled ones heard.
+INPUT_PEAK = 0.5
 
 
 class RestorationNetwork(nn.Module):
@@ -18,11 +22,16 @@ class RestorationNetwork(nn.Module):
     """
 
     filterbank: STFT
+    # Of the checkpoint that it came from: name, and the beginning of its file's sha256.
+    origin: str = ""
 
     def __init__(self, arguments: Mapping[str, Any]):
         # Not super(): beside Asteroid's BaseModel, which keeps a rate of its own, that would be it.
         nn.Module.__init__(self)
+        self._sample_rate: float | None = None
         self._args = {name: value for name, value in arguments.items() if name != "self"}
+        if self.input_peak is not None and not 0 < self.input_peak <= 1:
+            raise ValueError(f"input_peak {self.input_peak} has to lie between 0 and 1, or be None")
 
     def step(self, wav: torch.Tensor, state: Any, last: bool) -> tuple[torch.Tensor, Any]:
         """Takes new samples and gives back those that are finished.
@@ -50,14 +59,38 @@ class RestorationNetwork(nn.Module):
         raise NotImplementedError
 
     @property
+    def adds(self) -> bool:
+        """Whether the network gives what is to be added to the signal, not the signal: where that
+        is nothing, every sample stays what it was."""
+        return False
+
+    @property
     def products(self) -> nn.Module:
         """Where nearly all of the work is: linear layers that lower precision suits."""
         return self
 
     @property
     def sample_rate(self) -> float:
-        """In Hz."""
-        return self._args["sample_rate"]
+        """In Hz. Asteroid allows to set it: then files of that rate are taken; layers, and what is
+        saved, stay made for the model's own."""
+        return self._args["sample_rate"] if self._sample_rate is None else self._sample_rate
+
+    @sample_rate.setter
+    def sample_rate(self, new_sample_rate: float) -> None:
+        warnings.warn(
+            f"the model's layers stay made for {self._args['sample_rate']:g} Hz, whatever its "
+            "sample_rate says",
+            UserWarning,
+            stacklevel=2,
+        )
+        self._sample_rate = new_sample_rate
+
+    @property
+    def input_peak(self) -> float | None:
+        """Peak of the signals that it was trained on, to which whatever restores recordings brings
+        them before it and from which back after it; None where levels are left alone. The network
+        itself, a step, a whole signal or a stream, takes samples as they are."""
+        return self._args.get("input_peak", INPUT_PEAK)
 
     @property
     def latency(self) -> int:
@@ -90,7 +123,7 @@ class RestorationNetwork(nn.Module):
         """Frames of a restored spectrum to the samples that they finish.
 
         Args:
-            spec: complex ``(streams, frames, bins)``.
+            spec: complex ``(streams, frames, bins)``; of what is to be added where :attr:`adds`.
             state: from the step before.
             samples: of the input, those whose output is still to come.
             last: no frame follows.
@@ -100,7 +133,7 @@ class RestorationNetwork(nn.Module):
         """
         total, envelope, state = self.filterbank.synthesis(spec, state, last)
         n_out = min(total.shape[-1], samples.shape[-1])
-        out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out])
+        out = finish(total[:, :n_out], envelope[:n_out], samples[:, :n_out], self.adds)
         return out, samples[:, n_out:], state
 
     def forward(self, wav: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 
 from .bands import BandSplit
 from .envelope import EMPTY, ENERGY_FLOOR
+from .evidence import Findings
 from .gain_bands import (
     SOURCE_BANDS,
     SOURCE_START,
@@ -26,10 +27,8 @@ _MAX_LOG_GAIN = 6.0
 # A band is filled where it lacks more than this (natural logarithm, 15 dB) of what is expected of
 # it, and how steeply it begins.
 _DEFICIT, _STEEPNESS = 1.7, 4.0
-# Frames for which a band is remembered to have come through, and the shares of them between which
-# it is taken to lie below the cut-off more and more.
-MEMORY = 200
-_FREE, _CLOSED = 0.03, 0.06
+# What tokens put into an empty band is so much quieter than expected (natural logarithm, 2 dB).
+_QUIETER = 0.25
 # The noise repeats after so many frames, three hours, which keeps its counter bounded.
 NOISE_PERIOD = 2**20
 _PRIME = 2**31 - 1
@@ -93,40 +92,6 @@ def tiled(spec: torch.Tensor, width: int) -> torch.Tensor:
     return torch.cat([white] * n_tiles, -2)[..., : n_bins - stop, :]
 
 
-def above_cutoff(came: torch.Tensor) -> torch.Tensor:
-    """How far each band may be taken to lie above the codec's cut-off, from 0 to 1.
-
-    A low-pass stays where it is, so a band below one that came through a moment ago has a hole, and
-    what is known of a hole is too little to fill it: that would cost more than it brings.
-
-    Args:
-        came: 1 where a band came through, else 0, of :data:`MEMORY` - 1 frames before and of new
-            frames, ``(streams, frames, bands)``.
-
-    Returns:
-        of the new frames, ``(streams, frames, bands)``.
-    """
-    if came.shape[1] < MEMORY:
-        return came[:, :0]
-    share = nn.functional.avg_pool1d(came.transpose(1, 2), MEMORY, 1).transpose(1, 2)
-    n = 1
-    while n < share.shape[-1]:  # the most of a band and all above it
-        share = torch.maximum(share, nn.functional.pad(share[..., n:], (0, n)))
-        n *= 2
-    return ((_CLOSED - share) / (_CLOSED - _FREE)).clamp(0, 1)
-
-
-def initial_memory(
-    like: torch.Tensor, n_streams: int, excitation: "Excitation | None"
-) -> torch.Tensor:
-    """No band came through before the first frame: zeros, ``(streams, frames, target bands)``;
-    nothing to remember without an excitation."""
-    if excitation is None:
-        return like.new_zeros(0)
-    n_targets = len(excitation.gain_bands.widths) - TARGET_START
-    return like.new_zeros(n_streams, MEMORY - 1, n_targets)
-
-
 class Excitation(nn.Module):
     """Fills what a codec emptied above the source region.
 
@@ -134,8 +99,8 @@ class Excitation(nn.Module):
     White noise is a function of the absolute position in the signal and the same for all streams,
     so that a channel is restored the same whatever is restored beside it, and what lies in the
     middle of a stereo mix stays there. The two are mixed to unit norm in each gain band and frame,
-    and scaled by ``exp`` of a log gain where the input lacks as much and lies above the cut-off, as
-    far as the last two seconds tell, see :func:`above_cutoff`.
+    and scaled by ``exp`` of a log gain where the input lacks as much and lies above a codec's edge,
+    see :class:`~apollo_plugin.network.evidence.Evidence`.
 
     Log gain, share of the tile and what counts as lacking start from the expected log gains, a half
     and 15 dB; the tokens add to each, at first nothing.
@@ -180,38 +145,68 @@ class Excitation(nn.Module):
         spec: torch.Tensor,
         noise: torch.Tensor,
         log_gain: torch.Tensor | None,
-        came: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        above: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """What is to be added to the spectrum.
 
         Args:
             groups: tokens of each group of bands, ``(streams, frames, bands, features)``.
-            spec: the input's, ``(streams, frames, bins, 2)``.
+            spec: the input's without its noise floor, ``(streams, frames, bins, 2)``.
             noise: spectrum of :func:`white_noise` in these frames, ``(frames, bins, 2)``.
             log_gain: expected of the original, ``(streams, frames, gain bands)``.
-            came: 1 where a target band came through in the frames before, at first
-                :func:`initial_memory`.
+            above: how surely each gain band lies above a codec's edge, 0 to 1, ``(streams, frames,
+                gain bands)``.
 
         Returns:
             ``(streams, frames, bins, 2)``, zeros below the end of the source region; how much of
-            each bin it fills, from 0 to 1, ``(streams, frames, bins, 1)``; ``came`` for the next
-            step.
+            each bin it fills, from 0 to 1, ``(streams, frames, bins, 1)``.
         """
         present = self.gain_bands.log_gains(spec)
-        if self.level is not None:
-            log_gain = self.level(present.to(self.level.weight.dtype))
-        assert log_gain is not None  # the envelope path's where there is no map
+        log_gain = self._expected(present, log_gain)
         more, tonality, lack = self._correction(groups, spec.dtype)
         target = slice(TARGET_START, None)
         present, expected = present[..., target], log_gain.to(spec.dtype)[..., target]
         level = expected + more
-        new = (present > (expected - _DEFICIT).clamp(min=0.5 * math.log(EMPTY))).to(came)
-        came = torch.cat((came, new), 1)
-        fills = (_STEEPNESS * (level - present - _DEFICIT) + lack).sigmoid() * above_cutoff(came)
+        fills = (_STEEPNESS * (level - present - _DEFICIT) + lack).sigmoid() * above[..., target]
         amplitude = level.clamp(max=_MAX_LOG_GAIN).exp() * fills
         to_bins = self.gain_bands.to_bins[target].to(fills)
         filled = self.mix(spec, noise, amplitude, tonality)
-        return filled, (fills @ to_bins).unsqueeze(-1), came[:, new.shape[1] :]
+        return filled, (fills @ to_bins).unsqueeze(-1)
+
+    def share_of_tokens(
+        self,
+        restored: torch.Tensor,
+        spec: torch.Tensor,
+        log_gain: torch.Tensor | None,
+        found: Findings,
+    ) -> torch.Tensor:
+        """How much of what the tokens change is kept: all of it where coding was coarse; in bands
+        that are empty also where it left holes, but no louder there than is expected.
+
+        Args:
+            restored: what the tokens change, ``(streams, frames, bins, 2)``.
+            spec: the input's without its noise floor, of the same shape.
+            log_gain: expected of the original, ``(streams, frames, gain bands)``.
+            found: of the same frames.
+
+        Returns:
+            ``(streams, frames, bins, 1)``, 0 to 1.
+        """
+        bands = self.gain_bands
+        most = self._expected(bands.log_gains(spec), log_gain) - _QUIETER
+        most = (most.to(spec) - bands.log_gains(restored)).clamp(max=0).exp()
+        coarse, holes = found.coarse.to(spec), found.holes.to(spec)
+        share = torch.where(
+            bands.energies(spec) < EMPTY, torch.maximum(coarse, holes) * most, coarse
+        )
+        return (share @ bands.to_bins.to(spec)).unsqueeze(-1)
+
+    def _expected(self, present: torch.Tensor, log_gain: torch.Tensor | None) -> torch.Tensor:
+        """Log gains of the original: the envelope path's, or the linear map's."""
+        if self.level is not None:
+            return self.level(present.to(self.level.weight.dtype))
+        assert log_gain is not None  # the envelope path's where there is no map
+        return log_gain
 
     def _correction(
         self, groups: list[torch.Tensor], dtype: torch.dtype

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import ExportError
 from .apollo import ApolloNetwork
-from .excitation import initial_memory, white_noise
+from .excitation import white_noise
 from .fourier import Fourier
 from .stft import finish
 
@@ -30,9 +30,9 @@ class WholeSignal(nn.Module):
         padded = F.pad(wav.unsqueeze(1), (pad, pad), mode="reflect").squeeze(1)
         spec = self.fourier.spectrum(self._framed(padded))
         contexts = model.initial_contexts(spec.shape[0], spec)
-        x, log_gain, _ = model.network(spec, contexts, last=True)
+        x, log_gain, found, _ = model.network(spec, contexts, last=True)
         noise = _noise(model, self.fourier, torch.zeros((), dtype=torch.int64), x.shape[1])
-        spec, _ = model.decode(x, spec, log_gain, noise, contexts.came)
+        spec = model.decode(x, spec, log_gain, noise, found)
         frames = self.fourier.frames(spec)
         squared = self.fourier.window.square().expand(1, frames.shape[1], -1)
         overlap = bank.initial_synthesis(0, wav).overlap
@@ -40,7 +40,7 @@ class WholeSignal(nn.Module):
             bank.overlap_add(part, overlap.expand(part.shape[0], -1))[:, pad : pad + wav.shape[-1]]
             for part in (frames, squared)
         )
-        return finish(of_frames, of_windows[0], wav)
+        return finish(of_frames, of_windows[0], wav, model.adds)
 
     def _framed(self, padded: torch.Tensor) -> torch.Tensor:
         """``(streams, padded time)`` -> ``(streams, frames, kernel_size)``."""
@@ -127,8 +127,8 @@ class StreamStep(nn.Module):
                 n_context = block.behind + block.ahead
                 shapes[f"path_context_{index}"] = (n_context, *context.shape[2:])
         if self.model.excitation is not None:
-            memory = initial_memory(torch.zeros(()), 1, self.model.excitation)
-            shapes["came"] = tuple(memory.shape[1:])
+            memory = self.model.evidence.initial_memory(torch.zeros(()), 1)
+            shapes["evidence"] = tuple(memory.shape[1:])
         state = {name: torch.zeros(n_streams, *shape) for name, shape in shapes.items()}
         return {"frame": torch.zeros((), dtype=torch.int64), **state}
 
@@ -138,7 +138,7 @@ class StreamStep(nn.Module):
         """The restored hops, then the new state in the order of the inputs."""
         hop, n_hops, model = self.hop, wav.shape[1], self.model
         samples, spectrum, overlap, *rest = state
-        came = rest.pop() if model.excitation else wav.new_zeros(0)
+        memory = rest.pop() if model.excitation else None
         # The window's first value is 0, so the sample that the reflection lacks is not missed.
         mirror = F.pad(wav[:, 0, 1:].flip(-1), (1, 0))
         before = torch.where(frame == 0, mirror, samples[:, -hop:]).unsqueeze(1)
@@ -148,10 +148,14 @@ class StreamStep(nn.Module):
         spectrum = torch.cat((spectrum, new_spec), 1)
 
         index = frame + torch.arange(n_hops, dtype=torch.int64)
-        known = path.features(new_spec) if (path := model.envelope_path) else None
-        x, contexts, late = model.encode(new_spec, known), [], 0
-        rotation, old = (self.cos, self.sin), iter(rest)
         valid = {late: _valid(index - late, end) for late in self._late}
+        found = None
+        if memory is not None:
+            found, memory = model.evidence(new_spec, memory, valid=valid[0][:, None])
+        heard = model.cleaned(new_spec, found)
+        known = path.features(heard) if (path := model.envelope_path) else None
+        x, contexts, late = model.encode(heard, known), [], 0
+        rotation, old = (self.cos, self.sin), iter(rest)
         for layer in model.layers:
             masks = []
             for block in layer.tcn:
@@ -173,7 +177,7 @@ class StreamStep(nn.Module):
         first = frame - self.n_ahead
         noise = _noise(model, self.fourier, first, n_hops)
         due = _late(spectrum, self.n_ahead, n_hops)
-        restored, came = model.decode(x, due, log_gain, noise, came)
+        restored = model.decode(x, due, log_gain, noise, found)
         # Of the frame before these, too, which overlaps the first.
         valid_here = _valid(first - 1 + torch.arange(n_hops + 1), end)[:, None]
         frames = self.fourier.frames(restored) * valid_here[1:]
@@ -183,13 +187,13 @@ class StreamStep(nn.Module):
         envelope = valid_here[1:] * squared[:hop] + valid_here[:-1] * squared[hop:]
         source = samples[:, : n_hops * hop].unflatten(1, (n_hops, hop))
         return (
-            finish(total, envelope, source) * valid_here[:-1],
+            finish(total, envelope, source, model.adds) * valid_here[:-1],
             frame + n_hops,
             samples[:, n_hops * hop :],
             spectrum[:, n_hops:],
             falling[:, -1],
             *contexts,
-            *([came] if model.excitation else []),
+            *([] if memory is None else [memory]),
         )
 
 

@@ -11,12 +11,11 @@ import asteroid_filterbanks
 import torch
 import torch.nn.functional as F
 from asteroid_filterbanks import Filterbank
+from asteroid_filterbanks.scripting import script_if_tracing
 
+from ..errors import SettingError
 from .bands import BandSplit, equal_widths, given_widths, widths_of_hz
 from .stft import STFT, _reflected
-
-# torch.istft refuses to divide by less.
-_MIN_ENVELOPE = 1e-11
 
 
 class ApolloSTFT(STFT, Filterbank):
@@ -104,9 +103,7 @@ class ApolloSTFT(STFT, Filterbank):
 
     def pre_analysis(self, wav: torch.Tensor) -> torch.Tensor:
         """Reflect padding that centres the frames."""
-        pad, n_samples = self.kernel_size // 2, wav.shape[-1]
-        right = _reflected(wav, n_samples, n_samples + pad)
-        return torch.cat((_reflected(wav, -pad, 0), wav, right), -1)
+        return _centred(wav, self.kernel_size // 2)
 
     def pre_synthesis(self, spec: torch.Tensor) -> torch.Tensor:
         """Scales the basis to the inverse transform."""
@@ -118,13 +115,8 @@ class ApolloSTFT(STFT, Filterbank):
 
     def post_synthesis(self, wav: torch.Tensor) -> torch.Tensor:
         """Drops the left padding and divides by the sum of squared windows."""
-        pad = self.kernel_size // 2
-        n_frames = (wav.shape[-1] - self.kernel_size) // self.stride + 1
-        squared = self.window(wav).square().expand(1, n_frames, -1)
-        overlap = self.initial_synthesis(0, wav).overlap
-        envelope = self.overlap_add(squared, overlap)[0, : wav.shape[-1]]
-        safe = torch.where(envelope > _MIN_ENVELOPE, envelope, torch.ones_like(envelope))
-        return (wav / safe)[..., pad:]
+        squared = self.hann(wav).square()
+        return _divided(wav, squared, self.stride, self.kernel_size // 2)
 
     def _correlate(self, wav: torch.Tensor) -> torch.Tensor:
         """``conv1d`` with :meth:`filters`: (batch, 1, time) -> (batch, 2 * bins, frames)."""
@@ -136,7 +128,7 @@ class ApolloSTFT(STFT, Filterbank):
         with an irfft, whose inner bins count twice because it adds their negative frequencies."""
         real, imag = (spec / self.pre_synthesis(torch.ones_like(spec))).transpose(1, 2).chunk(2, -1)
         frames = torch.fft.irfft(torch.complex(real, imag), n=self.kernel_size)
-        frames = frames * self.window(frames)
+        frames = frames * self.hann(frames)
         n_samples = (frames.shape[1] - 1) * self.stride + self.kernel_size
         overlap = self.initial_synthesis(len(frames) - 1, frames).overlap
         return self.overlap_add(frames, overlap)[:, None, :n_samples]
@@ -148,25 +140,66 @@ class ApolloSTFT(STFT, Filterbank):
         return config
 
 
+# Scripts where a model is traced: a trace keeps the number of axes that it was made with.
+
+
+@script_if_tracing
+def _centred(wav: torch.Tensor, pad: int) -> torch.Tensor:
+    n_samples = wav.shape[-1]
+    right = _reflected(wav, n_samples, n_samples + pad)
+    return torch.cat((_reflected(wav, -pad, 0), wav, right), -1)
+
+
+@script_if_tracing
+def _divided(wav: torch.Tensor, squared: torch.Tensor, stride: int, pad: int) -> torch.Tensor:
+    """A sum of windowed frames without its left padding, by the sum of the squared windows; not by
+    less than torch.istft divides by."""
+    n_frames = (wav.shape[-1] - squared.shape[-1]) // stride + 1
+    ones = torch.ones(1, 1, n_frames, dtype=wav.dtype, device=wav.device)
+    envelope = F.conv_transpose1d(ones, squared[None, None], stride=stride)[0, 0]
+    envelope = F.pad(envelope, (0, wav.shape[-1] - envelope.shape[-1]))
+    safe = torch.where(envelope > 1e-11, envelope, torch.ones_like(envelope))
+    return (wav / safe)[..., pad:]
+
+
 class _FourierFilters(torch.Tensor):
     """A Fourier basis that knows how to be convolved with quickly.
 
     ``Encoder`` and ``Decoder`` of asteroid_filterbanks end in ``conv1d`` and ``conv_transpose1d``;
     with these filters the first is an rfft of every frame, the second its adjoint and overlap-add.
+    Their pseudo-inverse, which ``who_is_pinv="dec"`` asks for, is the decoder that the filterbank
+    has anyhow: its hooks divide by the sum of the squared windows.
     """
 
     bank: ApolloSTFT
+    is_inverse = False
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        one = args[0] if args and isinstance(args[0], cls) else None
+        if one is not None and func in (torch.pinverse, torch.linalg.pinv):
+            plain = one.detach().as_subclass(torch.Tensor)
+            return one._derived(plain.transpose(-1, -2), is_inverse=True)
         padded = kwargs.get("padding") or kwargs.get("output_padding")
         if func is F.conv1d and not padded:
+            if args[1].is_inverse:
+                raise SettingError(
+                    "apollo_stft is no pseudo-inverse of a decoder: leave who_is_pinv='enc' away"
+                )
             return args[1].bank._correlate(args[0])
         if func is F.conv_transpose1d and not padded:
             return args[1].bank._expand(args[0])
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            # What Encoder and Decoder do on the way to a pseudo-inverse, and with it.
+            keeps = func is torch.Tensor.squeeze or (one is not None and one.is_inverse)
+            return one._derived(result, one.is_inverse) if keeps and one is not None else result
+
+    def _derived(self, tensor: torch.Tensor, is_inverse: bool) -> "_FourierFilters":
+        derived = tensor.as_subclass(_FourierFilters)
+        derived.bank, derived.is_inverse = self.bank, is_inverse
+        return derived
 
 
 # asteroid_filterbanks raises on a repeat; this module may be imported anew.

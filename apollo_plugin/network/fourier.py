@@ -41,7 +41,7 @@ class Fourier(nn.Module):
         few_dft = _rotation(few, few, few)  # (k1, n1)
         many_dft = _rotation(many, kept, many)  # (n2, k2)
         constants = {
-            "window": bank.window(torch.empty(0, dtype=torch.float64)),
+            "window": bank.hann(torch.empty(0, dtype=torch.float64)),
             # What a part of the product takes of the same part, and of the other.
             "turn": torch.stack((turn.diagonal(0, -2, -1), turn.flip(-1).diagonal(0, -2, -1))),
             "over_few": few_dft[..., 0].transpose(1, 2),  # (k1, part, n1)

@@ -133,6 +133,12 @@ def starting_path(gain_bands: GainBands, width: int, kernel: int, causal: bool) 
         kernel: of its convolutions.
         causal: no look-ahead.
     """
+    n_bands = sum(gain_bands.widths) // gain_bands.width
+    if width < 2 * n_bands:
+        raise ValueError(
+            f"envelope_dim {width} is less than twice the {n_bands} bands whose levels it expects; "
+            f"take {2 * n_bands} or more, or 0 for none"
+        )
     path = EnvelopePath(sum(gain_bands.widths), gain_bands.width, width, kernel, causal=causal)
     weight, bias = extrapolation(path.n_bands)
     path.set_linear_map(nn.functional.pad(weight, (0, path.n_in - path.n_bands)), bias)

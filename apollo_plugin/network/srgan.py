@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .aggregation import DILATIONS, Conv, FrequencyAggregation, compress, expand, gated
-from .base import RestorationNetwork
+from .base import INPUT_PEAK, RestorationNetwork
 from .linear import linear
 from .stft import STFT, AnalysisState, SynthesisState
 
@@ -64,6 +64,8 @@ class SRGANNetwork(RestorationNetwork):
         residual: add the output to the input's compressed spectrum (in no source).
         noise_seed: of the noise that restores; training draws its own.
         n_draws: restorations with noise of their own whose mean is given back.
+        input_peak: that recordings are brought to before it, see
+            :attr:`~apollo_plugin.network.base.RestorationNetwork.input_peak`.
 
     Shape:
         ``(time,)``, ``(channels, time)`` or ``(batch, channels, time)``, output like input.
@@ -91,6 +93,7 @@ class SRGANNetwork(RestorationNetwork):
         residual: bool = False,
         noise_seed: int = 0,
         n_draws: int = 1,
+        input_peak: float | None = INPUT_PEAK,
     ):
         RestorationNetwork.__init__(self, locals())
         channels, dilations = list(channels), list(dilations)

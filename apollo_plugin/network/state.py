@@ -18,14 +18,14 @@ class Contexts(NamedTuple):
             features)``.
         log_gain: what the envelope path said of frames that wait for the tokens, ``(streams,
             frames, gain bands)``.
-        came: which bands the excitation saw come through, ``(streams, frames, target bands)``.
+        evidence: of what a codec did, see :class:`~apollo_plugin.network.evidence.Evidence`.
     """
 
     blocks: list[list[torch.Tensor]]
     path: list[torch.Tensor]
     tokens: torch.Tensor
     log_gain: torch.Tensor
-    came: torch.Tensor
+    evidence: torch.Tensor
 
 
 class ApolloState(NamedTuple):

@@ -8,6 +8,7 @@ Where a signal begins and where it ends is handled here: :meth:`STFT.analysis` r
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -64,7 +65,12 @@ class STFT:
     n_bins: int
     margin: int = 0
 
-    def window(self, like: torch.Tensor) -> torch.Tensor:
+    @property
+    def window(self) -> np.ndarray:
+        """The window's values, as asteroid_filterbanks' STFT has them."""
+        return torch.hann_window(self.kernel_size, dtype=torch.float64).numpy()
+
+    def hann(self, like: torch.Tensor) -> torch.Tensor:
         """The window, made anew so that casting the model to bfloat16 cannot round it."""
         return torch.hann_window(self.kernel_size, dtype=like.dtype, device=like.device)
 
@@ -117,7 +123,7 @@ class STFT:
 
     def frames_to_spec(self, frames: torch.Tensor) -> torch.Tensor:
         """``(..., kernel_size)`` samples to ``(..., bins)`` complex numbers."""
-        return torch.fft.rfft(frames * self.window(frames))
+        return torch.fft.rfft(frames * self.hann(frames))
 
     def initial_synthesis(self, n_streams: int, like: torch.Tensor) -> SynthesisState:
         """The state before the first frame, of the type and device of ``like``."""
@@ -142,7 +148,7 @@ class STFT:
             state. The samples start with the signal's first; where ``last`` they end with the
             right padding.
         """
-        window = self.window(spec.real)
+        window = self.hann(spec.real)
         if spec.shape[1]:
             frames = torch.fft.irfft(spec, n=self.kernel_size) * window
         else:  # MKL's refuses an empty spectrum
@@ -166,7 +172,9 @@ class STFT:
         return total.flatten(1)
 
 
-def finish(total: torch.Tensor, envelope: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+def finish(
+    total: torch.Tensor, envelope: torch.Tensor, source: torch.Tensor, adds: bool = False
+) -> torch.Tensor:
     """The inverse STFT's last step, its division by the envelope.
 
     At the very end of a signal (2 ms at most) the envelope runs out. There the weight that is
@@ -176,8 +184,11 @@ def finish(total: torch.Tensor, envelope: torch.Tensor, source: torch.Tensor) ->
         total: windowed sum of frames, ``(streams, n)``.
         envelope: sum of squared windows, ``(n,)``.
         source: the input at the same samples, ``(streams, n)``.
+        adds: the frames are of what is to be added to the input.
     """
     missing = (ENVELOPE_FLOOR - envelope).clamp(min=0)
+    if adds:
+        return source + total / (envelope + missing)
     return (total + missing * source) / (envelope + missing)
 
 

@@ -7,7 +7,6 @@ forbids itself to load anything (Content-Security-Policy). ``page.html`` holds m
 
 import base64
 import hashlib
-import html
 import io
 import json
 import math
@@ -24,7 +23,7 @@ from ..files import atomic_write
 from ..metrics import ABOUT
 from .comparison import EXCERPT_SECONDS, Comparison, Version
 from .plots import data_uri, level_over_time, mean_spectrum, scale, spectrogram
-from .tables import Table, decibels, table_html
+from .tables import Table, decibels, escape, table_html
 
 GENERATOR = '<meta name="generator" content="apollo_plugin">'
 # A page of more is too large to send, or to open on a phone.
@@ -97,19 +96,19 @@ def build(
     folder = files(__package__)
     script = (folder / "page.js").read_text("utf-8")
     results = "".join(map(table_html, tables)) + "".join(
-        f'<img class="chart" src="{data_uri(data)}" alt="{html.escape(text)}">'
+        f'<img class="chart" src="{data_uri(data)}" alt="{escape(text)}">'
         for text, data in pictures
     )
     body = f'<section class="results"><h2>Results</h2>{results}</section>' if results else ""
     body += _index(items)
     body += "".join(_item(item, index, title) for index, item in enumerate(items))
-    count = f"{len(items)} file{'s' * (len(items) != 1)}"
+    count = f"{len(items)} files; this" if len(items) > 1 else "This"
     # Markup and script are small beside the sound; the size is told to a tenth of a megabyte.
     megabytes = (len(body) + len(script) + 12000) / 1e6
-    lines = [html.escape(intro)] if intro else []
-    lines.append(f"{count}; this page is {megabytes:.1f} MB and needs no network.")
+    lines = [escape(intro)] if intro else []
+    lines.append(f"{count} page is {megabytes:.1f} MB and needs no network.")
     parts = {
-        "title": html.escape(title),
+        "title": escape(title),
         "intro": "".join(f"<p>{line}</p>" for line in lines),
         "keys": _keys(max((len(item.versions) for item in items), default=2)),
         "body": body,
@@ -132,7 +131,7 @@ def _index(items: Sequence[Comparison]) -> str:
     if len(items) < 2:
         return ""
     links = "".join(
-        f'<li><a href="#item-{index}">{html.escape(item.name)}</a></li>'
+        f'<li><a href="#item-{index}">{escape(item.name)}</a></li>'
         for index, item in enumerate(items)
     )
     return f'<nav class="index" aria-label="Files"><ol>{links}</ol></nav>'
@@ -140,12 +139,12 @@ def _index(items: Sequence[Comparison]) -> str:
 
 def _item(item: Comparison, index: int, title: str) -> str:
     labels = [version.label for version in item.versions]
-    name = html.escape(item.name)
+    name = escape(item.name)
     # The page's title may have said it.
     seen = ' class="hidden"' * (item.name == title)
     buttons = "".join(
         f'<button type="button" aria-pressed="false"><kbd aria-hidden="true">{number}</kbd>'
-        f"<span>{html.escape(label)}</span></button>"
+        f"<span>{escape(label)}</span></button>"
         for number, label in enumerate(labels, 1)
     )
     if len(labels) < 3:  # for X of the blind test
@@ -183,7 +182,7 @@ value="0">
 {level_over_time(item)}
 {_metrics(item)}
 <details><summary>Blind test</summary>
-<p class="soft">A is {html.escape(labels[0])}, B is {html.escape(labels[1])}, X is one of them by
+<p class="soft">A is {escape(labels[0])}, B is {escape(labels[1])}, X is one of them by
 chance. Listen with the three buttons or keys above, as often as you like.</p>
 <div class="trial"><button type="button" data-answer="a">X is A</button>
 <button type="button" data-answer="b">X is B</button><output></output></div>
@@ -208,7 +207,7 @@ def _description(item: Comparison) -> str:
         f"Level-matched: {gains}.",
         *item.notes,
     ]
-    return f'<p class="soft">{" ".join(html.escape(line) for line in lines)}</p>'
+    return f'<p class="soft">{" ".join(escape(line) for line in lines)}</p>'
 
 
 def _metrics(item: Comparison) -> str:

@@ -4,7 +4,6 @@ Images hold data only; axes are text, so they are crisp at every size and follow
 """
 
 import base64
-import html
 import math
 import struct
 import zlib
@@ -13,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .comparison import CHANGE, Comparison
-from .tables import decibels
+from .tables import decibels, escape
 
 # Dark to bright in perceptually even steps (after matplotlib's magma).
 STOPS = "000004 1c1044 4f127b 812581 b5367a e55964 fb8761 fec287 fcfdbf"
@@ -32,19 +31,19 @@ def spectrogram(item: Comparison, label: str) -> str:
     image = data_uri(png((scaled[::-1] * 255).round().astype(np.uint8)))
     khz = item.sample_rate / 2000
     if label == CHANGE:
-        attribute, title = "", f"{CHANGE}</strong>, restored less {html.escape(labels[0])}"
+        attribute, title = "", f"{CHANGE}</strong>, restored less {escape(labels[0])}"
         alt = "Spectrogram of what the restoration changed"
     else:
         attribute, title = (
             f' data-version="{labels.index(label)}"',
-            f"{html.escape(label)}</strong>",
+            f"{escape(label)}</strong>",
         )
         alt = f"Spectrogram: {label}"
     cut = _cut(item, "bottom")
     return (
         f"<figure{attribute}><figcaption><strong>{title}</figcaption>"
         f'<div class="plot">{_axis("y", _ticks(khz, 5), 0, khz, "kHz")}<div class="field">'
-        f'<img src="{image}" alt="{html.escape(alt)}">{cut}<div class="head"></div></div>'
+        f'<img src="{image}" alt="{escape(alt)}">{cut}<div class="head"></div></div>'
         f'{_axis("x", _ticks(item.seconds, 6), 0, item.seconds, "s")}</div></figure>'
     )
 
@@ -93,7 +92,7 @@ def level_over_time(item: Comparison) -> str:
         (top - _BAND_RANGE_DB, top),
         _axis("x", _ticks(item.seconds, 6), 0, item.seconds, "s"),
         '<div class="head"></div>',
-        f'<p class="soft">{html.escape(words)}</p>' if words else "",
+        f'<p class="soft">{escape(words)}</p>' if words else "",
     )
 
 
@@ -119,7 +118,7 @@ def _lines(
         dashes = ";stroke-dasharray:5 3" * (label == CHANGE)
         lines.append(f'<polyline points="{points}" style="stroke:{colour}{dashes}"/>')
         style = f"border-color:{colour}{';border-top-style:dashed' * (label == CHANGE)}"
-        keys[label] = f'<span><i style="{style}"></i>{html.escape(label)}</span>'
+        keys[label] = f'<span><i style="{style}"></i>{escape(label)}</span>'
     levels = [level for level in range(int(low), int(high) + 1) if level % 20 == 0]
     heights = [(high - level) * 1000 / (high - low) for level in levels]
     grid = "".join(f'<line class="grid" x2="1000" y1="{y:.0f}" y2="{y:.0f}"/>' for y in heights)
@@ -129,7 +128,7 @@ def _lines(
         f'<figure class="average"><figcaption>{title}</figcaption>'
         f'<div class="plot">{_axis("y", levels, low, high, "dB")}'
         '<div class="field"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" '
-        f'aria-label="{html.escape(alt)}">{grid}{"".join(lines)}</svg>{over}</div>{x_axis}</div>'
+        f'aria-label="{escape(alt)}">{grid}{"".join(lines)}</svg>{over}</div>{x_axis}</div>'
         f'<div class="key">{"".join(order)}</div>{below}</figure>'
     )
 

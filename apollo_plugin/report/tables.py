@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import printable
+
 
 @dataclass(frozen=True)
 class Table:
@@ -22,12 +24,17 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
+def escape(text: str) -> str:
+    """Text, such as a file's name, as HTML shows it: as it stands, on its line."""
+    return html.escape(printable(text))
+
+
 def table_html(table: Table) -> str:
     """A table as HTML; a cell between asterisks is bold."""
 
     def cell(text: str, tag: str, scope: str = "") -> str:
         strong = re.fullmatch(r"\*(.+)\*", text)
-        inner = f"<b>{html.escape(strong[1])}</b>" if strong else html.escape(text)
+        inner = f"<b>{escape(strong[1])}</b>" if strong else escape(text)
         return f"<{tag}{scope}>{inner}</{tag}>"
 
     head = "".join(cell(text, "th", " scope=col") for text in table.header)
@@ -36,7 +43,7 @@ def table_html(table: Table) -> str:
         for row in table.rows
     )
     # The caption stands outside, where it wraps while a wide table scrolls.
-    caption = html.escape(table.caption)
+    caption = escape(table.caption)
     return (
         f'<p class="soft caption">{caption}</p>'
         f'<div class="scroll" tabindex="0" role="group" aria-label="{caption}">'

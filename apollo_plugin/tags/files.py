@@ -23,7 +23,7 @@ from mutagen.wave import WAVE
 from ..audio import Level, album_loudness
 from ..errors import TagError, one_line
 from ..files import atomic_write
-from . import gain, id3, others, parts, riff, vorbis
+from . import gain, id3, mark, others, parts, riff, vorbis
 from .model import Tags
 
 # How the formats that hold tags are opened.
@@ -65,7 +65,10 @@ def read(path: Path, whole: bool = True) -> Tags:
     tags = Tags()
     try:
         if path.is_file():  # a device may have no end
+            id3.begin_file()
             _read(tags, path)
+            if id3.left_out():
+                tags.notes.append("some of its tags unpack to too much; those were left out")
     except Exception as error:
         tags.notes.append(f"its tags are broken ({_reason(error)}); what could be read was carried")
     if not whole:
@@ -107,7 +110,7 @@ def _read(tags: Tags, path: Path) -> None:
             tags.other.remove(others.CHAPTERS)
 
 
-def write(path: Path, tags: Tags, format: str, level: Level | None) -> list[str]:
+def write(path: Path, tags: Tags, format: str, level: Level | None, made: str = "") -> list[str]:
     """Puts tags into a file, in its format's own way.
 
     Args:
@@ -115,6 +118,7 @@ def write(path: Path, tags: Tags, format: str, level: Level | None) -> list[str]
         tags: as they were read.
         format: soundfile's name of it.
         level: of its sound, told instead of the loudness that the source told, if it did.
+        made: its mark, see :mod:`.mark`.
 
     Returns:
         a line on what could not be carried, if anything.
@@ -122,17 +126,19 @@ def write(path: Path, tags: Tags, format: str, level: Level | None) -> list[str]
     Raises:
         TagError: the file may be damaged then.
     """
-    told = tags.text or tags.pictures or tags.id3 or tags.loudness or tags.blocks or tags.chunks
-    if not (told or tags.other):
+    held = tags.text, tags.pictures, tags.id3, tags.loudness, tags.blocks, tags.chunks, tags.other
+    carried = any(held)
+    if not carried and not made:
         return []
     try:
         file = _open(path, format)
         if file is None:
-            return [f"{format} holds no tags; they were left out"]
+            return [f"{format} holds no tags; they were left out"] if carried else []
         opus = isinstance(file, OggOpus)
         loudness, peak = (level.loudness, level.true_peak) if level else (None, 0.0)
         extra = gain.fields(tags.loudness, "track", loudness, peak, opus)
-        left = []
+        told, left = bool(extra), []
+        extra |= {mark.KEY: made} if made else {}
         if format != "WAV":
             left = riff.names(tags.chunks)
         elif tags.chunks:
@@ -142,7 +148,7 @@ def write(path: Path, tags: Tags, format: str, level: Level | None) -> list[str]
         _save(file)
     except Exception as error:
         raise TagError(_reason(error)) from error
-    if tags.loudness and not extra:
+    if tags.loudness and not told:
         left.append("the loudness of silence")
     if not left:
         return []

@@ -1,5 +1,6 @@
 """ID3v2 of all versions: frames to fields and back."""
 
+import threading
 import zlib
 from typing import Any
 
@@ -42,25 +43,40 @@ _REPLACED = ("TDRC", "TDOR", "TIPL", "TMCL")
 _ENCODING = 3  # UTF-8
 _LANGUAGE = "XXX"  # unknown
 
-# A compressed frame unpacks to so many times its size at most, and to so many bytes.
+# A compressed frame unpacks to so many times its size at most, all of a file to so many bytes.
 _MOST_TIMES, _MOST_BYTES = 100, 1 << 26
 
 
-class _Bounded:
+class _Bounded(threading.local):
     """What mutagen uses of zlib, with an end: two megabytes unpacked to two gigabytes."""
 
     error = zlib.error
+    left, too_much = _MOST_BYTES, False
 
-    @staticmethod
-    def decompress(data: bytes) -> bytes:
+    def decompress(self, data: bytes) -> bytes:
         unpacker = zlib.decompressobj()
-        unpacked = unpacker.decompress(data, min(_MOST_TIMES * len(data), _MOST_BYTES))
+        # None would be no bound to zlib.
+        most = max(1, min(_MOST_TIMES * len(data), self.left))
+        unpacked = unpacker.decompress(data, most)
+        self.left -= len(unpacked)
         if not unpacker.eof:
+            self.too_much |= len(unpacked) == most
             raise zlib.error("cut short, or unpacks to too much")
         return unpacked
 
 
-vars(reader)["zlib"] = _Bounded  # mutagen bounds nothing, and has no option to
+_bounded = _Bounded()
+vars(reader)["zlib"] = _bounded  # mutagen bounds nothing, and has no option to
+
+
+def begin_file() -> None:
+    """Gives the compressed frames of the next file that this thread reads their room."""
+    _bounded.left, _bounded.too_much = _MOST_BYTES, False
+
+
+def left_out() -> bool:
+    """Whether compressed frames of that file would have unpacked to too much."""
+    return _bounded.too_much
 
 
 def read(tags: Tags, id3: ID3) -> None:

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset
 
 from .. import checkpoints
+from ..data.parallel import no_processes
 from ..errors import CheckpointError, SettingError, TrainingError, install
 from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, SRGANCritic, SRGANLoss
 from ..memory import available_bytes
@@ -24,6 +25,7 @@ from ..model import Apollo, RestorationModel
 from ..srgan import SRGAN
 from . import callbacks
 from .config import Conf
+from .ending import Signals
 from .srgan import SRGANSystem
 from .system import ApolloSystem, require_precision
 
@@ -63,7 +65,9 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> Ap
         optimizers.append(
             AdamW(discriminator.parameters(), optim["d_lr"], optim["d_betas"], **decay)
         )
-    workers = dict(num_workers=settings["num_workers"], pin_memory=torch.cuda.is_available())
+    # Where processes cannot share memory this one loads its items itself.
+    n_workers = 0 if no_processes() else settings["num_workers"]
+    workers = dict(num_workers=n_workers, pin_memory=torch.cuda.is_available())
     if is_srgan(conf):
         own = dict(seed=conf["main_args"].get("seed", 0))
         system_class: type[ApolloSystem] = SRGANSystem
@@ -245,6 +249,7 @@ def make_trainer(
             callbacks.BestModels(exp_dir, settings["save_top_k"], forget_scores, validated),
             callbacks.Examples(settings["n_examples"]),
             callbacks.EpochLine(),
+            Signals(),
         ]
     if "logger" not in overrides:
         options["logger"] = make_logger(exp_dir)

@@ -79,18 +79,17 @@ class BestModels(ModelCheckpoint):
             score = trainer.callback_metrics[self.monitor]
             if before is None or score < before:
                 self.best_model_score = score
-        # Not Lightning's: it leaves an epoch that is not among the best away.
-        trainer.save_checkpoint(self.exp_dir / "checkpoints" / "last.ckpt")
-        if not trainer.is_global_zero:
-            return
-        if self.best_k_models != kept:
+        if trainer.is_global_zero and self.best_k_models != kept:
             scores = {Path(k).name: v.item() for k, v in self.best_k_models.items()}
             write_json(self.exp_dir / "best_k_models.json", scores)
-        if self.best_model_score is not before or not self.monitor:
+        if trainer.is_global_zero and (self.best_model_score is not before or not self.monitor):
             # What the data set says of itself, for publishing.
             infos = getattr(pl_module.train_loader.dataset, "get_infos", dict)()
             package = pl_module.best_weights.serialize() | infos
             _save(package, self.exp_dir / "best_model.pth")
+        # After the files above, which a run that is resumed from it takes for written. Not
+        # Lightning's, which leaves it as it is where an epoch is not among the best.
+        trainer.save_checkpoint(self.exp_dir / "checkpoints" / "last.ckpt")
 
 
 class Patience(EarlyStopping):

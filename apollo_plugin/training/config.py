@@ -9,23 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from asteroid.utils import parse_args_as_dict, prepare_parser_from_dict
 
 from ..errors import SettingError, TrainingError
 from ..model import Apollo
+from .keys import APOLLO, SRGAN
+from .schema import Key, key_like, keys_of, typed
 
 Conf = dict[str, dict[str, Any]]
 
 
 def load_conf(path: str | os.PathLike, base: str | os.PathLike | None = None) -> Conf:
-    """Reads a configuration of two levels.
+    """Reads a configuration of two levels; its values get the types of their keys.
 
     Args:
         path: YAML file.
         base: file with every key there is; ``path`` then holds only what differs from it.
 
     Raises:
-        ValueError: for keys that ``base`` does not have, and files that are no configuration.
+        ValueError: for keys that ``base`` does not have, values that are none of their key's, and
+            files that are no configuration.
     """
     try:
         conf = yaml.safe_load(Path(path).read_text()) or {}
@@ -34,14 +36,29 @@ def load_conf(path: str | os.PathLike, base: str | os.PathLike | None = None) ->
     if not isinstance(conf, dict) or not all(isinstance(group, dict) for group in conf.values()):
         raise SettingError(f"'{path}' has to hold groups of keys, as local/conf.yml does")
     if base is None:
-        return conf
+        return typed(conf, groups_of(conf), f"'{path}': ")
     merged = load_conf(base)
+    keys = keys_in(merged)
     for name, group in conf.items():
         _require(name, merged, f"'{path}' has no group")
         for key, value in group.items():
             _require(key, merged[name], f"'{path}': {name} has no key")
-            merged[name][key] = value
+            merged[name][key] = keys[name][key].convert(value, f"'{path}': {name}.{key}")
     return merged
+
+
+def groups_of(conf: Mapping[str, Any]) -> Mapping[str, type]:
+    """The groups that a configuration is made of: SR-GAN's where its model has a hop."""
+    return SRGAN if "hop" in conf.get("model", {}) else APOLLO
+
+
+def keys_in(conf: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Key]]:
+    """The keys of a configuration, by group and name."""
+    groups = {name: keys_of(group) for name, group in groups_of(conf).items()}
+    return {
+        name: {key: groups.get(name, {}).get(key) or key_like(group[key]) for key in group}
+        for name, group in conf.items()
+    }
 
 
 def _require(name: str, known: Mapping[str, Any], complaint: str) -> None:
@@ -70,17 +87,22 @@ def parse_conf(parser: argparse.ArgumentParser, base: str | os.PathLike) -> Conf
         parents=[conf_option, parser],
         conflict_handler="resolve",
     )
-    whole = prepare_parser_from_dict(conf, whole)
-    keys = {key for group in conf.values() for key in group}
-    for action in whole._actions:  # asteroid's parser splits lists into characters
-        if action.dest in keys and (action.default is None or isinstance(action.default, list)):
-            action.type = yaml.safe_load
-    args = parse_args_as_dict(whole)
-    parsed = {name: args[name] for name in (*conf, "main_args")}
-    parsed["main_args"] = {
-        key: value for key, value in args["main_args"].items() if key not in ("help", "conf")
-    }
-    return parsed
+    keys = keys_in(conf)
+    for name, group in keys.items():
+        about = groups_of(conf).get(name, object).__doc__ if name in groups_of(conf) else None
+        options = whole.add_argument_group(name, about)
+        for key, its in group.items():
+            text = f"{its.about + '; ' if its.about else ''}{its.allowed} ({conf[name][key]})"
+            options.add_argument(
+                f"--{key}", metavar="X", default=argparse.SUPPRESS, help=text.replace("%", "%%")
+            )
+    args = vars(whole.parse_args())
+    for name, group in keys.items():
+        for key, its in group.items():
+            if key in args:
+                conf[name][key] = its.convert(args.pop(key), f"--{key}")
+    args.pop("conf")
+    return {**conf, "main_args": args}
 
 
 def parse_model_conf(parser: argparse.ArgumentParser, folder: Path) -> Conf:
@@ -119,7 +141,9 @@ def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
         conf["model"] = before.get("model", conf["model"])
     arguments = inspect.signature(Apollo).parameters if kept == "apollo" else {}
     defaults = {key: argument.default for key, argument in arguments.items()}
-    networks = [("model", key) for key in {**conf["model"], **before.get("model", {})}]
+    # The level at which recordings are restored is no part of the network.
+    keys = {**conf["model"], **before.get("model", {})}.keys() - {"input_peak"}
+    networks = [("model", key) for key in sorted(keys)]
     networks += [
         ("discriminator", key)
         for key in {**conf["discriminator"], **before.get("discriminator", {})}

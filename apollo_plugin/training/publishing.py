@@ -19,7 +19,7 @@ from .. import checkpoints
 from ..checkpoints.cards import model_card
 from ..data.dataset import MOISESDB_LICENSE, MUSDB_LICENSE, OWN_LICENSE
 from ..errors import CheckpointError, DataError
-from ..evaluation.experiment import CHECKPOINT, DIGEST
+from ..evaluation.experiment import CHECKPOINT, DIGEST, is_finished, require_finished
 from ..files import atomic_write, sha256
 from ..model import RestorationModel
 
@@ -31,21 +31,23 @@ _UNKNOWN_DATA = dict(
 )
 
 
-def publish(exp_dir: str | os.PathLike) -> tuple[Path, list[str]]:
+def publish(exp_dir: str | os.PathLike, allow_partial: bool = False) -> tuple[Path, list[str]]:
     """Makes ``publish_dir`` of an experiment, whole or not at all; nothing is uploaded.
 
     Args:
         exp_dir: what stages 4 and 5 left: ``best_model.pth``, ``conf.yml``,
             ``final_metrics.json`` and ``table2.md``.
+        allow_partial: publish a training that is not finished; its card says so.
 
     Returns:
         the folder, and lines that tell how it is uploaded.
 
     Raises:
-        CheckpointError: where the model is missing or damaged.
+        CheckpointError: where the model is missing or damaged, or its training not finished.
         DataError: where it was not evaluated, a file is damaged, or the figures are another file's.
     """
     exp_dir = Path(exp_dir)
+    require_finished(exp_dir, allow_partial)
     package = _read_package(exp_dir / CHECKPOINT)
     metrics = _read_json(exp_dir / "final_metrics.json")
     _check_figures(metrics, exp_dir)
@@ -68,7 +70,8 @@ def publish(exp_dir: str | os.PathLike) -> tuple[Path, list[str]]:
             f"OWNER/{exp_dir.resolve().name}",
             _license_id(package["licenses"]),
             figures or "See final_metrics in model.pth.",
-            f"{package['dataset']}, with the recipe `{recipe}` of apollo_plugin.",
+            f"{package['dataset']}, with the recipe `{recipe}` of apollo_plugin."
+            + ("" if is_finished(exp_dir) else " The training was ended before its time."),
             package["licenses"],
         )
         (beside / "README.md").write_text(card, "utf-8")

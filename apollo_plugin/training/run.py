@@ -11,13 +11,16 @@ import yaml
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch.utils.data import Dataset
 
-from ..errors import TrainingError, is_out_of_memory
+from ..errors import TrainingError
+from ..evaluation.experiment import FINISHED
 from ..files import atomic_write, write_json
 from ..memory import keep_freed_memory
-from . import memory
+from . import ending, memory
 from .build import is_srgan, make_system, make_trainer, n_channels
-from .config import Conf, compare, load_conf
+from .config import Conf, compare, groups_of, load_conf
+from .lock import locked
 from .resuming import epochs_done, refused
+from .schema import typed
 from .system import ApolloSystem
 
 # Of Lightning's own code; and while gradients are accumulated or warmed up an epoch may end before
@@ -42,12 +45,14 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str
         the figures of ``train_metrics.json``; None where the run had been finished before.
 
     Raises:
-        TrainingError: where a run is there already, there is none to resume, memory does not
-            suffice or numbers ran away.
+        TrainingError: where a run is there already or under way, there is none to resume, memory
+            does not suffice, numbers ran away, or a process was lost.
+        SystemExit: with 128 and its number, where a signal ended the run.
     """
+    conf = typed(conf, groups_of(conf))
     exp_dir = Path(conf["main_args"]["exp_dir"])
     last = exp_dir / "checkpoints" / "last.ckpt"
-    finished = exp_dir / "train_metrics.json"
+    finished = exp_dir / FINISHED
     resume = bool(conf["main_args"].get("resume"))
     epochs = conf["training"]["epochs"]
     # Every process asks, and all come to the same answer: one alone would wait for ever.
@@ -73,6 +78,20 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str
         forget = conf["loss"] != before.get("loss", conf["loss"])
         if forget:
             rank_zero_info("the loss is another one: val_loss begins anew, and so does the best")
+    with locked(exp_dir):
+        return _train(conf, train_set, valid_set, last if resume else None, forget)
+
+
+def _train(
+    conf: Conf,
+    train_set: Dataset,
+    valid_set: Dataset | None,
+    resumed: Path | None,
+    forget: bool,
+) -> dict[str, Any]:
+    """The run itself, whose folder is this process's."""
+    exp_dir = Path(conf["main_args"]["exp_dir"])
+    finished = exp_dir / FINISHED
     pl.seed_everything(conf["main_args"]["seed"], workers=True, verbose=False)
     keep_freed_memory(every_size=True)
     system = make_system(conf, train_set, valid_set)
@@ -81,18 +100,14 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str
         with atomic_write(exp_dir / "conf.yml") as beside:
             beside.write_text(yaml.safe_dump(conf, sort_keys=False))
     _require_memory(conf, system, trainer.strategy.root_device)
+    if rank_zero_only.rank == 0:
+        # Until it is finished again no later stage takes it for finished.
+        finished.unlink(missing_ok=True)
     start = time.monotonic()
-    try:
-        with warnings.catch_warnings():
-            for words in _NOISE:
-                warnings.filterwarnings("ignore", words)
-            trainer.fit(system, ckpt_path=last if resume else None, weights_only=True)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(f"out of memory: {_cure(conf)}") from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    with warnings.catch_warnings():
+        for words in _NOISE:
+            warnings.filterwarnings("ignore", words)
+        ending.fit(trainer, system, resumed, _cure(conf))
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     metrics |= dict(
         epochs=trainer.current_epoch,
@@ -102,7 +117,7 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str
     if system.val_loader is not None:
         metrics["best_val_loss"] = float(trainer.checkpoint_callback.best_model_score)
     if trainer.is_global_zero:
-        write_json(exp_dir / "train_metrics.json", metrics)
+        write_json(finished, metrics)
     return metrics
 
 

@@ -14,8 +14,9 @@ class SRGANSystem(ApolloSystem):
     """Trains SR-GAN, one step of the critic and one of the generator a batch, as the open
     implementation does.
 
-    The monitored ``val_loss`` is the part of the generator's loss that needs no critic; where there
-    is none, the error of the compressed spectra. Noise and shares follow from the seed, epoch and
+    The monitored ``val_loss`` is the error of the compressed spectra's magnitudes, whatever the
+    weights: that of their parts is least for silence where phase cannot be known, and so prefers
+    the untouched MP3 to any restoration. Noise and shares follow from the seed, epoch and
     batch, so a resumed run draws what an uninterrupted one would have drawn.
 
     Args:
@@ -55,11 +56,7 @@ class SRGANSystem(ApolloSystem):
         self._step_generator(loss, parts, log, batch, batch_nb)
 
     def validation_loss(self, est: Signal, ref: Signal, coded: Signal) -> torch.Tensor:
-        spectra = [self.loss_func.spectrum(signal) for signal in (est, ref)]
-        weights = self.loss_func.weights
-        if weights["reconstruction"] or weights["magnitude"]:
-            return self.loss_func(*spectra)[0]
-        return self.loss_func.reconstruction(*spectra)
+        return self.loss_func.magnitude(*(self.loss_func.spectrum(x) for x in (est, ref)))
 
     def _draw(
         self, wav: torch.Tensor, batch_nb: int

@@ -108,8 +108,8 @@ class ApolloSystem(System):
         )
 
     def configure_optimizers(self):
-        """The optimizers, and their schedulers as Lightning wants them."""
-        return list(self.optimizer), list(self.scheduler)
+        """The optimizers, and their schedules, which are stepped here by hand."""
+        return list(self.optimizer), schedules.plain(self.scheduler)
 
     # ------------------------------------------------------------------------------- a step
 

@@ -6,10 +6,10 @@ The player is the listening page's, the models are exported ones, the runtime is
 import argparse
 import gzip
 import hashlib
+import html
 import json
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 
 from apollo_plugin.cli.static import HEADERS, POLICY, SITE
+from apollo_plugin.cli.terminal import run, say, tell
+from apollo_plugin.data import excerpt
 from apollo_plugin.errors import ApolloError
 from apollo_plugin.report.plots import RANGE_DB, STOPS
 from apollo_plugin.restore import model_level
@@ -84,13 +86,15 @@ def build(folder: Path, models: Mapping[str, Path]) -> int:
         shared["LEAST_PEAK"] = model_level(torch.zeros(1)) * peak
         lines = [f"export const {name} = {json.dumps(value)};\n" for name, value in shared.items()]
         (site / "shared.js").write_text("".join(lines))
-        _fill(site / "index.html", policy=POLICY)
+        _fill(site / "index.html", policy=POLICY, credit=html.escape(excerpt.CREDIT))
+        (site / "excerpt.mp3").write_bytes(excerpt.coded())
         (site / "ort").mkdir()
         for name in RUNTIME_FILES:
             shutil.copyfile(RUNTIME / "dist" / name, site / "ort" / name)
         # A quarter of its size; the page unpacks it, since few plain hosts would.
         packed = gzip.compress((RUNTIME / "dist" / PROGRAM).read_bytes(), mtime=0)
         (site / "ort" / f"{PROGRAM}.packed").write_bytes(packed)
+        (site / "ort" / "LICENCES.txt").write_text(licences(), "utf-8")
         (site / "models").mkdir()
         for name, path in models.items():
             shutil.copyfile(path, site / "models" / f"{name}.onnx")
@@ -115,6 +119,22 @@ def build(folder: Path, models: Mapping[str, Path]) -> int:
     return size
 
 
+def licences() -> str:
+    """The terms of the runtime: onnxruntime's, which come with its Python package and not with that
+    of npm, and those of the packages that npm brings along."""
+    wheel = files("onnxruntime")
+    parts = [
+        wheel.joinpath(name).read_text("utf-8") for name in ("LICENSE", "ThirdPartyNotices.txt")
+    ]
+    for about in sorted((HERE / "node_modules").glob("**/package.json")):
+        found = json.loads(about.read_text("utf-8"))
+        texts = sorted(about.parent.glob("LICENSE*"))
+        if "license" in found and "version" in found:
+            parts.append(f"{found['name']} {found['version']}: {found['license']}\n")
+            parts += [text.read_text("utf-8") for text in texts]
+    return f"\n{'-' * 100}\n\n".join(parts)
+
+
 def _fill(path: Path, **values: str) -> None:
     text = path.read_text("utf-8")
     for name, value in values.items():
@@ -129,7 +149,7 @@ def _metadata(path: Path) -> str:
     return next(entry.value for entry in model.metadata_props if entry.key == "apollo")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, default=SITE, help="folder (%(default)s)")
     parser.add_argument("--restore", default="apollo-small", help="checkpoint for files")
@@ -137,22 +157,22 @@ def main() -> int:
         "--live", default="apollo-small-streaming", help="checkpoint for live sound"
     )
     args = parser.parse_args()
+    say("1 of 4: the runtime, by npm")
+    install()
     from apollo_plugin import Apollo
     from apollo_plugin.export import export
 
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            models = {}
-            for name in ("restore", "live"):
-                models[name] = Path(folder) / f"{name}.onnx"
-                export(Apollo.from_pretrained(getattr(args, name)), models[name], "stream")
-            size = build(args.out, models)
-    except (ApolloError, OSError) as error:
-        print(f"build.py: {error}", file=sys.stderr)
-        return 1
-    print(f"{args.out}  ({size / 1e6:.1f} MB)")
-    return 0
+    with tempfile.TemporaryDirectory() as folder:
+        models = {}
+        for step, name in enumerate(("restore", "live"), 2):
+            checkpoint = getattr(args, name)
+            say(f"{step} of 4: {checkpoint}, exported and compared with itself (a minute or more)")
+            models[name] = Path(folder) / f"{name}.onnx"
+            export(Apollo.from_pretrained(checkpoint), models[name], "stream")
+        say("4 of 4: the folder")
+        size = build(args.out, models)
+    tell(f"{args.out}  ({size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

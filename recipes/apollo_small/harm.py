@@ -46,6 +46,7 @@ CAME_DB, ENDS_DB = 0.5, 10.0
 BAND_HZ, TOP_HZ = 250.0, 16000.0
 # Energies of bands, a sine of full scale being 1: what counts as nothing, and what may be added.
 FLOOR, ALLOWED = 1e-12, 1e-8
+LEAST_POWER = 1e-6
 TEXT = ("kind", "clip")
 # Changes with what is coded or measured: what is kept is made anew then.
 VERSION = "1"
@@ -97,14 +98,17 @@ def clips(folders: Sequence[Path], seconds: float, n_each: int) -> Iterator[Clip
             n = max(1, min(n_each, int(length / seconds)))
             part = min(seconds, length)
             for index in range(n):
-                yield Clip(path, round(index * (length - part) / max(1, n - 1), 2), part)
+                start = round((index + 0.5) * length / n - part / 2, 2)
+                heard = wav[:, int(start * rate) : int((start + part) * rate)]
+                if heard.square().mean() > LEAST_POWER:  # a song has rests
+                    yield Clip(path, max(0.0, start), part)
 
 
 def measure(work: Work) -> list[dict]:
     """A row for each kind; runs in a worker process."""
     clip = work.clip
     original, rate = audio.read(clip.path, start=clip.start, duration=clip.seconds)
-    original = original[:2]
+    original = original[:2] / original.abs().max().clamp(min=1)  # most codecs take no more
     digest = hashlib.sha256(original.numpy().tobytes()).hexdigest()[:16]
     kept_file = work.cache / f"{digest}_{VERSION}.json"
     kept = json.loads(kept_file.read_text()) if kept_file.is_file() else {}

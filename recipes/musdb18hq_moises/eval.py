@@ -27,6 +27,7 @@ def main():
         metavar="EXP_DIR",
         help="other experiments: a row in the tables and a curve in the figure for each",
     )
+    add("--allow_partial", type=int, default=0, help="1: of a training that is not finished too")
     add("--use_gpu", type=int, default=1, help="1: on a GPU where there is one")
     add("--n_examples", type=int, default=20, help="on the listening page")
     add("--iterations", type=int, default=1000, help="runs for the RTF (%(default)s)")
@@ -43,6 +44,7 @@ def main():
             args.n_examples,
             args.iterations,
             beside=args.beside,
+            allow_partial=bool(args.allow_partial),
         ):
             print(line, flush=True)
 

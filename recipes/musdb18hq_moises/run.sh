@@ -25,6 +25,8 @@ n_jobs=
 dask=
 conf=
 resume=0
+allow_partial=0
+allow_lossy=0
 init_from=
 devices=
 num_nodes=1
@@ -48,6 +50,7 @@ Data
   --musdb18hq_dir DIR  with train/ and test/       --moisesdb_dir DIR   with moisesdb_v0.1/
   --songs_dir DIR      songs without stems         --pairs_dir DIR      with original/ and coded/
                        (one of the four is enough) --data_dir DIR       what stages 1 to 3 leave (data)
+  --allow_lossy 1      take songs of --songs_dir that are cut off themselves (left out)
   --download 1         fetch MUSDB18-HQ (22 GB) to --musdb18hq_dir
   --demo 1             everything small and synthetic, in minutes: tries the whole recipe
   --n_valid N          validation pairs for each bit rate and kind (25; demo: 1)
@@ -64,6 +67,7 @@ Training and evaluation
   --tag NAME           results go to exp/NAME (apollo, srgan; demo, demo_srgan)
   --conf FILE          configuration (local/conf.yml, conf_demo.yml, conf_srgan.yml or conf_srgan_demo.yml)
   --resume 1           go on from the last checkpoint of exp/NAME
+  --allow_partial 1    evaluate and publish a training that is not finished
   --init_from NAME     start from the weights of a checkpoint: path, Hub id or bundled name
   --devices N          processes of one machine, one for each GPU; --num_nodes N machines
   --use_gpu 0|1        evaluate on a GPU (where there is one)
@@ -75,8 +79,8 @@ Training and evaluation
 Whatever a stage has finished is kept when it runs again. README.md tells times and sizes."
 
 options="stage stop_stage model tag python_path id musdb18hq_dir moisesdb_dir songs_dir pairs_dir data_dir"
-options="$options download demo seed segment n_valid n_test n_jobs dask conf resume init_from devices num_nodes"
-options="$options use_gpu n_examples iterations beside"
+options="$options download demo seed segment n_valid n_test n_jobs dask conf resume allow_partial allow_lossy init_from"
+options="$options devices num_nodes use_gpu n_examples iterations beside"
 
 caller=$PWD
 cd "$(dirname "$0")"
@@ -89,7 +93,7 @@ must_match() {
   fi
 }
 for name in stage stop_stage; do must_match "$name" '[0-9]+' "a number"; done
-for name in download demo resume; do must_match "$name" '0|1' "0 or 1"; done
+for name in download demo resume allow_partial allow_lossy; do must_match "$name" '0|1' "0 or 1"; done
 must_match model 'apollo|srgan' "apollo or srgan"
 must_match seed '[0-9]+' "a number"
 must_match segment '([0-9]+(\.[0-9]+)?)?' "a number of seconds"
@@ -139,27 +143,52 @@ for name in musdb18hq_dir moisesdb_dir songs_dir pairs_dir; do
 done
 work=(${n_jobs:+--n_jobs "$n_jobs"} ${dask:+--dask "$dask"})
 
+# A script of a stage, which hears of signals that are sent to this one: bash alone would end and
+# leave it running. In a group of its own, so that the keyboard's interrupt comes from here too.
+child=
+ended=
+run_script() {
+  local status
+  set -m
+  "$python_path" "$@" &
+  child=$!
+  set +m
+  while :; do
+    status=0
+    wait "$child" || status=$?
+    kill -0 "$child" 2>/dev/null || break
+  done
+  child=
+  [ -z "$ended" ] || exit "$ended"
+  return "$status"
+}
+for signal in TERM INT HUP USR1 USR2; do
+  # shellcheck disable=SC2064
+  trap "ended=$((128 + $(kill -l "$signal"))); kill -s $signal \$child 2>/dev/null || exit \$ended" "$signal"
+done
+
 due() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
 say() { echo "Stage $1: $2"; }
 
 if due 0; then
   say 0 "data sets"
-  "$python_path" local/prepare_data.py "${sets[@]}" "${work[@]}" --download "$download" --demo "$demo"
+  run_script local/prepare_data.py "${sets[@]}" "${work[@]}" --download "$download" --demo "$demo"
 fi
 
 if due 1; then
   say 1 "index and splits"
-  "$python_path" local/index_tracks.py "${sets[@]}" --data_dir "$data_dir" --seed "$seed"
+  run_script local/index_tracks.py "${sets[@]}" --data_dir "$data_dir" --seed "$seed" \
+    --allow_lossy "$allow_lossy"
 fi
 
 if due 2; then
   say 2 "source activity detection"
-  "$python_path" local/detect_activity.py "${work[@]}" --data_dir "$data_dir"
+  run_script local/detect_activity.py "${work[@]}" --data_dir "$data_dir"
 fi
 
 if due 3; then
   say 3 "validation and test pairs"
-  "$python_path" local/make_pairs.py "${work[@]}" --data_dir "$data_dir" --seed "$seed" \
+  run_script local/make_pairs.py "${work[@]}" --data_dir "$data_dir" --seed "$seed" \
     ${segment:+--segment "$segment"} --n_valid "${n_valid:-25}" --n_test "${n_test:-200}"
 fi
 
@@ -167,19 +196,20 @@ if due 4; then
   say 4 "training, in $expdir"
   start=()
   [ "$resume" = 0 ] || start+=(--resume 1)
-  "$python_path" train.py --model "$model" --conf "$conf" --exp_dir "$expdir" --data_dir "$data_dir" \
+  run_script train.py --model "$model" --conf "$conf" --exp_dir "$expdir" --data_dir "$data_dir" \
     --seed "$seed" --num_nodes "$num_nodes" ${segment:+--segment "$segment"} \
     ${devices:+--devices "$devices"} ${init_from:+--init_from "$init_from"} "${start[@]}"
 fi
 
 if due 5; then
   say 5 "evaluation, in $expdir"
-  "$python_path" eval.py --exp_dir "$expdir" --test_dir "$data_dir/test" "${work[@]}" \
+  run_script eval.py --exp_dir "$expdir" --test_dir "$data_dir/test" "${work[@]}" \
     ${use_gpu:+--use_gpu "$use_gpu"} --n_examples "$n_examples" \
-    ${iterations:+--iterations "$iterations"} ${beside:+--beside $beside}
+    ${iterations:+--iterations "$iterations"} ${beside:+--beside $beside} \
+    --allow_partial "$allow_partial"
 fi
 
 if due 6; then
   say 6 "publishing, in $expdir/publish_dir"
-  "$python_path" local/publish.py --exp_dir "$expdir"
+  run_script local/publish.py --exp_dir "$expdir" --allow_partial "$allow_partial"
 fi

@@ -128,6 +128,23 @@ def test_the_edit_list_ends_before_the_last_packet_does(tmp_path):
     assert is_in_place(path, wav)
 
 
+@pytest.mark.parametrize("word", [True, False])
+def test_itunes_word_where_all_packets_are_full_and_no_list_says_more(word, tmp_path):
+    wav = tone(60000)
+    path = encoded(tmp_path / "a.m4a", wav, "aac", use_editlist="0", movie_timescale="44100")
+    data = path.read_bytes()
+    stts = data.index(b"stts")
+    assert data[stts + 8 :][:20] == np.array([2, 59, 1024, 1, 608], ">u4").tobytes()
+    data = patched(patched(data, b"stts", 20, 1024), b"mdhd", 16, 60 * 1024)
+    path.write_bytes(data)
+    if word:
+        file = MP4(path)
+        file["----:com.apple.iTunes:iTunSMPB"] = [itunes(1024, 416, 60000).encode()]
+        file.save()
+    # Nothing else knows where such a file ends.
+    assert is_in_place(path, wav) == word
+
+
 def test_a_last_frame_that_is_cut_is_told(tmp_path):
     """FFmpeg makes a whole one of it; no length tag says otherwise."""
     path = encoded(tmp_path / "a.mp3", tone(60000), "libmp3lame", kbps=128, write_xing="0")

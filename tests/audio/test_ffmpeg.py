@@ -1,6 +1,5 @@
 """What comes out of a file is what the ffmpeg command makes of it, for each kind of container."""
 
-import shutil
 import subprocess
 
 import numpy as np
@@ -9,7 +8,7 @@ from helpers import tone
 
 from apollo_plugin import audio
 
-pytestmark = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="there is no ffmpeg command")
+pytestmark = pytest.mark.needs("ffmpeg")
 
 KINDS = {
     "mp3": "libmp3lame",

@@ -69,6 +69,18 @@ def test_signals_of_ebu_tech_3341(parts, expected):
     assert measure(signal).loudness == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.parametrize("below, counts", [(9.7, True), (10.3, False)])
+def test_the_relative_gate_lies_10_below_the_mean(below, counts):
+    """Two halves, the quieter so far below the mean of both."""
+    share = 10 ** (-below / 10)
+    quiet = share / (2 - share)  # its power, that of the louder being 1
+    signal = np.concatenate([sine(30, -20.0), sine(30, -20.0 + 10 * np.log10(quiet))])
+    mean = 10 * np.log10((1 + quiet) / 2)
+    expected = -20.0 + (mean if counts else 0.0)
+    assert abs(mean) > 2.5
+    assert measure(signal).loudness == pytest.approx(expected, abs=0.2)
+
+
 def test_surrounds_count_as_the_standard_says():
     """Number 6 of EBU Tech 3341."""
     levels = 10 ** (np.array([-28.0, -28.0, -24.0, -200.0, -30.0, -30.0]) / 20)
@@ -125,3 +137,17 @@ def test_silence_and_rates_without_highs():
     assert album_loudness([]) is None
     assert measure(sine(2, -20, 100, 1000), 1000).loudness is None
     assert measure(np.full((48000, 64), 0.1)).loudness is not None
+
+
+@pytest.mark.parametrize("n_behind", [0, 2, 9, 40, 9000])
+def test_a_true_peak_at_the_very_end(n_behind):
+    """A pulse that is highest between two of the last samples, against exact interpolation."""
+    n = 20000
+    time = np.arange(n) - (n - 1.5 - n_behind)
+    signal = np.repeat(0.5 * np.sinc(0.7 * time)[:, None], 2, 1)
+    # Silence goes before and behind it.
+    spectrum = np.fft.rfft(np.pad(signal[:, 0], 10000))
+    exact = np.abs(np.fft.irfft(spectrum, 16 * 40000) * 16).max()
+    assert np.abs(signal).max() < 0.42 < 0.48 < exact
+    for block in (n, n - 3, 441):
+        assert measure(signal, block=block).true_peak == pytest.approx(exact, rel=0.02)

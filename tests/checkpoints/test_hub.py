@@ -6,12 +6,17 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
-from helpers import small_model, tone
-from huggingface_hub import ModelCard
+import yaml
+from helpers import GOLDEN, small_model, tiny_srgan, tone
+from huggingface_hub import ModelCard, split_torch_state_dict_into_shards
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from apollo_plugin import Apollo
 from apollo_plugin.checkpoints import CheckpointError
+from apollo_plugin.checkpoints.hub import save_published
+from apollo_plugin.cli.export import main
 
 
 @pytest.fixture
@@ -116,6 +121,187 @@ def test_what_is_pushed(api, tmp_path):
     (tmp_path / "card.md").write_text("new")
     model.push_to_hub("me/my-apollo", card=tmp_path / "card.md")
     assert api.files["README.md"] == b"new"
+
+
+# ------------------------------------------------------------------ as huggingface_hub has it
+
+
+@torch.no_grad()
+def test_its_options_reach_the_hub_and_the_model_its_device(tmp_path, monkeypatch):
+    model, wav = small_model(), tone(5000)
+    folder = model.save_pretrained(tmp_path)
+    asked = []
+
+    def download(repo, file, **options):
+        asked.append(options)
+        return str(folder / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    options = dict(revision="v1", token="t", cache_dir=str(tmp_path), local_files_only=True)
+    loaded = Apollo.from_pretrained("owner/name", map_location="cpu", causal=False, **options)
+    assert torch.equal(loaded(wav), model(wav)) and asked == [options] * 2
+    assert next(Apollo.from_pretrained(folder, map_location="meta").parameters()).is_meta
+    # What is not given is not passed on; a bundled name or a path takes no notice.
+    asked.clear()
+    Apollo.from_pretrained("owner/name", revision=None)
+    assert asked == [{}, {}]
+    Apollo.from_pretrained(folder, revision="v1")
+    assert Apollo.from_pretrained(model.serialize(), token="t").get_model_args()
+
+
+def test_without_the_network_other_files_of_the_cache_are_looked_for(tmp_path, monkeypatch):
+    torch.save(small_model().serialize(), tmp_path / "model.pth")
+
+    def download(repo, file, **options):
+        if file != "model.pth" or repo != "a/b":
+            raise LocalEntryNotFoundError("not in the cache")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert Apollo.from_pretrained("a/b", local_files_only=True)
+    with pytest.raises(CheckpointError, match=r"'a/c' has none of .* in the cache"):
+        Apollo.from_pretrained("a/c", local_files_only=True)
+    with pytest.raises(CheckpointError, match="the Hugging Face Hub cannot be reached"):
+        Apollo.from_pretrained("a/b")
+
+
+def test_files_say_whose_tensors_they_are(tmp_path):
+    """huggingface_hub's own reader takes the folder: it asks for this."""
+    model = small_model()
+    folder = model.save_pretrained(tmp_path)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+    twin = small_model()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    huggingface_hub.load_torch_model(twin, folder, strict=True)
+    for name, value in model.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], value), name
+
+
+def in_shards(model, folder):
+    """As huggingface_hub splits it, arguments in config.json."""
+    model.save_pretrained(folder)
+    state = load_file(folder / "model.safetensors")
+    split = split_torch_state_dict_into_shards(state, max_shard_size="20KB")
+    assert split.is_sharded
+    for file, names in split.filename_to_tensors.items():
+        save_file({name: state[name] for name in names}, folder / file, {"format": "pt"})
+    (folder / "model.safetensors").unlink()
+    index = dict(metadata=split.metadata, weight_map=split.tensor_to_filename)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return sorted(split.filename_to_tensors)
+
+
+@torch.no_grad()
+def test_sharded_weights(tmp_path, monkeypatch):
+    model, wav = small_model(), tone(5000)
+    files = in_shards(model, tmp_path)
+    assert torch.equal(Apollo.from_pretrained(tmp_path)(wav), model(wav))
+    asked = []
+
+    def download(repo, file, **options):
+        asked.append(file)
+        if not (tmp_path / file).exists():
+            raise huggingface_hub.errors.EntryNotFoundError("no")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert torch.equal(Apollo.from_pretrained("a/b")(wav), model(wav))
+    assert set(files) < set(asked)
+    (tmp_path / files[0]).unlink()
+    with pytest.raises(CheckpointError, match=f"lists '{files[0]}', which is missing"):
+        Apollo.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        *("", "{", "[]", '{"weight_map": {}}', '{"weight_map": {"a": "../x.safetensors"}}'),
+        *('{"weight_map": {"a": 3}}', '{"weight_map": {"a": "x.bin"}}', '{"weight_map": 1}'),
+    ],
+)
+def test_an_index_that_is_none(tmp_path, index):
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match="is damaged, or no index of safetensors") as caught:
+        Apollo.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# -------------------------------------------------------------------------- the authors' layout
+
+
+def test_the_published_file_comes_out_as_it_went_in(tmp_path, published):
+    """Names, shapes, tables and numbers of the authors' own file: so theirs loads it strictly."""
+    golden = torch.load(GOLDEN / "published_layout.bin", weights_only=True)["state_dict"]
+    path, config = save_published(published, tmp_path / "out" / "a.bin")
+    package = torch.load(path, weights_only=True)
+    assert set(package["state_dict"]) == set(golden) and package["model_name"] == "Apollo"
+    for name, value in golden.items():
+        assert torch.equal(package["state_dict"][name], value), name
+    settings = yaml.safe_load(config.read_text())
+    assert settings["model"] == dict(sr=44100, win=20, feature_dim=32, layer=2)
+    assert settings["audio"]["sample_rate"] == 44100 and package["model_args"] == settings["model"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, dict(win_ms=10), dict(sample_rate=48000)])
+def test_what_we_train_and_back(tmp_path, options):
+    model, wav = small_model(n_heads=8, feature_dim=32, **options), tone(9000)
+    path, _ = save_published(model, tmp_path / "a.bin")
+    again = Apollo.from_pretrained(path)
+    assert again.get_model_args() == model.get_model_args()
+    assert torch.equal(again(wav), model(wav))
+    # Without what stands beside the weights the window has to be told.
+    torch.save(torch.load(path, weights_only=True)["state_dict"], tmp_path / "bare.bin")
+    if options.get("win_ms"):
+        with pytest.raises(CheckpointError, match="bare.bin.*pass sample_rate and win_ms"):
+            Apollo.from_pretrained(tmp_path / "bare.bin")
+    bare = Apollo.from_pretrained(tmp_path / "bare.bin", **options or dict(win_ms=20))
+    assert torch.equal(bare(wav), model(wav))
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        (dict(n_heads=4, causal=True), "n_heads 4, causal True"),
+        (dict(residual=True, band_gain=True), "residual True, band_gain True"),
+        (dict(band_width_hz=160), "band_width_hz 160"),
+        (dict(gain_shape="bin"), "gain_shape bin"),
+        (dict(kernel_size=5, tcn_blocks=1), "kernel_size 5, tcn_blocks 1"),
+        (dict(excitation=True, envelope_dim=176), "excitation True, envelope_dim 176"),
+        (dict(n_bands=40), "n_bands 40"),
+    ],
+)
+def test_what_the_published_network_does_not_have(tmp_path, options, named):
+    model = small_model(**{"n_heads": 8, "feature_dim": 32, "n_layers": 1, **options})
+    with pytest.raises(CheckpointError, match="the published network has no ") as caught:
+        save_published(model, tmp_path / "a.bin")
+    assert all(part in str(caught.value) for part in named.split(", "))
+    assert not list(tmp_path.iterdir())
+
+
+def test_srgan_has_no_published_layout(tmp_path):
+    with pytest.raises(CheckpointError, match="an SRGAN has no published layout"):
+        save_published(tiny_srgan(), tmp_path / "a.bin")
+
+
+def test_the_command(tmp_path, capsys):
+    assert (
+        main([str(GOLDEN / "published_layout.bin"), "--format", "published", "-o", str(tmp_path)])
+        == 0
+    )
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["published_layout_published.bin", "published_layout_published.yaml"]
+    assert main(
+        [str(GOLDEN / "published_layout.bin"), "--format", "published", "-o", str(tmp_path)]
+    )
+    assert "is there already and kept" in capsys.readouterr().err
+    assert main(["apollo-small", "--format", "published", "-o", str(tmp_path)]) == 1
+    assert "cannot be written in that layout: the published network has no" in (
+        capsys.readouterr().err
+    )
 
 
 # ------------------------------------------------------------------------------------- bad input

@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import itertools
 import os
 import pickle
 import sys
@@ -32,11 +33,14 @@ def test_a_model_that_is_refused_half_built_leaves_gradients_on(monkeypatch):
     """Wherever the limit falls: in initialisation too, which switches them off for a while."""
     model = small_model(n_layers=1, tcn_blocks=1)
     monkeypatch.setattr(arguments, "_CALLS_A_TENSOR", 0)
-    for n_calls in range(100):
+    for n_calls in itertools.count():
         monkeypatch.setattr(arguments, "_CALLS_ELSE", n_calls)
-        with pytest.raises(CheckpointError, match="larger model"):
+        try:
             arguments.verify(Apollo, (), model.get_model_args(), model.state_dict())
-        assert torch.is_grad_enabled()
+            break
+        except CheckpointError as error:
+            assert "larger model" in str(error) and torch.is_grad_enabled()
+    assert n_calls > 40
 
 
 @pytest.mark.parametrize("file", ["published_layout.bin", "lightning_layout.ckpt"])

@@ -1,10 +1,12 @@
 """Checkpoints are read without torch's loader: what comes is what torch's loader gives."""
 
 import collections
+import io
 import json
 import math
 import os
 import random
+import zipfile
 
 import hostile
 import pytest
@@ -71,6 +73,17 @@ def test_tensors_of_one_storage_share_it_again(tmp_path):
     found = read(tmp_path / "a.pth", "a")
     found["part"] += 1
     assert found["whole"].tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_an_archive_that_was_packed_again_loads(tmp_path):
+    good = hostile.saved(content(KINDS))
+    with (
+        zipfile.ZipFile(io.BytesIO(good)) as source,
+        zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    assert same(read(tmp_path / "a.pth", "a"), torch.load(io.BytesIO(good), weights_only=True))
 
 
 @pytest.mark.parametrize("place", ["data.pkl", "data/0"])

@@ -10,6 +10,7 @@ from helpers import GOLDEN, small_model, tone
 from apollo_plugin import Apollo
 from apollo_plugin.checkpoints import CheckpointError
 from apollo_plugin.checkpoints.cards import model_card
+from apollo_plugin.checkpoints.published_layout import _rate_and_window
 
 
 def published() -> dict[str, torch.Tensor]:
@@ -120,8 +121,6 @@ def resized(n_bins: int) -> dict[str, torch.Tensor]:
         (221, {"sr": 44100, "win": 10}, 44100, 10),
         (221, {"sample_rate": 44100, "win_ms": 10.0}, 44100, 10),
         (221, {"win": 10}, 44100, 10),
-        (221, {"sr": 48000, "win": 20}, 22050, 20),  # what the tensors cannot have
-        (221, {}, 22050, 20),
         (481, {"sr": 48000, "win": 20}, 48000, 20),
         (481, {"net": {"sr": 24000, "win": 40}}, 24000, 40),
         (442, {"n_sample_rate": 2}, 44100, 20),
@@ -132,6 +131,30 @@ def test_rate_and_window_where_the_tensors_agree(n_bins, args, rate, win_ms, tmp
     torch.save({"state_dict": resized(n_bins), "model_args": args}, tmp_path / "a.bin")
     found = Apollo.from_pretrained(tmp_path / "a.bin").get_model_args()
     assert (found["sample_rate"], found["win_ms"]) == (rate, win_ms)
+
+
+@pytest.mark.parametrize(
+    "n_bins, args, line",
+    [
+        (221, {}, "441|440 samples may be 20 ms at 22050 Hz or 10 ms at 44100 Hz"),
+        (221, {"sr": 48000, "win": 20}, "pass sample_rate and win_ms"),  # the tensors say no
+        (241, {}, "20 ms at 24000 Hz or 10 ms at 48000 Hz"),
+        (883, {}, "20 ms at 88200 Hz or 40 ms at 44100 Hz"),
+        (961, {}, "20 ms at 96000 Hz or 40 ms at 48000 Hz"),
+    ],
+)
+def test_a_window_of_several_rates_is_asked_for(n_bins, args, line):
+    with pytest.raises(ValueError, match=line):
+        _rate_and_window(n_bins, [(args.get("sr"), args.get("win"))] if args else [])
+    for rate, win_ms in ((44100, 10), (44100, 40), (22050, 20), (48000, 10), (96000, 20)):
+        if int(rate * win_ms / 1000) // 2 + 1 == n_bins:
+            found = _rate_and_window(n_bins, [(rate, win_ms)])
+            assert found == dict(sample_rate=rate, win_ms=win_ms)
+
+
+def test_the_published_windows_are_not_asked_for():
+    for n_bins, rate in ((442, 44100), (481, 48000), (161, 16000)):
+        assert _rate_and_window(n_bins, []) == dict(sample_rate=rate)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -114,11 +113,16 @@ def test_four_mp3s_become_flac_with_all_they_had(run, album, tmp_path):
         assert len(gains) == (4 if number == 4 else 0)
         assert audio.probe(path)[0] == audio.probe(source)[0]
     assert {path.name: path.read_bytes() for path in album.iterdir()} == before
-    if shutil.which("ffprobe"):
-        command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams"]
-        shown = json.loads(subprocess.check_output([*command, path]))
-        assert shown["format"]["tags"]["TITLE"] == "Søng 4"
-        assert shown["streams"][1]["disposition"]["attached_pic"] == 1
+
+
+@pytest.mark.needs("ffprobe")
+def test_ffprobe_sees_title_and_cover(run, album, tmp_path):
+    path = tmp_path / "a.flac"
+    assert run(album / "4 gain.mp3", "-o", path)[0] == 0
+    command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams"]
+    shown = json.loads(subprocess.check_output([*command, path]))
+    assert shown["format"]["tags"]["TITLE"] == "Søng 4"
+    assert shown["streams"][1]["disposition"]["attached_pic"] == 1
 
 
 def test_no_tags(run, album, tmp_path):

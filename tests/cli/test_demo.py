@@ -18,7 +18,7 @@ import psutil
 import pytest
 import soundfile
 import torch
-from helpers import CHROMIUM, CHROMIUM_FLAGS, snr, tone
+from helpers import snr, tone
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.cli.demo import main
@@ -58,29 +58,23 @@ def server(tmp_path_factory):
     assert "Traceback" not in (folder / "said").read_text()
 
 
-def page_of(playwright, server):
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-    page = browser.new_page(viewport={"width": 1200, "height": 800})
-    requests = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(server)
-    page.wait_for_selector("#restore")
-    return page, requests
-
-
 def drop(page, path):
     page.set_input_files("#upload input[type=file]", path)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_an_mp3_in_a_browser(server, tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def test_an_mp3_in_a_browser(launch, server, tmp_path):
     address, _, _ = server
     song = tmp_path / NAME
     song.write_bytes(encode_mp3(torch.from_numpy(mixture(2.0, seed=5)), kbps=32))
-    with sync_api.sync_playwright() as playwright:
-        page, requests = page_of(playwright, address)
-        # Nothing dropped yet.
+    with launch() as browser:
+        page = browser.new_page(viewport={"width": 1200, "height": 800})
+        requests, complaints = [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.goto(address)
+        page.wait_for_selector("#restore")
+        # Nothing is there yet, and nothing is dropped.
+        assert not page.is_visible("#page") and not page.is_visible("#download")
         page.click("#restore")
         page.wait_for_selector("text=Drop a file first.")
         drop(page, song)
@@ -90,13 +84,21 @@ def test_an_mp3_in_a_browser(server, tmp_path):
         page.wait_for_selector("#download a", timeout=120_000)
         for player in ("#came", "#restored"):
             page.wait_for_selector(f"{player} button[aria-label*='Play' i]")
-        assert "restored in" in page.input_value("#line textarea, #line input")
+        assert "restored in" in page.inner_text("#line")
+        # The listening page of it, in a frame that may do nothing but play it.
+        frame = page.frame_locator("#page iframe")
+        assert frame.locator("h1").inner_text() == re.sub("[<>]", "", NAME)  # gradio drops them
+        frame.locator(".play").click()
+        frame.locator("section.playing").wait_for()
+        frame.locator(".play").click()
         with page.expect_download() as download:
             page.click("#download a")
         download.value.save_as(tmp_path / "got.wav")
         assert download.value.suggested_filename.endswith("_restored.wav")
         outside = [u for u in requests if re.match("(http|ws)", u) and not u.startswith(address)]
         assert outside == []
+        # Nothing of it was denied by its own policy.
+        assert [text for text in complaints if "Policy" in text] == []
         page.screenshot(path=tmp_path / "page.png")
         # Longer than the limit, and no music.
         soundfile.write(tmp_path / "long.wav", np.zeros(7 * 8000), 8000)
@@ -112,7 +114,9 @@ def test_an_mp3_in_a_browser(server, tmp_path):
             page.wait_for_selector(f"#upload :text('{name.split('.')[0]}')")
             page.click("#restore")
             page.wait_for_selector(f"text={message}")
-        page.context.browser.close()
+        # Without a file of one's own.
+        page.click("#example")
+        page.wait_for_selector("#line:has-text('orchestra.mp3: 4.0 s')", timeout=120_000)
     wav, rate = audio.read(song)
     expected = restore_audio(Apollo.from_pretrained("apollo-small"), wav, rate, keep_below=3000.0)
     got, got_rate = audio.read(tmp_path / "got.wav")
@@ -172,8 +176,10 @@ def test_pages_of_others_may_send_nothing(server):
 def test_nonsense(server):
     """What makes no sense is refused, in the answer, and in a line on the console."""
     address, folder, _ = server
+    config = json.loads(status_of(f"{address}/config")[2])
+    restoring = next(each["id"] for each in config["dependencies"] if len(each["inputs"]) == 4)
     for index, data in enumerate(([{"path": "/etc/passwd"}, "x", None, {}], [5] * 9, [])):
-        join = {"data": data, "fn_index": 0, "session_hash": f"s{index}", "trigger_id": 8}
+        join = {"data": data, "fn_index": restoring, "session_hash": f"s{index}", "trigger_id": 8}
         request = urllib.request.Request(
             f"{address}/gradio_api/queue/join",
             json.dumps(join).encode(),

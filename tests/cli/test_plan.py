@@ -254,3 +254,16 @@ def test_help_to_a_reader_that_goes_away(tmp_path):
         timeout=60,
     )
     assert not done.stderr
+
+
+@pytest.mark.parametrize("names", [["a.wav"], ["a.wav", "a.flac"], ["a.wav", "a.flac", "a.aiff"]])
+def test_a_second_run_over_namesakes_finds_the_same_files(run, names, tmp_path):
+    for name in names:
+        save(tmp_path / "in" / name, tone(500), subtype="PCM_16")
+    status, out, _ = run(tmp_path / "in")
+    assert status == 0 and out.count("->") == len(names)
+    results = tree(tmp_path / "in")
+    assert len(results) == 2 * len(names)
+    status, out, err = run(tmp_path / "in")
+    kept = "is there already" if len(names) == 1 else f"{len(names)} results are there already"
+    assert status == 0 and not out and kept in err and tree(tmp_path / "in") == results

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 import torch
-from helpers import do_slowly, load, save, small_model, snr, tone, tree
+from helpers import do_slowly, load, needs_processes, save, small_model, snr, tone, tree
 
 from apollo_plugin import audio, benchmark, checkpoints
 from apollo_plugin.audio.extent import expected_bytes
@@ -52,6 +52,7 @@ def same(folder, expected, names=None):
         assert snr(got[0], want[0]) > 90
 
 
+@needs_processes
 def test_processes_make_what_one_makes(run, songs, alone, tmp_path):
     extra = tmp_path / "extra"
     (extra / "deep").mkdir(parents=True)
@@ -69,6 +70,7 @@ def test_processes_make_what_one_makes(run, songs, alone, tmp_path):
     assert torch.get_num_threads() == n_threads
 
 
+@needs_processes
 def test_a_file_that_kills_its_process_is_lost_alone(run, songs, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "do_there", do_slowly)
     save(tmp_path / "deadly.wav", tone(500))
@@ -81,7 +83,11 @@ def test_a_file_that_kills_its_process_is_lost_alone(run, songs, alone, tmp_path
     same(tmp_path / "out", alone)
 
 
-def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(tmp_path, tiny_checkpoint):
+@needs_processes
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM]])
+def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(
+    signals, tmp_path, tiny_checkpoint
+):
     save(tmp_path / "in" / "0.wav", tone(500))
     long = save(tmp_path / "in" / "1.wav", torch.zeros(2, 44100 * 300), subtype="PCM_16")
     (tmp_path / "in" / "2.wav").symlink_to(long)
@@ -98,15 +104,60 @@ def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(tmp_path, tiny
     )
     assert "0.wav" in process.stdout.readline()
     children = psutil.Process(process.pid).children(recursive=True)
-    # As a terminal does: to all of them.
-    os.killpg(process.pid, signal.SIGINT)
+    for number in signals:
+        if number == signal.SIGINT:  # as a terminal does: to all of them
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        time.sleep(0.05)
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 130 and not out
+    assert process.returncode == 128 + signals[0] and not out
     assert len(err.splitlines()) == 1 and "interrupted" in err
     assert sorted(os.listdir(tmp_path / "out")) == ["0_restored.wav"]
     assert len(children) >= 3 and not psutil.wait_procs(children, 10)[1]
 
 
+@needs_processes
+def test_a_second_interrupt_waits_for_no_process(tmp_path):
+    """One that hears nothing is killed; what it had half written is removed."""
+    code = f"""if True:
+        import signal, sys
+        from pathlib import Path
+        from helpers import write_for_ever
+        from apollo_plugin.cli.terminal import command
+        from apollo_plugin.data.parallel import each, executor
+        from apollo_plugin.files import check_place
+
+        def main():
+            check_place({str(tmp_path / "a.txt")!r})
+            with executor(1) as pool:
+                print(list(each(pool, write_for_ever, [{str(tmp_path / "a.txt")!r}], 1, "", "")))
+
+        if __name__ == "__main__":
+            sys.exit(command("test", main))
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not os.listdir(tmp_path):
+        time.sleep(0.01)
+        assert process.poll() is None
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=1)
+    assert len(os.listdir(tmp_path)) == 1
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 130 and len(err.splitlines()) == 1 and "interrupted" in err
+    assert not os.listdir(tmp_path) and not psutil.wait_procs(children, 10)[1]
+
+
+@needs_processes
 def test_a_cluster_of_two_workers_one_of_which_is_killed(run, songs, alone, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(pool, "do_there", do_slowly)
@@ -171,6 +222,7 @@ def test_how_many_at_a_time(
 ):
     monkeypatch.setattr(pool, "n_cores", lambda: cores)
     monkeypatch.setattr(pool, "available_bytes", lambda: free)
+    monkeypatch.setattr(pool, "no_processes", lambda: None)
     path = tmp_path / "a.wav"
     with path.open("wb") as file:
         file.truncate(int(megabytes * 1e6))
@@ -182,6 +234,15 @@ def test_how_many_at_a_time(
     assert pool.share_out(model.to("meta"), parse(["a.wav"])[0], due)[0] == 1
 
 
+def test_without_processes_files_come_one_by_one(run, songs, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "no_processes", lambda: "there are none")
+    status, out, err = run(songs, "--jobs", 3, "-o", tmp_path / "out")
+    assert status == 0 and out.count("->") == 5
+    assert err.splitlines() == ["apollo-restore: there are none: one file at a time"]
+    same(tmp_path / "out", alone)
+
+
+@needs_processes
 def test_the_benchmark_of_processes(tiny_checkpoint, tmp_path, monkeypatch, capsys):
     arguments = "--devices cpu --precisions fp32 --iterations 1 --stream_seconds 1 --song_seconds 1"
     files = ["--models", str(tiny_checkpoint), "--json", str(tmp_path / "b.json")]

@@ -154,6 +154,18 @@ def test_keep_below_and_mix_reach_the_file(run, tmp_path, tiny_checkpoint):
     assert snr(load(tmp_path / "a_restored.wav")[0], expected) > 90
 
 
+def test_levels_are_left_alone_where_that_is_wanted(run, tmp_path, tiny_checkpoint):
+    wav = 0.1 * tone(20000)
+    save(tmp_path / "a.wav", wav)
+    assert run(tmp_path / "a.wav", "--level", "keep")[0] == 0
+    with torch.no_grad():
+        expected = Apollo.from_pretrained(tiny_checkpoint)(wav)
+    kept = load(tmp_path / "a_restored.wav")[0]
+    assert snr(kept, expected) > 90
+    assert run(tmp_path / "a.wav", "--overwrite")[0] == 0
+    assert snr(load(tmp_path / "a_restored.wav")[0], kept) < 60
+
+
 # ------------------------------------------------------------------------------------- bad input
 
 

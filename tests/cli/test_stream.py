@@ -1,6 +1,7 @@
 """apollo-stream: every format in and out, and everything that goes wrong in a pipe."""
 
 import io
+import signal
 import subprocess
 import sys
 import time
@@ -88,9 +89,14 @@ def test_what_goes_in_comes_out_restored(run, causal, format, container):
         info = soundfile.info(io.BytesIO(out))
         assert (info.subtype, info.samplerate, info.frames) == (SUBTYPES[format], 44100, 20000)
     with torch.no_grad():
-        expected = causal[0](wav)
+        expected = 2 * causal[0](wav / 2)  # full scale is at the model's input_peak
+        as_it_is = causal[0](wav)
     assert got.shape == wav.shape
     assert snr(got, expected) > (60 if format == "s16" else 90)
+    if format == "f32":
+        out = run(content, *options, "--level", "keep")[1]
+        kept = from_file(out, **(raw if container == "RAW" else {}))
+        assert snr(kept, as_it_is) > 90 and snr(kept, expected) < 60
 
 
 def test_a_wav_of_a_length_that_nobody_knows(run):
@@ -276,3 +282,23 @@ def test_a_live_chain(causal):
     assert process.wait(30) == 0
     rest = process.stderr.read().decode()
     assert len(rest.splitlines()) == 1 and "load" in rest
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_its_status(causal, number):
+    program = "import sys; from apollo_plugin.cli.stream import main as m; sys.exit(m())"
+    options = ["--stats", "--checkpoint", causal[1], "--rate", "44100", "--channels", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    process.stdin.write(bytes(2 * 4410))
+    process.stdin.flush()
+    assert b"20 ms late" in process.stderr.readline()
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    lines = process.stderr.read().splitlines()
+    assert len(lines) == 1 and b"s of sound: load" in lines[0]

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import lameenc
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from apollo_plugin.data.codecs import (
     BIT_RATES,
     CODECS,
     EVERYDAY,
+    decode_mp3,
     draw_codec,
     encode_mp3,
     mp3,
@@ -255,3 +257,27 @@ def test_silence_stays_silent():
 def test_what_mp3_cannot_hold(wav, options, reason):
     with pytest.raises(ValueError, match=reason):
         mp3(wav, **options)
+
+
+def test_mp3_is_lames_at_quality_3_of_the_nearest_integers():
+    """As anyone would call LAME."""
+    wav = pink(20000)
+    pcm = np.rint(wav.double().numpy() * 32768).clip(-32768, 32767).astype("<i2")
+    pcm = np.concatenate((pcm, np.zeros((2, 2 * 1152), "<i2")), 1).T
+
+    def lame(pcm, quality):
+        encoder = lameenc.Encoder()
+        encoder.silence()
+        encoder.set_channels(2)
+        encoder.set_in_sample_rate(44100)
+        encoder.set_out_sample_rate(44100)
+        encoder.set_bit_rate(64)
+        encoder.set_quality(quality)
+        return bytes(encoder.encode(np.ascontiguousarray(pcm).tobytes())) + bytes(encoder.flush())
+
+    coded = encode_mp3(wav, kbps=64)
+    assert coded == lame(pcm, 3) and coded != lame(pcm, 4) and coded != lame(pcm, 2)
+    # Towards zero, or down, it would be another file.
+    down = np.floor(wav.double().numpy() * 32768).clip(-32768, 32767).astype("<i2")
+    assert coded != lame(np.concatenate((down, np.zeros((2, 2 * 1152), "<i2")), 1).T, 3)
+    assert torch.equal(mp3(wav, kbps=64), decode_mp3(coded, wav))

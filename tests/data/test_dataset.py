@@ -252,6 +252,16 @@ def test_a_song_that_is_gone_is_named(prepared, tmp_path):
         MixtureDataset(tmp_path, n_items=1)[0]
 
 
+def test_a_share_of_the_items_is_not_coded(prepared):
+    """And asks for no change; a share outside of 0 to 1 is refused."""
+    data = dataset(prepared, uncoded_share=0.5, bit_rates=[32], n_items=40)
+    same = [torch.equal(coded, original) for coded, original in (data[i] for i in range(40))]
+    assert 8 <= sum(same) <= 32
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="uncoded_share"):
+            dataset(prepared, uncoded_share=share)
+
+
 def test_everyday_codecs(prepared):
     pytest.importorskip("av")
     data = dataset(prepared, codec="everyday", n_items=40)

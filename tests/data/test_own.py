@@ -5,11 +5,13 @@ import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soxr
 import torch
-from helpers import chirps, load, save, snr
+from helpers import chirps, encoded, load, save, snr
 
 from apollo_plugin.data import activity, own, tracks
 from apollo_plugin.data.codecs import mp3
@@ -216,3 +218,44 @@ def test_folders_that_are_none(tmp_path, names, reason):
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match="holds no sound files"):
         own.songs(tmp_path / "empty", [])
+
+
+def full_band(seed=0, seconds=8.0):
+    """Pink-ish noise to half of the sample rate, ``(2, time)``."""
+    noise = np.random.default_rng(seed).standard_normal((2, round(44100 * seconds)))
+    spectrum = np.fft.rfft(noise)
+    spectrum /= np.sqrt(1 + np.arange(spectrum.shape[-1]) / 8000)
+    wav = np.fft.irfft(spectrum, noise.shape[-1])
+    return torch.from_numpy(0.1 * wav / wav.std()).float()
+
+
+def test_songs_that_are_cut_off_themselves_are_named_and_left_out(tmp_path):
+    """Coded at 128 kbit/s, of half the rate, and upsampled from it; 320 kbit/s are an original."""
+    wav = full_band()
+    low = soxr.resample(wav.T.numpy(), 44100, 22050, "VHQ")
+    save(tmp_path / "whole.wav", wav)
+    encoded(tmp_path / "best.mp3", wav, "libmp3lame", kbps=320)
+    encoded(tmp_path / "worse.mp3", wav, "libmp3lame", kbps=128)
+    save(tmp_path / "low.wav", torch.from_numpy(low.T), 22050)
+    save(
+        tmp_path / "up.flac",
+        torch.from_numpy(soxr.resample(low, 22050, 44100, "VHQ").T),
+        44100,
+        "PCM_24",
+    )
+    save(tmp_path / "silent.wav", torch.zeros(2, 44100))
+    problems: list[str] = []
+    found = [song.title for song in own.songs(tmp_path, problems)]
+    assert found == ["best", "silent", "whole"]
+    reasons = {Path(line.split("'")[1]).name: line for line in problems}
+    assert set(reasons) == {"worse.mp3", "low.wav", "up.flac"}
+    assert all(line.endswith("it would teach empty highs; song left out") for line in problems)
+    assert "nothing above 11.025 kHz" in reasons["low.wav"]
+    for name, least, most in (("worse.mp3", 15.5, 17.5), ("up.flac", 9.5, 11.5)):
+        cutoff = float(reasons[name].split("cut off at ")[1].split(" kHz")[0])
+        assert least < cutoff < most
+    lossy: list[str] = []
+    problems.clear()
+    taken = own.songs(tmp_path, problems, lossy)
+    assert len(taken) == 6 and not problems and len(lossy) == 3
+    assert all(line.endswith("; taken all the same") for line in lossy)

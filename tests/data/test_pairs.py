@@ -2,7 +2,7 @@
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
 import soundfile
@@ -216,3 +216,28 @@ def test_pairs_tell_their_level_and_quiet_ones_are_made_anew(split):
         path.write_text(json.dumps(value))
     assert make(split)[0] == len(abouts)
     assert make(split)[0] == 0
+
+
+class Elsewhere(Executor):
+    """Works in another folder, as a cluster does."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def submit(self, function, /, *args, **kwargs):
+        future, here = Future(), os.getcwd()
+        os.chdir(self.folder)
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        finally:
+            os.chdir(here)
+        return future
+
+
+def test_workers_stand_in_another_folder(split, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(split.parent)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    assert make_pairs(split.name, 1, Elsewhere(elsewhere), (64,), seconds=0.5)[0] == 4
+    assert not list(elsewhere.iterdir()) and len(PairDataset(split)) == 4

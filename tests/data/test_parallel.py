@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers import die, slow_pid, square
+from helpers import die, needs_processes, slow_pid, square
 
 from apollo_plugin.data import parallel
-from apollo_plugin.data.parallel import each, executor
+from apollo_plugin.data.parallel import each, executor, no_processes
 
 
 def test_every_item_once_and_errors_as_results():
@@ -27,6 +27,7 @@ def test_nothing_to_do():
         assert list(each(pool, square, [], 0, "x", "item")) == []
 
 
+@needs_processes
 def test_processes():
     with executor(2) as pool:
         assert dict(each(pool, abs, [-3, 4], 2, "x", "item")) == {-3: 3, 4: 4}
@@ -34,6 +35,7 @@ def test_processes():
     assert len(ids) == 2 and os.getpid() not in ids
 
 
+@needs_processes
 def test_workers_end_with_their_killed_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
@@ -69,11 +71,29 @@ def test_number_of_processes(n_jobs):
         pass
 
 
+def test_processes_that_cannot_share_memory(monkeypatch):
+    class Context:
+        def Lock(self):
+            raise OSError(30, "Read-only file system")
+
+    no_processes.cache_clear()
+    monkeypatch.setattr(parallel.multiprocessing, "get_context", lambda kind: Context())
+    words = "shm, which .* .Read-only file system.: one after another"
+    try:
+        with pytest.warns(UserWarning, match=words), executor(2) as pool:
+            assert dict(each(pool, abs, [-3, 4], 2, "x", "item")) == {-3: 3, 4: 4}
+            assert pool.submit(os.getpid).result() == os.getpid()
+    finally:
+        no_processes.cache_clear()
+
+
+@needs_processes
 def test_a_worker_that_dies_is_said():
     with executor(1) as pool, pytest.raises(RuntimeError, match="worker process died.*n_jobs"):
         list(each(pool, die, [1], 1, "x", "item"))
 
 
+@needs_processes
 def test_a_dask_cluster_of_two_workers(prepared, tmp_path):
     distributed = pytest.importorskip("distributed")
     from apollo_plugin.data import activity

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -99,7 +98,7 @@ def test_tracks_json_keeps_everything(demo_sets, tmp_path):
     assert tracks.load(tmp_path / "deep" / "tracks.json") == songs
 
 
-@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="musdb needs ffmpeg on the PATH")
+@pytest.mark.needs("ffmpeg", "ffprobe")
 def test_musdb_objects_are_taken(demo_sets):
     import musdb
 

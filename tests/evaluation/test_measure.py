@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import random
 import runpy
 import shutil
 import signal
@@ -69,7 +70,8 @@ def test_figures_are_those_of_the_pairs(experiment, prepared):
     for index in (0, 5):
         pair, (coded, original) = data.pairs[index], data[index]
         row = by_key[pair.kbps, pair.kind, pair.name]
-        for prefix, wav in (("input_", coded), ("", model.restore(coded))):
+        level = 2 * coded.abs().max()  # as of a checkpoint that says nothing of it
+        for prefix, wav in (("input_", coded), ("", level * model.restore(coded / level))):
             for name, value in evaluate(wav, original, 44100, FAST).items():
                 assert row[prefix + name] == pytest.approx(value, rel=1e-6)
     assert [(row["kbps"], row["kind"]) for row in rows] == sorted(
@@ -350,3 +352,24 @@ def test_a_place_that_cannot_be_written(experiment, prepared, tmp_path):
         evaluate_pairs(
             experiment / "best_model.pth", prepared / "test", tmp_path / "file" / "x", pool, FAST
         )
+
+
+@pytest.mark.parametrize("n_rates, n_kinds", [(1, 1), (2, 3), (3, 2), (4, 3), (3, 5), (6, 4)])
+@pytest.mark.parametrize("missing", [0, 1, 3])
+def test_examples_of_any_grid_are_as_different_as_can_be(n_rates, n_kinds, missing):
+    """Each case once before any comes twice; neighbours of a turn differ in rate and in kind."""
+    grid = [(rate, kind) for rate in range(n_rates) for kind in "abcdef"[:n_kinds]]
+    random.Random(missing).shuffle(grid)
+    cases = grid[missing:] or grid
+    rows = [dict(kbps=rate, kind=kind, n=n) for n in range(2) for rate, kind in cases]
+    for count in range(len(rows) + 2):
+        chosen = [(row["kbps"], row["kind"]) for row in choose(rows, count)]
+        assert len(chosen) == min(count, len(rows))
+        half = chosen[: len(cases)]
+        assert len(set(half)) == len(half) and (count < len(cases) or set(half) == set(cases))
+        assert sorted(chosen[len(cases) :]) == sorted(set(chosen[len(cases) :]))
+    if len(cases) == n_rates * n_kinds:
+        first = [(row["kbps"], row["kind"]) for row in choose(rows, n_rates)]
+        assert [rate for rate, _ in first] == list(range(n_rates))
+        assert len({kind for _, kind in first}) == min(n_rates, n_kinds)
+    assert choose([], 3) == []

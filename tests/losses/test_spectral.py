@@ -156,3 +156,10 @@ def test_autocast_does_not_touch_powers(loss):
     with torch.autocast("cpu", torch.bfloat16):
         rough = loss(est, ref)
     assert torch.equal(rough, loss(est, ref))
+
+
+def test_time_scales_are_5_10_and_40_ms():
+    assert BandEnergyLoss().hops == (220, 441, 1764)
+    # What is shorter than a window of the longest is no signal for it; one sample more is.
+    wav = torch.randn(1, 1, 2 * 1764)
+    assert BandEnergyLoss()(2 * wav, wav) > 0

@@ -1,17 +1,17 @@
 """Excitation: its parts against textbook versions, its energies against a closed form."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.signal
 import torch
 
 from apollo_plugin.network.bands import BandSplit
+from apollo_plugin.network.evidence import Findings
 from apollo_plugin.network.excitation import (
-    MEMORY,
     NOISE_PERIOD,
     Excitation,
-    above_cutoff,
-    initial_memory,
     tiled,
     white_noise,
 )
@@ -29,8 +29,8 @@ def parts(widths, feature_dim=6, expects=True):
 
 
 def filled(excitation, groups, spec, noise, log_gain):
-    """What it adds where no band has come through before."""
-    return excitation(groups, spec, noise, log_gain, initial_memory(spec, len(spec), excitation))[0]
+    """Its part of the spectrum where all bands lie above the edge."""
+    return excitation(groups, spec, noise, log_gain, torch.ones(*spec.shape[:2], 88))[0]
 
 
 def spectrum(n_frames=7, streams=2, seed=0):
@@ -237,44 +237,35 @@ def test_without_expectations_the_source_is_continued_at_9_db_an_octave():
     assert not bias[:TARGET_START].any()
 
 
-def test_a_band_below_one_that_came_through_is_left_alone_for_two_seconds():
-    """Against loops over frames and bands."""
-    generator = torch.Generator().manual_seed(3)
-    rows = (torch.rand(1, 2 * MEMORY, 9, generator=generator) < 0.02).float()
-    rows[:, 150:170, 4] = 1
-    found = above_cutoff(rows)
-    assert found.shape == (1, MEMORY + 1, 9)
-    for frame in range(0, MEMORY + 1, 7):
-        window = rows[0, frame : frame + MEMORY]
-        for band in range(9):
-            share = max(window[:, above].mean().item() for above in range(band, 9))
-            expected = min(1.0, max(0.0, (0.06 - share) / 0.03))
-            assert found[0, frame, band].item() == pytest.approx(expected, abs=1e-5)
-    assert (found[:, -180:-160, :5] == 0).all() and (found[..., 5:] > 0.5).all()
-    assert above_cutoff(rows[:, : MEMORY - 1]).shape == (1, 0, 9)
-
-
-def test_holes_below_the_cutoff_stay_and_what_is_above_is_filled():
+def test_only_what_lies_above_the_edge_is_filled():
     bands, gains, excitation = parts(LEAN)
     spec = spectrum(60, 1)
-    spec[:, :, 200:] = 0  # the cut-off
-    spec[:, 30:, 100:120] = 0  # a hole that comes later
+    spec[:, :, 200:] = 0
     groups = [torch.zeros(1, 60, len(members), 6) for members in bands.groups.values()]
     expected = gains.log_gains(spectrum(60, 1, seed=4))
-    memory = initial_memory(spec, 1, excitation)
-    added, fills, _ = excitation(groups, spec, grain(60), expected, memory)
-    assert (fills[:, 30:, 100:120] < 1e-3).all() and (added[:, 30:, 100:120].abs() < 1e-2).all()
-    assert (fills[..., 200:, :] > 0.9).all()
-    # In steps as in one go.
-    parts_of = []
-    for begin, end in ((0, 13), (13, 13), (13, 60)):
-        some = [group[:, begin:end] for group in groups]
-        part = excitation(
-            some, spec[:, begin:end], grain(60)[begin:end], expected[:, begin:end], memory
+    above = torch.zeros(1, 60, 88)
+    above[..., 50:] = 1
+    above[..., 45:50] = 0.25
+    added, fills = excitation(groups, spec, grain(60), expected, above)
+    assert not fills[..., :225, :].any() and not added[..., :225, :].any()
+    assert ((fills[..., 225:250, :] - 0.25).abs() < 0.05).all()
+    assert (fills[..., 250:, :] > 0.9).all()
+
+
+def test_tokens_are_kept_where_coding_was_coarse_and_in_holes_no_louder_than_expected():
+    _, gains, excitation = parts(LEAN)
+    spec, restored = spectrum(4, 1), spectrum(4, 1, seed=6)
+    spec[:, :, 100:120] = 0
+    expected = gains.log_gains(restored) - 1  # the tokens are 8.7 dB louder
+    for coarse, holes in ((1.0, 1.0), (0.0, 1.0), (0.0, 0.3), (0.0, 0.0)):
+        found = Findings(*(torch.full((1, 4, n), x) for n, x in ((1, 0), (88, 0))), None, None)
+        found = found._replace(
+            coarse=torch.full((1, 4, 1), coarse), holes=torch.full((1, 4, 1), holes)
         )
-        parts_of.append(part[0])
-        memory = part[2]
-    torch.testing.assert_close(torch.cat(parts_of, 1), added, rtol=0, atol=1e-5)
+        share = excitation.share_of_tokens(restored, spec, expected, found)
+        assert (share[:, :, :100] == coarse).all() and (share[:, :, 120:] == coarse).all()
+        in_hole = torch.full_like(share[:, :, 100:120], max(coarse, holes) * math.exp(-1.25))
+        torch.testing.assert_close(share[:, :, 100:120], in_hole, rtol=1e-3, atol=1e-6)
 
 
 def test_tokens_correct_each_band_alone():
@@ -335,3 +326,25 @@ def test_the_guide_tells_each_band_of_its_own_gain_bands():
     torch.testing.assert_close(
         guide(known)[:, :, 24], told @ guide.maps[2].weight[0].T, atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("more, n_tiles", [(1, 1), (40, 1), (41, 2), (9 * 40, 9)])
+def test_as_many_tiles_as_there_is_room_for(more, n_tiles, monkeypatch):
+    """Tiles are of 8 bands, here of 5 bins; more would be made to be thrown away."""
+    made, cat = [], torch.cat
+    spec = torch.randn(1, 2, TARGET_START * 5 + more, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            torch, "cat", lambda parts, *rest: made.append(len(parts)) or cat(parts, *rest)
+        )
+        assert tiled(spec, 5).shape == (1, 2, more, 2)
+    assert made == [n_tiles]
+
+
+@pytest.mark.parametrize("n_narrow, has", [(16, False), (17, False), (18, True), (40, True)])
+def test_bands_that_reach_above_the_source_have_a_head(n_narrow, has):
+    """The targets begin at bin 85, where the 17th band of 5 bins ends."""
+    rest = 442 - 5 * n_narrow
+    _, gains, excitation = parts([5] * n_narrow + [rest // 2, rest - rest // 2])
+    assert TARGET_START * gains.width == 85
+    assert ("5" in excitation.heads) == has and str(rest // 2) in excitation.heads

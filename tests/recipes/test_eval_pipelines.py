@@ -24,10 +24,7 @@ from apollo_plugin.separators import Separator, SeparatorError
 SCRIPT = Path(__file__).parents[2] / "recipes/musdb18hq_moises/local/eval_pipelines.py"
 script = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 SOURCES, WAYS = script.SOURCES, script.WAYS
-needs_ffmpeg = pytest.mark.skipif(
-    not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
-    reason="museval cannot be imported without ffmpeg and ffprobe on the PATH",
-)
+needs_ffmpeg = pytest.mark.needs("ffmpeg", "ffprobe")  # museval does
 
 
 def stems_of(seed):

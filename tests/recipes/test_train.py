@@ -1,6 +1,7 @@
 """train.py as a user runs it: two processes are one, killed and resumed, errors in one line."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,10 @@ import pytest
 import torch
 
 from apollo_plugin import Apollo
+from apollo_plugin.checkpoints import CheckpointError
+from apollo_plugin.errors import DataError
+from apollo_plugin.evaluation.experiment import evaluate_experiment, is_finished
+from apollo_plugin.training import publish
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "musdb18hq_moises"
 SMALL = (
@@ -61,7 +66,7 @@ def test_killed_and_resumed(prepared, tmp_path):
     process = subprocess.Popen(
         command(prepared, exp, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (exp / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
@@ -80,13 +85,107 @@ def test_killed_and_resumed(prepared, tmp_path):
     assert not list(exp.rglob("*.part"))
 
 
+def test_resumed_on_another_number_of_processes(prepared, tmp_path):
+    """The schedule counts epochs, so it is that of an uninterrupted run on one."""
+    common = "--n_items 4 --batch_size 1 --lr_step 1 --lr_decay 0.5".split()
+    one = ["--devices", 1, "--epochs"]
+    assert train(prepared, tmp_path / "whole", *common, *one, 3).returncode == 0
+    assert train(prepared, tmp_path / "parts", *common, *one, 1).returncode == 0
+    two = ["--devices", 2, "--epochs", 3, "--resume", 1]
+    done = train(prepared, tmp_path / "parts", *common, *two)
+    assert done.returncode == 0, done.stderr
+    whole, parts = last(tmp_path / "whole"), last(tmp_path / "parts")
+    assert whole["epoch"] == parts["epoch"] == 2
+    for a, b in zip(whole["lr_schedulers"], parts["lr_schedulers"]):
+        assert a["last_epoch"] == b["last_epoch"] and a["_last_lr"] == b["_last_lr"]
+    for a, b in zip(whole["optimizer_states"], parts["optimizer_states"]):
+        assert a["param_groups"][0]["lr"] == b["param_groups"][0]["lr"]
+
+
+def begun(command, exp, **options):
+    """A training that goes on and on, once it has an epoch behind it."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
+    )
+    deadline = time.monotonic() + 300
+    while not (exp / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+LONG = "--n_items 2 --epochs 4000 --batch_size 1".split()
+
+
+@pytest.mark.parametrize(
+    "name, status, devices", [("SIGTERM", 143, 1), ("SIGUSR1", 138, 1), ("SIGTERM", 143, 2)]
+)
+def test_ended_by_a_signal(prepared, tmp_path, name, status, devices):
+    """At once, with a status that says so; later stages refuse it, and it can be resumed."""
+    exp = tmp_path / "exp"
+    process = begun(command(prepared, exp, *LONG, "--devices", devices), exp)
+    process.send_signal(getattr(signal, name))
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == status, error
+    assert f"ended by {name} in epoch" in error and "--resume 1 goes on after it" in error
+    assert "Traceback" not in error
+    epoch = last(exp)["epoch"]
+    assert not (exp / "train_metrics.json").exists() and (exp / "best_model.pth").exists()
+    with pytest.raises(CheckpointError, match="is not finished: go on with it .*--allow_partial 1"):
+        next(evaluate_experiment(exp, prepared / "test", None))
+    with pytest.raises(CheckpointError, match="is not finished"):
+        publish(exp)
+    with pytest.raises(DataError, match="run stage 5"):  # allowed, but not measured
+        publish(exp, allow_partial=True)
+    options = ["--n_items", 2, "--batch_size", 1, "--epochs", epoch + 2, "--resume", 1]
+    done = train(prepared, exp, *options)
+    assert done.returncode == 0, done.stderr
+    assert (exp / "train_metrics.json").exists() and last(exp)["epoch"] == epoch + 1
+
+
+def test_a_resumed_run_is_not_finished_before_its_end(prepared, tmp_path):
+    exp = tmp_path / "exp"
+    short = "--n_items 2 --batch_size 1 --epochs 1".split()
+    assert train(prepared, exp, *short).returncode == 0
+    assert (exp / "train_metrics.json").exists()
+    process = subprocess.Popen(command(prepared, exp, *LONG, "--resume", 1))
+    deadline = time.monotonic() + 300
+    while (exp / "train_metrics.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not is_finished(exp)
+
+
+@pytest.mark.parametrize("name, status", [("TERM", 143), ("INT", 130)])
+def test_a_signal_for_run_sh_alone_reaches_the_training(prepared, tmp_path, name, status):
+    """As sbatch --signal=B:TERM@60 sends it, and kill."""
+    recipe = shutil.copytree(RECIPE, tmp_path / "recipe", ignore=shutil.ignore_patterns("exp"))
+    exp = recipe / "exp" / "long"
+    settings = ["model:", "  {feature_dim: 16, n_layers: 1, n_heads: 2, tcn_blocks: 1}"]
+    settings += ["discriminator: {windows: [64], channels: 2}", "data: {n_items: 2, segment: 0.3}"]
+    settings += ["training: {epochs: 4000, num_workers: 0, n_examples: 0, devices: 1}"]
+    (tmp_path / "long.yml").write_text("\n".join(settings))
+    options = ["--stage", "4", "--tag", "long", "--conf", tmp_path / "long.yml"]
+    options += ["--python_path", sys.executable, "--data_dir", prepared]
+    process = begun(["bash", recipe / "run.sh", *map(str, options)], exp, start_new_session=True)
+    process.send_signal(getattr(signal, f"SIG{name}"))
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == status, error
+    before = (exp / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    time.sleep(2)
+    assert (exp / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before, "it goes on alone"
+    assert not (exp / "final_metrics.json").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, status, complaint",
     [
         (["--data_dir", "nowhere"], 1, "train.py: 'nowhere/train/tracks.json': No such file"),
         (["--conf", "nowhere.yml"], 1, "train.py: 'nowhere.yml': No such file or directory"),
         (["--windows", "[0]"], 1, "train.py: "),
-        (["--snr", "-1"], 1, "train.py: loss weight snr is -1.0; it has to be 0 or more"),
+        (["--snr", "-1"], 1, "train.py: --snr is '-1'; it has to be a number, 0 or more"),
         (["--feature_dim", "15"], 1, "train.py: feature_dim 15 must be a multiple of 4"),
         (["--n_layer", "1"], 2, "unrecognized arguments: --n_layer 1"),
         (["--init_from", "nowhere.bin"], 1, "train.py: no checkpoint 'nowhere.bin'"),
@@ -110,8 +209,6 @@ def test_mistakes_end_in_one_line(
 
 
 def test_a_stage_that_did_not_run(prepared, tmp_path):
-    import shutil
-
     data = shutil.copytree(prepared, tmp_path / "data")
     (data / "valid" / "pairs.json").unlink()
     done = train(data, tmp_path / "exp")

@@ -1,17 +1,19 @@
 """The listening page: what is in it, and how it behaves in a real browser."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import CHROMIUM, CHROMIUM_FLAGS, tone
+from helpers import tone
 
 from apollo_plugin import audio, report
 from apollo_plugin.cli import main
@@ -75,6 +77,24 @@ def test_names_are_escaped(page):
     assert text.count("<script") == text.count("</script>") == 3
 
 
+MARKS = [chr(n) for n in (*range(32), 0x7F, 0x85, 0x200E, 0x200F, 0x061C, 0x2028, 0x2029)]
+MARKS += [chr(n) for n in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
+
+
+def test_names_keep_their_line_and_direction(items):
+    """Marks that turn what follows them, in headings, titles, tables and labels."""
+    name = f"a{''.join(MARKS)}b<\u0645\u200c\u06cc>.mp3"
+    item = dataclasses.replace(items[1], name=name)
+    table = report.Table(name, ["", name], [[name, f"*{name}*"]])
+    text = report.build([item], name, name, [table], [(name, b"")])
+    text = text.replace((files("apollo_plugin.report") / "page.js").read_text("utf-8"), "")
+    shown = [mark for mark in MARKS if mark not in "\n\t" and mark in text]
+    assert not shown and text.count(r"\u202e") >= 7
+    heading = re.search("<h2[^>]*>(a.*?)</h2>", text)[1]
+    # A Persian word stays as it is spelt.
+    assert heading.startswith(r"a\x00\x01") and heading.endswith("b&lt;\u0645\u200c\u06cc&gt;.mp3")
+
+
 def test_the_sound_in_the_page_is_the_sound(page, items):
     blocks = re.findall(r'<script type="application/json">(.*?)</script>', page.read_text("utf-8"))
     for block, item in zip(blocks, items, strict=True):
@@ -120,7 +140,7 @@ def test_the_scale_is_told_from_full_scale(items):
 
 def test_size_and_cut_off_are_stated(page, items):
     text = page.read_text("utf-8")
-    stated = float(re.search(r"this page is ([\d.]+) MB", text)[1])
+    stated = float(re.search(r"[Tt]his page is ([\d.]+) MB", text)[1])
     assert stated == pytest.approx(page.stat().st_size / 1e6, abs=0.1)
     cutoff = items[0].diagnosis.cutoff / 1000
     assert 5.4 < cutoff < 6 and text.count(f"cut-off {cutoff:.1f} kHz") >= 5
@@ -155,16 +175,10 @@ def test_numbers_in_print(value, digits, sign, text):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="the browser tests need playwright"
-    )
-    if CHROMIUM is None:
-        pytest.skip("the browser tests need chromium on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
+def browser(launch):
+    browser = launch()
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

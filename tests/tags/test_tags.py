@@ -4,6 +4,7 @@ import base64
 import random
 import resource
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -383,6 +384,29 @@ def test_a_frame_that_unpacks_to_gigabytes_is_left_out(tmp_path):
     sound = encode_mp3(tone(22050), kbps=64)
     head = b"ID3\3\0\0" + bytes(len(body) >> shift & 127 for shift in (21, 14, 7, 0))
     (tmp_path / "a.mp3").write_bytes(head + body + sound)
-    carried(tmp_path / "a.mp3", tmp_path / "b.flac")
+    told = carried(tmp_path / "a.mp3", tmp_path / "b.flac")
     got = FLAC(tmp_path / "b.flac").tags
     assert got["artist"] == ["somebody"] and got["album"] == ["packed well"] and "title" not in got
+    assert any("unpack to too much" in note for note in told.notes)
+
+
+def test_frames_that_unpack_to_gigabytes_together_are_left_out(tmp_path):
+    """Each to less than a hundred times its size, or to a megabyte where it is half of one."""
+    noise = torch.randint(256, (1 << 14,), generator=torch.Generator().manual_seed(0))
+    each = b"\0" + bytes(noise.tolist()) + b"a" * (1 << 20)
+    packed, body = zlib.compress(each, 9), b""
+    assert len(each) < 100 * len(packed)
+    for _ in range(200):
+        size = struct.pack(">I", len(packed) + 4)
+        body += b"TXXX" + size + b"\0\x80" + struct.pack(">I", len(each)) + packed
+    head = b"ID3\3\0\0" + bytes(len(body) >> shift & 127 for shift in (21, 14, 7, 0))
+    (tmp_path / "a.mp3").write_bytes(head + body + encode_mp3(tone(22050), kbps=64))
+    tracemalloc.start()
+    got = tags.read(tmp_path / "a.mp3")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 160 << 20  # of 200 MB, twice
+    assert any("unpack to too much" in note for note in got.notes)
+    # The next file has its own room.
+    (tmp_path / "b.mp3").write_bytes(head[:6] + bytes((0, 0, 0, 0)) + encode_mp3(tone(9), kbps=64))
+    assert not tags.read(tmp_path / "b.mp3").notes

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from apollo_plugin import SRGAN, checkpoints
 from apollo_plugin.errors import CheckpointError, SettingError
-from apollo_plugin.losses import SRGANCritic, SRGANLoss
+from apollo_plugin.losses import Signal, SRGANCritic, SRGANLoss
 from apollo_plugin.model import RestorationModel
 from apollo_plugin.training import SRGANSystem, build, load_conf, memory, parse_model_conf, train
 from apollo_plugin.training.system import TrainingError
@@ -137,6 +137,34 @@ def test_what_is_logged():
     assert values["val_loss_coded"] > 0 and 5 < values["val_si_snr_coded"] < 20
 
 
+@pytest.mark.parametrize("loss", [{}, dict(reconstruction=1.0), dict(magnitude=2.0)])
+def test_highs_of_the_right_level_are_preferred_to_silence(loss):
+    """Against noise above 6 kHz: none of it, and other noise of the same level."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 1, 2, 44100, generator=generator)
+    spectra = torch.fft.rfft(noise)
+    edge = 6000 * spectra.shape[-1] // 22050
+    ref = torch.fft.irfft(spectra[0], 44100)
+    coded, filled = (torch.cat((spectra[0, ..., :edge], x[..., edge:]), -1)
+                     for x in (0 * spectra[0], spectra[1]))  # fmt: skip
+    coded, filled = (Signal(torch.fft.irfft(x, 44100)) for x in (coded, filled))
+    system = make_system(**loss)
+    ref = Signal(ref)
+    silent, right = (system.validation_loss(x, ref, coded) for x in (coded, filled))
+    assert right < 0.6 * silent
+    # The error of the parts, which chose before, has it the other way round.
+    parts = [system.loss_func.spectrum(x) for x in (ref, coded, filled)]
+    errors = [(part - parts[0]).abs().mean() for part in parts[1:]]
+    assert errors[0] < errors[1]
+    # And magnitudes by the textbook: |sqrt(|re|) + j sqrt(|im|)|, their mean absolute error.
+    roots = [
+        torch.stft(x.wav.flatten(0, 1), 256, 64, window=torch.hann_window(256), return_complex=True)
+        for x in (ref, filled)
+    ]
+    roots = [(x.real.abs() + x.imag.abs()).sqrt()[:, :-1] for x in roots]
+    assert right == pytest.approx((roots[0] - roots[1]).abs().mean().item(), rel=0.02)
+
+
 def test_without_a_critic():
     system = make_system(gan=False, reconstruction=1.0)
     values = fit(system).callback_metrics
@@ -212,7 +240,7 @@ def test_the_configurations_of_the_recipe():
     assert conf["training"] == common
     with torch.device("meta"):
         model, small = SRGAN(**conf["model"]), SRGAN(**demo["model"])
-        assert model.get_model_args() == SRGAN().get_model_args()
+        assert model.get_model_args() == SRGAN(input_peak=1.0).get_model_args()
         critic = build.make_discriminator({**conf, "main_args": {"model": "srgan"}})
     assert sum(p.numel() for p in critic.parameters()) == 163_285_439
     assert sum(p.numel() for p in small.parameters()) < 0.02 * 322e6

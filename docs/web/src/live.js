@@ -49,6 +49,7 @@ export async function live(worker, source, tell, ended) {
       context.createMediaStreamSource(stream).connect(node).connect(context.destination);
     };
     const say = ({ waiting, load, gaps, seconds }, info) => {
+      if (!context) return; // stopped meanwhile
       const own = info.latency / info.sample_rate;
       const all = own + waiting / info.sample_rate + context.baseLatency + (context.outputLatency || 0);
       const ms = (time) => `${Math.round(1000 * time)} ms`;

@@ -7,6 +7,7 @@ const CROSSOVER_HZ = 200, CROSSOVER_DB = 100;
 // Samples of the input, of the change and of the download lie in memory at once.
 const BYTES = 3 * 4;
 const FADE = 0.012;
+const ADTS = [96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350];
 
 export const time = (seconds) => {
   const s = Math.round(seconds), mm = Math.floor(s / 60) % 60, hh = Math.floor(s / 3600);
@@ -16,13 +17,18 @@ export const time = (seconds) => {
 
 // Decodes a file at its own rate, or says in a sentence why not.
 export async function decode(file) {
-  if (!file.size) throw new Error(`${file.name} is empty.`);
   const most = (navigator.deviceMemory || 4) * 2 ** 30 / 4;
   if (file.size > most) {
     throw new Error(`${file.name} is larger than this browser can hold; apollo-restore has no such limit.`);
   }
-  const bytes = await file.arrayBuffer();
-  const rate = Math.min(192000, Math.max(8000, rateOf(new Uint8Array(bytes))));
+  let bytes;
+  try {
+    bytes = await file.arrayBuffer();
+  } catch {
+    throw new Error(`${file.name} cannot be read any more: it was moved, changed or removed.`);
+  }
+  if (!bytes.byteLength) throw new Error(`${file.name} is empty.`);
+  const own = rateOf(new Uint8Array(bytes)), rate = Math.min(192000, Math.max(8000, own || 44100));
   let buffer;
   try {
     buffer = await new OfflineAudioContext(1, 1, rate).decodeAudioData(bytes);
@@ -39,7 +45,10 @@ export async function decode(file) {
     throw new Error(`${file.name} is ${time(duration)} long; this browser's memory is enough for ${time(fits)}, apollo-restore has no such limit.`);
   }
   if (!Number.isFinite(peak(buffer))) throw new Error(`${file.name} holds samples that are no numbers.`);
-  return buffer;
+  const khz = (hertz) => `${hertz / 1000} kHz`;
+  const note = !own ? ` Its rate is not told; the browser brings it to ${khz(rate)}.`
+    : own !== rate ? ` The browser brings it from ${khz(own)} to ${khz(rate)}.` : "";
+  return { buffer, note };
 }
 
 // The largest magnitude; NaN where there is one.
@@ -55,7 +64,8 @@ export function peak(buffer) {
   return most;
 }
 
-// The sample rate that a file's first bytes tell; decoders would resample to another unasked.
+// The sample rate that a file's first bytes tell, 0 where they do not; decoders would resample to
+// another unasked.
 export function rateOf(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const text = (at, n) => String.fromCharCode(...bytes.subarray(at, at + n));
@@ -79,15 +89,27 @@ export function rateOf(bytes) {
       const sample = find("mp4a");
       return sample < 0 ? 48000 : Math.max(44100, view.getUint16(sample + 28));
     }
-    if (view.getUint32(0) === 0x1a45dfa3) return 48000; // Matroska and WebM: Opus
+    if (view.getUint32(0) === 0x1a45dfa3) { // Matroska and WebM: Opus, or what the track tells
+      if (find("A_OPUS", 0, 65536) >= 0) return 48000;
+      for (const [id, read] of [["\xb5\x84", "getFloat32"], ["\xb5\x88", "getFloat64"]]) {
+        const at = find(id, 0, 65536), rate = at < 0 ? 0 : view[read](at + 2);
+        if (rate >= 8000 && rate <= 192000) return rate;
+      }
+      return 0;
+    }
     for (let at = id3; at < Math.min(bytes.length - 4, id3 + 65536); at += 1) {
       if (bytes[at] !== 0xff || (bytes[at + 1] & 0xe0) !== 0xe0) continue;
       const version = bytes[at + 1] >> 3 & 3, layer = bytes[at + 1] >> 1 & 3, rate = bytes[at + 2] >> 2 & 3;
+      if (layer === 0 && version & 2) { // AAC in ADTS; HE-AAC has twice of what it says
+        const told = ADTS[bytes[at + 2] >> 2 & 15];
+        if (!told) continue;
+        return told <= 24000 ? 2 * told : told;
+      }
       if (layer === 0 || version === 1 || rate === 3) continue;
       return [44100, 48000, 32000][rate] >> [2, 0, 1, 0][version];
     }
   } catch { /* too short for what it says it is: the decoder will say so */ }
-  return 44100;
+  return 0;
 }
 
 // Taps of the crossover's high-pass, of linear phase, odd in number.

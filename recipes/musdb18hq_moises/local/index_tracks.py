@@ -1,6 +1,7 @@
 """Stage 1: songs and stems of all data sets under one set of names, and the splits."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from apollo_plugin.cli.terminal import run
@@ -17,19 +18,26 @@ def main():
     parser.add_argument("--pairs_dir", type=Path, help="folder with original/ and coded/")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="of the splits")
+    parser.add_argument(
+        "--allow_lossy",
+        type=int,
+        default=0,
+        help="1: take songs of --songs_dir that are cut off themselves",
+    )
     args = parser.parse_args()
     problems: list[str] = []
+    lossy: list[str] | None = [] if args.allow_lossy else None
     songs: list[tracks.Song] = []
     sources = (
         (args.musdb18hq_dir, tracks.musdb18hq),
         (args.moisesdb_dir, tracks.moisesdb),
-        (args.songs_dir, own.songs),
+        (args.songs_dir, partial(own.songs, lossy=lossy)),
         (args.pairs_dir, own.pairs),
     )
     for root, read in sources:
         if root:
             songs += read(root, problems)
-    for line in problems:
+    for line in (*problems, *(lossy or ())):
         print(line)
     if not songs:
         raise SettingError(
@@ -46,6 +54,8 @@ def main():
             print(f"{name}: none, but stages 3 to 5 need some; add songs of other artists")
     if problems:
         print(f"{len(problems)} songs or pairs left out")
+    if lossy:
+        print(f"{len(lossy)} songs are cut off and taken: what they lack is learnt as silence")
 
 
 if __name__ == "__main__":

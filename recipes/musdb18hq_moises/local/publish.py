@@ -10,8 +10,11 @@ from apollo_plugin.training.publishing import publish
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exp_dir", type=Path, required=True, help="what stages 4 and 5 left")
+    parser.add_argument(
+        "--allow_partial", type=int, default=0, help="1: a training that is not finished too"
+    )
     args = parser.parse_args()
-    folder, lines = publish(args.exp_dir)
+    folder, lines = publish(args.exp_dir, bool(args.allow_partial))
     for path in sorted(folder.iterdir()):
         print(f"{path}  ({path.stat().st_size / 1e6:.2f} MB)")
     print("\n".join(lines))

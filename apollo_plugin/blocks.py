@@ -1,0 +1,114 @@
+"""Signals of any length at the model's rate, restored block by block; and the level they get."""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from .network.base import INPUT_PEAK
+
+if TYPE_CHECKING:
+    from .network.base import RestorationNetwork
+
+# Told of work as it goes on: the name of the step, how many seconds of audio it has done by now,
+# and of how many.
+Progress = Callable[[str, float, float], None]
+
+# An activation's size in a block of restore_wav; the widest layers make eight of it. Twice this
+# size is no faster; eight times takes half as long again and 1.5 GB more (full size, two cores).
+_BLOCK_BYTES = 2 << 20
+# A GPU wants more to do at once.
+_GPU_BLOCK_BYTES = 64 << 20
+# What is quieter than -120 dB is amplified no further than that.
+_LEAST_PEAK = 1e-6
+
+
+@torch.no_grad()
+def restore_wav(
+    model: "RestorationNetwork",
+    wav: torch.Tensor,
+    block_seconds: float | None = None,
+    progress: Progress | bool | None = None,
+    state: Any = None,
+    level: float = 1.0,
+) -> torch.Tensor:
+    """Restores a signal of any length at the model's rate, block by block; the result is that of
+    ``model(wav)``.
+
+    Memory beyond the signal and its restoration depends on ``block_seconds`` only.
+
+    Args:
+        model: an Apollo, or another network of restoration.
+        wav: ``(..., time)``, on any device; blocks are moved to the model's.
+        block_seconds: length of a block; unless given, such that caches hold the activations.
+        progress: True for a progress bar, or a function of the step's name, the seconds that are
+            done and the seconds in all.
+        state: that the model's first step starts from, where not its own.
+        level: the model gets the signal divided by it, and what it gives is multiplied by it.
+
+    Returns:
+        restored signal of the same shape, type and device as ``wav``.
+
+    Raises:
+        ValueError: for an empty signal, one whose last axis is not time, or a block of no length.
+    """
+    streams = model._streams(wav)
+    if block_seconds is None:
+        frame_bytes = len(streams) * model.frame_bytes
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        n_frames = max(1, (_BLOCK_BYTES if on_cpu else _GPU_BLOCK_BYTES) // frame_bytes)
+        block_seconds = n_frames * model.filterbank.stride / model.sample_rate
+    if not block_seconds > 0:
+        raise ValueError(f"block_seconds {block_seconds} has to be positive")
+    n_block = max(1, round(min(block_seconds * model.sample_rate, streams.shape[-1])))
+    device = next(model.parameters()).device
+    restored, begin, start = torch.empty_like(streams), 0, 0
+    n_samples, rate = streams.shape[-1], model.sample_rate
+    with tqdm(
+        total=n_samples,
+        unit="sample",
+        unit_scale=True,
+        desc="restoring",
+        disable=progress is not True,
+    ) as bar:
+        while begin < n_samples:
+            end = min(begin + n_block, n_samples)
+            try:
+                block = streams[:, begin:end].to(device) / level
+                out, state = model.step(block, state, end == n_samples)
+            except torch.OutOfMemoryError:
+                if n_block == 1:
+                    raise
+                # The step left its state as it was, so half of the block can be tried.
+                n_block = (n_block + 1) // 2
+                warnings.warn(
+                    f"out of memory on {device}; going on with blocks of {n_block / rate:.3g} s",
+                    stacklevel=2,
+                )
+                continue
+            stop = start + out.shape[-1]
+            if model.adds and level != 1:  # what is not changed stays what it is, to the last bit
+                source = streams[:, start:stop]
+                out = source + ((out - source.to(device) / level) * level).to(source)
+            else:
+                out = out * level
+            restored[:, start:stop] = out
+            start = stop
+            bar.update(end - begin)
+            begin = end
+            if callable(progress):
+                progress("restoring", begin / rate, n_samples / rate)
+    return restored.reshape(wav.shape)
+
+
+def model_level(wav: torch.Tensor, input_peak: float | None = INPUT_PEAK) -> float:
+    """What a signal is divided by before a model gets it, so that its peak is ``input_peak``; 1
+    where that is None, and where the signal holds NaN or infinity."""
+    low, high = wav.aminmax()
+    peak = max(-low.item(), high.item(), _LEAST_PEAK)
+    if input_peak is None or not math.isfinite(low.item() + high.item()):
+        return 1.0
+    return peak / input_peak

@@ -1,0 +1,242 @@
+"""The groups of a configuration, with the paper's values (sections II-E and III) as defaults; see
+:mod:`.schema`. A class's docstring is the comment over its group."""
+
+# ruff: noqa: RUF009 (key() makes a dataclass's field)
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .schema import key
+
+
+@dataclass
+class Data:
+    """Items of section III-A; an epoch is n_items of them."""
+
+    n_items: int = key(40000, "items of an epoch", low=1)
+    segment: float = key(3.0, "seconds", above=0)
+    max_stems: int = key(8, "stems of a mix at most", low=1, high=11)
+    gain_db: float = key(10.0, "stems are scaled by -gain_db to gain_db", low=0)
+    bit_rates: list[int] = key(
+        [24, 32, 48, 64, 96, 128], "kbit/s, drawn from; up to 320", low=8, high=512
+    )
+    mixture_share: float = key(
+        0.0, "share of items that are a song as it is; the published code has 0.5", low=0, high=1
+    )
+    codec: str = key("mp3", "of data/codecs.py, or everyday to draw from them")
+    level_db: float = key(
+        0.0, "both signals are turned down by 0 to this much; not in the paper", low=0
+    )
+    tilt_db: float = key(
+        0.0,
+        "mixes are made darker or brighter by up to this much an octave; not in the paper",
+        low=0,
+    )
+    mono: bool = key(False, "items are one of the two channels; not in the paper")
+    uncoded_share: float = key(
+        0.0,
+        "share of items that are not coded: no change is right; not in the paper",
+        low=0,
+        high=1,
+    )
+
+
+@dataclass
+class ApolloModel:
+    """Table II: 16.54 M parameters."""
+
+    sample_rate: float = key(44100, "Hz", above=0)
+    win_ms: float = key(20, "window in milliseconds; the hop is half of it", above=0)
+    n_bands: int = key(80, "bands of equal width, and a last with what remains", low=1)
+    feature_dim: int = key(256, "N of the paper", low=1)
+    n_layers: int = key(6, "B of the paper", low=1)
+    n_heads: int = key(8, "of the attention over bands", low=1)
+    kernel_size: int = key(7, "of the convolutions over time, in frames", low=1)
+    causal: bool = key(False, "look back only: for live signals")
+    mlp_ratio: int = key(4, "width of the Roformer's hidden layer over feature_dim", low=1)
+    tcn_ratio: int = key(4, "likewise of the TCN", low=1)
+    tcn_blocks: int = key(3, "of a layer", low=1)
+    band_width_hz: float | None = key(None, "160 for the bands of the paper's text", above=0)
+    residual: bool = key(False, "residual and band_gain help small models; not in the paper")
+    band_gain: bool = key(False)
+    band_bins: list[int] | None = key(None, "or the bins of each band, in place of n_bands", low=1)
+    excitation: bool = key(
+        False, "fill emptied highs with tiles of the mids and noise; not in the paper"
+    )
+    gain_shape: str = key(
+        "band", "bin for eq. (2) as printed, 3 values a bin; the published code has 2 and 1 a band"
+    )
+    envelope_dim: int = key(
+        0, "width of the path that expects their levels, such as 256; 0 for none", low=0
+    )
+    envelope_kernel: int = key(13, "of its convolutions, in frames", low=1)
+
+
+@dataclass
+class Discriminator:
+    """Table I. adversarial_training: false trains a plain regression model."""
+
+    adversarial_training: bool = key(True, "train discriminators")
+    windows: list[int] = key(
+        [32, 64, 128, 256, 512, 1024, 2048], "in samples, a discriminator each"
+    )
+    channels: int = key(8, "F of Table I", low=1)
+
+
+@dataclass
+class Loss:
+    """Weights of eq. (6); the rest is not in the paper."""
+
+    reconstruction: float = key(1.0, "alpha", low=0)
+    feature_matching: float = key(1.0, "beta", low=0)
+    adversarial: float = key(1.0, "gamma", low=0)
+    snr: float = key(0.0, "signal-to-noise ratio", low=0)
+    envelope: float = key(0.0, "compressed magnitudes", low=0)
+    mel: float = key(0.0, "log powers in mel bands", low=0)
+    log_spectral: float = key(0.0, "log powers of single bins", low=0)
+    band_energy: float = key(0.0, "log energies of bands of 250 Hz, every 5, 10 and 40 ms", low=0)
+    snr_below: float | Literal["cutoff"] | None = key(
+        None,
+        "the SNR counts everything; or below so many Hz; or cutoff: each item's own",
+        above=0,
+    )
+
+
+@dataclass
+class Optim:
+    """AdamW for both networks, learning rates times lr_decay every lr_step epochs."""
+
+    g_lr: float = key(0.001, "learning rate of the generator", low=0)
+    g_betas: list[float] = key([0.9, 0.999], length=2, low=0, below=1)
+    d_lr: float = key(0.0001, "of the discriminators", low=0)
+    d_betas: list[float] = key([0.5, 0.99], length=2, low=0, below=1)
+    weight_decay: float = key(0.01, low=0)
+    lr_decay: float = key(0.98, above=0)
+    lr_step: int = key(2, "epochs", low=1)
+    gradient_clip: float = key(5.0, "largest norm of a network's gradient", above=0)
+
+
+@dataclass
+class Common:
+    """batch_size items in each of eight processes."""
+
+    epochs: int = key(500, low=0)
+    batch_size: int = key(1, "items of a process", low=1)
+    accumulate: int = key(1, "batches a step", low=1)
+    devices: int | None = key(
+        None,
+        "processes of a machine; null: all GPUs, or one CPU process",
+        low=1,
+        meant={"auto": None, -1: None, "-1": None},
+    )
+    num_nodes: int = key(1, "machines", low=1)
+    num_workers: int = key(4, "data loaders of each process", low=0)
+    precision: str = key("32-true", "bf16-mixed where the device likes it")
+    warmup_steps: int = key(0, "steps before the adversarial losses join", low=0)
+    ema_decay: float = key(
+        0.0, "of a running average of the weights, such as 0.999", low=0, below=1
+    )
+    early_stop: int = key(20, "epochs without a lower val_loss", low=0)
+    save_top_k: int = key(5, "best checkpoints kept beside the last; -1: all", low=-1)
+    n_examples: int = key(3, "validation pairs to hear and see in TensorBoard", low=0)
+    log_every: int = key(50, "steps", low=1)
+
+
+@dataclass
+class Training(Common):
+    __doc__ = Common.__doc__
+
+    recompute: bool = key(
+        True, "keeps few activations: 8 GB in place of 30 for a step, and faster on a CPU"
+    )
+    compile: bool = key(False, "torch.compile, layer by layer")
+
+
+@dataclass
+class SRGANModel:
+    """Table II: 322.53 M parameters (open)."""
+
+    sample_rate: float = key(44100, "Hz", above=0)
+    window: int = key(2048, "in samples", low=4)
+    hop: int = key(512, "in samples", low=1)
+    channels: list[int] = key([18, 38, 38], "of the aggregating layers", low=1)
+    n_rows: int = key(32, "of what they come to", low=1)
+    width: int = key(256, "of the gated convolutions", low=1)
+    noise_dim: int = key(64, "z of each item", low=1)
+    dilations: list[int] = key([1, 2, 4, 8, 16, 1, 2, 4, 8, 16], "in frames", low=1)
+    residual: bool = key(False, "true adds the input's compressed spectrum; in no source")
+    noise_seed: int = key(0, "of the z that restores; training draws its own", low=0)
+    n_draws: int = key(1, "restorations whose mean is given back", low=1)
+
+
+@dataclass
+class Critic:
+    """The critic has the sizes of the model. adversarial_training: false trains without it."""
+
+    adversarial_training: bool = key(True, "train the critic")
+    conditional: bool = key(
+        True, "it sees the MP3 (ours; open: false, where nothing ties output to input)"
+    )
+
+
+@dataclass
+class SRGANLoss:
+    """The Wasserstein distance and its penalty; the rest is off, as in the open one."""
+
+    adversarial: float = key(1.0, "Wasserstein distance", low=0)
+    gradient_penalty: float = key(10.0, "Gulrajani et al., 2017; open: 100", low=0)
+    reconstruction: float = key(
+        0.0, "error of the compressed real and imaginary parts; in no source", low=0
+    )
+    magnitude: float = key(
+        0.0, "error of their magnitudes, which phase has no part in; in no source", low=0
+    )
+    profile: float = key(
+        0.0, "against one answer for all noise (open, where it is not called)", low=0
+    )
+
+
+@dataclass
+class SRGANOptim(Optim):
+    """Adam, as Gulrajani et al. have it; open: 0.001 and [0.9, 0.999], "unstable"."""
+
+    g_lr: float = key(0.0001, "learning rate of the generator", low=0)
+    g_betas: list[float] = key([0.0, 0.9], length=2, low=0, below=1)
+    d_betas: list[float] = key([0.0, 0.9], length=2, low=0, below=1)
+    weight_decay: float = key(0.0, low=0)
+    lr_decay: float = key(1.0, above=0)
+    lr_step: int = key(1, "epochs", low=1)
+    gradient_clip: float = key(float("inf"), "largest norm of a network's gradient", above=0)
+
+
+@dataclass
+class SRGANTraining(Common):
+    """One step of the critic for each of the generator (open). As in conf.yml, but for what only
+    Apollo can do."""
+
+    warmup_steps: int = key(0, "steps without the critic", low=0)
+
+
+APOLLO = dict(
+    data=Data,
+    model=ApolloModel,
+    discriminator=Discriminator,
+    loss=Loss,
+    optim=Optim,
+    training=Training,
+)
+APOLLO_HEAD = """\
+The paper's values (sections II-E and III). Other configurations hold only what differs from this.
+Made of apollo_plugin/training/keys.py."""
+SRGAN = dict(
+    data=Data,
+    model=SRGANModel,
+    discriminator=Critic,
+    loss=SRGANLoss,
+    optim=SRGANOptim,
+    training=SRGANTraining,
+)
+SRGAN_HEAD = """\
+SR-GAN (Lattner and Nistal, 2021), every key there is. "Open": an open implementation of it, not its
+authors'; "ours": no source says. Data and training are Apollo's, so that only the model differs.
+Made of apollo_plugin/training/keys.py."""

@@ -1,0 +1,215 @@
+"""Evidence of coding: against textbook loops, codecs, and music that was never coded."""
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+
+from apollo_plugin import Apollo
+from apollo_plugin.data.codecs import aac, lowpass, mp3, opus
+from apollo_plugin.data.demo import mixture
+from apollo_plugin.metrics import snr
+from apollo_plugin.network.evidence import WINDOW, Evidence
+
+RATE = 44100
+WIDTHS = [5] * 87 + [7]
+
+
+@pytest.fixture(scope="module")
+def music():
+    """Six seconds, up to 22 kHz: tones that fade, and strokes of noise."""
+    generator = np.random.default_rng(7)
+    t = np.arange(6 * RATE) / RATE
+    tones = sum(
+        np.sin(2 * np.pi * 110 * k * t) * np.exp(-3 * ((t * 2) % 1)) / k for k in range(1, 60)
+    )
+    strokes = generator.standard_normal((2, len(t))) * np.exp(-25 * ((t * 4) % 1))
+    wav = tones + 0.5 * strokes + 0.003 * generator.standard_normal((2, len(t)))
+    return torch.from_numpy(0.5 * wav / np.abs(wav).max()).float()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Apollo.from_pretrained("apollo-small")
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def findings(model, wav):
+    bank = model.filterbank
+    spec = torch.view_as_real(bank.analysis(wav, bank.initial_analysis(len(wav), wav), True)[0])
+    return model.evidence(spec, model.evidence.initial_memory(spec, len(wav)))[0]
+
+
+def rounded(wav, dither, seed=0):
+    """To 16 bits, with or without dither of triangular density."""
+    noise = np.random.default_rng(seed).random((2, *wav.shape)).astype(np.float32)
+    noise = torch.from_numpy(noise[0] - noise[1]) if dither else 0.0
+    return (wav * 32768 + noise).round() / 32768
+
+
+# ------------------------------------------------------------------------------- against textbooks
+
+
+def textbook(energies, n_ahead):
+    """Findings of one stream, by loops over frames and bands; energies ``(frames, bands)``."""
+    n, bands = energies.shape
+    sounds, holes = np.zeros((n, bands), bool), np.zeros((n, bands), bool)
+    for t in range(n):
+        for b in range(4, bands):
+            past = [energies[s, b] if s >= 0 else 0.0 for s in range(t - 4, t + 1)]
+            near = [energies[t, c] if c < bands else 0.0 for c in range(b - 2, b + 3)]
+            around = min(np.median(past), np.median(near))
+            sounds[t, b] = around > 10**-3.5
+            holes[t, b] = sounds[t, b] and energies[t, b] < 0.01 * around
+    above, coarse, floor = np.zeros((n, bands)), np.zeros(n), np.zeros(n)
+    for t in range(n):
+        seen = slice(max(0, t + n_ahead - WINDOW + 1), t + n_ahead + 1)
+        mean = energies[seen].mean(0)
+        per_bin = mean / np.array(WIDTHS)
+        floor[t] = min(per_bin[b : b + 4].mean() for b in range(bands - 3))
+        level = 10 * np.log10(mean + 1e-6)
+        edge = np.zeros(bands)
+        for b in range(14, 66):
+            fall = level[b - 4 : b].mean() - level[b + 2 :].max()
+            edge[b] = np.clip((fall - 18) / 6, 0, 1)
+        edge *= np.clip((sounds[seen].any(1).sum() - 20) / 25, 0, 1)
+        above[t] = np.maximum.accumulate(edge)
+        share = holes[seen].sum() / (sounds[seen].sum() + 1000)
+        low = max(edge[b] * np.clip((49 - b) / 4, 0, 1) for b in range(14, 66))
+        coarse[t] = low * np.clip((share - 3e-4) / 5e-4, 0, 1)
+    return floor, above, coarse
+
+
+@pytest.mark.parametrize("n_ahead", [0, 7])
+def test_findings_are_the_textbooks(n_ahead):
+    generator = torch.Generator().manual_seed(1)
+    spec = torch.randn(1, WINDOW + 60, 442, 2, generator=generator)
+    spec[:, :, 110:] *= 1e-5  # an edge at 5.5 kHz
+    gone = torch.rand(1, WINDOW + 60, 22, generator=generator) < 0.004
+    spec[:, :, :110] *= torch.where(gone, 1e-3, 1.0).repeat_interleave(5, -1).unsqueeze(-1)
+    spec[:, :40] *= 1e-4
+    evidence = Evidence(WIDTHS)
+    found, _ = evidence(spec, evidence.initial_memory(spec, 1), n_ahead)
+    found = found.newest(spec.shape[1])
+    energies = torch.stack([x.square().sum((-2, -1)) for x in spec[0].split(WIDTHS, 1)], -1)
+    expected = textbook(energies.double().numpy(), n_ahead)
+    for mine, other in zip(found, expected):
+        other = torch.from_numpy(other).float().reshape(mine.shape[1:])
+        torch.testing.assert_close(mine[0], other, rtol=1e-3, atol=1e-3)
+    assert found.coarse.max() == 1 and found.above.max() == 1
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 30, (13, 0, 17), (30,)])
+def test_steps_are_the_whole(sizes):
+    spec = torch.randn(2, 30, 442, 2) * torch.linspace(1, 0, 442)[:, None] ** 8
+    evidence = Evidence(WIDTHS)
+    whole, kept = evidence(spec, evidence.initial_memory(spec, 2), more=5)
+    memory, parts, begin = evidence.initial_memory(spec, 2), [], 0
+    for index, size in enumerate(sizes):
+        more = 5 if index == len(sizes) - 1 else 0
+        found, memory = evidence(spec[:, begin : begin + size], memory, more)
+        parts.append(found)
+        begin += size
+    for mine, other in zip(map(torch.cat, zip(*parts), [1] * len(whole)), whole):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(memory, kept)
+
+
+# ------------------------------------------------------------------ what codecs leave, and what not
+
+
+def test_an_edge_is_where_the_codec_put_it(model, music):
+    for kbps, hertz in ((24, 4200), (32, 5600), (48, 7600), (64, 11000), (96, 15100)):
+        above = findings(model, mp3(music, RATE, kbps)).above[0, -1]
+        first = 250 * int((above > 0.5).nonzero()[0])
+        assert abs(first - hertz) < 600, kbps
+        assert (above[first // 250 :] == 1).all() or above[-1] > 0.5
+
+
+def test_what_was_never_coded_shows_nothing(model, music):
+    tone = torch.sin(2 * torch.pi * 1000 * torch.arange(6 * RATE) / RATE).expand(2, -1) * 0.5
+    sos = scipy.signal.butter(2, 2000, fs=RATE, output="sos")
+    dark = torch.from_numpy(scipy.signal.sosfilt(sos, music.numpy())).float()
+    for wav in (
+        music,
+        rounded(music, True),
+        rounded(0.1 * music, True),
+        torch.from_numpy(mixture(6)).float(),
+        dark,
+        tone,
+    ):
+        found = findings(model, wav)
+        assert not found.above.any() and not found.coarse.any() and not found.holes.any()
+
+
+@pytest.mark.parametrize("name", ["apollo-small", "apollo-small-streaming"])
+def test_what_is_whole_comes_back_bit_by_bit(name, music):
+    model = Apollo.from_pretrained(name)
+    wavs = dict(uncoded=music, mp3=mp3(music, RATE, 320), opus=opus(music, RATE, 128))
+    wavs |= dict(rounded=rounded(music, False), quiet=rounded(0.02 * music, True))
+    for kind, wav in wavs.items():
+        assert torch.equal(model(wav), wav), kind
+        assert torch.equal(model.restore(wav, block_seconds=0.5), wav), kind
+
+
+def test_what_was_cut_is_filled_and_the_rest_stays(model, music):
+    """A low-pass leaves no holes, so below it nothing changes; 96 kbit/s is no coarse coding."""
+    for wav, hertz in ((lowpass(music, RATE, 96), 13000), (aac(music, RATE, 64), 12000)):
+        restored = model(wav)
+        low = scipy.signal.butter(12, hertz - 1500, fs=RATE, output="sos")
+        below = [
+            torch.from_numpy(scipy.signal.sosfiltfilt(low, x.numpy(), axis=-1).copy())[
+                :, 2000:-2000
+            ]
+            for x in (restored, wav)
+        ]
+        assert snr(*below) > 60
+        assert snr(restored, wav) < 40
+
+
+def test_rounding_to_16_bits_hides_no_cut(model, music):
+    """Of a decoded MP3 at any peak, rounded or dithered, the highs are those of the MP3 itself."""
+    coded = mp3(music, RATE, 48)
+    high = scipy.signal.butter(8, 9000, "high", fs=RATE, output="sos")
+
+    def level(wav):
+        return 10 * np.log10(np.square(scipy.signal.sosfilt(high, wav.numpy())).mean())
+
+    expected = level(model(coded))
+    for peak in (0.5, 0.1, 0.03):
+        gain = peak / coded.abs().max()
+        for dither in (False, True):
+            wav = rounded(coded * gain, dither)
+            # As files are: a power of two brings them to the level of training.
+            lift = 2.0 ** torch.log2(0.5 / wav.abs().max()).round()
+            assert level(model(wav * lift) / lift / gain) == pytest.approx(expected, abs=1.0)
+
+
+# ---------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("n", [1, 2, 441, 5000])
+def test_short_silent_and_constant_signals_stay_as_they_are(model, n):
+    for wav in (torch.zeros(2, n), torch.full((1, n), 0.3), 0.1 * torch.randn(6, n)):
+        assert torch.equal(model(wav), wav)
+
+
+def test_nan_ends_with_what_looks_back_on_it(model, music):
+    spec = torch.randn(1, 2 * WINDOW, 442, 2)
+    spec[:, 5] = torch.nan
+    found, _ = model.evidence(spec, model.evidence.initial_memory(spec, 1))
+    assert found.above[:, 5].isnan().any() and not found.above[:, -1].isnan().any()
+
+
+def test_every_split_of_the_spectrum_has_room():
+    for rate in (10000, 16000, 32000, 48000, 96000):
+        window = rate // 50
+        model = Apollo(
+            sample_rate=rate, n_bands=10, feature_dim=8, n_layers=1, n_heads=2, excitation=True
+        )
+        assert model(torch.randn(1, 3 * window)).shape == (1, 3 * window)
