@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -8,6 +9,8 @@ import os
 import platform
 import re
 import shutil
+import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +36,7 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
 
     Args:
         path: of the file (or folder) that is to be; its parent folder is made where it is missing.
+            What a link leads to is written, and a pipe or a device written into, not replaced.
         suffix: that the place's name has to end in, for writers that go by it.
 
     Yields:
@@ -47,7 +51,12 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
         >>> target.read_text(), len(list(target.parent.iterdir()))
         ('all of it', 1)
     """
-    path = Path(path)
+    # A link stays one: what it leads to is written.
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    if is_special(path):
+        with _poured(path, suffix) as beside:
+            yield beside
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     _places.add(path.parent)
     sweep(path.parent)
@@ -63,10 +72,40 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
         _remove(aside)
 
 
+def is_special(path: str | os.PathLike) -> bool:
+    """Whether something is there that is neither file nor folder: a pipe, a device, a socket."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@contextlib.contextmanager
+def _poured(path: Path, suffix: str) -> Iterator[Path]:
+    """A place elsewhere, whose content goes into a pipe or a device at the end."""
+    _check_pourable(path)
+    with tempfile.TemporaryDirectory(prefix="apollo_") as folder:
+        place = Path(folder, f"result{suffix}")
+        yield place
+        with place.open("rb") as file, path.open("wb", buffering=0) as sink:
+            shutil.copyfileobj(file, sink, 1 << 20)
+
+
+def _check_pourable(path: Path) -> None:
+    mode = path.stat().st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+        raise OSError(errno.EINVAL, "a disk or a socket is never written over", str(path))
+    if not os.access(path, os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
 def check_place(path: str | os.PathLike) -> None:
     """Raises the OSError that writing a file would end with: for a folder that cannot be made or
     written to, or a name that is too long. Leaves everything as it was."""
-    path = Path(path)
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    if is_special(path):
+        return _check_pourable(path)
     _places.add(path.parent)
     missing = [folder for folder in path.parents if not os.path.lexists(folder)]
     made: list[Path] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from . import audio, tags
-from .audio.writing import SAMPLE_BYTES
+from .audio.writing import LOSSY, SAMPLE_BYTES
 from .blocks import Progress, model_level, restore_wav
 from .diagnose import Diagnosis, diagnose
 from .errors import AudioError, TagError, Uncoded
@@ -185,20 +185,23 @@ def _write(
 ) -> Restored:
     measured = settings.clips or carried.loudness
     meter = audio.Meter(rate, wav.shape[0], layout) if measured else None
-    level: audio.Level | None = None
+    level: audio.Level | None = None  # of what was to be written
+    heard: audio.Level | None = None  # of what was
     notes = list(carried.notes)
     notes += audio.lost_layout(settings.format, settings.sample_type, layout, wav.shape[0])
 
     def finish(beside: Path) -> None:
-        nonlocal level
-        level = meter.level() if meter else None
-        notes.extend(tags.write(beside, carried, settings.format, level, made))
+        nonlocal level, heard
+        heard = level = meter.level() if meter else None
+        if carried.loudness and settings.format in LOSSY:
+            heard = audio.measure(beside)
+        notes.extend(tags.write(beside, carried, settings.format, heard, made))
 
     how = settings.format, settings.subtype, settings.headroom, settings.dither
     n_clipped = audio.write(place, wav, rate, *how, meter, finish, layout, made)
     of_album = None
-    if carried.has_album_gain and level:
-        of_album = tags.Track(carried.album, frozenset(carried.loudness), level)
+    if carried.has_album_gain and heard:
+        of_album = tags.Track(carried.album, frozenset(carried.loudness), heard)
     return Restored(n_clipped, level.true_peak if level else 0.0, tuple(notes), of_album)
 
 
@@ -223,8 +226,7 @@ def read_source(
         Uncoded: where the settings want to leave out what looks like that.
     """
     reading = audio.read_all(job.source, **settings.reading)
-    reading.warn(job.source)
-    wav, rate, layout = reading.wav, reading.sample_rate, reading.layout
+    wav, rate, layout = reading.warn(job.source)
     found = diagnose(wav, rate)
     if settings.skip_uncoded and found.cutoff is None:
         raise Uncoded(f"'{job.source}' is left as it is: {found}")

@@ -5,6 +5,7 @@ from .crossover import high_pass
 from .layouts import lost as lost_layout
 from .layouts import low_channels
 from .loudness import Level, Meter, album_loudness
+from .measuring import measure
 from .reading import SUFFIXES, Reading, probe, read, read_all, read_part
 from .resampling import resample
 from .writing import FORMATS, UNCLIPPED, check_room, check_writable, default_subtype, write
@@ -24,6 +25,7 @@ __all__ = [
     "high_pass",
     "lost_layout",
     "low_channels",
+    "measure",
     "probe",
     "read",
     "read_all",

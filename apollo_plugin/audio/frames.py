@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import errno
 import io
 import mmap
 import os
@@ -75,7 +76,12 @@ def opened(
         path: of the file.
         errors: what is done with texts that are not in ``encoding``, as in ``bytes.decode``.
         encoding: of texts.
+
+    Raises:
+        OSError: for what cannot be opened, and for what is no file: a pipe may never end.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "is no file", str(path))
     with (
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,

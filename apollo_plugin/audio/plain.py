@@ -10,7 +10,8 @@ import soundfile
 
 from ..errors import AudioError
 from . import layouts
-from .containers import Link
+from .containers import Link, skip_id3
+from .flac import Digest
 from .frames import opened, take_layout
 from .kinds import HEAD_BYTES, frames_in
 from .samples import Samples, check_bounds
@@ -100,7 +101,10 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
         expected, rate = length(sound), sound.samplerate
         if expected is None and (sound.frames == 0 or sound.format == "FLAC"):
             raise Unreadable(f"'{path}' holds no samples")
-        n_read, order = 0, None
+        n_read, order, digest = 0, None, None
+        if sound.format == "FLAC" and not samples.start and samples.duration is None:
+            with path.open("rb") as file:
+                digest = Digest(file, link.begin + skip_id3(file.read(1 << 20)))
         samples.layout = layouts.usual(sound.channels)
         if sound.channels > 2:  # libsndfile reads layouts of few formats, and in words of its own
             samples.layout, order = _layout(path, sound.channels)
@@ -111,11 +115,15 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
             block = sound.read(_BLOCK, dtype="float32", always_2d=True)
             if not len(block):
                 break
+            if digest:
+                digest.add(block)
             samples.add(block if order is None else block[:, order], rate, expected or 0)
             n_read += len(block)
         if samples.full:
             return None
         fault = link.fault or shortage(sound)
+        if digest and digest.is_wrong and n_read == (expected or n_read):
+            samples.notes.append("its MD5 is not that of its samples, which were read all the same")
         if fault is None and expected and n_read < expected:
             fault = f"{n_read / rate:.1f} of {expected / rate:.1f} s are there"
             if sound.format == "FLAC":

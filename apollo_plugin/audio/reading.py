@@ -22,7 +22,8 @@ SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
         "wav wave flac mp3 mp2 ogg oga opus aif aiff aifc au caf w64 rf64 voc "
-        "m4a m4b mp4 mov 3gp aac webm mkv mka wma ac3 dts amr awb wv tta ape tak mpc dsf dff spx"
+        "m4a m4b m4r mp4 mov 3gp aac webm mkv mka wma asf ac3 dts amr awb wv tta ape tak mpc dsf "
+        "dff spx rm ra avi flv ts"
     ).split()
 )
 # Beyond this a float file's full scale is not 1.0 but that of integers.
@@ -48,10 +49,11 @@ class Reading:
     notes: tuple[str, ...] = ()
     layout: str = ""
 
-    def warn(self, path: str | os.PathLike) -> None:
-        """Passes the notes on as warnings of the caller's caller."""
+    def warn(self, path: str | os.PathLike) -> tuple[torch.Tensor, int, str]:
+        """Samples, rate and layout; the notes come as warnings to the caller's caller."""
         for note in self.notes:
             warnings.warn(f"'{path}': {note}", stacklevel=3)
+        return self.wav, self.sample_rate, self.layout
 
 
 def read(
@@ -68,8 +70,7 @@ def read(
         float32 tensor ``(channels, time)``, full scale 1.0, and the sample rate in Hz.
     """
     reading = read_all(path, max_seconds, track, start, duration, salvage)
-    reading.warn(path)
-    return reading.wav, reading.sample_rate
+    return reading.warn(path)[:2]
 
 
 def read_all(

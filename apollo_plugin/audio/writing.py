@@ -11,13 +11,15 @@ import torch
 from mutagen import MutagenError
 
 from ..errors import AudioError
-from ..files import atomic_write, free_bytes
+from ..files import atomic_write, free_bytes, is_special
 from . import layouts
 from .loudness import Meter
 from .samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 
 # What can be written: formats that keep rate, channels and length.
 FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
+# Of them those that change what is written.
+LOSSY = ("OGG", "MP3")
 # Of samples by their type; what is coded takes at most 4.
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
 # Samples of these types go beyond full scale.
@@ -181,7 +183,7 @@ def check_writable(
 
 def check_room(path: str | os.PathLike, n_bytes: int) -> None:
     """Raises an AudioError where the disk has no room for a file of so many bytes."""
-    if n_bytes > (free := free_bytes(Path(path).parent)):
+    if not is_special(path) and n_bytes > (free := free_bytes(Path(path).parent)):
         raise AudioError(
             f"'{path}' cannot be written: it takes {n_bytes / 1e6:.1f} MB and "
             f"{free / 1e6:.1f} MB are free"

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from .. import audio, tags
 from ..errors import ApolloError
+from ..files import is_special
 from ..restore import Restored
 from ..settings import Job, Settings
 from .terminal import say
@@ -43,6 +44,8 @@ def _add_album_gains(results: Results, kept: Sequence[Job], settings: Settings) 
     for tracks in tqdm(albums.values(), unit="album", desc="loudness", disable=None):
         levels = [track.level for track in tracks.values()]
         for job, track in tracks.items():
+            if is_special(job.target):
+                continue
             try:
                 tags.add_album_gain(job.target, settings.format, track.kinds, levels)
             except ApolloError as error:
@@ -55,13 +58,10 @@ def _kept_track(job: Job) -> tags.Track | None:
     if not source.has_album_gain:
         return None
     try:
-        reading = audio.read_all(job.target)
+        level = audio.measure(job.target)
     except ApolloError:
         return None
-    meter = audio.Meter(reading.sample_rate, reading.wav.shape[0], reading.layout)
-    for block in reading.wav.split(reading.sample_rate, -1):
-        meter.add(block.T.numpy())
-    return tags.Track(source.album, frozenset(source.loudness), meter.level())
+    return tags.Track(source.album, frozenset(source.loudness), level)
 
 
 def _say_notes(results: Results) -> None:

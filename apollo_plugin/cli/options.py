@@ -2,17 +2,21 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingError
+from ..files import is_special
 
 if TYPE_CHECKING:
     from ..settings import Settings
 
 # Anything that imports torch is imported once the arguments are known to be right.
 
+# Where the system lends out what is open already.
+_LENT = re.compile(r"/dev/(fd/|stdin$)|/proc/[^/]+/(task/[^/]+/)?fd/")
 # Ends the names of restored files; folders are searched for everything else.
 MARK = "_restored"
 # What can be written, by the suffix of a name after -o.
@@ -30,6 +34,11 @@ _FORMATS = {
 }
 # Names that mean a file after -o, though none of that kind can be written.
 _FOREIGN = (".m4a", ".aac", ".opus", ".wma", ".webm", ".mp4", ".m4b", ".mka", ".mkv")
+
+
+def is_pipe(name: str) -> bool:
+    """Whether an input is standard input, or a place where programs pass on what is read once."""
+    return name == "-" or is_special(name) or bool(_LENT.match(os.path.abspath(name)))
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,8 @@ class Options:
 
     @property
     def from_pipe(self) -> bool:
-        """Whether the input is standard input."""
-        return "-" in self.inputs
+        """Whether the input can be read once only: standard input, a named pipe, ``<(command)``."""
+        return any(map(is_pipe, self.inputs))
 
     @property
     def to_pipe(self) -> bool:
@@ -83,6 +92,8 @@ class Options:
         """The one result, where -o names a file and no folder."""
         if self.out is None or os.path.isdir(self.out):
             return None
+        if is_special(self.out):
+            return self.out
         return self.out if self.out.suffix.lower() in (*_FORMATS, *_FOREIGN) else None
 
     @property
@@ -137,10 +148,14 @@ class Options:
             (not self.json or self.diagnose or self.list, "--json is for --diagnose and --list"),
             (self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs} has to be 1 or more"),
             (not (self.jobs and self.dask), "--jobs is of this machine; a cluster has its own"),
-            (self.inputs == ("-",) or not self.from_pipe, "- is one file: name it alone"),
+            (
+                len(self.inputs) == 1 or not self.from_pipe,
+                "- and pipes are one file: name it alone",
+            ),
             (
                 not self.from_pipe or self.out or self.diagnose,
-                "-: name its result: -o FILE, -o DIR, or -o - for standard output",
+                f"{''.join(self.inputs[:1])}: name its result: -o FILE, -o DIR, or -o - for "
+                "standard output",
             ),
             (
                 not (self.dask and (self.from_pipe or self.to_pipe)),
@@ -180,6 +195,8 @@ class Options:
                 )
             return
         named = _FORMATS.get(path.suffix.lower())
+        if named is None and is_special(path):
+            named = self.format or "WAV"
         if named is None:
             raise SettingError(
                 f"-o {path}: {path.suffix} cannot be written; known: {' '.join(sorted(_FORMATS))}"

@@ -1,10 +1,12 @@
 """``-`` for an input or a result: whole files through pipes, by way of temporary ones."""
 
+import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,11 +36,14 @@ def unpiped(options: Options, format: str) -> Iterator[Options]:
         return
     with tempfile.TemporaryDirectory(prefix="apollo_") as folder:
         source, target = Path(folder, "stdin"), Path(folder, f"stdout.{format.lower()}")
-        names = {str(source): _INPUT, str(target): _OUTPUT}
+        given = options.inputs[0] if options.from_pipe else "-"
+        names = {str(source): _INPUT if given == "-" else f"'{given}'", str(target): _OUTPUT}
         with speaking_of(names, results_to_stderr=options.to_pipe):
             if options.from_pipe:
-                refuse_terminal(sys.stdin, _INPUT, _FOR_PIPES)
-                _spool(source)
+                if given == "-":
+                    refuse_terminal(sys.stdin, _INPUT, _FOR_PIPES)
+                with ExitStack() as stack:
+                    _spool(given, source, stack)
                 options = replace(options, inputs=(str(source),))
             if options.to_pipe:
                 refuse_terminal(sys.stdout, _OUTPUT, _FOR_PIPES)
@@ -48,15 +53,30 @@ def unpiped(options: Options, format: str) -> Iterator[Options]:
                 _send(target)
 
 
-def _spool(place: Path) -> None:
+def _spool(given: str, place: Path, stack: ExitStack) -> None:
+    """Keeps what an input gives, once, in a file."""
+    try:
+        if given != "-" and not _ends(os.stat(given).st_mode):
+            raise AudioError(f"'{given}' is a device, no file")
+        # Closed with all else that is.
+        stream = sys.stdin.buffer
+        if given != "-":
+            stream = stack.enter_context(open(given, "rb"))  # noqa: SIM115
+    except OSError as error:
+        raise AudioError(f"'{given}' cannot be read: {one_line(error)}") from error
     try:
         with place.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+            shutil.copyfileobj(stream, file, 1 << 20)
     except OSError as error:
         raise AudioError(
-            f"{_INPUT} cannot be kept in '{tempfile.gettempdir()}', TMPDIR names another folder: "
-            f"{one_line(error)}"
+            f"{_INPUT if given == '-' else given} cannot be kept in '{tempfile.gettempdir()}', "
+            f"TMPDIR names another folder: {one_line(error)}"
         ) from error
+
+
+def _ends(mode: int) -> bool:
+    """Whether what is read has an end: devices may have none."""
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def _send(place: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import audio
-from ..files import check_place
+from ..audio.kinds import HEAD_BYTES, holds_sound, kind_of
+from ..files import check_place, is_special
 from ..settings import Job, Settings
 from .options import MARK, Options
 
@@ -78,7 +79,7 @@ def plan(options: Options, settings: Settings) -> Plan:
             jobs.append(Job(path, target))
             continue
         problems.append(f"'{path}': {reason}")
-    due = [job for job in jobs if settings.overwrite or not os.path.exists(job.target)]
+    due = [job for job in jobs if settings.overwrite or not _is_kept(job.target)]
     for job in list(due):
         try:
             check_place(job.target)
@@ -88,6 +89,10 @@ def plan(options: Options, settings: Settings) -> Plan:
             due.remove(job)
             jobs.remove(job)
     return Plan(jobs, due, problems)
+
+
+def _is_kept(target: Path) -> bool:
+    return os.path.exists(target) and not is_special(target)
 
 
 def sources(options: Options) -> tuple[list[Path], list[str]]:
@@ -156,7 +161,8 @@ class _Search:
                 and not self._is_result(Path(folder, f"{name}.wav"))  # stems of a file beside it
             ]
             for name in sorted(names):
-                if _is_audio(name) and not self._is_result(Path(folder, name)):
+                path = Path(folder, name)
+                if _is_audio(name) and not self._is_result(path) and not _is_translation(path):
                     yield _Found(Path(folder, name), Path(folder).relative_to(root))
 
     def _glob(self, pattern: str) -> Iterator[_Found]:
@@ -205,6 +211,15 @@ def _namesakes(folder: Path) -> dict[str, list[str]]:
 
 def _is_audio(name: str) -> bool:
     return Path(name).suffix.lower() in audio.SUFFIXES and not name.startswith(".")
+
+
+def _is_translation(path: Path) -> bool:
+    """Whether a .ts is text, Qt's or TypeScript's, and no transport stream."""
+    if path.suffix.lower() != ".ts" or not path.is_file():
+        return False
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return not holds_sound(kind_of(file.read(HEAD_BYTES)) or "")
+    return False
 
 
 def _lies_in(path: Path, folder: Path) -> bool:

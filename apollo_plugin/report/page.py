@@ -76,7 +76,7 @@ def write(
     Raises:
         DataError: where it cannot be written.
     """
-    page = build(items, title, intro, tables, pictures).encode()
+    page = build(items, title, intro, tables, pictures).encode(errors="replace")
     try:
         with atomic_write(path) as beside:
             beside.write_bytes(page)

@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,8 @@ from mutagen.wave import WAVE
 from ..audio import Level, album_loudness
 from ..errors import TagError, one_line
 from ..files import atomic_write
-from . import gain, id3, mark, others, vorbis
-from .model import INFO_NAMES, Tags, numbered
+from . import gain, id3, mark, others, parts, riff, vorbis
+from .model import Tags
 
 # How the formats that hold tags are opened.
 _KINDS: dict[str, list[Any]] = {
@@ -35,9 +34,6 @@ _KINDS: dict[str, list[Any]] = {
     "MP3": [MP3],
     "OGG": [OggVorbis, OggOpus],
 }
-# What has times of the whole file.
-_TIMED = (*id3.TIMED, vorbis.CUESHEET, others.CHAPTERS)
-_RIFF_LIMIT = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -76,11 +72,7 @@ def read(path: Path, whole: bool = True) -> Tags:
     except Exception as error:
         tags.notes.append(f"its tags are broken ({_reason(error)}); what could be read was carried")
     if not whole:
-        for frame in id3.TIMED:
-            if tags.id3 is not None:
-                tags.id3.delall(frame)
-        tags.blocks = []
-        tags.other = [name for name in tags.other if name not in _TIMED]
+        parts.drop_times(tags)
     return tags
 
 
@@ -105,8 +97,17 @@ def _read(tags: Tags, path: Path) -> None:
         others.read_ape(tags, file.tags)
     elif isinstance(file.tags, ID3):
         id3.read(tags, file.tags)
+    if isinstance(file, (WAVE, AIFF)):
+        tags.chunks, names = riff.read(path)
+        tags.other += names
+        info: Any = file.info
+        tags.rate = info.sample_rate
     if file is None or isinstance(file, (WAVE, AIFF)):
-        others.read_by_ffmpeg(tags, path, common=file is not None and file.tags is not None)
+        common = file is not None and file.tags is not None
+        others.read_by_ffmpeg(tags, path, common)
+        # It shows markers as chapters, and those are among the chunks.
+        if file is not None and others.CHAPTERS in tags.other:
+            tags.other.remove(others.CHAPTERS)
 
 
 def write(path: Path, tags: Tags, format: str, level: Level | None, made: str = "") -> list[str]:
@@ -125,7 +126,8 @@ def write(path: Path, tags: Tags, format: str, level: Level | None, made: str = 
     Raises:
         TagError: the file may be damaged then.
     """
-    carried = any((tags.text, tags.pictures, tags.id3, tags.loudness, tags.blocks, tags.other))
+    held = tags.text, tags.pictures, tags.id3, tags.loudness, tags.blocks, tags.chunks, tags.other
+    carried = any(held)
     if not carried and not made:
         return []
     try:
@@ -135,12 +137,14 @@ def write(path: Path, tags: Tags, format: str, level: Level | None, made: str = 
         opus = isinstance(file, OggOpus)
         loudness, peak = (level.loudness, level.true_peak) if level else (None, 0.0)
         extra = gain.fields(tags.loudness, "track", loudness, peak, opus)
-        told = bool(extra)
+        told, left = bool(extra), []
         extra |= {mark.KEY: made} if made else {}
-        if format == "WAV":
-            _add_info(path, {**tags.text, mark.KEY: [made]} if made else tags.text)
+        if format != "WAV":
+            left = riff.names(tags.chunks)
+        elif tags.chunks:
+            left = riff.append(path, tags.chunks, file.info.sample_rate / tags.rate)
             file = _open(path, format)
-        left = _fill(file, tags, extra)
+        left += _fill(file, tags, extra)
         _save(file)
     except Exception as error:
         raise TagError(_reason(error)) from error
@@ -204,33 +208,9 @@ def _fill(file: Any, tags: Tags, extra: dict[str, str]) -> list[str]:
 def _save(file: Any) -> None:
     if isinstance(file.tags, ID3):
         # Several values stay several in version 2.3 too.
-        file.save(v2_version=id3.version(file.tags), v23_sep=None)
+        file.save(v2_version=id3.to_version(file.tags), v23_sep=None)
     else:
         file.save()
-
-
-def _add_info(path: Path, text: dict[str, list[str]]) -> None:
-    """Appends RIFF INFO, for those who know nothing else."""
-    body = b"INFO"
-    for key, name in {**INFO_NAMES, mark.KEY: "ISFT"}.items():
-        if key in text:
-            said: str = numbered(text, key) if key == "tracknumber" else "; ".join(text[key])
-            value = said.encode() + b"\0"
-            body += (
-                struct.pack("<4sI", name.encode(), len(value)) + value + b"\0" * (len(value) & 1)
-            )
-    if body == b"INFO":
-        return
-    with path.open("r+b", buffering=0) as file:
-        end = file.seek(0, 2)
-        chunk = b"\0" * (end & 1) + struct.pack("<4sI", b"LIST", len(body)) + body
-        size = end + len(chunk) - 8
-        if size > _RIFF_LIMIT:
-            raise ValueError("WAV holds 4 GiB at most")
-        if file.write(chunk) < len(chunk):
-            raise OSError(28, "No space left on device")
-        file.seek(4)
-        file.write(struct.pack("<I", size))
 
 
 def _reason(error: BaseException) -> str:

@@ -20,9 +20,10 @@ from mutagen.id3 import (
 )
 from mutagen.id3 import _frames as reader
 
+from . import timed
 from .model import ID3_NAMES, Tags, free_name, key_of, numbered
 
-_KEYS = {name: key for key, name in ID3_NAMES.items()}
+_KEYS = {name: key for key, name in ID3_NAMES.items()} | {"GRP1": "grouping"}
 # What is said of the coded file: lengths, sizes, places in it; and gains of old.
 _OF_THE_CODING = "TSSE TLEN TSIZ TFLT TDLY MLLT ASPI SEEK RBUF".split()
 _GAINS = "RVA2 RVAD RGAD".split()
@@ -37,6 +38,8 @@ _ROLES = {
     "mix": "mixer",
     "DJ-mix": "djmixer",
 }
+# Frames of 2.4 that are other ones in 2.3.
+_REPLACED = ("TDRC", "TDOR", "TIPL", "TMCL")
 _ENCODING = 3  # UTF-8
 _LANGUAGE = "XXX"  # unknown
 
@@ -113,6 +116,11 @@ def _read_text(tags: Tags, frame: Any) -> bool:
     name = frame.FrameID
     if name == "USLT":
         tags.add("lyrics", [frame.text])
+    elif name == "SYLT" and (text := timed.lrc(frame)):
+        tags.add("syncedlyrics", [text])
+    elif name == "POPM" and (text := timed.rating(frame.rating)):
+        tags.add("rating", [text])
+        tags.add("playcount", [getattr(frame, "count", 0) or ""])
     elif name == "UFID" and frame.owner == _MUSICBRAINZ:
         tags.add("musicbrainz_trackid", [frame.data.decode("ascii", "replace")])
     elif name in ("TIPL", "TMCL"):
@@ -145,6 +153,7 @@ def fill(id3: ID3, tags: Tags, extra: dict[str, str]) -> list[str]:
     """
     id3.clear()
     said, native = Tags(), tags.id3
+    id3.version = (2, version(native), 0)
     if native is not None:
         for frame in native.values():
             id3.add(frame)
@@ -166,8 +175,11 @@ def fill(id3: ID3, tags: Tags, extra: dict[str, str]) -> list[str]:
             id3.add(APIC(encoding=_ENCODING, **arguments))
     if native is None:
         return list(tags.other)
-    # They are written for the version that they came from only, and that is not 2.2.
-    return _names(native.unknown_frames) if native.version < (2, 3) else []
+    # Unknown ones are written for the version that they came from only, and that is not 2.2.
+    unknown = _names(native.unknown_frames)
+    kept = {frame.FrameID for frame in native.values()}
+    kept |= set(unknown if native.version >= (2, 3) else [])
+    return [name for name in tags.other if name not in kept]
 
 
 def add(id3: ID3, fields: dict[str, str]) -> None:
@@ -179,9 +191,20 @@ def add(id3: ID3, fields: dict[str, str]) -> None:
             id3.add(TXXX(encoding=_ENCODING, desc=key.upper(), text=[value]))
 
 
-def version(id3: ID3) -> int:
+def version(id3: ID3 | None) -> int:
     """Of ID3v2, in which a tag is written: that which it came in, or 4."""
-    return 3 if id3._unknown_v2_version == 3 else 4
+    return 3 if id3 is not None and id3.version[:2] == (2, 3) else 4
+
+
+def to_version(id3: ID3) -> int:
+    """Brings a tag's frames to the version that it is written in, and returns that."""
+    if version(id3) == 3:
+        # Others of 2.4 have nothing in their place, and players know them in 2.3 too.
+        newer = [frame for frame in id3.values() if frame.FrameID not in _REPLACED]
+        id3.update_to_v23()
+        for frame in newer:
+            id3.add(frame)
+    return version(id3)
 
 
 def _frames(text: dict[str, list[str]]) -> list[Frame]:
@@ -205,15 +228,23 @@ def _frames(text: dict[str, list[str]]) -> list[Frame]:
         elif key == "lyrics":
             joined = "\n".join(values)
             frames.append(USLT(encoding=_ENCODING, lang=_LANGUAGE, desc="", text=joined))
-        elif key == "musicbrainz_trackid":
+        elif key == "syncedlyrics" and (lines := timed.synchronized("\n".join(values))):
+            frames.append(lines)
+        elif key == "rating" and (stars := timed.rated(values[0])):
+            frames.append(stars)
+        elif key == "musicbrainz_trackid" and len(values) == 1:
             frames.append(UFID(owner=_MUSICBRAINZ, data=values[0].encode("ascii", "replace")))
-        elif kind and issubclass(kind, UrlFrame) and name != "WXXX":
+        elif kind and issubclass(kind, UrlFrame) and _is_address(values):
             frames.append(kind(url=values[0]))
         elif kind and issubclass(kind, TextFrame) and _holds(kind, values):
             frames.append(kind(encoding=_ENCODING, text=values))
         else:
             frames.append(TXXX(encoding=_ENCODING, desc=free_name(key), text=values))
     return [*frames, TIPL(encoding=_ENCODING, people=people)] if people else frames
+
+
+def _is_address(values: list[str]) -> bool:
+    return len(values) == 1 and "://" in values[0]
 
 
 def _holds(kind: Any, values: list[str]) -> bool:

@@ -1,8 +1,8 @@
 """The mark of a restoration: what made it and of what, so that it never passes for an original.
 
 One line in a field of its own, ``APOLLO_RESTORED``: TXXX in ID3 (MP3, AIFF, WAV), a Vorbis comment
-(FLAC, Ogg), a freeform atom where somebody makes an MP4 of it; beside it ``ISFT`` in WAV and the
-comment of CAF and RF64, which have no fields. W64 and AU hold no text at all.
+(FLAC, Ogg), a freeform atom where somebody makes an MP4 of it; the comment of CAF and RF64, which
+have no fields. W64 and AU hold no text at all. No ``ISFT`` in WAV: FFmpeg shows no ID3 beside it.
 """
 
 import contextlib

@@ -9,45 +9,47 @@ from mutagen.id3 import ID3
 
 # Ours are the names of Vorbis comments, as MusicBrainz Picard maps them; an underscore is none.
 _TABLE = """
-title              TIT2  ©nam  Title            Title                       INAM
-artist             TPE1  ©ART  Artist           Author                      IART
-album              TALB  ©alb  Album            WM/AlbumTitle               IPRD
-albumartist        TPE2  aART  Album Artist     WM/AlbumArtist              _
-tracknumber        TRCK  trkn  Track            WM/TrackNumber              ITRK
-discnumber         TPOS  disk  Disc             WM/PartOfSet                _
-date               TDRC  ©day  Year             WM/Year                     ICRD
-genre              TCON  ©gen  Genre            WM/Genre                    IGNR
-comment            COMM  ©cmt  Comment          Description                 ICMT
-lyrics             USLT  ©lyr  Lyrics           WM/Lyrics                   _
-composer           TCOM  ©wrt  Composer         WM/Composer                 IMUS
-lyricist           TEXT  _     Lyricist         WM/Writer                   IWRI
-conductor          TPE3  _     Conductor        WM/Conductor                _
-remixer            TPE4  _     MixArtist        WM/ModifiedBy               _
-grouping           TIT1  ©grp  Grouping         WM/ContentGroupDescription  _
-subtitle           TIT3  _     Subtitle         WM/SubTitle                 _
-discsubtitle       TSST  _     DiscSubtitle     WM/SetSubTitle              _
-bpm                TBPM  tmpo  BPM              WM/BeatsPerMinute           _
-key                TKEY  _     Key              WM/InitialKey               _
-mood               TMOO  _     Mood             WM/Mood                     _
-media              TMED  _     Media            WM/Media                    IMED
-language           TLAN  _     Language         WM/Language                 ILNG
-isrc               TSRC  _     ISRC             WM/ISRC                     ISRC
-copyright          TCOP  cprt  Copyright        Copyright                   ICOP
-label              TPUB  _     Label            WM/Publisher                _
-encodedby          TENC  _     EncodedBy        WM/EncodedBy                ITCH
-compilation        TCMP  cpil  Compilation      WM/IsCompilation            _
-originaldate       TDOR  _     _                WM/OriginalReleaseTime      _
-originalartist     TOPE  _     Original Artist  WM/OriginalArtist           _
-originalalbum      TOAL  _     _                WM/OriginalAlbumTitle       _
-titlesort          TSOT  sonm  TitleSort        WM/TitleSortOrder           _
-artistsort         TSOP  soar  ArtistSort       WM/ArtistSortOrder          _
-albumsort          TSOA  soal  AlbumSort        WM/AlbumSortOrder           _
-albumartistsort    TSO2  soaa  AlbumArtistSort  WM/AlbumArtistSortOrder     _
-composersort       TSOC  soco  ComposerSort     WM/ComposerSortOrder        _
-movementname       MVNM  ©mvn  MovementName     _                           _
-movement           MVIN  ©mvi  Movement         _                           _
-work               _     ©wrk  Work             WM/Work                     _
-website            WOAR  _     Weblink          WM/AuthorURL                _
+title              TIT2  ©nam  Title            Title
+artist             TPE1  ©ART  Artist           Author
+album              TALB  ©alb  Album            WM/AlbumTitle
+albumartist        TPE2  aART  Album Artist     WM/AlbumArtist
+tracknumber        TRCK  trkn  Track            WM/TrackNumber
+discnumber         TPOS  disk  Disc             WM/PartOfSet
+date               TDRC  ©day  Year             WM/Year
+genre              TCON  ©gen  Genre            WM/Genre
+comment            COMM  ©cmt  Comment          Description
+lyrics             USLT  ©lyr  Lyrics           WM/Lyrics
+composer           TCOM  ©wrt  Composer         WM/Composer
+lyricist           TEXT  _     Lyricist         WM/Writer
+conductor          TPE3  _     Conductor        WM/Conductor
+remixer            TPE4  _     MixArtist        WM/ModifiedBy
+grouping           TIT1  ©grp  Grouping         WM/ContentGroupDescription
+subtitle           TIT3  _     Subtitle         WM/SubTitle
+discsubtitle       TSST  _     DiscSubtitle     WM/SetSubTitle
+bpm                TBPM  tmpo  BPM              WM/BeatsPerMinute
+key                TKEY  _     Key              WM/InitialKey
+mood               TMOO  _     Mood             WM/Mood
+media              TMED  _     Media            WM/Media
+language           TLAN  _     Language         WM/Language
+isrc               TSRC  _     ISRC             WM/ISRC
+copyright          TCOP  cprt  Copyright        Copyright
+label              TPUB  _     Label            WM/Publisher
+encodedby          TENC  _     EncodedBy        WM/EncodedBy
+compilation        TCMP  cpil  Compilation      WM/IsCompilation
+originaldate       TDOR  _     _                WM/OriginalReleaseTime
+originalartist     TOPE  _     Original Artist  WM/OriginalArtist
+originalalbum      TOAL  _     _                WM/OriginalAlbumTitle
+titlesort          TSOT  sonm  TitleSort        WM/TitleSortOrder
+artistsort         TSOP  soar  ArtistSort       WM/ArtistSortOrder
+albumsort          TSOA  soal  AlbumSort        WM/AlbumSortOrder
+albumartistsort    TSO2  soaa  AlbumArtistSort  WM/AlbumArtistSortOrder
+composersort       TSOC  soco  ComposerSort     WM/ComposerSortOrder
+movementname       MVNM  ©mvn  MovementName     _
+movement           MVIN  ©mvi  Movement         _
+work               _     ©wrk  Work             WM/Work
+website            WOAR  _     Weblink          WM/AuthorURL
+license            WCOP  _     _                _
+releasedate        TDRL  _     _                _
 """
 _ROWS = [re.split(r"\s{2,}", line) for line in _TABLE.strip().splitlines()]
 
@@ -56,8 +58,8 @@ def _column(index: int) -> dict[str, str]:
     return {row[0]: row[index] for row in _ROWS if row[index] != "_"}
 
 
-# From our names to those of ID3v2.4, MP4, APE, ASF and RIFF INFO.
-ID3_NAMES, MP4_NAMES, APE_NAMES, ASF_NAMES, INFO_NAMES = (_column(index) for index in range(1, 6))
+# From our names to those of ID3v2.4, MP4, APE and ASF.
+ID3_NAMES, MP4_NAMES, APE_NAMES, ASF_NAMES = (_column(index) for index in range(1, 5))
 # Other names that are in use for the same.
 _ALIASES = {
     "album artist": "albumartist",
@@ -71,6 +73,7 @@ _ALIASES = {
     "description": "comment",
     "unsyncedlyrics": "lyrics",
     "unsynced lyrics": "lyrics",
+    "shareduserrating": "rating",
     "organization": "label",
     "publisher": "label",
     "encoded_by": "encodedby",
@@ -117,6 +120,16 @@ _OF_THE_CODING = {
     "handler_name",
     "vendor_id",
     "waveformatextensible_channel_mask",
+    "time_reference",
+    "umid",
+    # Of a track of Matroska, as its writer counted them.
+    "duration",
+    "bps",
+    "number_of_frames",
+    "number_of_bytes",
+    "_statistics_writing_app",
+    "_statistics_writing_date_utc",
+    "_statistics_tags",
 }
 # What loudness is written as, by how the names of its tags begin.
 _LOUDNESS = {
@@ -132,7 +145,9 @@ _PICTURES = (
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
     (re.compile(rb"BM....\0\0\0\0", re.DOTALL), "image/bmp"),
     (re.compile(rb"II\*\0|MM\0\*"), "image/tiff"),
-    (re.compile(rb"....ftyp(?:avif|heic)", re.DOTALL), "image/avif"),
+    (re.compile(rb"....ftyp(?:avif|avis)", re.DOTALL), "image/avif"),
+    (re.compile(rb"....ftyp(?:hei|hev|mif1|msf1)", re.DOTALL), "image/heic"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), "image/jxl"),
 )
 # Of a picture that is an address.
 _LINK = "-->"
@@ -141,6 +156,8 @@ _LINK = "-->"
 def key_of(name: str) -> str:
     """Our name for a field that a format leaves to the user."""
     name = name.lower().strip()
+    # As Picard has them in Windows Media.
+    name = re.sub("^(musicbrainz|acoustid)/", r"\1 ", name)
     return _KEYS.get(name, name)
 
 
@@ -160,7 +177,10 @@ class Tags:
             loudness and what describes the coded file.
         comments: Vorbis comments as they stand, likewise.
         blocks: FLAC's other metadata.
+        chunks: of WAV that are neither sound nor tags.
         other: names of what only the same format can carry: by format.
+        rate: of the sound that places in ``blocks`` and ``chunks`` are counted at, in Hz; 0 where
+            nobody counts.
         loudness: the ways in which the loudness was written: ``replaygain``, ``r128``,
             ``soundcheck``.
         has_album_gain: whether it was written for an album.
@@ -172,6 +192,8 @@ class Tags:
     id3: ID3 | None = None
     comments: list[tuple[str, str]] = field(default_factory=list)
     blocks: list[MetadataBlock] = field(default_factory=list)
+    chunks: list[tuple[bytes, bytes]] = field(default_factory=list)
+    rate: int = 0
     other: list[str] = field(default_factory=list)
     loudness: set[str] = field(default_factory=set)
     has_album_gain: bool = False

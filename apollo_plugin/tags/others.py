@@ -9,7 +9,7 @@ from mutagen.apev2 import BINARY, APEv2
 from mutagen.mp4 import MP4
 
 from ..audio.frames import opened
-from .model import APE_NAMES, ASF_NAMES, ID3_NAMES, MP4_NAMES, Tags, key_of
+from .model import APE_NAMES, ASF_NAMES, ID3_NAMES, MP4_NAMES, Tags, clean, key_of
 
 _MP4_KEYS = {name: key for key, name in MP4_NAMES.items()}
 _APE_KEYS = {name.lower(): key for key, name in APE_NAMES.items()}
@@ -47,12 +47,12 @@ def read_mp4(tags: Tags, file: MP4) -> None:
 
 def read_ape(tags: Tags, ape: APEv2) -> None:
     """Takes the items of an APEv2 tag; those that are known already stay."""
-    known = set(tags.text)
+    known, known_pictures = set(tags.text), [picture.data for picture in tags.pictures]
     for name, value in ape.items():
         key = _APE_KEYS.get(name.lower()) or key_of(name)
         if value.kind == BINARY and key.startswith("cover art"):
             data = value.value.partition(b"\0")[2]  # behind the file's name
-            if not tags.pictures:
+            if data not in known_pictures:
                 tags.add_picture(data, _BACK if "back" in key else _FRONT, "")
         elif value.kind == BINARY:
             tags.other.append(name)
@@ -70,7 +70,10 @@ def read_asf(tags: Tags, asf: Iterable[tuple[str, Any]]) -> None:
         elif isinstance(value.value, bytes):
             tags.other.append(name)
         else:
-            tags.add(_ASF_KEYS.get(name) or key_of(name.removeprefix("WM/")), [value.value])
+            key = _ASF_KEYS.get(name) or key_of(name.removeprefix("WM/"))
+            # Of 1, 25, 50, 75 and 99 each is a star more.
+            stars = key == "rating" and isinstance(value.value, int) and value.value > 0
+            tags.add(key, [20 * (round(value.value / 25) + 1) if stars else value.value])
 
 
 def read_by_ffmpeg(tags: Tags, path: Path, common: bool) -> None:
@@ -92,9 +95,17 @@ def read_by_ffmpeg(tags: Tags, path: Path, common: bool) -> None:
                 for stream in container.streams.audio[:1]:
                     found |= stream.metadata
                 found |= container.metadata
+                chapters = container.chapters()
+                attached = [(each.name or "", each.data) for each in container.streams.attachments]
             break
         except UnicodeDecodeError:
             continue
+    if chapters:
+        tags.other.append(CHAPTERS)
+    for name, data in attached:
+        kind = _BACK if "back" in name.lower() else _FRONT
+        if data and not (common or tags.add_picture(data, kind, "")):
+            tags.other.append(f"the attachment {clean(name)}")
     for name, value in found.items():
         if (key := key_of(name)) not in known and (key in ID3_NAMES or not common):
             tags.add(key, [value])

@@ -4,7 +4,14 @@ import base64
 import binascii
 from typing import Any
 
-from mutagen.flac import FLAC, MetadataBlock, Picture, error
+from mutagen.flac import (
+    FLAC,
+    CueSheet,
+    CueSheetTrackIndex,
+    MetadataBlock,
+    Picture,
+    error,
+)
 
 from ..audio.layouts import FLAC_MASK
 from .model import Tags, key_of
@@ -13,7 +20,7 @@ _PICTURE = "metadata_block_picture"
 # Pictures as they were written before there was a way.
 _OLD_PICTURE = "coverart"
 # FLAC's blocks that are neither comments, pictures, padding nor about the coding.
-_APPLICATION, _CUESHEET = 2, 5
+_APPLICATION, CUESHEET_CODE = 2, 5
 CUESHEET, _OF_PROGRAMS = "CUESHEET", "APPLICATION"
 # A block of FLAC counts its bytes in 24 bits; what a comment takes beside its text.
 _BLOCK_BYTES, _BESIDE = 2**24 - 1, 64
@@ -31,9 +38,10 @@ def read(tags: Tags, file: Any) -> None:
     for picture in getattr(file, "pictures", ()):
         tags.add_picture(picture.data, picture.type, picture.desc, picture.mime)
     for block in getattr(file, "metadata_blocks", ()):
-        if block.code in (_APPLICATION, _CUESHEET):
+        if block.code in (_APPLICATION, CUESHEET_CODE):
             tags.blocks.append(block)
-            tags.other.append(CUESHEET if block.code == _CUESHEET else _OF_PROGRAMS)
+            tags.rate = file.info.sample_rate
+            tags.other.append(CUESHEET if block.code == CUESHEET_CODE else _OF_PROGRAMS)
 
 
 def _read_picture(tags: Tags, key: str, value: str) -> None:
@@ -78,7 +86,8 @@ def fill(file: Any, tags: Tags, extra: dict[str, str]) -> list[str]:
                 file.add_picture(picture)
             else:
                 left.append(f"a picture of {len(picture.data) / 1e6:.0f} MB")
-        file.metadata_blocks += [_copied(block) for block in tags.blocks]
+        ratio = file.info.sample_rate / (tags.rate or file.info.sample_rate)
+        file.metadata_blocks += [_copied(block, ratio) for block in tags.blocks]
     else:
         left += tags.other
         coded = [base64.b64encode(picture.write()).decode() for picture in tags.pictures]
@@ -92,8 +101,18 @@ def _is_name(name: str) -> bool:
     return bool(name) and all(" " <= c <= "}" and c != "=" for c in name)
 
 
-def _copied(block: Any) -> MetadataBlock:
+def _copied(block: Any, ratio: float) -> MetadataBlock:
+    """A block for a file whose rate is so many times the source's."""
     copy: Any = MetadataBlock(block.write())
+    if block.code == CUESHEET_CODE and ratio != 1:
+        copy = CueSheet(block.write())
+        # A CD's are counted in its sectors.
+        copy.compact_disc, copy.lead_in_samples = False, 0
+        for track in copy.tracks:
+            track.start_offset = round(track.start_offset * ratio)
+            for place, index in enumerate(track.indexes):
+                moved = round(index.index_offset * ratio)
+                track.indexes[place] = CueSheetTrackIndex(index.index_number, moved)
     copy.code = block.code
     return copy
 
