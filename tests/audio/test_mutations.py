@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import needs_processes
 
 sys.path.insert(0, str(Path(__file__).parent))  # its processes import it by name
 from mutations import run
 
 
+@needs_processes
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
 def test_a_sample_of_broken_files():
     problems = []

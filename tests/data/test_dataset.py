@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers import needs_processes
 from torch.utils.data import DataLoader
 
 from apollo_plugin.audio import AudioError
@@ -32,6 +33,7 @@ def test_an_item(prepared):
     assert torch.fft.irfft(spectra[0] * spectra[1].conj()).argmax() == 0
 
 
+@needs_processes
 @pytest.mark.parametrize("n_workers, persistent", [(1, False), (2, False), (2, True)])
 def test_the_same_whatever_the_workers(prepared, n_workers, persistent):
     data = dataset(prepared)

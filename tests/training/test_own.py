@@ -6,7 +6,16 @@ import warnings
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import LENGTH, Noisy, load_plain, small_model, tone, with_args, with_settings
+from helpers import (
+    LENGTH,
+    Noisy,
+    load_plain,
+    needs_processes,
+    small_model,
+    tone,
+    with_args,
+    with_settings,
+)
 from pytorch_lightning.loggers import CSVLogger
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
@@ -215,7 +224,7 @@ def test_items_of_one_channel_and_of_none():
     torch.testing.assert_close(*figures, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("n_workers", [0, 1])
+@pytest.mark.parametrize("n_workers", [0, pytest.param(1, marks=needs_processes)])
 def test_lengths_that_differ(n_workers):
     uneven = Items(*[tuple(x[:, : LENGTH - index] for x in Noisy()[index]) for index in range(2)])
     with pytest.raises(ValueError, match=r"different shapes: \(2, 4410\) and \(2, 4410\), \(2, 4"):
