@@ -49,12 +49,20 @@ class Diagnosis:
         drop: height of the edge in dB.
         sample_rate: of the file, in Hz.
         silent: there is no sound to judge by.
+        coding: how the file is coded, where it is so coarse that something is missing although no
+            edge shows it: some codecs fill what they left out with noise.
     """
 
     cutoff: float | None
     drop: float
     sample_rate: int
     silent: bool = False
+    coding: str = ""
+
+    @property
+    def uncoded(self) -> bool:
+        """Whether it looks as if no codec took anything."""
+        return self.cutoff is None and not self.coding
 
     @property
     def like_kbps(self) -> int | None:
@@ -65,6 +73,8 @@ class Diagnosis:
     def __str__(self) -> str:
         if self.silent:
             return "silent: nothing to judge by, nothing to restore"
+        if self.cutoff is None and self.coding:
+            return f"coded ({self.coding}), with no edge: it is filled up to the top"
         if self.cutoff is None:
             limit = min(FULL_BAND_HZ, _FULL_BAND * self.sample_rate / 2)
             return f"looks uncoded: no edge below {limit / 1000:.1f} kHz, nothing to restore above"

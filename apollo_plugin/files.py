@@ -100,6 +100,15 @@ def _check_pourable(path: Path) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
+def imitate(path: Path, source: Path) -> None:
+    """Gives a file the modification time and the permissions of another, as far as one may."""
+    with contextlib.suppress(OSError):
+        status = os.stat(source)
+        if path.is_file():
+            os.chmod(path, stat.S_IMODE(status.st_mode) & 0o777)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def check_place(path: str | os.PathLike) -> None:
     """Raises the OSError that writing a file would end with: for a folder that cannot be made or
     written to, or a name that is too long. Leaves everything as it was."""

@@ -13,6 +13,7 @@ from .audio.writing import LOSSY, SAMPLE_BYTES
 from .blocks import Progress, model_level, restore_wav
 from .diagnose import Diagnosis, diagnose
 from .errors import AudioError, TagError, Uncoded
+from .files import imitate
 from .settings import Job, Settings
 
 if TYPE_CHECKING:
@@ -119,7 +120,15 @@ def restore_file(
     check_finite(restored, job, wav)
     made = tags.mark.make(model.origin, job.source, found.cutoff, before)
     written = write_result(job.target, restored, rate, settings, carried, layout, made)
+    imitate(job.target, job.source)
     return replace(written, diagnosis=found if settings.diagnose else None)
+
+
+def diagnose_file(path: Path, wav: torch.Tensor, rate: int) -> Diagnosis:
+    """What the spectrum of a file says, and where that shows no edge, its container."""
+    found = diagnose(wav, rate)
+    coding = audio.coding(path) if found.cutoff is None and not found.silent else None
+    return replace(found, coding=str(coding)) if coding and coding.is_coarse else found
 
 
 def read_tags(job: Job, settings: Settings) -> tuple[tags.Tags, str]:
@@ -227,8 +236,8 @@ def read_source(
     """
     reading = audio.read_all(job.source, **settings.reading)
     wav, rate, layout = reading.warn(job.source)
-    found = diagnose(wav, rate)
-    if settings.skip_uncoded and found.cutoff is None:
+    found = diagnose_file(job.source, wav, rate)
+    if settings.skip_uncoded and found.uncoded:
         raise Uncoded(f"'{job.source}' is left as it is: {found}")
     out_rate = settings.rate or rate
     audio.check_writable(settings.format, settings.subtype, out_rate, wav.shape[0], layout)

@@ -1,6 +1,7 @@
 """Any sound file in, any sound file out."""
 
 from ..errors import AudioError
+from .coding import Coding, coding
 from .crossover import high_pass
 from .layouts import lost as lost_layout
 from .layouts import low_channels
@@ -15,12 +16,14 @@ __all__ = [
     "SUFFIXES",
     "UNCLIPPED",
     "AudioError",
+    "Coding",
     "Level",
     "Meter",
     "Reading",
     "album_loudness",
     "check_room",
     "check_writable",
+    "coding",
     "default_subtype",
     "high_pass",
     "lost_layout",

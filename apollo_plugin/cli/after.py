@@ -17,34 +17,38 @@ from .terminal import say
 Results = Sequence[tuple[Job, Restored]]
 
 
-def end(results: Results, kept: Sequence[Job], settings: Settings) -> None:
+def end(results: Results, kept: Sequence[Job], left: Sequence[Job], settings: Settings) -> None:
     """Ends a run.
 
     Args:
         results: what was restored.
         kept: what was restored before.
+        left: what was left as it is.
         settings: how.
     """
-    _add_album_gains(results, kept, settings)
+    _add_album_gains(results, kept, left, settings)
     _say_notes(results)
     _say_level([restored for _, restored in results], settings)
 
 
-def _add_album_gains(results: Results, kept: Sequence[Job], settings: Settings) -> None:
+def _add_album_gains(
+    results: Results, kept: Sequence[Job], left: Sequence[Job], settings: Settings
+) -> None:
     """Tells the loudness of albums, which is known only now, where the sources told it."""
     albums: dict[tuple[Path, str], dict[Job, tags.Track]] = defaultdict(dict)
     for job, restored in results:
         if restored.of_album:
             albums[job.source.parent, restored.of_album.album][job] = restored.of_album
     folders = {folder for folder, _ in albums}
-    for job in kept:
-        track = _kept_track(job) if job.source.parent in folders else None
+    # What was left as it is belongs to its album, too.
+    for job, place in [(job, job.target) for job in kept] + [(job, job.source) for job in left]:
+        track = _measured_track(job, place) if job.source.parent in folders else None
         if track and (job.source.parent, track.album) in albums:
             albums[job.source.parent, track.album][job] = track
     for tracks in tqdm(albums.values(), unit="album", desc="loudness", disable=None):
         levels = [track.level for track in tracks.values()]
         for job, track in tracks.items():
-            if is_special(job.target):
+            if job in left or is_special(job.target):
                 continue
             try:
                 tags.add_album_gain(job.target, settings.format, track.kinds, levels)
@@ -52,13 +56,13 @@ def _add_album_gains(results: Results, kept: Sequence[Job], settings: Settings) 
                 say(str(error))
 
 
-def _kept_track(job: Job) -> tags.Track | None:
-    """A result of before as a track of its album, measured."""
+def _measured_track(job: Job, place: Path) -> tags.Track | None:
+    """A track of an album as it is: a result of before, or a source that has none."""
     source = tags.read(job.source)
     if not source.has_album_gain:
         return None
     try:
-        level = audio.measure(job.target)
+        level = audio.measure(place)
     except ApolloError:
         return None
     return tags.Track(source.album, frozenset(source.loudness), level)

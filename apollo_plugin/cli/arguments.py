@@ -41,6 +41,8 @@ def parse(argv: Sequence[str] | None) -> tuple[Options, "Settings"]:
     """Options and the settings that they mean; wrong usage ends the program with status 2."""
     parser = _parser()
     args = vars(parser.parse_args(argv))
+    if args["suffix"] is None:
+        args["suffix"] = "" if args["copy_others"] else MARK
     options = Options(**{**args, "inputs": tuple(args["inputs"])})
     try:
         options.check()
@@ -94,9 +96,8 @@ def _add_results(add: Any) -> None:
     )
     add(
         "--suffix",
-        default=MARK,
         metavar="TEXT",
-        help="what is added to a result's name (%(default)s)",
+        help=f"what is added to a result's name ({MARK}; nothing with --copy-others)",
     )
     add(
         "--format",
@@ -133,6 +134,12 @@ def _add_results(add: Any) -> None:
         "--skip-uncoded",
         action="store_true",
         help="leave files alone that look as if no codec took anything from them",
+    )
+    add(
+        "--copy-others",
+        action="store_true",
+        help="make -o DIR a library of its own: covers, lyrics, cue sheets, playlists and what "
+        "--skip-uncoded left go along, names in them are adapted, results keep their names",
     )
     add("--overwrite", action="store_true", help="restore again what is there already")
 

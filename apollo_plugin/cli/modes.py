@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..diagnose import diagnose as diagnosis_of
 from ..errors import SettingError
 from ..metrics import lsd, si_sdr
 from ..report import check_target
-from ..restore import restore_audio, write_result
+from ..restore import diagnose_file, restore_audio, write_result
 from ..settings import Settings
 from . import report
 from .loading import load
@@ -22,6 +23,12 @@ from .options import Options
 from .plan import sources
 from .terminal import Bar, Failures, tell, told, waiting
 
+_VERDICTS: dict[str, Callable[[Diagnosis], bool]] = {
+    "silent": lambda found: found.silent,
+    "uncoded": lambda found: found.uncoded,
+    "coded": lambda found: found.cutoff is None,
+    "cut off": lambda found: True,
+}
 _DEMO_FOLDER = "apollo_demo"
 _FIGURES = (
     "SI-SNR (in dB, higher is better) compares sample by sample: it falls where highs are made, "
@@ -38,8 +45,8 @@ def diagnose(options: Options) -> int:
         failures.add("", problem)
     for path in files:
         try:
-            wav, rate = audio.read(path, **options.reading())
-            found = diagnosis_of(wav, rate)
+            wav, rate, _ = audio.read_all(path, **options.reading()).warn(path)
+            found = diagnose_file(path, wav, rate)
             mark = tags.mark.find(path, tags.read(path))
         except Exception as error:
             failures.add(path, error)
@@ -55,7 +62,7 @@ def diagnose(options: Options) -> int:
 
 
 def _values(found: Diagnosis) -> dict[str, Any]:
-    verdict = "silent" if found.silent else "uncoded" if found.cutoff is None else "cut off"
+    verdict = next(name for name, holds in _VERDICTS.items() if holds(found))
     return {"verdict": verdict, **asdict(found), "like_kbps": found.like_kbps}
 
 

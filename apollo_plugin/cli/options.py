@@ -70,6 +70,7 @@ class Options:
     stems: str | None
     overwrite: bool
     skip_uncoded: bool
+    copy_others: bool
     report: Path | None
     reference: Path | None
     diagnose: bool
@@ -160,6 +161,14 @@ class Options:
             (
                 not (self.dask and (self.from_pipe or self.to_pipe)),
                 "--dask: a cluster cannot see pipes",
+            ),
+            (
+                not self.copy_others or (self.out_dir and any(map(os.path.isdir, self.inputs))),
+                "--copy-others is from a folder to another: name one as input and one by -o",
+            ),
+            (
+                not (self.copy_others and self.stems),
+                "--copy-others is for whole songs; leave out --stems",
             ),
             (not self.reference or self.report, "--reference is for --report"),
             (self.track is None or self.track >= 1, f"--track {self.track} has to be 1 or more"),

@@ -101,6 +101,15 @@ def sources(options: Options) -> tuple[list[Path], list[str]]:
     return [path for path, _ in found], problems
 
 
+def folders(options: Options) -> Iterator[tuple[Path, Path, list[Path]]]:
+    """All folders of the inputs, where they lie below theirs, and their files that are no
+    sounds."""
+    search = _Search(options)
+    for item in options.inputs:
+        if os.path.isdir(item):
+            yield from search.others(Path(item))
+
+
 def _find(options: Options) -> tuple[list[_Found], list[str]]:
     """Files, each once however it is named, and what went wrong. Links are files of their own."""
     _namesakes.cache_clear()
@@ -140,13 +149,13 @@ class _Search:
         """Files of an input."""
         path = Path(item)
         if item and os.path.isdir(path):
-            yield from self._walk(path)
+            yield from self._sounds(path)
         elif item and os.path.lexists(path):
             yield _Found(path, Path())
         elif glob.has_magic(item):
             yield from self._glob(item)
 
-    def _walk(self, root: Path) -> Iterator[_Found]:
+    def _walk(self, root: Path) -> Iterator[tuple[Path, list[str]]]:
         out = _identity(self._out) if self._out else None
         visited = set()
         for folder, folders, names in os.walk(root, onerror=self._complain, followlinks=True):
@@ -160,10 +169,23 @@ class _Search:
                 and (identity is None or identity != out)
                 and not self._is_result(Path(folder, f"{name}.wav"))  # stems of a file beside it
             ]
-            for name in sorted(names):
-                path = Path(folder, name)
-                if _is_audio(name) and not self._is_result(path) and not _is_translation(path):
-                    yield _Found(Path(folder, name), Path(folder).relative_to(root))
+            yield Path(folder), sorted(names)
+
+    def _sounds(self, root: Path) -> Iterator[_Found]:
+        for folder, names in self._walk(root):
+            for name in names:
+                if self.is_sound(folder / name):
+                    yield _Found(folder / name, folder.relative_to(root))
+
+    def is_sound(self, path: Path) -> bool:
+        """Whether a file of a folder is to be restored."""
+        return _is_audio(path.name) and not self._is_result(path) and not _is_translation(path)
+
+    def others(self, root: Path) -> Iterator[tuple[Path, Path, list[Path]]]:
+        """Folders of an input, each with its place below that and the files that are no sounds."""
+        for folder, names in self._walk(root):
+            paths = [folder / name for name in names if not name.startswith(".")]
+            yield folder, folder.relative_to(root), [p for p in paths if not _is_audio(p.name)]
 
     def _glob(self, pattern: str) -> Iterator[_Found]:
         root = pattern[: next(i for i, c in enumerate(pattern) if c in "*?[")]

@@ -52,9 +52,15 @@ def restore(options: Options, settings: "Settings") -> int:
         report.check(options, len(todo.jobs))
     kept = [job for job in todo.jobs if job not in todo.due]
     _say_kept(kept)
+    left: list[Job] = []
     if todo.due:
-        _restore_all(options, settings, todo.due, kept, failures)
+        left = _restore_all(options, settings, todo.due, kept, failures)
     status = failures.end(len(todo.jobs) + len(todo.problems))
+    if options.copy_others:
+        from .others import copy_others
+
+        made = [job for job in todo.jobs if job not in left]
+        status |= copy_others(options, made, [job.source for job in left])
     if options.report:
         shown = [report.Shown(job.source.name, job.source, job.target) for job in todo.jobs]
         status |= report.write(options, shown, options.reference)
@@ -74,17 +80,19 @@ def _restore_all(
     due: Sequence["Job"],
     kept: Sequence["Job"],
     failures: Failures,
-) -> None:
+) -> list["Job"]:
+    """Restores what is due; returns what was left as it is."""
     from . import after
     from .pool import outcomes
     from .summary import Summary
 
-    results, summary, n_failed = [], Summary(), failures.n
+    results, left, summary, n_failed = [], [], Summary(), failures.n
     with closing(outcomes(options, due)) as all_done:
         for job, done in all_done:
             if isinstance(done, Uncoded):
                 tell(str(done))
                 summary.n_uncoded += 1
+                left.append(job)
             elif isinstance(done, Exception):
                 failures.add(job.source, done)
             else:
@@ -93,7 +101,8 @@ def _restore_all(
                 results.append((job, done.restored))
     if len(due) > 1:
         summary.tell(len(kept), failures.n - n_failed)
-    after.end(results, kept, settings)
+    after.end(results, kept, left, settings)
+    return left
 
 
 def _tell_done(job: "Job", done: "Done") -> None:

@@ -127,12 +127,13 @@ class Evidence(nn.Module):
 
     def _rows(self, energies: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """Energies of bands, numbers of holes and of cells that sound, whether any does, and 1."""
-        n = energies.shape[1]
+        n, n_bands = energies.shape[1:]
         in_time = torch.cat((before, energies), 1)
-        in_time = _median([in_time[:, k : k + n] for k in range(5)])
         beside = nn.functional.pad(energies, (2, 2))
-        beside = _median([beside[..., k : k + energies.shape[-1]] for k in range(5)])
-        around = torch.minimum(in_time, beside)[..., 4:]
+        pairs = [
+            torch.stack((in_time[:, k : k + n], beside[..., k : k + n_bands])) for k in range(5)
+        ]
+        around = _median(pairs).amin(0)[..., 4:]
         sounds = (around > _SOUNDS).to(energies)
         holes = sounds * (energies[..., 4:] < _HOLE * around).to(energies)
         counts = [part.sum(-1, keepdim=True) for part in (holes, sounds)]
@@ -187,9 +188,7 @@ def _median(five: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _running_maximum(x: torch.Tensor) -> torch.Tensor:
-    """Of each value and all before it, along the last axis, in steps that double."""
-    n = 1
-    while n < x.shape[-1]:
-        x = torch.maximum(x, torch.cat((x[..., :n], x[..., :-n]), -1))
-        n *= 2
-    return x
+    """Of each value and all before it, along the last axis; finite ones."""
+    n = x.shape[-1]
+    least = torch.finfo(x.dtype).min
+    return nn.functional.max_pool1d(nn.functional.pad(x, (n - 1, 0), value=least), n, 1)

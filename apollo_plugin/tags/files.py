@@ -22,7 +22,7 @@ from mutagen.wave import WAVE
 
 from ..audio import Level, album_loudness
 from ..errors import TagError, one_line
-from ..files import atomic_write
+from ..files import atomic_write, imitate
 from . import gain, id3, mark, others, parts, riff, vorbis
 from .model import Tags
 
@@ -184,6 +184,7 @@ def add_album_gain(path: Path, format: str, kinds: frozenset[str], levels: Itera
                 for key, value in found.items():
                     file.tags[key.upper()] = value
             _save(file)
+            imitate(beside, path)
     except Exception as error:
         raise TagError(f"'{path}': its album's loudness is not told ({_reason(error)})") from error
 

@@ -7,16 +7,10 @@ have no fields. W64 and AU hold no text at all. No ``ISFT`` in WAV: FFmpeg shows
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
-import mutagen
 import soundfile
-from mutagen.mp3 import MP3
-from mutagen.mp4 import MP4
-from mutagen.oggopus import OggOpus
-from mutagen.oggvorbis import OggVorbis
 
-from .. import __version__
+from .. import __version__, audio
 from .model import Tags
 
 # Our name of the field, that of a Vorbis comment in lower case.
@@ -44,15 +38,7 @@ def make(origin: str, source: Path, cutoff: float | None, before: str = "") -> s
 
 def coding(path: Path) -> str:
     """How a file is coded, such as ``MP3 128 kbit/s``; its suffix where that is not known."""
-    name, kbps = path.suffix[1:].upper() or "unknown", 0
-    with contextlib.suppress(Exception):  # mutagen raises errors of all kinds
-        file: Any = mutagen.File(path)
-        lossy = {MP3: "MP3", MP4: "", OggVorbis: "Vorbis", OggOpus: "Opus"}
-        if file is not None:
-            name = lossy.get(type(file), type(file).__name__) or file.info.codec_description
-        if type(file) in lossy:
-            kbps = round(getattr(file.info, "bitrate", 0) / 1000)
-    return f"{name} {kbps} kbit/s" if kbps else name
+    return str(audio.coding(path) or path.suffix[1:].upper() or "unknown")
 
 
 def find(path: Path, tags: Tags) -> str:

@@ -89,6 +89,22 @@ def test_surrounds_count_as_the_standard_says():
     assert measure(sine(5, 0)[:, :1] * levels).loudness == pytest.approx(-23.0, abs=0.1)
 
 
+def test_each_channel_counts_by_its_place():
+    """BS.1770: 1.41 for what comes from 60 to 120 degrees, nothing for the channel of low
+    frequencies, 1 for the rest; in the order of WAV."""
+    for weights in ([1, 1], [1] * 3, [1, 1, 1.41, 1.41], [1, 1, 1, 1.41, 1.41], [1] * 7,
+                    [1, 1, 1, 0, 1.41, 1.41], [1, 1, 1, 0, 1, 1, 1.41, 1.41]):  # fmt: skip
+        one = measure(sine(2, -20.0)[:, :1]).loudness
+        for place, weight in enumerate(weights):
+            alone = np.zeros((2 * RATE, len(weights)))
+            alone[:, place] = sine(2, -20.0)[:, 0]
+            found = measure(alone).loudness
+            if weight:
+                assert found == pytest.approx(one + 10 * np.log10(weight), abs=0.01)
+            else:
+                assert found is None
+
+
 @pytest.mark.parametrize(
     "rate, layout, n_channels", [(11025, "stereo", 2), (44100, "mono", 1), (96000, "stereo", 2)]
 )

@@ -97,6 +97,17 @@ def test_a_bit_that_flipped_is_told(place, tmp_path):
         read(tmp_path / "a.pth", "a")
 
 
+@pytest.mark.parametrize("change", [0, 1, -98])
+def test_a_directory_that_is_not_where_it_should_be(change, tmp_path):
+    good = hostile.saved({"a": torch.zeros(3)})
+    (tmp_path / "a.pth").write_bytes(hostile._relocated(good, change))
+    if change:
+        with pytest.raises(CheckpointError, match="its directory is not where it should be"):
+            read(tmp_path / "a.pth", "a")
+    else:
+        assert read(tmp_path / "a.pth", "a")["a"].tolist() == [0] * 3
+
+
 def test_another_byte_order_is_told(tmp_path):
     good = hostile.zipped(hostile.holding(hostile.tensor(4, (4,), (1,))), {"0": bytes(16)})
     (tmp_path / "a.pth").write_bytes(good)

@@ -66,10 +66,16 @@ def test_the_average_is_taken_and_of_two_others_none(tmp_path):
     ):
         torch.save(content, tmp_path / "a.pth")
         same(tmp_path / "a.pth")
-    content = {f"a.{k}": v for k, v in noisy.items()} | {f"b.{k}": v for k, v in state.items()}
-    torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="several models, 'a\\.\\*' and 'b\\.\\*'"):
-        Apollo.from_pretrained(tmp_path / "a.pth")
+    for one, other in ((noisy, state), (state, noisy)):
+        content = {f"a.{k}": v for k, v in one.items()} | {f"b.{k}": v for k, v in other.items()}
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(CheckpointError, match="several models, 'a\\.\\*' and 'b\\.\\*'"):
+            Apollo.from_pretrained(tmp_path / "a.pth")
+        # In memory too, whatever lies before what; the same tensors twice are one model.
+        with pytest.raises(CheckpointError, match="several models"):
+            Apollo.from_pretrained(content)
+    twice = {f"{prefix}.{k}": v for prefix in "ab" for k, v in state.items()}
+    assert Apollo.from_pretrained(twice).get_model_args()["feature_dim"] == 32
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -204,14 +204,14 @@ def test_a_disk_without_room(run, no_work, tmp_path, monkeypatch):
 def test_whatever_happens_to_one_the_rest_go_on(run, tmp_path, monkeypatch, error, line, mode):
     for name in "abc":
         save(tmp_path / "in" / f"{name}.wav", tone(500))
-    real = restore.audio.read
+    real = restore.audio.read_all
 
     def read(path, **kwargs):
         if path.name == "b.wav":
             raise error
         return real(path, **kwargs)
 
-    monkeypatch.setattr(restore.audio, "read", read)
+    monkeypatch.setattr(restore.audio, "read_all", read)
     options = ["--diagnose"] if mode == "diagnose" else []
     status, out, err = run(tmp_path / "in", *options)
     assert status == 1 and sum(".wav" in line for line in out.splitlines()) == 2

@@ -1,0 +1,172 @@
+"""A folder in, a library of its own out: --copy-others, times, albums, and what codecs did."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from helpers import encoded, save, tone, tree
+from mutagen.flac import FLAC
+
+from apollo_plugin import audio
+from apollo_plugin.data.codecs import encode_mp3
+
+NOISE = 0.1 * torch.randn(2, 48000, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Two songs and what people keep beside them."""
+    folder = tmp_path / "in" / "Künstler" / "album"
+    folder.mkdir(parents=True)
+    for name in ("01 één.mp3", "02.mp3"):
+        (folder / name).write_bytes(encode_mp3(tone(22050), kbps=48))
+    (folder / "cover.jpg").write_bytes(b"\xff\xd8\xff picture")
+    (folder / "02.lrc").write_text("[00:01.00]la")
+    cue = 'TITLE "02.mp3"\nFILE "02.mp3" MP3\r\n  TRACK 01 AUDIO\nFILE "01 één.mp3" MP3\n'
+    (folder / "album.cue").write_bytes(cue.encode("cp1252"))
+    playlist = "#EXTM3U\n#EXTINF:1,02.mp3\n02.mp3\n./01 één.mp3\r\nhttp://a/02.mp3\nother/02.mp3\n"
+    (folder / "list.m3u8").write_text(playlist, newline="")
+    (folder / "list.pls").write_text("[playlist]\nFile1=02.mp3\nTitle1=02.mp3\n")
+    (folder / ".hidden").write_text("")
+    os.utime(folder / "cover.jpg", (1e9, 1e9))
+    os.chmod(folder / "02.lrc", 0o600)
+    return folder
+
+
+def test_others_go_along_with_the_names_that_sounds_have_now(run, tmp_path, album):
+    status, out, err = run(
+        tmp_path / "in", "-o", tmp_path / "out", "--format", "FLAC", "--copy-others"
+    )
+    assert status == 0 and "5 other file(s)" in out, err
+    place = tmp_path / "out" / "Künstler" / "album"
+    assert tree(place) == sorted(
+        ["01 één.flac", "02.flac", "02.lrc", "album.cue", "cover.jpg", "list.m3u8", "list.pls"]
+    )
+    cue = 'TITLE "02.mp3"\nFILE "02.flac" WAVE\r\n  TRACK 01 AUDIO\nFILE "01 één.flac" WAVE\n'
+    assert (place / "album.cue").read_bytes() == cue.encode("cp1252")
+    assert (place / "list.m3u8").read_bytes().decode() == (
+        "#EXTM3U\n#EXTINF:1,02.mp3\n02.flac\n./01 één.flac\r\nhttp://a/02.mp3\nother/02.mp3\n"
+    )
+    assert (place / "list.pls").read_text() == "[playlist]\nFile1=02.flac\nTitle1=02.mp3\n"
+    assert (place / "cover.jpg").stat().st_mtime == 1e9
+    assert (place / "02.lrc").stat().st_mode & 0o777 == 0o600
+    # Nothing of the input is changed; what is there stays.
+    assert len(tree(album)) == 8
+    (place / "cover.jpg").write_bytes(b"my own")
+    assert run(tmp_path / "in", "-o", tmp_path / "out", "--format", "FLAC", "--copy-others")[0] == 0
+    assert (place / "cover.jpg").read_bytes() == b"my own"
+
+
+def test_with_a_suffix_lyrics_have_it_too(run, tmp_path, album):
+    options = ["--copy-others", "--suffix", "_new"]
+    assert run(tmp_path / "in", "-o", tmp_path / "out", *options)[0] == 0
+    names = tree(tmp_path / "out" / "Künstler" / "album")
+    assert {"02_new.wav", "02_new.lrc", "01 één_new.wav", "cover.jpg"} <= set(names)
+
+
+def test_without_it_names_are_what_they_were(run, tmp_path, album):
+    assert run(tmp_path / "in", "-o", tmp_path / "out")[0] == 0
+    names = tree(tmp_path / "out" / "Künstler" / "album")
+    assert names == ["01 één_restored.wav", "02_restored.wav"]
+
+
+def test_what_was_left_as_it_is_goes_along(run, tmp_path):
+    source = tmp_path / "in"
+    save(source / "whole.wav", NOISE, 48000)
+    (source / "coded.mp3").write_bytes(encode_mp3(NOISE[:, :40000], kbps=32))
+    options = ["--skip-uncoded", "--copy-others"]
+    assert run(source, "-o", tmp_path / "out", *options)[0] == 0
+    assert tree(tmp_path / "out") == ["coded.wav", "whole.wav"]
+    assert (tmp_path / "out" / "whole.wav").read_bytes() == (source / "whole.wav").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["in", "--copy-others"], ["in/x.wav", "-o", "out", "--copy-others"]]
+)
+def test_it_is_from_a_folder_to_another(run, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "in" / "x.wav", tone(500))
+    with pytest.raises(SystemExit):
+        run(*arguments)
+
+
+def test_what_cannot_be_copied_is_named(run, tmp_path):
+    source = tmp_path / "in"
+    save(source / "a.wav", tone(500))
+    (source / "gone.jpg").symlink_to("nowhere")
+    (source / "empty.cue").write_bytes(b"")
+    os.mkfifo(source / "pipe.txt")
+    status, _, err = run(source, "-o", tmp_path / "out", "--copy-others")
+    assert status == 1 and "gone.jpg" in err and tree(tmp_path / "out") == ["a.wav", "empty.cue"]
+
+
+def test_times_and_permissions_are_those_of_the_source(run, tmp_path):
+    source = save(tmp_path / "a.flac", tone(3000), subtype="PCM_24")
+    file = FLAC(source)
+    file["replaygain_album_gain"] = "-3 dB"
+    file.save()
+    os.utime(source, (1e9, 1.1e9))
+    os.chmod(source, 0o640)
+    assert run(source, "--format", "FLAC")[0] == 0
+    status = (tmp_path / "a_restored.flac").stat()
+    assert status.st_mtime == 1.1e9 and status.st_mode & 0o777 == 0o640
+
+
+def test_an_albums_gain_counts_what_was_left_as_it_is(run, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    loud = 0.5 * np.random.default_rng(0).standard_normal((96000, 2)).clip(-1, 1)
+    soundfile.write(source / "whole.flac", loud, 48000, "PCM_24")
+    quiet = audio.read(encoded(tmp_path / "q.mp3", 0.05 * NOISE.repeat(1, 2), "libmp3lame", 48000))
+    soundfile.write(source / "coded.flac", quiet[0].T.numpy(), 48000, "PCM_24")
+    (tmp_path / "q.mp3").unlink()
+    low = audio.read(source / "coded.flac")[0]
+    spectrum = torch.fft.rfft(low)
+    spectrum[:, int(spectrum.shape[1] * 8000 / 24000) :] = 0
+    soundfile.write(source / "coded.flac", torch.fft.irfft(spectrum).T.numpy(), 48000, "PCM_24")
+    for name in ("whole", "coded"):
+        file = FLAC(source / f"{name}.flac")
+        file["album"], file["replaygain_album_gain"] = "A", "1 dB"
+        file.save()
+    options = ["--format", "FLAC", "--skip-uncoded", "--copy-others"]
+    assert run(source, "-o", tmp_path / "out", *options)[0] == 0
+    got = FLAC(tmp_path / "out" / "coded.flac")
+    levels = [audio.measure(tmp_path / "out" / f"{name}.flac") for name in ("coded", "whole")]
+    expected = -18 - audio.album_loudness(levels)
+    assert float(got["replaygain_album_gain"][0].split()[0]) == pytest.approx(expected, abs=0.02)
+    assert expected < -18 - levels[0].loudness - 10
+
+
+@pytest.mark.parametrize(
+    "suffix, codec, kbps, verdict",
+    [
+        ("opus", "libopus", 24, ("coded", "cut off")),
+        ("wma", "wmav2", 64, ("coded", "cut off")),
+        ("opus", "libopus", 256, ("uncoded",)),
+        ("wv", "wavpack", None, ("uncoded",)),
+    ],
+)
+def test_what_a_container_says_of_the_coding_counts(run, tmp_path, suffix, codec, kbps, verdict):
+    (tmp_path / "in").mkdir()
+    path = encoded(tmp_path / "in" / f"a.{suffix}", NOISE.repeat(1, 2), codec, 48000, kbps)
+    status, out, _ = run(path, "--diagnose", "--json")
+    found = json.loads(out)
+    assert status == 0 and found["verdict"] in verdict
+    assert bool(found["coding"]) == (found["verdict"] == "coded")
+    status, out, _ = run(path, "-o", tmp_path / "out", "--skip-uncoded")
+    assert bool(os.path.isdir(tmp_path / "out")) == (verdict != ("uncoded",))
+
+
+def test_how_files_are_coded(tmp_path):
+    (tmp_path / "a.mp3").write_bytes(encode_mp3(tone(88200), kbps=64))
+    found = audio.coding(tmp_path / "a.mp3")
+    assert str(found) == "MP3 64 kbit/s" and found.is_coarse and found.n_channels == 2
+    encoded(tmp_path / "b.mp3", tone(88200), "libmp3lame", kbps=320)
+    assert not audio.coding(tmp_path / "b.mp3").is_coarse
+    for path in (save(tmp_path / "c.wav", tone(500)), tmp_path, tmp_path / "none"):
+        assert audio.coding(path) is None
+    (tmp_path / "d.mp3").write_bytes(b"")
+    assert audio.coding(tmp_path / "d.mp3") is None
