@@ -120,6 +120,16 @@ def test_files_are_short(name):
     assert lines <= 320, f"{lines} lines; split it by idea"
 
 
+def test_tests_look_for_commands_by_the_marker():
+    """``needs``, by which .ci/run finds what was skipped on a bare machine."""
+    others = {
+        path.name
+        for path in (ROOT / "tests").rglob("*.py")
+        if "which(" in path.read_text() and path != Path(__file__)
+    }
+    assert others == {"conftest.py", "helpers.py"}
+
+
 # Of the extras of setup.cfg.
 OPTIONAL = (
     "fast_bss_eval matplotlib numba visqol zimtohrli distributed tensorboard onnx onnxruntime "

@@ -73,9 +73,9 @@ def test_it_is_read_in_five_minutes():
 def test_the_tree_names_what_is_there():
     tree = CONTRIBUTING.split("## The house")[1].split("```")[1]
     package = ROOT / "apollo_plugin"
-    there = {path.name for path in package.rglob("*.py")}
-    docs = {path.name for path in (ROOT / "docs").glob("*.py")}
-    assert set(re.findall(r"\b[a-z_]+\.py\b", tree)) <= there | docs | {"helpers.py"}
+    folders = (package, ROOT / "tests", ROOT / "docs")
+    there = {path.name for folder in folders for path in folder.glob("**/*.py")}
+    assert set(re.findall(r"\b[a-z_]+\.py\b", tree)) <= there
     top = {path.name for path in package.glob("*.py")}
     wings = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
     assert all(f"  {name}" in tree for name in top | wings)

@@ -3,7 +3,6 @@ and soundfile's too)."""
 
 import json
 import re
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -45,8 +44,6 @@ SEEN = {
 
 
 def ffprobe(path: Path) -> dict[str, str]:
-    if not shutil.which("ffprobe"):
-        pytest.skip("there is no ffprobe command")
     command = ["ffprobe", "-v", "error", "-show_entries", "format_tags:stream_tags", "-of", "json"]
     shown = json.loads(subprocess.run([*command, path], capture_output=True, check=True).stdout)
     found = dict(shown["format"].get("tags", {}))
@@ -68,6 +65,7 @@ def full(path: Path) -> Path:
     return path
 
 
+@pytest.mark.needs("ffprobe")
 @pytest.mark.parametrize("format", FORMATS)
 def test_players_find_all_of_it(format, tmp_path):
     """FFmpeg, and with it mpv and MPD, leaves out a WAV's ID3 beside LIST INFO."""
@@ -295,6 +293,7 @@ def test_chunks_that_are_cut_or_lie(cut, tmp_path):
     assert audio.probe(tmp_path / "b.wav") == (24000, 96000, 2)
 
 
+@pytest.mark.needs("ffprobe")
 def test_players_find_tags_beside_chunks(tmp_path):
     """But for bext, which takes the place of ID3: its texts go into that, and it is named."""
     source = marked(tmp_path / "a.wav")
@@ -399,9 +398,8 @@ def test_what_is_no_file_has_no_chunks(tmp_path):
     assert riff.read(tmp_path / "b") == ([], [])
 
 
+@pytest.mark.needs("ffmpeg")
 def test_chapters_are_named(tmp_path):
-    if not shutil.which("ffmpeg"):
-        pytest.skip("there is no ffmpeg command")
     save(tmp_path / "a.wav", WAV, 48000)
     text = ";FFMETADATA1\ntitle=T\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=200\ntitle=one\n"
     (tmp_path / "meta").write_text(text)
