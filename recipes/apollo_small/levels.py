@@ -127,7 +127,7 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
     figures: dict[int, list] = {}
     members = groups(path.n_bands)
     for kbps, est, log_gains in predictions(path, folder):
-        bands = bands_above(MP3_EDGES[kbps], RATE)
+        bands = bands_above(MP3_EDGES[kbps], RATE, 16000)
         if len(bands) > 2:
             both = [NEPER * x[..., list(bands)].transpose(1, 2) for x in (est, log_gains)]
             above = members[bands.start :].sum(0) == members.sum(0)
@@ -149,7 +149,7 @@ def mean_errors(
     total, count = torch.zeros(2, path.n_bands)
     for folder in (*folders, *coded):
         for kbps, est, log_gains in predictions(path, folder):
-            bands = bands_above(MP3_EDGES[kbps], RATE)  # to 16 kHz
+            bands = bands_above(MP3_EDGES[kbps], RATE, 16000)
             inside = slice(bands.start, None if folder in folders else bands.stop)
             there = known(log_gains).float()
             total[inside] += ((est - log_gains) * there).mean(1).sum(0)[inside]

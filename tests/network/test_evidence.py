@@ -76,7 +76,8 @@ def textbook(energies, n_ahead):
         edge = np.zeros(bands)
         for b in range(14, 66):
             fall = level[b - 4 : b].mean() - level[b + 2 :].max()
-            edge[b] = np.clip((fall - 18) / 6, 0, 1)
+            steeper = 8 * np.clip((28 - b) / 12, 0, 1)
+            edge[b] = np.clip((fall - steeper - 18) / 6, 0, 1)
         edge *= np.clip((sounds[seen].any(1).sum() - 20) / 25, 0, 1)
         above[t] = np.maximum.accumulate(edge)
         share = holes[seen].sum() / (sounds[seen].sum() + 1000)
