@@ -25,6 +25,7 @@ import importlib.util
 import inspect
 import math
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -36,6 +37,9 @@ import torch
 from . import hearing
 from .errors import install, one_line
 from .sounds import Sound, alike
+
+# Filters of warnings are the process's, and threads that change them undo one another's.
+_one_at_a_time = threading.Lock()
 
 
 class Metric(NamedTuple):
@@ -240,7 +244,7 @@ def bss_eval_v4(references: np.ndarray, estimates: np.ndarray, sample_rate: int)
         dB for each source; NaN for one that is silent, or whose estimate is, in every frame.
     """
     frame = min(sample_rate, references.shape[-1])
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with _one_at_a_time, warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         import museval
 

@@ -38,7 +38,8 @@ _FOREIGN = (".m4a", ".aac", ".opus", ".wma", ".webm", ".mp4", ".m4b", ".mka", ".
 
 def is_pipe(name: str) -> bool:
     """Whether an input is standard input, or a place where programs pass on what is read once."""
-    return name == "-" or is_special(name) or bool(_LENT.match(os.path.abspath(name)))
+    special = is_special(name) and not Path(name).is_char_device()
+    return name == "-" or special or bool(_LENT.match(os.path.abspath(name)))
 
 
 @dataclass(frozen=True)

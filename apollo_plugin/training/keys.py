@@ -70,6 +70,12 @@ class ApolloModel:
         0, "width of the path that expects their levels, such as 256; 0 for none", low=0
     )
     envelope_kernel: int = key(13, "of its convolutions, in frames", low=1)
+    input_peak: float | None = key(
+        1.0,
+        "of the data, where level_db is 0: recordings get it before the model",
+        above=0,
+        high=1,
+    )
 
 
 @dataclass
@@ -167,6 +173,12 @@ class SRGANModel:
     residual: bool = key(False, "true adds the input's compressed spectrum; in no source")
     noise_seed: int = key(0, "of the z that restores; training draws its own", low=0)
     n_draws: int = key(1, "restorations whose mean is given back", low=1)
+    input_peak: float | None = key(
+        1.0,
+        "of the data above: recordings are brought to it before the model and back",
+        above=0,
+        high=1,
+    )
 
 
 @dataclass
