@@ -107,7 +107,7 @@ def test_a_pipe_needs_a_name_for_its_result(run, tmp_path):
     with pytest.raises(SystemExit):
         run(tmp_path / "pipe.wav", tmp_path / "b.wav", "-o", tmp_path)
     status, _, err = run("/dev/zero", "-o", tmp_path / "b.wav")
-    assert status == 1 and "'/dev/zero'" in err and len(err.splitlines()) == 2
+    assert status == 1 and "'/dev/zero' is a directory or a device, no file" in err
 
 
 def test_a_pipe_in_a_folder_does_not_hold_up_the_rest(run, tmp_path):
