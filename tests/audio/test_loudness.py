@@ -133,6 +133,17 @@ def test_blocks_change_nothing():
     assert parts.true_peak == pytest.approx(whole.true_peak, rel=1e-5)
 
 
+@pytest.mark.parametrize("n_steps", [3, 4, 5, 23])
+@pytest.mark.parametrize("more", [0, 4799])
+def test_a_block_begins_each_tenth_of_a_second_while_it_is_whole(n_steps, more):
+    """Of 0.4 s each; the last is one of them."""
+    signal = np.zeros((4800 * n_steps + more, 1))
+    signal[4800 * (n_steps - 1) : 4800 * n_steps] = 0.5 * np.random.default_rng(0).choice([-1, 1])
+    powers = measure(signal).powers
+    assert len(powers) == max(0, n_steps - 3)
+    assert all(powers[:-1] == 0) and all(powers[-1:] > 0)
+
+
 def test_an_album_is_gated_as_one():
     quiet, loud = measure(sine(5, -40)), measure(sine(5, -20))
     assert album_loudness([quiet, loud]) == pytest.approx(-20, abs=0.1)  # 20 LU below: gated
