@@ -49,10 +49,12 @@ def find(path: Path, tags: Tags) -> str:
         tags: its, as :func:`apollo_plugin.tags.read` gives them.
     """
     values = tags.text.get(KEY, [])
-    with contextlib.suppress(soundfile.SoundFileError, OSError), path.open("rb") as file:
-        if not values and path.is_file() and file.read(4) in (b"caff", b"RF64"):
-            comment = soundfile.SoundFile(path).comment
-            values = [comment] if comment.startswith(f"{TOOL} ") else []
+    # Opening a named pipe would wait for its writer.
+    if not values and path.is_file():
+        with contextlib.suppress(soundfile.SoundFileError, OSError), path.open("rb") as file:
+            if file.read(4) in (b"caff", b"RF64"):
+                comment = soundfile.SoundFile(path).comment
+                values = [comment] if comment.startswith(f"{TOOL} ") else []
     return " ".join(values[0].split())[:_LONGEST] if values else ""
 
 

@@ -31,7 +31,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from apollo_plugin import Apollo
 from apollo_plugin.checkpoints import CheckpointError
-from apollo_plugin.checkpoints.loading import _HUB_FILES
+from apollo_plugin.checkpoints.download import HUB_FILES
 from apollo_plugin.memory import give_freed_memory_back
 
 SECONDS, BYTES = 10, 2 << 30
@@ -561,8 +561,8 @@ def beside() -> Iterator[Variant]:
 
     def made(change: Callable[[Path], Any], name: str = "config.json") -> Callable[[], Made]:
         def place(folder: Path) -> Path:
-            if name != _HUB_FILES[0]:
-                (folder / _HUB_FILES[0]).write_bytes(weights)
+            if name != HUB_FILES[0]:
+                (folder / HUB_FILES[0]).write_bytes(weights)
             change(folder / name)
             return folder
 
@@ -585,7 +585,7 @@ def beside() -> Iterator[Variant]:
         changes[f"a link to {device}"] = lambda path, d=device: path.symlink_to(d)
     for word, change in changes.items():
         yield f"config.json is {word}", made(change)
-        yield f"the weights are {word}", made(change, _HUB_FILES[0])
+        yield f"the weights are {word}", made(change, HUB_FILES[0])
     for word, content in {
         "of a gigabyte": None,
         "nested": b"[" * 500_000,
@@ -658,7 +658,7 @@ def placed(folder: Path, made: Made) -> Path:
     """Where in a folder what a variant makes comes to lie."""
     if not isinstance(made, bytes):
         return made(folder)
-    path = folder / (_HUB_FILES[0] if made[8:9] == b"{" else "hostile.pth")
+    path = folder / (HUB_FILES[0] if made[8:9] == b"{" else "hostile.pth")
     path.write_bytes(made)
     return path
 

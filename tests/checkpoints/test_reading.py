@@ -67,6 +67,17 @@ def test_it_reads_what_torch_reads(legacy, crc, tmp_path):
     assert same(read(path, "a"), torch.load(path, weights_only=True))
 
 
+@pytest.mark.parametrize("more", [-1, 0, 1, 100])
+def test_what_follows_the_older_layout_is_left_alone(more, tmp_path):
+    data = hostile.saved({"a": torch.arange(5)}, _use_new_zipfile_serialization=False)
+    (tmp_path / "a.pth").write_bytes(data[:more] if more < 0 else data + bytes(more))
+    if more < 0:
+        with pytest.raises(CheckpointError, match="'a' is truncated$"):
+            read(tmp_path / "a.pth", "a")
+    else:
+        assert read(tmp_path / "a.pth", "a")["a"].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_tensors_of_one_storage_share_it_again(tmp_path):
     whole = torch.zeros(6)
     torch.save({"whole": whole, "part": whole[2:4]}, tmp_path / "a.pth")

@@ -11,6 +11,7 @@ from apollo_plugin import Apollo
 from apollo_plugin.checkpoints import CheckpointError
 from apollo_plugin.checkpoints.cards import model_card
 from apollo_plugin.checkpoints.published_layout import _rate_and_window
+from apollo_plugin.checkpoints.unwrapping import unwrap
 
 
 def published() -> dict[str, torch.Tensor]:
@@ -71,11 +72,20 @@ def test_the_average_is_taken_and_of_two_others_none(tmp_path):
         torch.save(content, tmp_path / "a.pth")
         with pytest.raises(CheckpointError, match="several models, 'a\\.\\*' and 'b\\.\\*'"):
             Apollo.from_pretrained(tmp_path / "a.pth")
-        # In memory too, whatever lies before what; the same tensors twice are one model.
-        with pytest.raises(CheckpointError, match="several models"):
-            Apollo.from_pretrained(content)
-    twice = {f"{prefix}.{k}": v for prefix in "ab" for k, v in state.items()}
-    assert Apollo.from_pretrained(twice).get_model_args()["feature_dim"] == 32
+
+
+def test_two_models_are_one_where_they_are_the_same_memory():
+    memory = torch.arange(12.0)
+    low, high, wide = memory[:4], memory[4:8], memory[::2][:4]
+    for one, other, alike in [(low, low, True), (low, high, False), (high, low, False),
+                              (low, wide, False), (low, memory[:5], False),
+                              (low, low.view(torch.int32), False)]:  # fmt: skip
+        content = {"a.BN.0.1.weight": one, "b.BN.0.1.weight": other}
+        if alike:
+            assert unwrap(content, "it").state["BN.0.1.weight"] is one
+        else:
+            with pytest.raises(CheckpointError, match="several models"):
+                unwrap(content, "it")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
