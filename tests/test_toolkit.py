@@ -147,7 +147,7 @@ def test_an_argument_is_called_as_the_user_called_it():
     with pytest.raises(
         ValueError, match="^envelope_dim 8 is less than twice the 88 bands.*0 for none"
     ):
-        Apollo(feature_dim=16, n_layers=1, n_heads=2, envelope_dim=8)
+        Apollo(feature_dim=16, n_layers=1, n_heads=2, excitation=True, envelope_dim=8)
 
 
 # --------------------------------------------------------------------------- asteroid-filterbanks

@@ -22,6 +22,7 @@ from ..errors import CheckpointError, one_line
 from ..files import atomic_write, sha256
 from ..memory import available_bytes
 from ..network.base import RestorationNetwork
+from ..network.older import without_older_layers
 from . import arguments
 from . import published_layout as published
 from .claims import UNPLAIN
@@ -35,11 +36,11 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 BUNDLED: dict[str, tuple[str, str]] = {
     "apollo-small": (
         "apollo-small.safetensors",
-        "f8a43077dd421c0c17ba7e8936805d8d1077080536a49e8c5ca20d938468f367",
+        "5762fa1686fd8cf37975abc459610b9827b86a665da0d5651ab2a3d2c3e1037c",
     ),
     "apollo-small-streaming": (
         "apollo-small-streaming.safetensors",
-        "9a460ca2069ecb4de68f96dfa5400f86fa2c06935d0d6734ed8fdf84fce81396",
+        "32ca61896b23abac93460ba5d8418277a9ba7f2d6bd9721f5443d7ad6c353931",
     ),
 }
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
@@ -243,7 +244,10 @@ def _to_our_layout(
         raise CheckpointError(f"'{name}' says nothing of its model's arguments")
     if not all(isinstance(key, str) for key in args):
         raise CheckpointError(f"'{name}' is damaged: its model's arguments have no names")
-    return dict(args), state
+    try:
+        return dict(args), without_older_layers(state)
+    except (ValueError, RuntimeError, LookupError) as error:
+        raise CheckpointError(f"'{name}' cannot be used: {one_line(error, 200)}") from error
 
 
 def _settings(mappings: list[dict[Any, Any]]) -> Iterator[tuple[Any, Any]]:

@@ -11,9 +11,10 @@ from .envelope import EnvelopePath
 from .evidence import Evidence, Findings
 from .excitation import Excitation
 from .filterbank import ApolloSTFT
-from .gain_bands import GainBands, TokenGuide, starting_path
+from .gain_bands import GainBands, starting_path
 from .layers import INITIAL_LOG_GAIN, BandGain, BandLinear, BandSequenceModule, RMSNorm, rotary
 from .noise import NOISE_PERIOD, white_noise
+from .older import without_older_layers
 from .state import ApolloState, Contexts
 
 
@@ -45,7 +46,7 @@ class ApolloNetwork(RestorationNetwork):
             codec is seen to have cut or coded coarsely, see
             :class:`~apollo_plugin.network.evidence.Evidence` (not in the published model).
         envelope_dim: width of an :class:`~apollo_plugin.network.envelope.EnvelopePath` that tells
-            tokens and excitation how loud the original was, 0 for none (not published).
+            the excitation how loud the original was, 0 for none (not published).
         envelope_kernel: of the path's convolutions, in frames; odd.
         gain_shape: ``"bin"`` for eq. (2) as printed, a gain for each bin; the published model has
             one for each band.
@@ -125,16 +126,16 @@ class ApolloNetwork(RestorationNetwork):
                 nn.init.constant_(output.bias[:, -1], INITIAL_LOG_GAIN)
         self.envelope_path: EnvelopePath | None = None
         self.excitation: Excitation | None = None
-        if envelope_dim or excitation:
-            gain_bands = GainBands(bands, window, sample_rate)
-        if envelope_dim:
-            self.envelope_path = starting_path(gain_bands, envelope_dim, envelope_kernel, causal)
-            n_known = self.envelope_path.n_in // self.envelope_path.n_bands
-            self.early_guide = TokenGuide(bands, gain_bands, feature_dim, n_known)
-            self.late_guide = TokenGuide(bands, gain_bands, feature_dim, 2)
+        if envelope_dim and not excitation:
+            raise ValueError(f"envelope_dim {envelope_dim} is for the excitation; set that, or 0")
         if excitation:
-            self.excitation = Excitation(bands, gain_bands, feature_dim, bool(envelope_dim))
+            gain_bands = GainBands(window, sample_rate)
+            if envelope_dim:
+                path = starting_path(gain_bands, envelope_dim, envelope_kernel, causal)
+                self.envelope_path = path
+            self.excitation = Excitation(gain_bands, bool(envelope_dim))
             self.evidence = Evidence(gain_bands.widths)
+        self.register_load_state_dict_pre_hook(_forget_older_layers)
 
     # ------------------------------------------------------------------------ the one forward pass
 
@@ -220,14 +221,13 @@ class ApolloNetwork(RestorationNetwork):
         if self.excitation:
             found, memory = self.evidence(spec, memory, self.n_ahead if last else 0)
             spec = self.cleaned(spec, found.first(spec.shape[1]))
-        known = self.envelope_path.features(spec) if self.envelope_path else None
-        x, rotation = self.encode(spec, known), self.rotation()
+        x, rotation = self.encode(spec), self.rotation()
         new = []
         for layer, context in zip(self.layers, blocks):
             x, context = layer(x, rotation, context, last)
             new.append(context)
-        if known is not None and self.envelope_path is not None:
-            expected, path = self.envelope_path(known, path, last)
+        if self.envelope_path is not None:
+            expected, path = self.envelope_path(self.envelope_path.features(spec), path, last)
             x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
             n = min(x.shape[1], log_gain.shape[1])
             x, tokens = x[:, :n], x[:, n:]
@@ -248,15 +248,12 @@ class ApolloNetwork(RestorationNetwork):
         head_dim = self._args["feature_dim"] // self._args["n_heads"]
         return rotary(self.filterbank.n_bands, head_dim, next(self.parameters()).device)
 
-    def encode(self, spec: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
-        """Frames of a spectrum, and what the envelope path is told of them, to features,
-        ``(streams, frames, bands, features)``."""
+    def encode(self, spec: torch.Tensor) -> torch.Tensor:
+        """Frames of a spectrum to features, ``(streams, frames, bands, features)``."""
         dtype = next(self.parameters()).dtype
         bands = self.filterbank.bands
         features = [f.to(dtype) for f in bands.split(spec)]
         x = torch.cat([encoder(f) for encoder, f in zip(self.encoders, features)], -2)
-        if known is not None and self.envelope_path is not None:
-            x = x + self.early_guide(known.to(dtype).split(self.envelope_path.n_bands, -1))
         return bands.to_frequency_order(x)
 
     def decode(
@@ -273,9 +270,6 @@ class ApolloNetwork(RestorationNetwork):
         bands = self.filterbank.bands
         heard = self.cleaned(spec, found)
         x = bands.to_groups(x)
-        if self.envelope_path and log_gain is not None:
-            lacking = log_gain - self.envelope_path.log_gains(heard).to(log_gain)
-            x = x + self.late_guide((log_gain, lacking))
         groups = x.split([len(group) for group in bands.groups.values()], -2)
         parts = [decoder(group) for decoder, group in zip(self.decoders, groups)]
         parts = [part.to(self._signal_dtype) for part in parts]
@@ -285,8 +279,19 @@ class ApolloNetwork(RestorationNetwork):
         if self.excitation and found:
             kept = self.excitation.share_of_tokens(restored, heard, log_gain, found)
             restored = restored * kept
-            added, filled = self.excitation(groups, heard, noise, log_gain, found.above)
+            added, filled = self.excitation(heard, noise, log_gain, found.above)
             restored = restored * (1 - filled) + added  # one of the two, not their sum
         # Digital silence stays digital silence, whatever the biases say.
         sounding = spec.abs().amax((-2, -1), keepdim=True) > 0
         return restored * sounding
+
+
+def _forget_older_layers(network, state, prefix, metadata, strict, missing, unexpected, errors):
+    """Of files of older versions."""
+    try:
+        kept = without_older_layers(state, prefix)
+    except ValueError as error:
+        errors.append(str(error))
+        return
+    state.clear()
+    state.update(kept)

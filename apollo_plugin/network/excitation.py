@@ -8,7 +8,6 @@ rate keeps and noise, and what is learnt is how loud and how noisy each 250 Hz o
 import torch
 from torch import nn
 
-from .bands import BandSplit
 from .envelope import EMPTY, ENERGY_FLOOR
 from .evidence import Findings
 from .gain_bands import (
@@ -18,7 +17,6 @@ from .gain_bands import (
     GainBands,
     extrapolation,
 )
-from .layers import BandLinear, RMSNorm
 
 # The STFT of full-scale music reaches about exp(5).
 _MAX_LOG_GAIN = 6.0
@@ -64,35 +62,19 @@ class Excitation(nn.Module):
     and scaled by ``exp`` of a log gain where the input lacks as much and lies above a codec's edge,
     see :class:`~apollo_plugin.network.evidence.Evidence`.
 
-    Log gain, share of the tile and what counts as lacking start from the expected log gains, a half
-    and 15 dB; the tokens add to each, at first nothing.
-
     Args:
-        bands: the network's.
-        gain_bands: of the same.
-        feature_dim: N of the paper.
+        gain_bands: of the network.
         expects: whether an envelope path will give the expected log gains; else a linear map of the
             input's, which starts from :func:`extrapolation`, stands in for them.
+
+    Attributes:
+        tonality: log odds of the tile's share in the energy, at first 0, a half.
     """
 
-    def __init__(self, bands: BandSplit, gain_bands: GainBands, feature_dim: int, expects: bool):
+    def __init__(self, gain_bands: GainBands, expects: bool):
         super().__init__()
         self.gain_bands = gain_bands
-        edges = [sum(bands.widths[: band + 1]) for band in range(len(bands.widths))]
-        # By width; groups that end below the targets have none.
-        self.heads = nn.ModuleDict(
-            {
-                str(width): nn.Sequential(
-                    RMSNorm(feature_dim, len(members)), BandLinear(len(members), feature_dim, 3 * n)
-                )
-                for (width, members), n in zip(bands.groups.items(), gain_bands.n_sub_bands)
-                if edges[members[-1]] > TARGET_START * gain_bands.width
-            }
-        )
-        self._widths = [str(width) for width in bands.groups]
-        for head in self.heads.values():
-            for parameter in list(head.parameters())[-2:]:
-                nn.init.zeros_(parameter)
+        self.tonality = nn.Parameter(torch.zeros(()))
         self.level: nn.Linear | None = None
         if not expects:
             n_gains = len(gain_bands.widths)
@@ -103,7 +85,6 @@ class Excitation(nn.Module):
 
     def forward(
         self,
-        groups: list[torch.Tensor],
         spec: torch.Tensor,
         noise: torch.Tensor,
         log_gain: torch.Tensor | None,
@@ -112,7 +93,6 @@ class Excitation(nn.Module):
         """What is to be added to the spectrum.
 
         Args:
-            groups: tokens of each group of bands, ``(streams, frames, bands, features)``.
             spec: the input's without its noise floor, ``(streams, frames, bins, 2)``.
             noise: spectrum of :func:`~apollo_plugin.network.noise.white_noise` in these frames,
                 ``(frames, bins, 2)``.
@@ -126,13 +106,12 @@ class Excitation(nn.Module):
         """
         present = self.gain_bands.log_gains(spec)
         log_gain = self._expected(present, log_gain)
-        more, tonality, lack = self._correction(groups, spec.dtype)
         target = slice(TARGET_START, None)
-        present, expected = present[..., target], log_gain.to(spec.dtype)[..., target]
-        level = expected + more
-        fills = (_STEEPNESS * (level - present - _DEFICIT) + lack).sigmoid() * above[..., target]
+        present, level = present[..., target], log_gain.to(spec.dtype)[..., target]
+        fills = (_STEEPNESS * (level - present - _DEFICIT)).sigmoid() * above[..., target]
         amplitude = level.clamp(max=_MAX_LOG_GAIN).exp() * fills
         to_bins = self.gain_bands.to_bins[target].to(fills)
+        tonality = torch.zeros_like(level) + self.tonality.to(level)
         filled = self.mix(spec, noise, amplitude, tonality)
         return filled, (fills @ to_bins).unsqueeze(-1)
 
@@ -170,19 +149,6 @@ class Excitation(nn.Module):
             return self.level(present.to(self.level.weight.dtype))
         assert log_gain is not None  # the envelope path's where there is no map
         return log_gain
-
-    def _correction(
-        self, groups: list[torch.Tensor], dtype: torch.dtype
-    ) -> tuple[torch.Tensor, ...]:
-        """What the tokens say of each target band: log gain, tonality, lack."""
-        parts = []
-        for width, n, x in zip(self._widths, self.gain_bands.n_sub_bands, groups):
-            if width in self.heads:
-                said = self.heads[width](x).to(dtype)
-            else:
-                said = x.new_zeros(*x.shape[:-1], 3 * n, dtype=dtype)
-            parts.append(said.unflatten(-1, (3, n)).transpose(-3, -2))
-        return self.gain_bands.from_groups(parts)[..., TARGET_START:].unbind(-2)
 
     def mix(
         self,

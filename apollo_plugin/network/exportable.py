@@ -164,8 +164,8 @@ class StreamStep(nn.Module):
         if memory is not None:
             found, memory = model.evidence(new_spec, memory, valid=valid[0][:, None])
         heard = model.cleaned(new_spec, found)
-        known = path.features(heard) if (path := model.envelope_path) else None
-        x, contexts, late = model.encode(heard, known), [], 0
+        path = model.envelope_path
+        x, contexts, late = model.encode(heard), [], 0
         rotation, old = (self.cos, self.sin), iter(rest)
         for layer in model.layers:
             masks = []
@@ -181,7 +181,7 @@ class StreamStep(nn.Module):
             for of_time in path.blocks:
                 masks.append(valid[late][:, None])
                 late += of_time.ahead
-            expected, new = path(known, of_path, False, masks)
+            expected, new = path(path.features(heard), of_path, False, masks)
             x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
             contexts += [x[:, n_hops:], log_gain[:, n_hops:], *new]
             x, log_gain = (_late(part, n, n_hops) for part, n in zip((x, log_gain), self.n_waiting))

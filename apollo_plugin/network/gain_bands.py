@@ -1,14 +1,11 @@
 """Bands of 250 Hz, for each of which gains are expected and set."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from .bands import BandSplit
 from .envelope import EnvelopePath, log_gains, sum_bands, widths_of_bins
-from .layers import BandLinear
 
 GAIN_BAND_HZ = 250.0
 # The source region of the excitation, which every bit rate keeps, is so many bands from such a one
@@ -20,30 +17,24 @@ _SLOPE = 9 / 20 * math.log(10)
 
 
 class GainBands(nn.Module):
-    """The bands of 250 Hz that gains are set for, and how the network's bands share them.
-
-    A band of the network that is wide enough for several is cut into sub-bands of as many bins, the
-    last with what remains; where edges do not meet, both ways go by the bins in common.
+    """The bands of 250 Hz that gains are expected and set for.
 
     Args:
-        bands: the network's.
         kernel_size: of the STFT, in samples.
         sample_rate: in Hz.
 
     Attributes:
         width: bins of a gain band; the last one takes what remains, too.
         widths: bins of each.
-        n_sub_bands: sub-bands of each band, for each group of the network's bands.
+        to_bins: ``(gain bands, bins)``, 1 where a bin is in a band, else 0.
 
     Raises:
         ValueError: where the spectrum ends with the source region, and for odd windows.
     """
 
     to_bins: torch.Tensor
-    _up: torch.Tensor
-    _down: torch.Tensor
 
-    def __init__(self, bands: BandSplit, kernel_size: int, sample_rate: float):
+    def __init__(self, kernel_size: int, sample_rate: float):
         super().__init__()
         n_bins = kernel_size // 2 + 1
         self.width = max(1, round(GAIN_BAND_HZ * kernel_size / sample_rate))
@@ -59,23 +50,9 @@ class GainBands(nn.Module):
                 f"which ends at {TARGET_START * self.width * sample_rate / kernel_size:g} Hz"
             )
         self.widths = widths_of_bins(n_bins, self.width)
-        self.n_sub_bands = [max(1, width // self.width) for width in bands.groups]
-        edges = [sum(bands.widths[:band]) for band in range(len(bands.widths))]
-        sub_bands = []  # of all groups, one after the other: first bin and number of bins
-        for width, members in bands.groups.items():
-            for band in members:
-                start = edges[band]
-                for part in widths_of_bins(width, self.width):
-                    sub_bands.append((start, part))
-                    start += part
-        of_gains = _membership([(k * self.width, w) for k, w in enumerate(self.widths)], n_bins)
-        common = _membership(sub_bands, n_bins) @ of_gains.T
-        self._counts = [
-            len(members) * n for members, n in zip(bands.groups.values(), self.n_sub_bands)
-        ]
+        band = (torch.arange(n_bins) // self.width).clamp(max=n_gains - 1)
+        of_gains = (torch.arange(n_gains)[:, None] == band).float()
         self.register_buffer("to_bins", of_gains, persistent=False)
-        self.register_buffer("_up", common / common.sum(0), persistent=False)
-        self.register_buffer("_down", common.T / common.sum(1), persistent=False)
 
     def energies(self, spec: torch.Tensor) -> torch.Tensor:
         """``(..., bins, 2)`` -> energy of each gain band, ``(..., gain bands)``."""
@@ -84,24 +61,6 @@ class GainBands(nn.Module):
     def log_gains(self, spec: torch.Tensor) -> torch.Tensor:
         """Natural logarithm of each gain band's norm, ``(..., bins, 2) -> (..., gain bands)``."""
         return log_gains(spec, self.widths)
-
-    def to_groups(self, gains: torch.Tensor) -> list[torch.Tensor]:
-        """``(..., gain bands)`` -> for each group of bands ``(..., bands, sub-bands)``."""
-        parts = (gains @ self._down.to(gains)).split(self._counts, -1)
-        return [part.unflatten(-1, (-1, n)) for part, n in zip(parts, self.n_sub_bands)]
-
-    def from_groups(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        """For each group ``(..., bands, sub-bands)`` -> ``(..., gain bands)``."""
-        joined = torch.cat([part.flatten(-2) for part in parts], -1)
-        return joined @ self._up.to(joined)
-
-
-def _membership(bands: list[tuple[int, int]], n_bins: int) -> torch.Tensor:
-    """``(bands, bins)``: 1 where a bin is in a band of first bin and number of bins, else 0."""
-    member = torch.zeros(len(bands), n_bins)
-    for row, (start, width) in zip(member, bands):
-        row[start : start + width] = 1
-    return member
 
 
 def extrapolation(n_gains: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,32 +102,3 @@ def starting_path(gain_bands: GainBands, width: int, kernel: int, causal: bool) 
     weight, bias = extrapolation(path.n_bands)
     path.set_linear_map(nn.functional.pad(weight, (0, path.n_in - path.n_bands)), bias)
     return path
-
-
-class TokenGuide(nn.Module):
-    """What is known of gain bands, as features for the tokens' own to be added to. Before training
-    it adds nothing.
-
-    Args:
-        bands: the network's.
-        gain_bands: of the same.
-        feature_dim: N of the paper.
-        n_known: numbers that are known of each gain band.
-    """
-
-    def __init__(self, bands: BandSplit, gain_bands: GainBands, feature_dim: int, n_known: int):
-        super().__init__()
-        self.gain_bands = gain_bands
-        self.maps = nn.ModuleList(
-            BandLinear(len(members), n_known * n, feature_dim)
-            for members, n in zip(bands.groups.values(), gain_bands.n_sub_bands)
-        )
-        for layer in self.maps:
-            for parameter in layer.parameters():
-                nn.init.zeros_(parameter)
-
-    def forward(self, known: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Each ``(streams, frames, gain bands)`` -> ``(streams, frames, bands, features)``; bands
-        in the order of the groups."""
-        groups = zip(*(self.gain_bands.to_groups(part) for part in known))
-        return torch.cat([layer(torch.cat(part, -1)) for layer, part in zip(self.maps, groups)], -2)

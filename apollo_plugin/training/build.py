@@ -178,7 +178,9 @@ def load_envelope_path(model: Apollo, source: str | os.PathLike) -> None:
     """
     path, prefix = model.envelope_path, "envelope_path."
     if path is None:
-        raise SettingError(f"'{source}' is for an envelope path; set envelope_dim, such as 256")
+        raise SettingError(
+            f"'{source}' is for an envelope path; set excitation and envelope_dim, such as 256"
+        )
     if not Path(source).is_file():
         raise CheckpointError(f"no envelope path '{source}': no such file")
     content = checkpoints.read(Path(source), str(source))

@@ -90,10 +90,7 @@ def assembled(
         for parameter in decoder.parameters():
             parameter.copy_(smoothing(len(parameter)) @ parameter)
         decoder.bias -= mean_errors(new.envelope_path, valid, coded)
-    for head in new.excitation.heads.values():
-        bias = cast(torch.Tensor, cast(nn.Sequential, head)[-1].bias)
-        with torch.no_grad():
-            bias.unflatten(-1, (3, -1))[:, 1] = TONALITY
+    nn.init.constant_(new.excitation.tonality, TONALITY)
     return new
 
 

@@ -350,3 +350,60 @@ def test_a_misspelt_path_does_not_ask_the_hub(hub):
     with pytest.raises(CheckpointError, match="no such file"):
         Apollo.from_pretrained("weights/my.pth")
     assert not hub["asked"]
+
+
+# ------------------------------------------------------------------------------- layers that went
+
+
+def older(model, tonality=-3.0):
+    """A state dict with the guides and heads that models with excitation once had."""
+    state, gone = model.state_dict(), {}
+    for guide, n in (("early_guide", 5), ("late_guide", 2)):
+        for index, (n_bands, n_sub) in enumerate(((79, 1), (1, 9))):
+            gone[f"{guide}.maps.{index}.weight"] = torch.zeros(n_bands, 16, n * n_sub)
+            gone[f"{guide}.maps.{index}.bias"] = torch.zeros(n_bands, 16)
+    for width, n_bands, n_sub in ((5, 79, 1), (47, 1, 9)):
+        head = f"excitation.heads.{width}"
+        gone[f"{head}.0.weight"] = torch.rand(n_bands, 16)
+        gone[f"{head}.1.weight"] = torch.zeros(n_bands, 3 * n_sub, 16)
+        bias = torch.zeros(n_bands, 3, n_sub)
+        bias[:, 1] = tonality
+        gone[f"{head}.1.bias"] = bias.flatten(1)
+    del state["excitation.tonality"]
+    return state | gone, gone
+
+
+def test_files_with_layers_of_zeros_load_without_them(tmp_path):
+    model, path = small_model(n_layers=1, excitation=True, envelope_dim=176), tmp_path / "a.pth"
+    torch.nn.init.constant_(model.excitation.tonality, -3.0)
+    state, gone = older(model)
+    torch.save({"model_args": model.get_model_args(), "state_dict": state}, path)
+    loaded, by_hand = Apollo.from_pretrained(path), Apollo(**model.get_model_args())
+    by_hand.load_state_dict(state)
+    for key, value in model.state_dict().items():
+        assert value.equal(loaded.state_dict()[key]) and value.equal(by_hand.state_dict()[key]), key
+    assert set(state) >= set(gone)  # what was given stays as it is
+    # As a part of something larger, such as a system in training.
+    outer = torch.nn.ModuleDict({"model": Apollo(**model.get_model_args())})
+    outer.load_state_dict({f"model.{key}": value for key, value in state.items()})
+    assert outer["model"].excitation.tonality == -3
+
+
+def test_files_whose_layers_were_trained_are_refused_in_one_line(tmp_path):
+    model, path = small_model(n_layers=1, excitation=True, envelope_dim=176), tmp_path / "a.pth"
+    state, gone = older(model)
+    for key in gone:
+        if key.endswith(".0.weight") and "heads" in key:
+            continue  # of the norms before zeros
+        state[key].flatten()[0] += 0.5
+        torch.save({"model_args": model.get_model_args(), "state_dict": state}, path)
+        with pytest.raises(CheckpointError, match="trained, and this version has no such") as error:
+            Apollo.from_pretrained(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+        with pytest.raises(RuntimeError, match="trained, and this version has no such layer"):
+            model.load_state_dict(state)
+        state[key].flatten()[0] -= 0.5
+    state["excitation.heads.5.1.bias"] = torch.zeros(4)
+    torch.save({"model_args": model.get_model_args(), "state_dict": state}, path)
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        Apollo.from_pretrained(path)

@@ -10,7 +10,7 @@ import torch
 from apollo_plugin.network.bands import BandSplit
 from apollo_plugin.network.evidence import Findings
 from apollo_plugin.network.excitation import Excitation, tiled
-from apollo_plugin.network.gain_bands import TARGET_START, GainBands, TokenGuide, extrapolation
+from apollo_plugin.network.gain_bands import TARGET_START, GainBands, extrapolation
 from apollo_plugin.network.noise import (
     LONGEST_HOP,
     NOISE_PERIOD,
@@ -18,20 +18,15 @@ from apollo_plugin.network.noise import (
     white_noise_in_float32,
 )
 
-LEAN = [5] * 16 + [10] * 8 + [15] * 8 + [20] * 7 + [22]
-PUBLISHED = [5] * 79 + [47]
-UNEVEN = [3, 7, 11] * 21 + [1]
+
+def parts(expects=True):
+    gains = GainBands(882, 44100)
+    return gains, Excitation(gains, expects)
 
 
-def parts(widths, feature_dim=6, expects=True):
-    bands = BandSplit(widths)
-    gains = GainBands(bands, 882, 44100)
-    return bands, gains, Excitation(bands, gains, feature_dim, expects)
-
-
-def filled(excitation, groups, spec, noise, log_gain):
+def filled(excitation, spec, noise, log_gain):
     """Its part of the spectrum where all bands lie above the edge."""
-    return excitation(groups, spec, noise, log_gain, torch.ones(*spec.shape[:2], 88))[0]
+    return excitation(spec, noise, log_gain, torch.ones(*spec.shape[:2], 88))[0]
 
 
 def spectrum(n_frames=7, streams=2, seed=0):
@@ -97,29 +92,8 @@ def test_noise_is_white_with_variance_1_and_does_not_repeat():
 # --------------------------------------------------------------------------------------- gain bands
 
 
-@pytest.mark.parametrize("widths", [LEAN, PUBLISHED, UNEVEN, [442], [1] * 442])
-def test_corrections_of_bands_reach_the_gain_bands_that_they_share_bins_with(widths):
-    bands, gains, _ = parts(widths)
-    assert gains.width == 5 and gains.widths == [5] * 87 + [7]
-    # A textbook version: to each bin the value of its sub-band, the mean over a gain band's bins.
-    generator = torch.Generator().manual_seed(0)
-    values, of_bin = [], torch.zeros(442)
-    edges = np.cumsum([0, *widths])
-    for (width, members), n in zip(bands.groups.items(), gains.n_sub_bands):
-        value = torch.randn(len(members), n, generator=generator)
-        values.append(value)
-        for band, row in zip(members, value):
-            for k in range(width):
-                of_bin[edges[band] + k] = row[min(k // 5, n - 1)]
-    expected = [of_bin[5 * k : 5 * k + 5 if k < 87 else 442].mean() for k in range(88)]
-    torch.testing.assert_close(gains.from_groups(values), torch.stack(expected))
-    # What all agree on comes back the same.
-    same = gains.to_groups(torch.full((2, 3, 88), 0.7))
-    torch.testing.assert_close(gains.from_groups(same), torch.full((2, 3, 88), 0.7))
-
-
 def test_energies_are_those_of_the_split():
-    bands, gains, _ = parts([5] * 87 + [7])
+    bands, (gains, _) = BandSplit([5] * 87 + [7]), parts()
     spec = spectrum()
     expected = torch.cat([part[..., -1] for part in bands.split(spec)], -1)
     torch.testing.assert_close(gains.log_gains(spec), expected, atol=1e-5, rtol=1e-5)
@@ -128,12 +102,12 @@ def test_energies_are_those_of_the_split():
 def test_gains_stay_250_hz_wide_at_other_rates_and_windows():
     for rate, ms, width in ((48000, 20, 5), (22050, 40, 10), (44100, 40, 10), (44100, 4, 1)):
         kernel = int(rate * ms / 1000)
-        gains = GainBands(BandSplit([1] * (kernel // 2 + 1)), kernel, rate)
+        gains = GainBands(kernel, rate)
         assert gains.width == width and sum(gains.widths) == kernel // 2 + 1
     with pytest.raises(ValueError, match="8000 Hz leaves no room above the source region"):
-        GainBands(BandSplit([81]), 160, 8000)
+        GainBands(160, 8000)
     with pytest.raises(ValueError, match="441 samples at 22050 Hz is no two hops"):
-        GainBands(BandSplit([221]), 441, 22050)
+        GainBands(441, 22050)
 
 
 # ---------------------------------------------------------------------------------------- the tiles
@@ -181,7 +155,7 @@ def test_a_tile_of_a_tone_is_a_tone_in_phase():
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_energies_come_out_as_asked(share):
-    _, gains, excitation = parts(LEAN)
+    gains, excitation = parts()
     amplitude = torch.rand(2, 7, 71, generator=torch.Generator().manual_seed(3)) * 5
     filled = excitation.mix(
         spectrum(), grain(), amplitude, torch.full_like(amplitude, share).logit()
@@ -192,7 +166,7 @@ def test_energies_come_out_as_asked(share):
 
 
 def test_the_share_turns_noise_into_tile():
-    _, _, excitation = parts(LEAN)
+    _, excitation = parts()
     spec, noise = spectrum(), grain()
     ones = torch.ones(2, 7, 71)
 
@@ -210,7 +184,7 @@ def test_the_share_turns_noise_into_tile():
 
 
 def test_noise_takes_the_place_of_a_silent_source():
-    _, gains, excitation = parts(LEAN)
+    gains, excitation = parts()
     spec = spectrum()
     spec[..., 45:85, :] = 0
     amplitude = torch.full((2, 7, 71), 2.0)
@@ -218,14 +192,12 @@ def test_noise_takes_the_place_of_a_silent_source():
     torch.testing.assert_close(gains.energies(filled)[..., TARGET_START:].sqrt(), amplitude)
 
 
-@pytest.mark.parametrize("widths", [LEAN, PUBLISHED, UNEVEN])
-def test_empty_bands_get_the_expected_gain_and_full_ones_nothing(widths):
-    bands, gains, excitation = parts(widths)
+def test_empty_bands_get_the_expected_gain_and_full_ones_nothing():
+    gains, excitation = parts()
     spec = spectrum()
     spec[..., 200:, :] = 0
-    groups = [torch.randn(2, 7, len(members), 6) for members in bands.groups.values()]
     expected = gains.log_gains(spectrum())  # 1.2 or so, in all bands
-    found = filled(excitation, groups, spec, grain(), expected)
+    found = filled(excitation, spec, grain(), expected)
     energy = gains.energies(found)
     torch.testing.assert_close(0.5 * energy[..., 40:].log(), expected[..., 40:], atol=1e-3, rtol=0)
     # Where the input has what is expected, less than 50 dB below it are added.
@@ -234,11 +206,10 @@ def test_empty_bands_get_the_expected_gain_and_full_ones_nothing(widths):
 
 
 def test_without_expectations_the_source_is_continued_at_9_db_an_octave():
-    bands, gains, excitation = parts(LEAN, expects=False)
+    gains, excitation = parts(expects=False)
     spec = spectrum()
     spec[..., 85:, :] = 0
-    groups = [torch.zeros(2, 7, len(members), 6) for members in bands.groups.values()]
-    found = 0.5 * gains.energies(filled(excitation, groups, spec, grain(), None)).log()
+    found = 0.5 * gains.energies(filled(excitation, spec, grain(), None)).log()
     source = gains.log_gains(spec)[..., 9:17].mean(-1)
     for band in (26, 52):  # one and two octaves above the source's centre, 13 * 250 Hz
         fall = 9 * np.log2((band + 0.5) / 13) / 20 * np.log(10)
@@ -249,22 +220,21 @@ def test_without_expectations_the_source_is_continued_at_9_db_an_octave():
 
 
 def test_only_what_lies_above_the_edge_is_filled():
-    bands, gains, excitation = parts(LEAN)
+    gains, excitation = parts()
     spec = spectrum(60, 1)
     spec[:, :, 200:] = 0
-    groups = [torch.zeros(1, 60, len(members), 6) for members in bands.groups.values()]
     expected = gains.log_gains(spectrum(60, 1, seed=4))
     above = torch.zeros(1, 60, 88)
     above[..., 50:] = 1
     above[..., 45:50] = 0.25
-    added, fills = excitation(groups, spec, grain(60), expected, above)
+    added, fills = excitation(spec, grain(60), expected, above)
     assert not fills[..., :225, :].any() and not added[..., :225, :].any()
     assert ((fills[..., 225:250, :] - 0.25).abs() < 0.05).all()
     assert (fills[..., 250:, :] > 0.9).all()
 
 
 def test_tokens_are_kept_where_coding_was_coarse_and_in_holes_no_louder_than_expected():
-    _, gains, excitation = parts(LEAN)
+    gains, excitation = parts()
     spec, restored = spectrum(4, 1), spectrum(4, 1, seed=6)
     spec[:, :, 100:120] = 0
     expected = gains.log_gains(restored) - 1  # the tokens are 8.7 dB louder
@@ -279,64 +249,28 @@ def test_tokens_are_kept_where_coding_was_coarse_and_in_holes_no_louder_than_exp
         torch.testing.assert_close(share[:, :, 100:120], in_hole, rtol=1e-3, atol=1e-6)
 
 
-def test_tokens_correct_each_band_alone():
-    bands, gains, excitation = parts(LEAN)
-    spec = spectrum()
-    spec[..., 85:, :] = 0
-    groups = [torch.randn(2, 7, len(members), 6) for members in bands.groups.values()]
-    expected = torch.ones(2, 7, 88)
-    plain = gains.energies(filled(excitation, groups, spec, grain(), expected))
-    with torch.no_grad():  # the band of 15 bins from bin 160 on: its second 250 Hz by 0.5
-        excitation.heads["15"][-1].bias[0, 1] = 0.5
-    raised = gains.energies(filled(excitation, groups, spec, grain(), expected))
-    ratio = 0.5 * (raised / plain)[..., TARGET_START:].log()
-    expected_ratio = torch.zeros(71)
-    expected_ratio[160 // 5 + 1 - TARGET_START] = 0.5
-    torch.testing.assert_close(ratio, expected_ratio.expand_as(ratio), atol=1e-3, rtol=0)
-
-
 def test_gradients_are_those_of_finite_differences_and_reach_every_gain():
-    bands, _, excitation = parts(LEAN, feature_dim=4, expects=False)
+    _, excitation = parts(expects=False)
     spec, noise = spectrum(2, 1), grain(2)
     spec[..., 85:, :] *= 0.05
     generator = torch.Generator().manual_seed(5)
-    groups = [
-        torch.randn(1, 2, len(members), 4, generator=generator) for members in bands.groups.values()
-    ]
-    for head in excitation.heads.values():
-        torch.nn.init.normal_(head[-1].weight, 0, 0.3, generator=generator)
     asked = [torch.randn(1, 2, 71, generator=generator).double() for _ in range(2)]
     assert torch.autograd.gradcheck(
         lambda *asked: excitation.mix(spec.double(), noise.double(), *asked),
         [x.requires_grad_() for x in asked],
     )
-    filled(excitation, groups, spec, noise, None).square().sum().backward()
+    filled(excitation, spec, noise, None).square().sum().backward()
     for name, parameter in excitation.named_parameters():
         assert parameter.grad.isfinite().all() and parameter.grad.any(), name
     assert (excitation.level.bias.grad[TARGET_START:] != 0).all()
 
 
 def test_gradients_stay_finite_where_all_is_tile_or_all_is_noise():
-    _, _, excitation = parts(LEAN)
+    _, excitation = parts()
     for extreme in (-200.0, 200.0):
         tonality = torch.full((2, 7, 71), extreme, requires_grad=True)
         excitation.mix(spectrum(), grain(), torch.ones(2, 7, 71), tonality).sum().backward()
         assert tonality.grad.isfinite().all()
-
-
-def test_the_guide_tells_each_band_of_its_own_gain_bands():
-    bands, gains, _ = parts(LEAN)
-    guide = TokenGuide(bands, gains, 6, 2)
-    known = torch.randn(2, 2, 7, 88)
-    assert not guide(known).any()
-    with torch.no_grad():
-        for layer in guide.maps:
-            layer.weight.normal_()
-    # The first band of 15 bins begins at bin 160: gain bands 32 to 34, the 25th in the groups.
-    told = torch.cat([part[..., 32:35] for part in known], -1)
-    torch.testing.assert_close(
-        guide(known)[:, :, 24], told @ guide.maps[2].weight[0].T, atol=1e-4, rtol=1e-4
-    )
 
 
 @pytest.mark.parametrize("more, n_tiles", [(1, 1), (40, 1), (41, 2), (9 * 40, 9)])
@@ -350,12 +284,3 @@ def test_as_many_tiles_as_there_is_room_for(more, n_tiles, monkeypatch):
         )
         assert tiled(spec, 5).shape == (1, 2, more, 2)
     assert made == [n_tiles]
-
-
-@pytest.mark.parametrize("n_narrow, has", [(16, False), (17, False), (18, True), (40, True)])
-def test_bands_that_reach_above_the_source_have_a_head(n_narrow, has):
-    """The targets begin at bin 85, where the 17th band of 5 bins ends."""
-    rest = 442 - 5 * n_narrow
-    _, gains, excitation = parts([5] * n_narrow + [rest // 2, rest - rest // 2])
-    assert TARGET_START * gains.width == 85
-    assert ("5" in excitation.heads) == has and str(rest // 2) in excitation.heads

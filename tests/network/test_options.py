@@ -15,7 +15,8 @@ OPTIONS = [
     dict(band_bins=LEAN, excitation=True),
     dict(excitation=True, envelope_dim=176, n_bands=80),
     dict(band_bins=LEAN, excitation=True, envelope_dim=176),
-    dict(band_bins=LEAN, envelope_dim=176, kernel_size=45),  # the path waits for the tokens
+    # the path waits for the tokens
+    dict(band_bins=LEAN, excitation=True, envelope_dim=176, kernel_size=45),
     dict(band_bins=LEAN, excitation=True, envelope_dim=176, causal=True),
     dict(band_bins=LEAN, excitation=True, envelope_dim=176, envelope_kernel=5),
     dict(band_bins=LEAN, excitation=True, residual=False),
@@ -80,14 +81,14 @@ def test_what_comes_later_changes_nothing_before_its_latency(options):
 
 
 def test_latency_is_the_longer_look_ahead():
-    with_path = model(envelope_dim=176)
+    with_path = model(excitation=True, envelope_dim=176)
     path_ahead = sum(block.conv.kernel_size[0] // 2 for block in with_path.envelope_path.blocks)
     assert 1 < path_ahead < 30
     frames = {
         1: model(),
         path_ahead: with_path,
-        30: model(envelope_dim=176, kernel_size=61),
-        0: model(envelope_dim=176, causal=True),
+        30: model(excitation=True, envelope_dim=176, kernel_size=61),
+        0: model(excitation=True, envelope_dim=176, causal=True),
     }
     for n_frames, net in frames.items():
         assert net.latency == n_frames * 441 + 882
@@ -162,8 +163,9 @@ def test_checkpoints_keep_the_options(tmp_path):
         (dict(band_bins="442"), "list of whole numbers"),
         (dict(band_bins=442), "list of whole numbers"),
         (dict(band_bins=LEAN, band_width_hz=160), "both lay out bands"),
-        (dict(envelope_dim=100), "n_features 100 is less than twice the 88 bands"),
-        (dict(envelope_dim=-1), "n_features -1 is less"),
+        (dict(excitation=True, envelope_dim=100), "envelope_dim 100 is less than twice the 88 bands"),
+        (dict(excitation=True, envelope_dim=-1), "envelope_dim -1 is less"),
+        (dict(envelope_dim=176), "envelope_dim 176 is for the excitation; set that, or 0"),
         (dict(envelope_dim=176, envelope_kernel=8), "envelope_kernel 8 must be odd"),
         (dict(excitation=True, sample_rate=8000), "no room above the source region"),
         (dict(excitation=True, sample_rate=22050), "no two hops"),

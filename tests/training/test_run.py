@@ -365,9 +365,9 @@ def test_a_run_with_all_options_starts_from_a_trained_envelope_path(conf, tmp_pa
 def test_an_envelope_path_that_does_not_fit(conf, tmp_path):
     file = tmp_path / "envelope.safetensors"
     save_file(EnvelopePath(n_features=180).state_dict(), file)
-    with pytest.raises(SettingError, match="set envelope_dim"):
+    with pytest.raises(SettingError, match="set excitation and envelope_dim"):
         build.make_model(with_args(conf, envelope_from=str(file)))
-    conf["model"]["envelope_dim"] = 176
+    conf["model"].update(excitation=True, envelope_dim=176)
     with pytest.raises(CheckpointError, match="is not this envelope path.*size mismatch"):
         build.make_model(with_args(conf, envelope_from=str(file)))
     with pytest.raises(CheckpointError, match="no envelope path 'nowhere.safetensors'"):
