@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .linear import linear
+from .linear import is_watched, linear
 
 NORM_EPS = 1e-5
 # Gains that BandGain starts from and never exceeds (natural logarithm). The STFT of full-scale
@@ -92,7 +92,8 @@ class BandRoformer(nn.Module):
         # (streams * frames, bands, 3, heads, head features)
         qkv = linear(self.norm(x), self.qkv).flatten(0, 1).unflatten(-1, (3, self.n_heads, -1))
         q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
-        attended = _attention(q.transpose(1, 2), k.transpose(1, 2), qkv[:, :, 2].transpose(1, 2))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
+        attended = _textbook_attention(q, k, v) if is_watched(self) else _attention(q, k, v)
         x = linear(attended.transpose(1, 2).reshape(shape), self.out, plus=x)
         # The gate passes two SiLUs, in the published code and so here.
         gate, z = linear(self.mlp_norm(x), self.mlp_in, silu=True).chunk(2, -1)
@@ -100,10 +101,43 @@ class BandRoformer(nn.Module):
 
 
 def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    if _is_exporting() or q.shape[0] <= _MOST_ROWS:
+    if _is_exporting():
         return F.scaled_dot_product_attention(q, k, v)
+    if torch._C._are_functorch_transforms_active():
+        return _textbook_attention(q, k, v)
+    learns = torch.is_grad_enabled() and q.requires_grad and not torch.compiler.is_compiling()
+    attend = _Attention.apply if learns else F.scaled_dot_product_attention
+    if q.shape[0] <= _MOST_ROWS:
+        return attend(q, k, v)
     parts = zip(*(x.split(_MOST_ROWS) for x in (q, k, v)))
-    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
+    return torch.cat([attend(*part) for part in parts])
+
+
+def _textbook_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """In products that counters know and that are differentiable as often as one likes."""
+    return (q.shape[-1] ** -0.5 * q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+class _Attention(torch.autograd.Function):
+    """PyTorch's, whose kernels have a first derivative, and of that the textbook's derivative.
+    Backwards it is computed once more: it is some hundredth of the work."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        ctx.save_for_backward(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v)
+
+    @staticmethod
+    def backward(ctx, grad):
+        again = torch.is_grad_enabled()
+        inputs = ctx.saved_tensors
+        with torch.enable_grad():
+            if again:
+                out = _textbook_attention(*inputs)
+            else:
+                inputs = [x.detach().requires_grad_() for x in inputs]
+                out = F.scaled_dot_product_attention(*inputs)
+        return torch.autograd.grad(out, inputs, grad.to(out.dtype), create_graph=again)
 
 
 def rotary(
@@ -164,10 +198,14 @@ class TemporalBlock(nn.Module):
         n_out = x.shape[1] - n_context
         if n_out <= 0:
             return x[:, :0], x
-        # Time and bands as the image axes of a channels-last depthwise convolution: no copy.
-        image = x.permute(0, 3, 1, 2)
-        y = F.conv2d(image, self.conv.weight.unsqueeze(-1), self.conv.bias, groups=x.shape[-1])
-        y = self.norm(y.permute(0, 2, 3, 1))
+        if is_watched(self.conv):
+            rows = self.conv(x.permute(0, 2, 3, 1).flatten(0, 1).to(self.conv.weight.dtype))
+            y = rows.unflatten(0, (x.shape[0], -1)).permute(0, 3, 1, 2)
+        else:
+            # Time and bands as the image axes of a channels-last depthwise convolution: no copy.
+            image, weight = x.permute(0, 3, 1, 2), self.conv.weight.unsqueeze(-1)
+            y = F.conv2d(image, weight, self.conv.bias, groups=x.shape[-1]).permute(0, 2, 3, 1)
+        y = self.norm(y)
         y = linear(y, self.mlp_in, silu=True)
         here = x[:, self.behind : self.behind + n_out]
         return linear(y, self.mlp_out, plus=here), x[:, n_out:]

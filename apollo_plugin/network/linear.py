@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 # For fewer rows, a stream's, oneDNN's preparations take longer than MKL's whole product.
@@ -40,6 +39,8 @@ def linear(
     """
     if type(layer) is not nn.Linear:
         return _then(layer(x), silu, plus)
+    if is_watched(layer):
+        return _then(layer(x.to(layer.weight.dtype)), silu, plus)
     weight, bias = layer.weight, layer.bias
     if weight.dtype == torch.bfloat16 and _lacks_bfloat16(x):
         # Its numbers multiplied in float32: what torch would do itself takes ten times as long.
@@ -65,6 +66,18 @@ def _linear(
     return y if plus is None else plus + y
 
 
+def is_watched(layer: nn.Module) -> bool:
+    """Whether something is to hear of a module's call, or takes part in it: hooks, of which
+    counters of operations and ``torch.nn.utils.prune`` are made. Then it is called, and what it
+    gives is its own output."""
+    everywhere = torch.nn.modules.module
+    return any(
+        getattr(place, name.format(kind))
+        for kind in ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+        for place, name in ((layer, "_{}"), (everywhere, "_global_{}"))
+    )
+
+
 def _then(y: torch.Tensor, silu: bool, plus: torch.Tensor | None) -> torch.Tensor:
     y = F.silu(y) if silu else y
     return y if plus is None else plus + y
@@ -72,13 +85,15 @@ def _then(y: torch.Tensor, silu: bool, plus: torch.Tensor | None) -> torch.Tenso
 
 def _onednn_does(x: torch.Tensor) -> bool:
     """On a CPU, run as it is written; compilers and exporters choose for themselves."""
+    # Them first: a program holds for any number of rows, and a question would become its condition.
     return bool(
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() >= _LEAST_ROWS * x.shape[-1] > 0
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
         and _ONEDNN is not None
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
@@ -109,12 +124,14 @@ class _Linear(torch.autograd.Function):
         return _ONEDNN(x, weight, bias, "none", [], "")
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        rows = grad.flatten(0, -2)
-        grad_x = _ONEDNN(grad, weight.T, None, "none", [], "") if needs_x else None
+        rows, grad_x = grad.flatten(0, -2), None
+        if needs_x and torch.is_grad_enabled():  # of this a derivative is asked for
+            grad_x = grad @ weight
+        elif needs_x:
+            grad_x = _ONEDNN(grad, weight.T, None, "none", [], "")
         # Many rows, few columns: here oneDNN would copy both factors, MKL takes them as they lie.
         grad_weight = rows.T @ x.flatten(0, -2) if needs_weight else None
         return grad_x, grad_weight, rows.sum(0) if needs_bias else None
