@@ -202,7 +202,7 @@ def test_windows_of_odd_length_have_no_exported_step(tmp_path):
 
 
 def test_a_program_that_differs_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "difference", lambda *_: float("nan"))
+    monkeypatch.setattr(export, "_difference", lambda *_: float("nan"))
     with pytest.raises(ExportError, match="would differ from the model by nan; not written"):
         export.export(model_of("no context"), tmp_path / "a.pt2", "whole", "torch")
     assert not list(tmp_path.iterdir())
