@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers import tone
+from helpers import read, tone
 
 from apollo_plugin import audio
 from apollo_plugin.data.codecs import encode_mp3
@@ -59,7 +59,7 @@ def test_it_restores_in_a_bare_environment(wheel, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    length = audio.read(tmp_path / "song.mp3")[0].shape[-1]
+    length = read(tmp_path / "song.mp3")[0].shape[-1]
     assert audio.probe(tmp_path / "song_restored.wav")[0] == length
     assert (tmp_path / "page.html").stat().st_size > 1e4
     where = subprocess.run(

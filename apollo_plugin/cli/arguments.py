@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..engine.choose import DEVICES, ENGINES
 from ..errors import SettingError
-from .options import MARK, Options
+from .options import Options
 from .terminal import waiting
 
 if TYPE_CHECKING:
     from ..settings import Settings
 
+# Of apollo_plugin.batch.plan, which imports more than help needs; a test compares them.
+MARK = "_restored"
 _EPILOG = """\
 examples:
   apollo-restore song.mp3                      writes song_restored.wav beside it
@@ -237,8 +240,15 @@ def add_device(add: Any) -> None:
     add(
         "--device",
         default="auto",
-        choices=("auto", "cpu", "cuda", "mps"),
+        choices=DEVICES,
         help="where to compute (%(default)s)",
+    )
+    add(
+        "--engine",
+        default="auto",
+        choices=ENGINES,
+        help="onnx is onnxruntime, for bundled checkpoints and files of apollo-export, on a CPU in "
+        "fp32; torch runs everything (%(default)s: onnx where it can)",
     )
     add(
         "--precision",
