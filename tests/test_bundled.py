@@ -1,15 +1,21 @@
 """The bundled checkpoints on songs it never heard (seeds beyond those of its training)."""
 
+import hashlib
+import json
+import re
+
 import pytest
 import torch
 from helpers import tone
 
 from apollo_plugin import Apollo
 from apollo_plugin.checkpoints import BUNDLED
+from apollo_plugin.checkpoints.loading import WEIGHTS
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.diagnose import MP3_EDGES
 from apollo_plugin.evaluation.budget import error_budget
+from apollo_plugin.export import difference, metadata
 from apollo_plugin.metrics import lsd, si_sdr
 
 
@@ -31,6 +37,19 @@ def test_it_beats_the_mp3(model, kbps):
     assert after.si_sdr_below > before.si_sdr_below - 0.1
     assert after.bias > before.bias + 10
     assert si_sdr(restored, original) > si_sdr(coded, original) - 1
+
+
+def test_its_exported_step_is_beside_it(model):
+    """Of these very weights: ``python tools/steps.py`` makes it anew."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    name, digest = re.fullmatch(r"(\S+) \(sha256 (\w+)\)", model.origin).groups()
+    path = WEIGHTS / f"{name}.onnx"
+    weights = path.with_suffix(".safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest().startswith(digest)
+    properties = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    assert json.loads(properties["apollo"]) == json.loads(json.dumps(metadata(model, "stream")))
+    # Where a band is nearly empty the FFT's rounding alone moves the model by 1e-5.
+    assert difference(model, path, "stream") < 2e-5
 
 
 def test_level_does_not_matter_much(model):

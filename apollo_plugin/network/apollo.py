@@ -9,10 +9,11 @@ from torch import nn
 from .base import INPUT_PEAK, RestorationNetwork
 from .envelope import EnvelopePath
 from .evidence import Evidence, Findings
-from .excitation import NOISE_PERIOD, Excitation, white_noise
+from .excitation import Excitation
 from .filterbank import ApolloSTFT
 from .gain_bands import GainBands, TokenGuide, starting_path
 from .layers import INITIAL_LOG_GAIN, BandGain, BandLinear, BandSequenceModule, RMSNorm, rotary
+from .noise import NOISE_PERIOD, white_noise
 from .state import ApolloState, Contexts
 
 

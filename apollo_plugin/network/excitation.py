@@ -5,8 +5,6 @@ draws blurs. So the fine structure is taken from where it is free, the source re
 rate keeps and noise, and what is learnt is how loud and how noisy each 250 Hz of each frame is.
 """
 
-import math
-
 import torch
 from torch import nn
 
@@ -29,44 +27,8 @@ _MAX_LOG_GAIN = 6.0
 _DEFICIT, _STEEPNESS = 1.7, 4.0
 # What tokens put into an empty band is so much quieter than expected (natural logarithm, 2 dB).
 _QUIETER = 0.25
-# The noise repeats after so many frames, three hours, which keeps its counter bounded.
-NOISE_PERIOD = 2**20
-_PRIME = 2**31 - 1
 # Keeps the norm of nothing away from a division by 0.
 _TINY = 1e-12
-_ROUNDS = ((1103515245, 12345), (1597334677, 907633385), (741103597, 1013904223))
-
-
-def white_noise(first: torch.Tensor, n_hops: int, hop: int) -> torch.Tensor:
-    """Noise as a function of the position in the signal alone, the same wherever it is asked for.
-
-    It is noise in time because the spectra of one noise's frames keep their energy in the inverse
-    STFT. Spectra drawn for each frame anew would lose half of it, where frames overlap by half.
-
-    Integers are mixed modulo a prime below ``2 ** 31``, so no product leaves 64 bits and every
-    runtime comes to the same numbers.
-
-    Args:
-        first: int64 scalar, index of the first hop; its period is :data:`NOISE_PERIOD`.
-        n_hops: how many hops.
-        hop: samples of a hop.
-
-    Returns:
-        float32 ``(n_hops * hop,)``, uniform with mean 0 and variance 1.
-
-    Example:
-        >>> import torch
-        >>> long, short = (white_noise(torch.tensor(k), 5 - k, 10) for k in (0, 3))
-        >>> torch.equal(long[30:], short)
-        True
-    """
-    position = torch.arange(hop, device=first.device)
-    index = (first + torch.arange(n_hops, device=first.device)).remainder(NOISE_PERIOD)
-    x = (index[:, None] * hop + position).flatten().remainder(_PRIME)
-    for factor, term in _ROUNDS:
-        x = (x * factor + term).remainder(_PRIME)
-        x = (x * x + term).remainder(_PRIME)
-    return (x.to(torch.float32) * (1 / _PRIME) - 0.5) * math.sqrt(12)
 
 
 def tiled(spec: torch.Tensor, width: int) -> torch.Tensor:
@@ -152,7 +114,8 @@ class Excitation(nn.Module):
         Args:
             groups: tokens of each group of bands, ``(streams, frames, bands, features)``.
             spec: the input's without its noise floor, ``(streams, frames, bins, 2)``.
-            noise: spectrum of :func:`white_noise` in these frames, ``(frames, bins, 2)``.
+            noise: spectrum of :func:`~apollo_plugin.network.noise.white_noise` in these frames,
+                ``(frames, bins, 2)``.
             log_gain: expected of the original, ``(streams, frames, gain bands)``.
             above: how surely each gain band lies above a codec's edge, 0 to 1, ``(streams, frames,
                 gain bands)``.

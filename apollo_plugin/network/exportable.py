@@ -11,9 +11,14 @@ from torch import nn
 
 from ..errors import ExportError
 from .apollo import ApolloNetwork
-from .excitation import white_noise
 from .fourier import Fourier
+from .noise import LONGEST_HOP, NOISE_PERIOD, white_noise_in_float32
 from .stft import finish
+
+# Frames of a signal without an end. A counter that comes to half of it, after 62 days of frames of
+# 10 ms, goes back by a multiple of the noise's period.
+ENDLESS = 2**30
+_FURTHEST, _BACK = ENDLESS // 2, 256 * NOISE_PERIOD
 
 
 class WholeSignal(nn.Module):
@@ -31,7 +36,7 @@ class WholeSignal(nn.Module):
         spec = self.fourier.spectrum(self._framed(padded))
         contexts = model.initial_contexts(spec.shape[0], spec)
         x, log_gain, found, _ = model.network(spec, contexts, last=True)
-        noise = _noise(model, self.fourier, torch.zeros((), dtype=torch.int64), x.shape[1])
+        noise = _noise(model, self.fourier, torch.zeros((), dtype=torch.int32), x.shape[1])
         spec = model.decode(x, spec, log_gain, noise, found)
         frames = self.fourier.frames(spec)
         squared = self.fourier.window.square().expand(1, frames.shape[1], -1)
@@ -57,7 +62,9 @@ def _noise(
     if model.excitation is None:
         return None
     hop = model.filterbank.stride
-    hops = white_noise(frame, n_frames + 1, hop).unflatten(0, (-1, hop))
+    if hop > LONGEST_HOP:
+        raise ExportError(f"hops of {hop} samples cannot be exported, {LONGEST_HOP} at most can")
+    hops = white_noise_in_float32(frame, n_frames + 1, hop).unflatten(0, (-1, hop))
     return fourier.spectrum(torch.cat((hops[:-1], hops[1:]), -1)[None])[0]
 
 
@@ -71,7 +78,9 @@ class StreamStep(nn.Module):
 
     Inputs:
         ``wav`` ``(streams, hops, hop)``; ``end``: the number of frames of the signal, ``1 + time //
-        hop``, or any larger number while it is live; then the state.
+        hop``, or while it is live 0, or any number from :data:`ENDLESS` up; then the state. Both
+        counters, ``end`` and ``frame``, are int64 and mean the same where a runtime narrows them
+        to 32 bits: ``2 ** 40`` becomes 0 there.
 
     Raises:
         ExportError: for windows of an odd number of samples.
@@ -147,7 +156,9 @@ class StreamStep(nn.Module):
         new_spec = self.fourier.spectrum(torch.cat((hops[:, :-1], wav), -1))
         spectrum = torch.cat((spectrum, new_spec), 1)
 
-        index = frame + torch.arange(n_hops, dtype=torch.int64)
+        end = torch.where(end <= 0, ENDLESS, end.clamp(max=ENDLESS)).to(torch.int32)
+        now = frame.to(torch.int32)
+        index = now + torch.arange(n_hops, dtype=torch.int32)
         valid = {late: _valid(index - late, end) for late in self._late}
         found = None
         if memory is not None:
@@ -174,21 +185,23 @@ class StreamStep(nn.Module):
             x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
             contexts += [x[:, n_hops:], log_gain[:, n_hops:], *new]
             x, log_gain = (_late(part, n, n_hops) for part, n in zip((x, log_gain), self.n_waiting))
-        first = frame - self.n_ahead
+        first = now - self.n_ahead
         noise = _noise(model, self.fourier, first, n_hops)
         due = _late(spectrum, self.n_ahead, n_hops)
         restored = model.decode(x, due, log_gain, noise, found)
         # Of the frame before these, too, which overlaps the first.
-        valid_here = _valid(first - 1 + torch.arange(n_hops + 1), end)[:, None]
+        valid_here = _valid(first - 1 + torch.arange(n_hops + 1, dtype=torch.int32), end)[:, None]
         frames = self.fourier.frames(restored) * valid_here[1:]
         squared = self.fourier.window.square()
         falling = torch.cat((overlap.unsqueeze(1), frames[:, :, hop:]), 1)
         total = frames[:, :, :hop] + falling[:, :-1]
         envelope = valid_here[1:] * squared[:hop] + valid_here[:-1] * squared[hop:]
         source = samples[:, : n_hops * hop].unflatten(1, (n_hops, hop))
+        frame = frame + n_hops
+        frame = torch.where(frame >= _FURTHEST, frame - _BACK, frame)
         return (
             finish(total, envelope, source, model.adds) * valid_here[:-1],
-            frame + n_hops,
+            frame,
             samples[:, n_hops * hop :],
             spectrum[:, n_hops:],
             falling[:, -1],
@@ -205,4 +218,5 @@ def _late(frames: torch.Tensor, n_late: int, n_new: int) -> torch.Tensor:
 
 def _valid(index: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
     """1.0 for the frames that the signal has, 0.0 for those before and after."""
-    return ((index >= 0) & (index < end)).to(torch.float32)
+    # Differences are exact, comparisons are made in float32 by some runtimes.
+    return ((index >= 0) & (end - index > 0)).to(torch.float32)

@@ -9,13 +9,14 @@ import torch
 
 from apollo_plugin.network.bands import BandSplit
 from apollo_plugin.network.evidence import Findings
-from apollo_plugin.network.excitation import (
-    NOISE_PERIOD,
-    Excitation,
-    tiled,
-    white_noise,
-)
+from apollo_plugin.network.excitation import Excitation, tiled
 from apollo_plugin.network.gain_bands import TARGET_START, GainBands, TokenGuide, extrapolation
+from apollo_plugin.network.noise import (
+    LONGEST_HOP,
+    NOISE_PERIOD,
+    white_noise,
+    white_noise_in_float32,
+)
 
 LEAN = [5] * 16 + [10] * 8 + [15] * 8 + [20] * 7 + [22]
 PUBLISHED = [5] * 79 + [47]
@@ -52,6 +53,16 @@ def textbook_noise(position):
         x = (x * factor + term) % (2**31 - 1)
         x = (x * x + term) % (2**31 - 1)
     return (x / (2**31 - 1) - 0.5) * 12**0.5
+
+
+@pytest.mark.parametrize("hop", [1, 441, 480, 2048, LONGEST_HOP])
+def test_float32_comes_to_the_numbers_of_integers(hop):
+    """All digits at their largest among them: the highest positions of a period."""
+    n = 1 + 50000 // hop
+    for first in (-3, 0, 1023, 98765, 524287, NOISE_PERIOD - 1, 2**30 - 1):
+        exact = white_noise(torch.tensor(first), n, hop)
+        narrow = white_noise_in_float32(torch.tensor(first, dtype=torch.int32), n, hop)
+        assert torch.equal(narrow, exact)
 
 
 def test_noise_is_the_textbooks_at_any_position():
