@@ -1,7 +1,9 @@
-"""Formats of results, by the suffix of their names."""
+"""Names of results: what ends them, and the formats that suffixes mean."""
 
 from pathlib import Path
 
+# Ends the names of restored files; folders are searched for everything else.
+MARK = "_restored"
 # What can be written.
 BY_SUFFIX = {
     ".wav": "WAV",

@@ -9,7 +9,7 @@ from typing import Any
 from ..engine.choose import Choice, load
 from ..engine.protocol import Engine, Progress
 from ..errors import SettingError
-from ..formats import format_of, refusal
+from ..formats import MARK, format_of, refusal
 from ..restore import Restored
 from ..restore import restore_file as restore_job
 from ..settings import Job, Settings
@@ -82,7 +82,7 @@ def restore_files(
     device: str = "auto",
     precision: str | None = None,
     engine: str = "auto",
-    suffix: str = plan.MARK,
+    suffix: str = MARK,
     progress: Callable[[Result, int, int], object] | None = None,
     **settings: Any,
 ) -> Batch:

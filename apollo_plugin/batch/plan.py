@@ -13,10 +13,9 @@ from typing import NamedTuple
 from .. import audio
 from ..audio.kinds import HEAD_BYTES, holds_sound, kind_of
 from ..files import check_place, is_special
+from ..formats import MARK
 from ..settings import Job, Settings
 
-# Ends the names of restored files; folders are searched for everything else.
-MARK = "_restored"
 # Name of the file with the sum of the stems, in their folder.
 REMIX = "remix"
 _Identity = tuple[int, int]

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..engine.choose import DEVICES, ENGINES
 from ..errors import SettingError
+from ..formats import MARK
 from .options import Options
 from .terminal import waiting
 
 if TYPE_CHECKING:
     from ..settings import Settings
 
-# Of apollo_plugin.batch.plan, which imports more than help needs; a test compares them.
-MARK = "_restored"
 _EPILOG = """\
 examples:
   apollo-restore song.mp3                      writes song_restored.wav beside it

