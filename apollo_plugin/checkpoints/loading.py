@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import safetensors.torch
 import torch
 
+from ..bundled import BUNDLED, WEIGHTS
 from ..errors import CheckpointError, one_line
 from ..files import atomic_write, sha256
 from ..memory import available_bytes
@@ -30,18 +31,6 @@ from .published_layout import State
 from .reading import read_json
 from .unwrapping import Found, mappings_of, unwrap
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
-# name: (file, sha256)
-BUNDLED: dict[str, tuple[str, str]] = {
-    "apollo-small": (
-        "apollo-small.safetensors",
-        "f8a43077dd421c0c17ba7e8936805d8d1077080536a49e8c5ca20d938468f367",
-    ),
-    "apollo-small-streaming": (
-        "apollo-small-streaming.safetensors",
-        "9a460ca2069ecb4de68f96dfa5400f86fa2c06935d0d6734ed8fdf84fce81396",
-    ),
-}
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 _MOST_CONFIG = 1 << 20
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}

@@ -19,6 +19,7 @@ from ..errors import (
     ApolloError,
     SettingError,
     does_not_load,
+    install,
     is_out_of_memory,
     library_at_fault,
     one_line,
@@ -86,11 +87,11 @@ def told(error: BaseException) -> str:
     if is_out_of_memory(error):
         return f"out of memory ({one_line(error, 120)})"
     library = None if isinstance(error, ApolloError) else library_at_fault(error)
+    if library and isinstance(error, ModuleNotFoundError):
+        return f"this needs {library}, which is not installed: {install()}"
     if library:
-        return (
-            f"the library {library} does not load ({does_not_load(error)}); install apollo-plugin "
-            "anew, in a virtual environment of its own"
-        )
+        reason = f"the library {library} does not load ({does_not_load(error)})"
+        return f"{reason}; install apollo-plugin anew, in a virtual environment of its own"
     if is_mendable(error):
         return one_line(error, 5000)  # names of files may be long, and what is wrong stands last
     return f"failed by a defect of apollo-plugin: {type(error).__name__}: {one_line(error, 200)}"
@@ -98,9 +99,8 @@ def told(error: BaseException) -> str:
 
 def say_defect(error: BaseException) -> None:
     """A defect with all that whoever mends it has to know."""
-    lines = "".join(traceback.format_exception(error))
     version = importlib.metadata.version("apollo-plugin")
-    _write(lines.rstrip(), sys.stderr)
+    _write("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
     say(f"this is a defect of apollo-plugin {version}; please report the lines above{_where()}")
 
 

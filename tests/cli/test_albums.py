@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import encoded, load, save, small_model, tone
+from helpers import encoded, load, read, save, small_model, tone
 from mutagen.flac import FLAC
 from mutagen.id3 import APIC, ID3, PRIV, TALB, TDRC, TIT2, TPE1, TRCK, TXXX
 from PIL import Image
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.audio import Meter, album_loudness
-from apollo_plugin.cli.stems import restore_stems
+from apollo_plugin.batch.stems import restore_stems
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.restore import restore_file
 from apollo_plugin.settings import Job, Settings
@@ -216,7 +216,7 @@ def halves(tmp_path_factory) -> Path:
     song = torch.from_numpy(mixture(2.4, seed=1000))
     parts = []
     for name, part in zip(("1.mp3", "2.mp3"), song.split(JOIN, -1)):
-        parts.append(audio.read(encoded(folder / name, part, "libmp3lame", kbps=64))[0])
+        parts.append(read(encoded(folder / name, part, "libmp3lame", kbps=64))[0])
     save(folder / "whole.wav", torch.cat(parts, -1))
     return folder
 
