@@ -20,6 +20,8 @@ _PUBLIC = {
     "ApolloSystem": ".training.system",
     "MultiResolutionSTFTDiscriminator": ".losses.adversarial",
     "SRGAN": ".srgan",
+    "restore_file": ".batch.api",
+    "restore_files": ".batch.api",
 }
 __all__ = sorted(_PUBLIC)
 

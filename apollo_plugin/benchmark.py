@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
+from .batch.timing import SideBySide, measure_processes
 from .cli.terminal import run
-from .cli.timing import SideBySide, measure_processes
 from .data.parallel import n_cores
 from .errors import DeviceError
 from .evaluation.timing import peak_memory, real_time_factor, stream_times, wait

@@ -1,29 +1,21 @@
-"""Signals of any length at the model's rate, restored block by block; and the level they get."""
+"""Signals of any length at the model's rate, restored block by block, in PyTorch."""
 
-import math
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
-from .network.base import INPUT_PEAK
+from .engine.protocol import Progress
 
 if TYPE_CHECKING:
     from .network.base import RestorationNetwork
-
-# Told of work as it goes on: the name of the step, how many seconds of audio it has done by now,
-# and of how many.
-Progress = Callable[[str, float, float], None]
 
 # An activation's size in a block of restore_wav; the widest layers make eight of it. Twice this
 # size is no faster; eight times takes half as long again and 1.5 GB more (full size, two cores).
 _BLOCK_BYTES = 2 << 20
 # A GPU wants more to do at once.
 _GPU_BLOCK_BYTES = 64 << 20
-# What is quieter than -120 dB is amplified no further than that.
-_LEAST_PEAK = 1e-6
 
 
 @torch.no_grad()
@@ -102,13 +94,3 @@ def restore_wav(
             if callable(progress):
                 progress("restoring", begin / rate, n_samples / rate)
     return restored.reshape(wav.shape)
-
-
-def model_level(wav: torch.Tensor, input_peak: float | None = INPUT_PEAK) -> float:
-    """What a signal is divided by before a model gets it, so that its peak is ``input_peak``; 1
-    where that is None, and where the signal holds NaN or infinity."""
-    low, high = wav.aminmax()
-    peak = max(-low.item(), high.item(), _LEAST_PEAK)
-    if input_peak is None or not math.isfinite(low.item() + high.item()):
-        return 1.0
-    return peak / input_peak

@@ -21,7 +21,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+
+from .sounds import array
+from .spectra import hann
 
 # Edges below are pitches rather than codecs'; edges above leave nothing worth restoring.
 _LOWEST_HZ = 2500.0
@@ -82,7 +84,7 @@ class Diagnosis:
         return f"cut off at {self.cutoff / 1000:.1f} kHz (by {self.drop:.0f} dB){like}"
 
 
-def diagnose(wav: torch.Tensor, sample_rate: int) -> Diagnosis:
+def diagnose(wav: np.ndarray, sample_rate: int) -> Diagnosis:
     """Estimates the coding cut-off of a signal.
 
     Args:
@@ -90,9 +92,8 @@ def diagnose(wav: torch.Tensor, sample_rate: int) -> Diagnosis:
         sample_rate: in Hz.
 
     Example:
-        >>> import torch
         >>> from apollo_plugin.data.codecs import mp3
-        >>> noise = 0.1 * torch.randn(2, 88200)
+        >>> noise = 0.1 * np.random.default_rng(0).standard_normal((2, 88200), np.float32)
         >>> print(diagnose(noise, 44100))
         looks uncoded: no edge below 19.0 kHz, nothing to restore above
         >>> round(diagnose(mp3(noise, 44100, 64), 44100).cutoff / 1000)
@@ -129,17 +130,17 @@ def _refine(level: np.ndarray, edge: int, band: int, gap: int) -> int:
     return start + 2 + int(np.flatnonzero(smooth > middle).max(initial=0))
 
 
-def _spectrum(wav: torch.Tensor, sample_rate: int) -> tuple[np.ndarray | None, float]:
+def _spectrum(wav: np.ndarray, sample_rate: int) -> tuple[np.ndarray | None, float]:
     """Level in dB over frequency, and the width of a bin in Hz; None for silence."""
     n_fft = 1 << round(math.log2(_WINDOW_SECONDS * sample_rate))
-    missing = max(0, n_fft - wav.shape[-1])
-    frames = torch.nn.functional.pad(wav, (0, missing)).unfold(-1, n_fft, n_fft // 2)
+    wav = np.pad(array(wav), ((0, 0), (0, max(0, n_fft - wav.shape[-1]))))
+    frames = np.lib.stride_tricks.sliding_window_view(wav, n_fft, -1)[:, :: n_fft // 2]
     frames = frames[:, :: -(-frames.shape[1] // _MAX_FRAMES)]
-    window = torch.hann_window(n_fft, dtype=torch.float64)
+    window = hann(n_fft)
     # Frame by frame: the power of all channels, whatever their phases.
     power = np.stack(
         [
-            torch.fft.rfft(frames[:, index].double() * window).abs().square().sum(0).numpy()
+            np.square(np.abs(np.fft.rfft(frames[:, index] * window))).sum(0)
             for index in range(frames.shape[1])
         ]
     )
@@ -147,5 +148,5 @@ def _spectrum(wav: torch.Tensor, sample_rate: int) -> tuple[np.ndarray | None, f
     if energy.max() == 0:
         return None, 0.0
     loud = power[energy > _LOUD * energy.max()]
-    level = np.quantile(loud, _QUANTILE, axis=0) / window.square().sum().item()
+    level = np.quantile(loud, _QUANTILE, axis=0) / np.square(window).sum()
     return 10 * np.log10(level + 1e-20), sample_rate / n_fft

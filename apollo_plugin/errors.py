@@ -104,16 +104,18 @@ def check_time_is_last(shape: Sequence[int], name: str = "wav") -> None:
         )
 
 
-def install(extra: str) -> str:
-    """The command that installs an extra: by name, or in the clone that this was installed from."""
+def install(extra: str = "") -> str:
+    """The command that installs all that the package needs, and an extra: by name, or in the clone
+    that this was installed from."""
+    extra = f"[{extra}]" if extra else ""
     try:
         # PEP 610: written by pip where a package came from no index.
         origin = json.loads(distribution("apollo-plugin").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:
         origin = {"dir_info": {}}
     if "dir_info" in origin:
-        return f"pip install '.[{extra}]' in the clone of apollo-plugin"
-    return f"pip install 'apollo-plugin[{extra}]'"
+        return f"pip install '.{extra}' in the clone of apollo-plugin"
+    return f"pip install 'apollo-plugin{extra}'"
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

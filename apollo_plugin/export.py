@@ -129,14 +129,10 @@ def export(
     if format not in FORMATS:
         raise ExportError(f"unknown format '{format}'; known: {', '.join(FORMATS)}")
     if precision not in PRECISIONS or (precision == "int8" and format != "onnx"):
-        raise ExportError(
-            f"precision '{precision}' is none of {format} here; fp32, or int8 of onnx"
-        )
+        raise ExportError(f"precision '{precision}' is none of {format}; fp32, or int8 of onnx")
     if format == "onnx":
         try:
-            import onnx  # noqa: F401
-            import onnxruntime  # noqa: F401
-            import onnxscript  # noqa: F401
+            import onnx, onnxruntime, onnxscript  # noqa: E401, F401, I001
         except ImportError as error:
             raise ExportError(f"ONNX needs {error.name}: {install('export')}") from error
     path = Path(path)
@@ -186,12 +182,9 @@ def _save_onnx(
     passes.common.InlinePass()(written.model)
     optimizer.fold_constants(written.model)
     optimizer.remove_unused_nodes(written.model)
-    for tidy in (
-        passes.common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.common.DeduplicateInitializersPass(),
-        passes.common.CommonSubexpressionEliminationPass(),
-    ):
-        tidy(written.model)
+    passes.common.LiftConstantsToInitializersPass(True, size_limit=0)(written.model)
+    passes.common.DeduplicateInitializersPass()(written.model)
+    passes.common.CommonSubexpressionEliminationPass()(written.model)
     proto = written.model_proto
     if precision == "int8":
         proto = _quantized(proto)
@@ -202,9 +195,16 @@ def _save_onnx(
 
 def _quantized(proto: Any) -> Any:
     """Weights of matrix products in 8 bits, a scale for each column; what goes in is quantized as
-    it comes. Before weights are halved: behind a cast nothing is quantized."""
+    it comes. Before weights are halved: behind a cast nothing is quantized. Stacked matrices stay,
+    which onnxruntime has no kernel for, and so do the Fourier transform's, which are constants."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    kept = {
+        tensor.name
+        for tensor in proto.graph.initializer
+        if len(tensor.dims) > 2 or not tensor.name.startswith("model.")
+    }
     logging.getLogger().addFilter(_quiet)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -215,9 +215,8 @@ def _quantized(proto: Any) -> Any:
                 per_channel=True,
                 weight_type=QuantType.QInt8,
                 op_types_to_quantize=["MatMul", "Gemm"],
+                nodes_to_exclude=[node.name for node in proto.graph.node if kept & set(node.input)],
             )
-            import onnx
-
             return onnx.load(target)
     finally:
         logging.getLogger().removeFilter(_quiet)

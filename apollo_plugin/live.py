@@ -1,13 +1,13 @@
 """Live signals of any rate."""
 
 import math
+from typing import Any
 
 import numpy as np
 import soxr
-import torch
 
-from .network.apollo import ApolloNetwork
-from .network.streaming import ApolloStreamer
+from .engine.protocol import Wav
+from .restore import as_engine
 
 # 20 bits, as soxr says; its VHQ doubles the delay.
 _QUALITY = "HQ"
@@ -20,11 +20,11 @@ class LiveRestorer:
     :func:`apollo_plugin.restore.restore_audio` of the whole, if its peak is 1: that of a live
     signal is not known, so full scale is brought to the model's ``input_peak``, and back.
 
-    At the model's own rate this is its streamer. Else what the model changes is computed at its
+    At the model's own rate this is its stream. Else what the model changes is computed at its
     rate and added to the signal at the signal's, so that nothing above the model's range is lost.
 
     Args:
-        model: an :class:`~apollo_plugin.Apollo`, at best a causal one.
+        model: an engine or an :class:`~apollo_plugin.Apollo`, at best a causal one.
         sample_rate: of the signal, in Hz.
         n_channels: of the signal.
         keep_level: the model gets the signal at the level that it has.
@@ -34,37 +34,37 @@ class LiveRestorer:
             ``n - latency`` are out.
 
     Example:
-        >>> import torch
         >>> from apollo_plugin import Apollo
         >>> model = Apollo(feature_dim=8, n_layers=1, n_heads=2, causal=True).eval()
         >>> live = LiveRestorer(model, 48000, 1)
-        >>> wav = torch.randn(1, 9000)
-        >>> parts = [live.feed(block) for block in wav.split(512, -1)] + [live.flush()]
-        >>> torch.cat(parts, -1).shape
-        torch.Size([1, 9000])
+        >>> wav = np.zeros((1, 9000), np.float32)
+        >>> parts = [live.feed(wav[:, n : n + 500]) for n in range(0, 9000, 500)] + [live.flush()]
+        >>> np.concatenate(parts, 1).shape
+        (1, 9000)
     """
 
     def __init__(
         self,
-        model: ApolloNetwork,
+        model: Any,
         sample_rate: int,
         n_channels: int = 1,
         keep_level: bool = False,
     ):
-        rate = int(model.sample_rate)
-        self._scale = 1.0 if keep_level else model.input_peak or 1.0
-        self._streamer = ApolloStreamer(model, n_channels)
+        engine = as_engine(model)
+        rate = engine.sample_rate
+        self._scale = np.float32(1.0 if keep_level else engine.input_peak or 1.0)
+        self._stream = engine.stream(n_channels)
         self._same = rate == sample_rate
-        self.latency = self._streamer.latency
+        self.latency = self._stream.latency
         if not self._same:
             delays = _delay(sample_rate, rate) + _delay(rate, sample_rate)
             self.latency = math.ceil((self.latency / rate + delays) * sample_rate)
             self._down = _Resampler(sample_rate, rate, n_channels)
             self._up = _Resampler(rate, sample_rate, n_channels)
             # As they came: what is not out yet, and what the model has not given back.
-            self._came = self._at_model = torch.zeros(n_channels, 0)
+            self._came = self._at_model = np.zeros((n_channels, 0), np.float32)
 
-    def feed(self, block: torch.Tensor) -> torch.Tensor:
+    def feed(self, block: Wav) -> Wav:
         """Takes new samples and gives back those that are finished.
 
         Args:
@@ -77,24 +77,24 @@ class LiveRestorer:
             ValueError: where the channels are not those of the signal.
         """
         if self._same:
-            return self._streamer.feed(block * self._scale) / self._scale
+            return self._stream.feed(block * self._scale) / self._scale
         return self._add(block, last=False)
 
-    def flush(self) -> torch.Tensor:
+    def flush(self) -> Wav:
         """Ends the signal and gives back what is left: in all as many samples as went in."""
         if self._same:
-            return self._streamer.flush() / self._scale
+            return self._stream.flush() / self._scale
         out = self._add(self._came[:, :0], last=True)
         # The resampler rounds the length in its own way, by a sample at most.
-        return torch.cat((out, self._came), -1)
+        return np.concatenate((out, self._came), 1)
 
-    def _add(self, block: torch.Tensor, last: bool) -> torch.Tensor:
+    def _add(self, block: Wav, last: bool) -> Wav:
         source = self._down(block, last)
-        self._came = torch.cat((self._came, block), -1)
-        self._at_model = torch.cat((self._at_model, source), -1)
-        restored = self._streamer.feed(source * self._scale)
+        self._came = np.concatenate((self._came, block), 1)
+        self._at_model = np.concatenate((self._at_model, source), 1)
+        restored = self._stream.feed(source * self._scale)
         if last:
-            restored = torch.cat((restored, self._streamer.flush()), -1)
+            restored = np.concatenate((restored, self._stream.flush()), 1)
         restored = restored / self._scale
         change = restored - self._at_model[:, : restored.shape[-1]]
         self._at_model = self._at_model[:, restored.shape[-1] :]
@@ -110,10 +110,9 @@ class _Resampler:
     def __init__(self, old_rate: int, new_rate: int, n_channels: int):
         self._stream = soxr.ResampleStream(old_rate, new_rate, n_channels, "float32", _QUALITY)
 
-    def __call__(self, wav: torch.Tensor, last: bool = False) -> torch.Tensor:
-        samples = np.ascontiguousarray(wav.numpy().T)
-        out = self._stream.resample_chunk(samples, last)
-        return torch.from_numpy(out.reshape(-1, wav.shape[0])).T
+    def __call__(self, wav: Wav, last: bool = False) -> Wav:
+        samples = np.ascontiguousarray(wav.T, np.float32)
+        return self._stream.resample_chunk(samples, last).reshape(-1, len(wav)).T
 
 
 def _delay(old_rate: int, new_rate: int) -> float:
@@ -124,6 +123,6 @@ def _delay(old_rate: int, new_rate: int) -> float:
     delay = 0.0
     while n_in < _PROBE_SECONDS * old_rate:
         n_in += n
-        n_out += resample(torch.zeros(1, n)).shape[-1]
+        n_out += resample(np.zeros((1, n), np.float32)).shape[1]
         delay = max(delay, n_in / old_rate - n_out / new_rate)
     return delay

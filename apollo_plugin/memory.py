@@ -1,7 +1,9 @@
-"""Memory of this machine: what is free, who takes it, what glibc does with what was freed."""
+"""Cores and memory of this machine: how many, what is free, who takes it."""
 
 import contextlib
 import ctypes
+import math
+import os
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -49,6 +51,23 @@ def control_groups(controller: str) -> Iterator[Path]:
             # In a container the place may be the host's name for what is the root there.
             folder = root / place.lstrip("/")
             yield from (up for up in (folder, *folder.parents) if up.is_relative_to(root))
+
+
+def n_cores() -> int:
+    """Cores that this process may use: its affinity, and what a container's quota leaves."""
+    try:
+        n = len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux has it
+        n = os.cpu_count() or 1
+    for group in control_groups("cpu"):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # "max": none
+            quota, period = map(int, (group / "cpu.max").read_text().split())
+            n = min(n, math.ceil(quota / period))
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # version 1; -1: none
+            quota = int((group / "cpu.cfs_quota_us").read_text())
+            period = int((group / "cpu.cfs_period_us").read_text())
+            n = min(n, math.ceil(quota / period)) if quota > 0 else n
+    return max(1, n)
 
 
 class Purse:

@@ -16,14 +16,16 @@ from asteroid.models.base_models import BaseModel
 from typing_extensions import Self
 
 from . import audio, checkpoints, tags
+from .blocks import restore_wav
 from .checkpoints import hub
 from .checkpoints.download import OPTIONS as HUB_OPTIONS
 from .diagnose import diagnose
+from .engine.protocol import Progress
 from .errors import RateError
 from .network.apollo import ApolloNetwork
 from .network.base import RestorationNetwork
 from .network.streaming import ApolloStreamer
-from .restore import Progress, model_level, restore_audio, restore_wav, write_result
+from .restore import model_level, restore_audio, write_result
 from .settings import Settings
 
 
@@ -39,14 +41,15 @@ class RestorationModel(RestorationNetwork, BaseModel):
         wav: torch.Tensor,
         block_seconds: float | None = None,
         progress: Progress | bool | None = None,
+        level: float = 1.0,
     ) -> torch.Tensor:
         """Restores a signal of any length in bounded memory; the result is that of ``model(wav)``:
         the network takes samples as they are. :meth:`separate` and
         :func:`apollo_plugin.restore.restore_audio` bring recordings to the model's level first.
 
-        See :func:`apollo_plugin.restore.restore_wav`.
+        See :func:`apollo_plugin.blocks.restore_wav`.
         """
-        return restore_wav(self, wav, block_seconds, progress)
+        return restore_wav(self, wav, block_seconds, progress, level=level)
 
     # What Asteroid's BaseModel offers, where its own would rescale, drop channels or unpickle.
 
@@ -65,7 +68,7 @@ class RestorationModel(RestorationNetwork, BaseModel):
         restored = []
         for one in many:
             level = 1.0 if keep_level else model_level(one, self.input_peak)
-            restored.append(restore_wav(self, one, level=level, **kwargs))
+            restored.append(self.restore(one, level=level, **kwargs))
         return torch.stack(restored).reshape(wav.shape)
 
     def separate(

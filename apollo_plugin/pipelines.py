@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .engine.protocol import Engine, Progress
 from .errors import SeparatorError
 from .network.base import RestorationNetwork
-from .restore import Progress, restore_audio
+from .restore import as_engine, restore_audio
 from .separators import Separator
 
+Restorer = RestorationNetwork | Engine
 # Key of the restorer of the whole mixture beside those of the sources.
 MIXTURE = "mixture"
 # Over so many samples the remainder is shared out by energy.
@@ -23,8 +25,8 @@ class Pipeline(nn.Module):
 
     Args:
         separator: whatever :class:`~apollo_plugin.separators.Separator` takes, or one.
-        restorer: one :class:`~apollo_plugin.Apollo` for all, or ``{source: model}`` with every
-            source. Where the separator names no sources, the mapping's order names them. For
+        restorer: one :class:`~apollo_plugin.Apollo` or engine for all, or ``{source: model}`` with
+            every source. Where the separator names no sources, the mapping's order names them. For
             ``sum_to_mixture`` such a mapping has to hold ``"mixture"`` too.
         sample_rate: in Hz, of the signals that go in and come out; the restorer's unless given.
             Separator and restorers of other rates are met by resampling.
@@ -55,7 +57,7 @@ class Pipeline(nn.Module):
     def __init__(
         self,
         separator: Any,
-        restorer: RestorationNetwork | Mapping[str, RestorationNetwork],
+        restorer: Restorer | Mapping[str, Restorer],
         sample_rate: float | None = None,
         separator_rate: float | None = None,
         sources: list[str] | None = None,
@@ -70,7 +72,7 @@ class Pipeline(nn.Module):
         one_each = isinstance(restorer, (Mapping, nn.ModuleDict))
         restorers = dict(restorer) if one_each else {MIXTURE: restorer}
         for name, model in restorers.items():
-            if not isinstance(model, RestorationNetwork):
+            if not isinstance(model, RestorationNetwork) and not hasattr(model, "stream"):
                 raise SeparatorError(
                     f"the restorer of '{name}' is {type(model).__name__}; expected an Apollo"
                 )
@@ -90,8 +92,10 @@ class Pipeline(nn.Module):
                 f"sum_to_mixture takes a restorer of the '{MIXTURE}' beside those of the sources"
             )
         self.separator = separator
-        self.restorers = nn.ModuleList(dict.fromkeys(restorers.values()))
-        self._index = {n: list(self.restorers).index(m) for n, m in restorers.items()}
+        models = list(dict.fromkeys(restorers.values()))
+        self.restorers = nn.ModuleList(m for m in models if isinstance(m, nn.Module))
+        engines = {model: as_engine(model) for model in models}
+        self.engines = {name: engines[model] for name, model in restorers.items()}
         self._one_each = one_each
         self._rate = sample_rate or next(iter(restorers.values())).sample_rate
         self.match_level, self.sum_to_mixture = match_level, sum_to_mixture
@@ -173,15 +177,16 @@ class Pipeline(nn.Module):
         """Restored stems, and the restored mixture where it came by the way."""
         raise NotImplementedError
 
-    def _restorer(self, name: str) -> RestorationNetwork:
-        return self.restorers[self._index.get(name, self._index.get(MIXTURE))]
+    def _restorer(self, name: str) -> Engine:
+        return self.engines[name if name in self.engines else MIXTURE]
 
     def _restored(
         self, name: str, wav: torch.Tensor, rate: int, progress: Progress | None
     ) -> torch.Tensor:
         tell = progress and (lambda step, *seconds: progress(f"{step} {name}", *seconds))
         how = self.keep_below, self.mix, (), self.keep_level
-        return restore_audio(self._restorer(name), wav, rate, *how, progress=tell)
+        samples = restore_audio(self._restorer(name), wav.numpy(), rate, *how, progress=tell)
+        return torch.from_numpy(samples)
 
     def _separated(self, wav: torch.Tensor, rate: int, progress: Progress | None) -> torch.Tensor:
         stems = self.separator(wav, rate, progress)
@@ -225,7 +230,7 @@ class RestoreThenSeparate(Pipeline):
 
     def __init__(
         self,
-        restorer: RestorationNetwork | Mapping[str, RestorationNetwork],
+        restorer: Restorer | Mapping[str, Restorer],
         separator: Any,
         **options: Any,
     ):
@@ -237,14 +242,14 @@ class RestoreThenSeparate(Pipeline):
         if not self._one_each:
             restored = self._restored(MIXTURE, wav, rate, progress)
             return self._separated(restored, rate, progress), restored
-        models = [self._restorer(source) for source in self.sources]
+        engines = [self._restorer(source) for source in self.sources]
         stems = None
-        for model in dict.fromkeys(models):
-            source = self.sources[models.index(model)]
+        for engine in dict.fromkeys(engines):
+            source = self.sources[engines.index(engine)]
             separated = self._separated(self._restored(source, wav, rate, progress), rate, progress)
             stems = separated if stems is None else stems
-            for index, its_model in enumerate(models):
-                if its_model is model:
+            for index, its_own in enumerate(engines):
+                if its_own is engine:
                     stems[index] = separated[index]
         return stems, None
 

@@ -1,26 +1,26 @@
 """Signals of any length and rate, and files: in, restored, and out."""
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import torch
+import numpy as np
 
 from . import audio, tags
 from .audio.writing import LOSSY, SAMPLE_BYTES
-from .blocks import Progress, model_level, restore_wav
 from .diagnose import Diagnosis, diagnose
+from .engine.protocol import INPUT_PEAK, Engine, Progress, Wav
 from .errors import AudioError, TagError, Uncoded
 from .files import imitate
 from .settings import Job, Settings
 
-if TYPE_CHECKING:
-    from .network.base import RestorationNetwork
-
 # Beside the samples of a result, for its header and the folder's entry.
 _HEADER_BYTES = 1 << 16
+# What is quieter than -120 dB is amplified no further than that.
+_LEAST_PEAK = 1e-6
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Restored:
 
 
 def restore_audio(
-    model: "RestorationNetwork",
-    wav: torch.Tensor,
+    model: Any,
+    wav: Wav,
     sample_rate: int,
     keep_below: float | None = None,
     mix: float = 1.0,
     untouched: Sequence[int] = (),
     keep_level: bool = False,
-    **kwargs,
-) -> torch.Tensor:
+    progress: Progress | None = None,
+) -> Wav:
     """Restores a signal of any rate.
 
     What the model changes is computed at its own rate and added to the signal at the signal's: so
@@ -60,41 +60,67 @@ def restore_audio(
     on quiet and on loud recordings is the same. All that restores recordings does so.
 
     Args:
-        model: an Apollo, or another network of restoration.
-        wav: ``(channels, time)``.
+        model: an engine, or an Apollo or another network of restoration.
+        wav: ``(channels, time)``; a tensor comes back as one.
         sample_rate: of ``wav``, in Hz.
         keep_below: in Hz; below it the change is removed by a linear-phase crossover.
         mix: share of the change, 0 to 1.
         untouched: indices of channels that stay as they came, such as that of low frequencies.
         keep_level: the model gets the signal at the level that it has.
-        **kwargs: for :func:`restore_wav`.
+        progress: called as the work goes on.
 
     Returns:
-        tensor of the shape and rate of ``wav``.
+        float32 of the shape and rate of ``wav``.
     """
+    engine = as_engine(model)
+    if not isinstance(wav, np.ndarray):
+        samples = np.asarray(wav.detach().cpu())
+        how = keep_below, mix, untouched, keep_level, progress
+        return wav.new_tensor(restore_audio(engine, samples, sample_rate, *how))
     if untouched:
-        restored, rest = wav.clone(), sorted({*range(len(wav))} - {*untouched})
+        restored, rest = wav.copy(), sorted({*range(len(wav))} - {*untouched})
         if rest:
-            how = keep_below, mix, (), keep_level
-            restored[rest] = restore_audio(model, wav[rest], sample_rate, *how, **kwargs)
+            restored[rest] = restore_audio(
+                engine, wav[rest], sample_rate, keep_below, mix, (), keep_level, progress
+            )
         return restored
-    model_rate = int(model.sample_rate)
-    source = audio.resample(wav, sample_rate, model_rate)
-    level = 1.0 if keep_level else model_level(source, model.input_peak)
-    restored = restore_wav(model, source, level=level, **kwargs)
-    if sample_rate == model_rate and keep_below is None and mix == 1:
+    source = audio.resample(wav, sample_rate, engine.sample_rate)
+    level = 1.0 if keep_level else model_level(source, engine.input_peak)
+    restored = engine.restore(source, level, progress)
+    if sample_rate == engine.sample_rate and keep_below is None and mix == 1:
         return restored
-    change = audio.resample(restored.sub_(source), model_rate, sample_rate, wav.shape[-1])
+    restored -= source
+    change = audio.resample(restored, engine.sample_rate, sample_rate, wav.shape[-1])
     if keep_below is not None:
         change = audio.high_pass(change, keep_below, sample_rate)
-    return change.mul_(mix).add_(wav)
+    change = change * np.float32(mix)
+    change += wav
+    return change
+
+
+def as_engine(model: Any) -> Engine:
+    """An engine as it is; a network of restoration as one, which takes PyTorch."""
+    if hasattr(model, "stream"):
+        return model
+    from .engine.torch import TorchEngine
+
+    return TorchEngine(model)
+
+
+def model_level(wav: Any, input_peak: float | None = INPUT_PEAK) -> float:
+    """What a signal is divided by before a model gets it, so that its peak is ``input_peak``; 1
+    where that is None, and where the signal holds NaN or infinity."""
+    low, high = float(wav.min()), float(wav.max())
+    if input_peak is None or not math.isfinite(low + high):
+        return 1.0
+    return max(-low, high, _LEAST_PEAK) / input_peak
 
 
 # ------------------------------------------------------------------------------------------- files
 
 
 def restore_file(
-    model: "RestorationNetwork",
+    model: Any,
     job: Job,
     settings: Settings,
     progress: Progress | None = None,
@@ -102,7 +128,7 @@ def restore_file(
     """Restores one file.
 
     Args:
-        model: an Apollo, or another network of restoration.
+        model: an engine, or an Apollo or another network of restoration.
         job: which file, and where to.
         settings: how.
         progress: told of the work.
@@ -113,18 +139,19 @@ def restore_file(
     Raises:
         AudioError: one line with the file, what is wrong and what helps. Nothing is written then.
     """
+    engine = as_engine(model)
     carried, before = read_tags(job, settings)
     wav, rate, layout, found = read_source(job, settings)
     how = settings.keep_below, settings.mix, audio.low_channels(layout), settings.keep_level
-    restored = restore_audio(model, wav, rate, *how, progress=progress)
+    restored = restore_audio(engine, wav, rate, *how, progress=progress)
     check_finite(restored, job, wav)
-    made = tags.mark.make(model.origin, job.source, found.cutoff, before)
+    made = tags.mark.make(engine.origin, job.source, found.cutoff, before)
     written = write_result(job.target, restored, rate, settings, carried, layout, made)
     imitate(job.target, job.source)
     return replace(written, diagnosis=found if settings.diagnose else None)
 
 
-def diagnose_file(path: Path, wav: torch.Tensor, rate: int) -> Diagnosis:
+def diagnose_file(path: Path, wav: Wav, rate: int) -> Diagnosis:
     """What the spectrum of a file says, and where that shows no edge, its container."""
     found = diagnose(wav, rate)
     coding = audio.coding(path) if found.cutoff is None and not found.silent else None
@@ -150,7 +177,7 @@ def read_tags(job: Job, settings: Settings) -> tuple[tags.Tags, str]:
 
 def write_result(
     place: Path,
-    wav: torch.Tensor,
+    wav: Wav,
     rate: int,
     settings: Settings,
     carried: tags.Tags | None = None,
@@ -185,7 +212,7 @@ def write_result(
 
 def _write(
     place: Path,
-    wav: torch.Tensor,
+    wav: Wav,
     rate: int,
     settings: Settings,
     carried: tags.Tags,
@@ -216,7 +243,7 @@ def _write(
 
 def read_source(
     job: Job, settings: Settings, n_results: int = 1
-) -> tuple[torch.Tensor, int, str, Diagnosis]:
+) -> tuple[Wav, int, str, Diagnosis]:
     """Reads what is to be restored, at the rate of its result, once it is known that the result
     can be written.
 
@@ -241,7 +268,7 @@ def read_source(
         raise Uncoded(f"'{job.source}' is left as it is: {found}")
     out_rate = settings.rate or rate
     audio.check_writable(settings.format, settings.subtype, out_rate, wav.shape[0], layout)
-    n_samples = wav.numel() * out_rate // rate * n_results
+    n_samples = wav.size * out_rate // rate * n_results
     n_bytes = n_samples * SAMPLE_BYTES.get(settings.sample_type, 4) + _HEADER_BYTES
     # What is coded, and FLAC, takes less, nobody knows by how much.
     if settings.format not in ("FLAC", "OGG", "MP3"):
@@ -249,10 +276,9 @@ def read_source(
     return audio.resample(wav, rate, out_rate), out_rate, layout, found
 
 
-def check_finite(restored: torch.Tensor, job: Job, wav: torch.Tensor) -> None:
+def check_finite(restored: Wav, job: Job, wav: Wav) -> None:
     """Raises an AudioError where a restoration overflowed."""
-    # In parts: isfinite makes copies.
-    if not all(torch.isfinite(part).all() for part in restored.split(1 << 18, -1)):
+    if not math.isfinite(float(restored.min()) + float(restored.max())):  # NaN makes either NaN
         raise AudioError(
-            f"'{job.source}' made the model overflow; its peak is {wav.abs().max():.3g}, scale it"
+            f"'{job.source}' made the model overflow; its peak is {np.abs(wav).max():.3g}, scale it"
         )

@@ -14,8 +14,8 @@ from huggingface_hub import logging
 from torch import nn
 
 from . import audio, checkpoints
+from .engine.protocol import Progress
 from .errors import CheckpointError, SeparatorError, does_not_load
-from .restore import Progress
 
 # torchaudio's pre-trained bundles, by the names of torchaudio.pipelines.
 BUNDLES = ("HDEMUCS_HIGH_MUSDB", "HDEMUCS_HIGH_MUSDB_PLUS", "CONVTASNET_BASE_LIBRI2MIX")
@@ -114,7 +114,7 @@ class Separator(nn.Module):
                 f"the separator takes {self.in_channels} channels, the signal has {len(wav)}"
             )
         rate, n_samples = round(self.sample_rate or sample_rate), wav.shape[-1]
-        mix = audio.resample(wav, sample_rate, rate)
+        mix = torch.from_numpy(audio.resample(wav.numpy(), sample_rate, rate))
         window = max(2 * _GRID, round(self.window_seconds * rate))
         overlap = min(max(4, round(self.overlap_seconds * rate)), window // 2)
         hop = max(_GRID, (window - overlap) // _GRID * _GRID)
@@ -155,7 +155,8 @@ class Separator(nn.Module):
             )
         if rate == sample_rate:
             return separated
-        return torch.stack([audio.resample(s, rate, sample_rate, n_samples) for s in separated])
+        back = [audio.resample(s.numpy(), rate, sample_rate, n_samples) for s in separated]
+        return torch.stack([torch.from_numpy(source) for source in back])
 
     def _run(self, wav: torch.Tensor) -> torch.Tensor:
         """One window, whatever shape the model speaks in."""

@@ -1,15 +1,16 @@
-"""Sounds that are compared: tensors or arrays, of any device, with or without a gradient."""
+"""Sounds that are compared: arrays, or tensors of any device, with or without a gradient."""
+
+from typing import Any
 
 import numpy as np
-import torch
 
 _MOST_CHANNELS = 8  # of one sample; more are an array (time, channels)
 
-Sound = torch.Tensor | np.ndarray
+Sound = Any  # np.ndarray or torch.Tensor; PyTorch need not be there
 
 
-def alike(est: Sound, ref: Sound) -> tuple[torch.Tensor, torch.Tensor]:
-    """An estimate and its reference as tensors of one shape on the CPU, without gradients.
+def alike(est: Sound, ref: Sound) -> tuple[np.ndarray, np.ndarray]:
+    """An estimate and its reference as arrays of one shape.
 
     Args:
         est: ``(channels, time)``, or ``(time,)`` for one channel.
@@ -21,24 +22,32 @@ def alike(est: Sound, ref: Sound) -> tuple[torch.Tensor, torch.Tensor]:
     """
     est, ref = _sound(est, "est"), _sound(ref, "ref")
     if est.shape != ref.shape:
-        shapes = f"est of shape {tuple(est.shape)} and ref of shape {tuple(ref.shape)}"
+        shapes = f"est of shape {est.shape} and ref of shape {ref.shape}"
         raise ValueError(f"{shapes} differ; a comparison needs the same channels and length")
     return est, ref
 
 
-def _sound(wav: Sound, name: str) -> torch.Tensor:
-    wav = torch.as_tensor(wav).detach().cpu()
-    wav = wav.unsqueeze(0) if wav.ndim == 1 else wav
-    shape = tuple(wav.shape)
-    if wav.ndim != 2 or wav.numel() == 0 or not wav.is_floating_point():
+def array(wav: Sound) -> np.ndarray:
+    """An array as it is; a tensor as one."""
+    if not hasattr(wav, "detach"):
+        return np.asarray(wav)
+    wav = wav.detach().cpu()
+    # NumPy knows no bfloat16.
+    return (wav.float() if wav.is_floating_point() and wav.itemsize < 4 else wav).numpy()
+
+
+def _sound(wav: Sound, name: str) -> np.ndarray:
+    wav = array(wav)
+    wav = wav[None] if wav.ndim == 1 else wav
+    if wav.ndim != 2 or wav.size == 0 or not np.issubdtype(wav.dtype, np.floating):
         raise ValueError(
-            f"{name} of shape {shape} and type {wav.dtype} is no sound; it takes floating point "
-            "(channels, time)"
+            f"{name} of shape {wav.shape} and type {wav.dtype} is no sound; it takes floating "
+            "point (channels, time)"
         )
-    n_channels, n_samples = shape
+    n_channels, n_samples = wav.shape
     if n_channels > (_MOST_CHANNELS if n_samples == 1 else n_samples):
         raise ValueError(
-            f"{name} of shape {shape} has more channels than samples; it takes "
+            f"{name} of shape {wav.shape} has more channels than samples; it takes "
             f"(channels, time), and soundfile gives (time, channels): pass {name}.T"
         )
     return wav

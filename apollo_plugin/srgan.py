@@ -2,11 +2,12 @@
 
 import torch
 
+from .blocks import restore_wav
+from .engine.protocol import Progress
 from .errors import SettingError
 from .metrics import si_sdr
 from .model import RestorationModel, register
 from .network.srgan import SRGANNetwork
-from .restore import Progress, restore_wav
 
 
 class SRGAN(SRGANNetwork, RestorationModel):
@@ -18,16 +19,17 @@ class SRGAN(SRGANNetwork, RestorationModel):
         wav: torch.Tensor,
         block_seconds: float | None = None,
         progress: Progress | bool | None = None,
+        level: float = 1.0,
         z: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Restores a signal of any length in bounded memory; the result is that of
         ``model(wav, z)``.
 
-        See :func:`apollo_plugin.restore.restore_wav`, and
+        See :func:`apollo_plugin.blocks.restore_wav`, and
         :meth:`~apollo_plugin.network.srgan.SRGANNetwork.initial_state` for the noise.
         """
         state = self.initial_state(len(self._streams(wav)), z)
-        return restore_wav(self, wav, block_seconds, progress, state)
+        return restore_wav(self, wav, block_seconds, progress, state, level)
 
     def best_draw(
         self, wav: torch.Tensor, original: torch.Tensor, n_draws: int, **options

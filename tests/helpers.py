@@ -7,13 +7,14 @@ import warnings
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import soundfile
 import torch
 from torch.utils.data import Dataset
 
-from apollo_plugin import SRGAN, Apollo
-from apollo_plugin.cli.work import do_there
+from apollo_plugin import SRGAN, Apollo, audio
+from apollo_plugin.batch.work import do_there
 from apollo_plugin.data.parallel import no_processes
 from apollo_plugin.files import atomic_write
 
@@ -39,9 +40,9 @@ TINY_SRGAN = dict(
 LENGTH = 4410
 
 
-def snr(est: torch.Tensor, ref: torch.Tensor) -> float:
+def snr(est: torch.Tensor | np.ndarray, ref: torch.Tensor | np.ndarray) -> float:
     """Plain signal-to-noise ratio in dB."""
-    est, ref = est.double(), ref.double()
+    est, ref = torch.as_tensor(est).double(), torch.as_tensor(ref).double()
     return (10 * torch.log10(ref.square().sum() / (est - ref).square().sum())).item()
 
 
@@ -125,6 +126,13 @@ def encoded(
             container.mux(stream.encode(part))
         container.mux(stream.encode(None))
     return path
+
+
+def read(path: Path, *args, **kwargs) -> tuple[torch.Tensor, int]:
+    """:func:`apollo_plugin.audio.read`, for tests that compute in PyTorch."""
+    wav, rate = audio.read(path, *args, **kwargs)
+    assert isinstance(wav, np.ndarray) and wav.dtype == np.float32
+    return torch.from_numpy(wav), rate
 
 
 def load(path: Path) -> tuple[torch.Tensor, int]:
@@ -279,9 +287,9 @@ def write_for_ever(path):
             time.sleep(1)
 
 
-def do_slowly(options, folder, job):
+def do_slowly(task, folder, job):
     """What a worker of apollo-restore does, late; a file called deadly kills it."""
     time.sleep(0.3)
     if "deadly" in job.source.name:
         os._exit(1)
-    return do_there(options, folder, job)
+    return do_there(task, folder, job)

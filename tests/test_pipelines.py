@@ -11,12 +11,12 @@ from asteroid.models import ConvTasNet
 from helpers import at_one_level, small_model, snr, tone
 
 from apollo_plugin import audio
+from apollo_plugin.batch.plan import Places, plan
 from apollo_plugin.cli import main
-from apollo_plugin.cli.arguments import parse
-from apollo_plugin.cli.plan import plan
 from apollo_plugin.pipelines import RestoreThenSeparate, SeparateThenRestore
 from apollo_plugin.restore import restore_audio
 from apollo_plugin.separators import Separator, SeparatorError
+from apollo_plugin.settings import Settings
 
 RATE = 44100
 
@@ -290,7 +290,7 @@ def test_stems_from_the_command_line(tmp_path, tiny_checkpoint, separator_file, 
     read = {p.stem: torch.from_numpy(soundfile.read(p)[0].T) for p in folder.iterdir()}
     assert snr(read["source2"], expected[1]) > 90 and snr(read["remix"], expected.sum(0)) > 90
     # The stems are no input of the next run, and are kept.
-    found = plan(*parse([str(music)]))
+    found = plan([str(music)], Places(), Settings())
     assert [job.source.name for job in found.jobs] == ["song.wav"]
     status, _, err = run(capsys, *arguments)
     assert status == 0 and "remix.wav' is there already and kept" in err

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import small_model, snr, tone
+from helpers import read, small_model, snr, tone
 
 from apollo_plugin import audio
 from apollo_plugin.cli.demo import main
@@ -26,7 +26,7 @@ from apollo_plugin.export import export
 from apollo_plugin.restore import Job, Settings, restore_audio, restore_file
 
 WEB = Path(__file__).parent.parent / "docs" / "web"
-MODEL = dict(n_layers=1, residual=True, band_gain=True, tcn_blocks=1)
+MODEL = dict(n_layers=1, residual=True, band_gain=True, tcn_blocks=1, input_peak=0.02)
 
 
 def builder():
@@ -145,7 +145,7 @@ def test_an_mp3_is_restored_as_by_the_command(page, tmp_path):
     slide(page, ".mix", 0)
     download(page, tmp_path / "came.wav")
     restore_file(model, Job(tmp_path / "came.wav", expected), Settings(overwrite=True))
-    came, ours = (audio.read(path)[0] for path in (tmp_path / "came.wav", expected))
+    came, ours = (read(path)[0] for path in (tmp_path / "came.wav", expected))
     assert snr(torch.from_numpy(theirs.T) - came, ours - came) > 30
 
     # The sliders act on what is saved, and are told to those who do not see them.
@@ -256,7 +256,7 @@ def save_from_list(page, name, path):
     with page.expect_download() as waiting:
         link.click()
     waiting.value.save_as(path)
-    return audio.read(path)
+    return read(path)
 
 
 def test_several_files_one_after_the_other(page, tmp_path):

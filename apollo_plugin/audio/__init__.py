@@ -2,7 +2,7 @@
 
 from ..errors import AudioError
 from .coding import Coding, coding
-from .crossover import high_pass
+from .filtering import high_pass
 from .layouts import lost as lost_layout
 from .layouts import low_channels
 from .loudness import Level, Meter, album_loudness

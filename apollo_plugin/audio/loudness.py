@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import soxr
-from scipy.signal import sosfilt
 
+from .filtering import Filter
 from .layouts import weights
 
 # The two sections of K-weighting (annex 1) as analogue prototypes: Hz and Q; dB of the shelf. They
@@ -24,6 +24,10 @@ _STEPS_A_SECOND, _STEPS_A_BLOCK = 10, 4
 _MIN_RATE = 4000
 # From this rate on samples show the peaks between them (annex 2).
 _PEAK_RATE = 192_000
+# Seconds after which the weighting's response has decayed to less than 1e-9.
+_RESPONSE_SECONDS = 0.1
+# Samples that are gathered before they are filtered: short transforms are dear.
+_GATHERED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,11 @@ class Meter:
 
     def __init__(self, sample_rate: int, n_channels: int, layout: str = ""):
         self._weights = np.array(weights(layout, n_channels))
-        self._sections = _k_weighting(sample_rate) if sample_rate >= _MIN_RATE else None
-        self._state = np.zeros((2, 2, n_channels))
+        self._filter: Filter | None = None
+        if sample_rate >= _MIN_RATE:
+            sections = _k_weighting(sample_rate)
+            self._filter = Filter(_response(sections, sample_rate), n_channels)
+        self._parts: list[np.ndarray] = []
         self._n_step = round(sample_rate / _STEPS_A_SECOND)
         self._rest, self._steps = np.empty((0, n_channels)), [np.empty(0)]
         self._peak = 0.0
@@ -93,9 +100,14 @@ class Meter:
         self._look(samples)
         if self._finer:
             self._look(self._finer.resample_chunk(np.ascontiguousarray(samples, np.float32)))
-        if self._sections is None:
-            return
-        weighted, self._state = sosfilt(self._sections, samples, 0, self._state)
+        if self._filter:
+            self._parts.append(samples)
+            if sum(map(len, self._parts)) >= _GATHERED:
+                self._weigh(self._filter)
+
+    def _weigh(self, k_weighting: Filter) -> None:
+        samples, self._parts = np.concatenate(self._parts), []
+        weighted = k_weighting(samples.T).T
         weighted = np.concatenate((self._rest, weighted))
         n_steps = len(weighted) // self._n_step
         whole, self._rest = np.split(weighted, [n_steps * self._n_step])
@@ -107,6 +119,8 @@ class Meter:
         if self._finer:
             none = np.empty((0, len(self._weights)), np.float32)
             self._look(self._finer.resample_chunk(none, last=True))
+        if self._filter and self._parts:
+            self._weigh(self._filter)
         steps = np.concatenate(self._steps)
         n_blocks = max(0, len(steps) - _STEPS_A_BLOCK + 1)
         shifted = [steps[begin : begin + n_blocks] for begin in range(_STEPS_A_BLOCK)]
@@ -134,3 +148,14 @@ def _k_weighting(sample_rate: int) -> np.ndarray:
     resonance = (scale, 2 * (k * k - 1), 1 - k / _PASS_Q + k * k)
     sections = np.array([shelf + below, high_pass + resonance])
     return sections / sections[:, 3:4]
+
+
+def _response(sections: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Impulse response of sections, as long as it sounds."""
+    n_taps = round(_RESPONSE_SECONDS * sample_rate)
+    # Sampled so finely over frequency that the response has decayed before it repeats.
+    z = np.exp(-2j * np.pi * np.fft.rfftfreq(4 * n_taps))
+    response = np.ones(len(z), complex)
+    for section in sections:
+        response *= np.polyval(section[2::-1], z) / np.polyval(section[:2:-1], z)
+    return np.fft.irfft(response, 4 * n_taps)[:n_taps]

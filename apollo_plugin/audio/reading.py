@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-import torch
 
 from ..errors import AudioError
 from . import containers
@@ -44,12 +43,12 @@ class Reading:
             does not tell.
     """
 
-    wav: torch.Tensor
+    wav: np.ndarray
     sample_rate: int
     notes: tuple[str, ...] = ()
     layout: str = ""
 
-    def warn(self, path: str | os.PathLike) -> tuple[torch.Tensor, int, str]:
+    def warn(self, path: str | os.PathLike) -> tuple[np.ndarray, int, str]:
         """Samples, rate and layout; the notes come as warnings to the caller's caller."""
         for note in self.notes:
             warnings.warn(f"'{path}': {note}", stacklevel=3)
@@ -63,11 +62,11 @@ def read(
     start: float = 0.0,
     duration: float | None = None,
     salvage: bool = False,
-) -> tuple[torch.Tensor, int]:
+) -> tuple[np.ndarray, int]:
     """:func:`read_all` for those who want samples and rate; its notes come as warnings.
 
     Returns:
-        float32 tensor ``(channels, time)``, full scale 1.0, and the sample rate in Hz.
+        float32 ``(channels, time)``, full scale 1.0, and the sample rate in Hz.
     """
     reading = read_all(path, max_seconds, track, start, duration, salvage)
     return reading.warn(path)[:2]
@@ -114,7 +113,7 @@ def read_all(
         raise AudioError(f"'{path}' holds no samples")
     _check_values(path, wav, samples.sample_rate, start)
     notes = tuple(samples.notes)
-    return Reading(torch.from_numpy(wav).T, samples.sample_rate, notes, samples.layout)
+    return Reading(wav.T, samples.sample_rate, notes, samples.layout)
 
 
 def probe(path: str | os.PathLike) -> tuple[int, int, int]:

@@ -2,10 +2,11 @@
 
 import numpy as np
 import soxr
-import torch
 
 
-def resample(wav: torch.Tensor, old_rate: int, new_rate: int, n_samples: int | None = None):
+def resample(
+    wav: np.ndarray, old_rate: int, new_rate: int, n_samples: int | None = None
+) -> np.ndarray:
     """Linear-phase resampling at soxr's highest quality, for any pair of rates.
 
     Args:
@@ -15,17 +16,17 @@ def resample(wav: torch.Tensor, old_rate: int, new_rate: int, n_samples: int | N
         n_samples: length of the result; ``time * new_rate / old_rate`` rounded up unless given.
 
     Returns:
-        float32 tensor ``(channels, n_samples)``.
+        float32 ``(channels, n_samples)``; ``wav`` itself where the rates are the same.
     """
     if old_rate == new_rate:
-        return wav
+        return np.asarray(wav)
     if n_samples is None:
         n_samples = -(-wav.shape[-1] * new_rate // old_rate)
     # A copy: of a single sample NumPy 1 keeps strides that soxr refuses.
-    samples = np.array(wav.T.numpy(), dtype=np.float32, order="C")
+    samples = np.array(np.asarray(wav).T, dtype=np.float32, order="C")
     resampled = soxr.resample(samples, old_rate, new_rate, quality="VHQ")
     # soxr rounds the length in its own way, by a sample at most.
     missing = n_samples - len(resampled)
     if missing > 0:
         resampled = np.pad(resampled, ((0, missing), (0, 0)))
-    return torch.from_numpy(resampled[:n_samples]).T
+    return resampled[:n_samples].T

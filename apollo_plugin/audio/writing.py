@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 from mutagen import MutagenError
 
 from ..errors import AudioError
@@ -36,7 +35,7 @@ _OGG_MAX_RATE = 200_000
 
 def write(
     path: str | os.PathLike,
-    wav: torch.Tensor,
+    wav: np.ndarray,
     sample_rate: int,
     format: str = "WAV",
     subtype: str | None = None,
@@ -71,13 +70,13 @@ def write(
     Raises:
         AudioError: where the file cannot be written.
     """
-    path = Path(path)
+    path, wav = Path(path), np.asarray(wav)
     subtype = subtype or default_subtype(format)
     try:
         check_writable(format, subtype, sample_rate, wav.shape[0], layout)
     except AudioError as error:
         raise AudioError(f"'{path}' cannot be written: {error}") from error
-    n_bytes = wav.numel() * SAMPLE_BYTES.get(subtype, 4)
+    n_bytes = wav.size * SAMPLE_BYTES.get(subtype, 4)
     if format == "WAV" and n_bytes > _WAV_LIMIT:
         format = "RF64"
     elif format == "WAV" and layouts.has_place("WAVEX", subtype, layout, wav.shape[0]):
@@ -92,8 +91,9 @@ def write(
             ) as sound:
                 if comment and format in ("CAF", "RF64"):
                     sound.comment = comment
-                for block in wav.split(_OGG_BLOCK if format == "OGG" else _BLOCK, -1):
-                    samples = block.detach().cpu().float().T.numpy()
+                n_block = _OGG_BLOCK if format == "OGG" else _BLOCK
+                for begin in range(0, wav.shape[1], n_block):
+                    samples = wav[:, begin : begin + n_block].T.astype(np.float32)
                     if headroom:
                         samples = samples * np.float32(gain)
                     if meter:

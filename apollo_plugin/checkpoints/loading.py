@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import safetensors.torch
 import torch
 
+from ..bundled import BUNDLED, WEIGHTS
 from ..errors import CheckpointError, one_line
 from ..files import atomic_write, sha256
 from ..memory import available_bytes
@@ -31,18 +32,6 @@ from .published_layout import State
 from .reading import read_json
 from .unwrapping import Found, mappings_of, unwrap
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
-# name: (file, sha256)
-BUNDLED: dict[str, tuple[str, str]] = {
-    "apollo-small": (
-        "apollo-small.safetensors",
-        "5762fa1686fd8cf37975abc459610b9827b86a665da0d5651ab2a3d2c3e1037c",
-    ),
-    "apollo-small-streaming": (
-        "apollo-small-streaming.safetensors",
-        "32ca61896b23abac93460ba5d8418277a9ba7f2d6bd9721f5443d7ad6c353931",
-    ),
-}
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 _MOST_CONFIG = 1 << 20
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}

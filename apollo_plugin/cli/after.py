@@ -1,74 +1,23 @@
-"""What is done and told when all files are through."""
+"""Lines at the end of a run, about all results together."""
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
-from tqdm import tqdm
-
-from .. import audio, tags
-from ..errors import ApolloError
-from ..files import is_special
+from ..batch.work import Result
 from ..restore import Restored
 from ..settings import Job, Settings
 from .terminal import say
 
-Results = Sequence[tuple[Job, Restored]]
+
+def tell_all(results: Sequence[Result], settings: Settings) -> None:
+    """Say each note on tags once, and which headroom would have kept results from clipping."""
+    done = [(each.job, each.restored) for each in results if each.restored]
+    _say_notes(done)
+    _say_level([restored for _, restored in done], settings)
 
 
-def end(results: Results, kept: Sequence[Job], left: Sequence[Job], settings: Settings) -> None:
-    """Ends a run.
-
-    Args:
-        results: what was restored.
-        kept: what was restored before.
-        left: what was left as it is.
-        settings: how.
-    """
-    _add_album_gains(results, kept, left, settings)
-    _say_notes(results)
-    _say_level([restored for _, restored in results], settings)
-
-
-def _add_album_gains(
-    results: Results, kept: Sequence[Job], left: Sequence[Job], settings: Settings
-) -> None:
-    """Tells the loudness of albums, which is known only now, where the sources told it."""
-    albums: dict[tuple[Path, str], dict[Job, tags.Track]] = defaultdict(dict)
-    for job, restored in results:
-        if restored.of_album:
-            albums[job.source.parent, restored.of_album.album][job] = restored.of_album
-    folders = {folder for folder, _ in albums}
-    # What was left as it is belongs to its album, too.
-    for job, place in [(job, job.target) for job in kept] + [(job, job.source) for job in left]:
-        track = _measured_track(job, place) if job.source.parent in folders else None
-        if track and (job.source.parent, track.album) in albums:
-            albums[job.source.parent, track.album][job] = track
-    for tracks in tqdm(albums.values(), unit="album", desc="loudness", disable=None):
-        levels = [track.level for track in tracks.values()]
-        for job, track in tracks.items():
-            if job in left or is_special(job.target):
-                continue
-            try:
-                tags.add_album_gain(job.target, settings.format, track.kinds, levels)
-            except ApolloError as error:
-                say(str(error))
-
-
-def _measured_track(job: Job, place: Path) -> tags.Track | None:
-    """A track of an album as it is: a result of before, or a source that has none."""
-    source = tags.read(job.source)
-    if not source.has_album_gain:
-        return None
-    try:
-        level = audio.measure(place)
-    except ApolloError:
-        return None
-    return tags.Track(source.album, frozenset(source.loudness), level)
-
-
-def _say_notes(results: Results) -> None:
+def _say_notes(results: Sequence[tuple[Job, Restored]]) -> None:
     """What happened to tags, each thing once."""
     where: dict[str, list[Job]] = defaultdict(list)
     for job, restored in results:

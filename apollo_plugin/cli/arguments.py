@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..engine.choose import DEVICES, ENGINES
 from ..errors import SettingError
-from .options import MARK, Options
+from ..formats import MARK
+from .options import Options
 from .terminal import waiting
 
 if TYPE_CHECKING:
@@ -237,8 +239,15 @@ def add_device(add: Any) -> None:
     add(
         "--device",
         default="auto",
-        choices=("auto", "cpu", "cuda", "mps"),
+        choices=DEVICES,
         help="where to compute (%(default)s)",
+    )
+    add(
+        "--engine",
+        default="auto",
+        choices=ENGINES,
+        help="onnx is onnxruntime, for bundled checkpoints and files of apollo-export, on a CPU in "
+        "fp32; torch runs everything (%(default)s: onnx where it can)",
     )
     add(
         "--precision",

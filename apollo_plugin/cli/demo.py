@@ -14,8 +14,9 @@ import types
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..engine.choose import Choice, load
 from ..errors import ApolloError, SettingError, install, one_line
 from .arguments import add_version
 from .guard import Guard, Room
@@ -24,7 +25,7 @@ from .terminal import command, say, tell, waiting
 from .upload import Limits
 
 if TYPE_CHECKING:
-    from ..model import Apollo
+    from ..engine.protocol import Engine
 
 # The browser is told to load from here only, fonts and scripts included. Gradio's page has scripts
 # and styles in it.
@@ -42,7 +43,7 @@ _HEADERS = {
 
 
 def serve(
-    models: dict[str, "Apollo"],
+    engines: dict[str, "Engine"],
     limits: Limits,
     host: str = "127.0.0.1",
     port: int = 7860,
@@ -52,7 +53,7 @@ def serve(
     """Serves the page until interrupted.
 
     Args:
-        models: by the name that they are offered under.
+        engines: by the name that they are offered under.
         limits: of uploads.
         host: address to bind to.
         port: likewise.
@@ -78,7 +79,7 @@ def serve(
 
             stack.enter_context(_errors_in_one_line())
             room = Room(Path(folder), limits.total_megabytes * 1_000_000)
-            page = build(models, limits, room)
+            page = build(engines, limits, room)
         room.sweep_always()
         stack.callback(page.close, verbose=False)
         page.launch(
@@ -122,7 +123,8 @@ def _errors_in_one_line() -> Iterator[None]:
         error = sys.exc_info()[1]
         say(f"refused: {type(error).__name__}: {one_line(error) if error else ''}")
 
-    before = [(module, module.traceback) for module in (queueing, routes)]
+    modules: tuple[Any, ...] = queueing, routes
+    before = [(module, module.traceback) for module in modules]
     for module, _ in before:
         module.traceback = types.SimpleNamespace(print_exc=say_it)
     try:
@@ -141,14 +143,11 @@ def _main(argv: Sequence[str] | None) -> int:
     args, limits = _parse(argv)
     if args.static:
         return serve_static(args.static, args.host, args.port, args.open)
-    with waiting("starting"):
-        from ..model import Apollo
-
     names = dict.fromkeys(args.checkpoint or ["apollo-small"])
     try:
         with waiting(f"loading {', '.join(names)}"):
-            models = {name: Apollo.from_pretrained(name) for name in names}
-        serve(models, limits, args.host, args.port, args.open, args.allow_host)
+            engines = {name: load(Choice(name, device="cpu")) for name in names}
+        serve(engines, limits, args.host, args.port, args.open, args.allow_host)
     except KeyboardInterrupt:  # that is how it ends
         pass
     except ImportError as error:

@@ -16,7 +16,7 @@ from .upload import Limits, restore_upload
 if TYPE_CHECKING:
     import gradio
 
-    from ..model import Apollo
+    from ..engine.protocol import Engine
 
 _ABOUT = """\
 # Apollo
@@ -29,11 +29,11 @@ h1, h2 { font-family: var(--text); font-weight: 600; letter-spacing: -.012em; }
 """
 
 
-def build(models: dict[str, "Apollo"], limits: Limits, room: Room) -> "gradio.Blocks":
+def build(engines: dict[str, "Engine"], limits: Limits, room: Room) -> "gradio.Blocks":
     """The page.
 
     Args:
-        models: by the name that they are offered under.
+        engines: by the name that they are offered under.
         limits: of uploads.
         room: where they and the results are kept.
     """
@@ -48,7 +48,7 @@ def build(models: dict[str, "Apollo"], limits: Limits, room: Room) -> "gradio.Bl
         progress(0, desc="reading")
         show = lambda step, done, total: progress(done / total, desc=step)  # noqa: E731
         try:
-            done = restore_upload(models[name], Path(path), keep_below, mix, limits, show, room)
+            done = restore_upload(engines[name], Path(path), keep_below, mix, limits, show, room)
         except Exception as error:  # the page goes on, whatever happens to a file
             if not is_mendable(error):
                 say_defect(error)
@@ -75,7 +75,7 @@ def build(models: dict[str, "Apollo"], limits: Limits, room: Room) -> "gradio.Bl
                     file_types=sorted(audio.SUFFIXES),
                     elem_id="upload",
                 )
-                names = list(models)
+                names = list(engines)
                 name = gradio.Dropdown(
                     names, value=names[0], label="Checkpoint", visible=len(names) > 1
                 )

@@ -4,13 +4,10 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
-from safetensors import safe_open
-
-from ..checkpoints.loading import BUNDLED, WEIGHTS
+from ..bundled import BUNDLED, WEIGHTS
 from .options import Options
 from .terminal import tell
 
@@ -99,12 +96,20 @@ def known() -> Iterator[Known]:
         yield Known(name, size, _parameters(path), licence, _PURPOSES[name], True)
     for each in _ON_HUB:
         owner, model, *file = each.name.split("/", 2)
-        cached = try_to_load_from_cache(f"{owner}/{model}", file[0] if file else _AUTHORS_FILE)
-        yield Known(**{**asdict(each), "here": isinstance(cached, str)})
+        here = _is_cached(f"{owner}/{model}", file[0] if file else _AUTHORS_FILE)
+        yield replace(each, here=here)
+
+
+def _is_cached(repo: str, file: str) -> bool:
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:  # the light installation
+        return False
+    return isinstance(try_to_load_from_cache(repo, file), str)
 
 
 def _parameters(path: Path) -> int:
-    """By the header alone."""
-    with safe_open(path, framework="numpy") as file:
-        names = list(file.keys())
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    """By the header of safetensors: its length in eight bytes, then JSON."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(each["shape"]) for name, each in header.items() if name[:2] != "__")

@@ -8,19 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import audio, tags
-from ..data import excerpt
-from ..data.codecs import mp3
+from ..batch.api import restore_file
+from ..batch.plan import sources
 from ..diagnose import Diagnosis
-from ..diagnose import diagnose as diagnosis_of
+from ..engine.choose import load
 from ..errors import SettingError
-from ..metrics import lsd, si_sdr
-from ..report import check_target
-from ..restore import diagnose_file, restore_audio, write_result
+from ..restore import diagnose_file
 from ..settings import Settings
-from . import report
-from .loading import load
 from .options import Options
-from .plan import sources
 from .terminal import Bar, Failures, tell, told, waiting
 
 _VERDICTS: dict[str, Callable[[Diagnosis], bool]] = {
@@ -39,7 +34,7 @@ _FIGURES = (
 
 def diagnose(options: Options) -> int:
     """Tells of each file where a codec cut it off; returns the exit status."""
-    files, problems = sources(options)
+    files, problems = sources(options.inputs, options.places())
     failures = Failures()
     for problem in problems:
         failures.add("", problem)
@@ -69,37 +64,50 @@ def _values(found: Diagnosis) -> dict[str, Any]:
 def demo(options: Options, settings: Settings) -> int:
     """Codes and restores the package's excerpt of music, measures it and writes all beside a
     listening page; returns the exit status."""
+    from ..data import excerpt
+    from ..data.codecs import mp3
+    from ..metrics import lsd, si_sdr
+    from . import report
+
     folder = options.out or Path(_DEMO_FOLDER)
     page = options.report or folder / "page.html"
     options = replace(options, report=page)
     extension = settings.format.lower()
     targets = [folder / f"{name}.{extension}" for name in ("original", "mp3", "restored")]
     _check_demo(options, targets, page)
+    choice = options.choice()
     with waiting(f"loading {options.checkpoint}"):
-        model = load(options)
+        engine = load(choice)
     original, rate = excerpt.excerpt()
     coded = mp3(original, rate, excerpt.KBPS)
-    bar = Bar("demo")
-    how = settings.keep_below, settings.mix, (), settings.keep_level
-    try:
-        restored = restore_audio(model, coded, rate, *how, progress=bar.progress)
-    finally:
-        bar.close()
     for target, wav in zip(targets, (original, coded)):
         audio.write(target, wav, rate, settings.format, settings.subtype)
-    made = tags.mark.make(model.origin, targets[1], diagnosis_of(coded, rate).cutoff)
-    plain = Settings(format=settings.format, subtype=settings.subtype)
-    write_result(targets[2], restored, rate, plain, made=made)
+    bar = Bar("demo")
+    try:
+        restore_file(
+            targets[1],
+            targets[2],
+            engine=engine,
+            progress=bar.progress,
+            format=settings.format,
+            subtype=settings.subtype,
+            keep_below=settings.keep_below,
+            mix=settings.mix,
+            keep_level=settings.keep_level,
+        )
+    finally:
+        bar.close()
     notes = [excerpt.CREDIT, excerpt.HEARD]
     shown = report.Shown(excerpt.TITLE, targets[1], targets[2], "MP3", tuple(notes))
     with waiting("writing the page"):
-        if report.write(options, [shown], targets[0]):
+        if report.write(options, page, [shown], targets[0]):
             return 1
     tell(f"{excerpt.TITLE}: {original.shape[1] / rate:.1f} s in '{folder}'.")
     for note in notes:
         tell(note)
     tell(f"{'':16}{'SI-SNR':>8}{'LSD':>8}")
-    for target, wav in zip(targets[1:], (coded, restored)):
+    for target in targets[1:]:
+        wav, _ = audio.read(target)
         tell(f"{target.name:16}{si_sdr(wav, original):8.2f}{lsd(wav, original):8.2f}")
     tell(_FIGURES)
     tell(f"open {page}")
@@ -107,6 +115,8 @@ def demo(options: Options, settings: Settings) -> int:
 
 
 def _check_demo(options: Options, targets: list[Path], page: Path) -> None:
+    from .. import report
+
     # The folder of its own it may write again; in the user's it asks.
     if options.out and not options.overwrite:
         for target in targets:
@@ -114,4 +124,4 @@ def _check_demo(options: Options, targets: list[Path], page: Path) -> None:
                 raise SettingError(
                     f"'{target}' is there already and kept; --overwrite makes it anew"
                 )
-    check_target(page, options.overwrite)
+    report.check_target(page, options.overwrite)

@@ -7,33 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine.choose import Choice
 from ..errors import SettingError
 from ..files import is_special
+from ..formats import BY_SUFFIX, FOREIGN, format_of, refusal
 
 if TYPE_CHECKING:
+    from ..batch.plan import Places
+    from ..batch.work import Task
     from ..settings import Settings
-
-# Anything that imports torch is imported once the arguments are known to be right.
 
 # Where the system lends out what is open already.
 _LENT = re.compile(r"/dev/(fd/|stdin$)|/proc/[^/]+/(task/[^/]+/)?fd/")
-# Ends the names of restored files; folders are searched for everything else.
-MARK = "_restored"
-# What can be written, by the suffix of a name after -o.
-_FORMATS = {
-    ".wav": "WAV",
-    ".flac": "FLAC",
-    ".aiff": "AIFF",
-    ".aif": "AIFF",
-    ".ogg": "OGG",
-    ".mp3": "MP3",
-    ".caf": "CAF",
-    ".w64": "W64",
-    ".rf64": "RF64",
-    ".au": "AU",
-}
-# Names that mean a file after -o, though none of that kind can be written.
-_FOREIGN = (".m4a", ".aac", ".opus", ".wma", ".webm", ".mp4", ".m4b", ".mka", ".mkv")
 
 
 def is_pipe(name: str) -> bool:
@@ -51,6 +36,7 @@ class Options:
     checkpoint: str
     device: str
     precision: str | None
+    engine: str
     jobs: int | None
     dask: str | None
     keep_below: float | None
@@ -96,7 +82,7 @@ class Options:
             return None
         if is_special(self.out):
             return self.out
-        return self.out if self.out.suffix.lower() in (*_FORMATS, *_FOREIGN) else None
+        return self.out if self.out.suffix.lower() in (*BY_SUFFIX, *FOREIGN) else None
 
     @property
     def out_dir(self) -> Path | None:
@@ -110,6 +96,14 @@ class Options:
         )
         return {name: value for name, value in given.items() if value}
 
+    def choice(self) -> Choice:
+        """Which checkpoint is run, and how.
+
+        Raises:
+            SettingError: where engine, device, precision and checkpoint exclude each other.
+        """
+        return Choice(self.checkpoint, self.device, self.precision, self.engine)
+
     def settings(self) -> "Settings":
         """How files are restored.
 
@@ -118,7 +112,7 @@ class Options:
         """
         from ..settings import Settings
 
-        named = _FORMATS.get(self.out_file.suffix.lower()) if self.out_file else None
+        named = format_of(self.out_file) if self.out_file else None
         return Settings(
             self.keep_below,
             self.mix,
@@ -136,6 +130,18 @@ class Options:
             keep_level=self.level == "keep",
             again=self.again,
         )
+
+    def places(self) -> "Places":
+        """Where the results go."""
+        from ..batch.plan import Places
+
+        return Places(self.out_dir, self.out_file, self.suffix, bool(self.stems))
+
+    def task(self, settings: "Settings") -> "Task":
+        """How files are restored, for those who restore them."""
+        from ..batch.work import Task
+
+        return Task(self.choice(), settings, self.stems)
 
     def check(self) -> None:
         """Raises a SettingError for what cannot be meant."""
@@ -190,6 +196,7 @@ class Options:
         for right, message in rules:
             if not right:
                 raise SettingError(message)
+        self.choice()
         self._check_out()
 
     def _check_out(self) -> None:
@@ -204,13 +211,11 @@ class Options:
                     f"-o {out}: that is neither a folder nor named like a sound file"
                 )
             return
-        named = _FORMATS.get(path.suffix.lower())
+        named = format_of(path)
         if named is None and is_special(path):
             named = self.format or "WAV"
         if named is None:
-            raise SettingError(
-                f"-o {path}: {path.suffix} cannot be written; known: {' '.join(sorted(_FORMATS))}"
-            )
+            raise SettingError(f"-o {refusal(path)}")
         if self.format and self.format != named:
             raise SettingError(f"-o {path} is no name for --format {self.format}")
         if self.demo or self.stems or len(self.inputs) > 1:

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ..batch.plan import folders
 from ..errors import one_line
 from ..files import atomic_write, is_special
 from ..settings import Job
 from .options import Options
-from .plan import folders
 from .terminal import Failures, tell
 
 # Names of files in a folder, and what they are called now.
@@ -42,7 +42,7 @@ def copy_others(options: Options, jobs: Sequence[Job], left: Iterable[Path]) -> 
         places[job.source.parent] = job.target.parent
     n_copied, failures, copied = 0, Failures(), set(left)
     assert options.out_dir
-    for folder, below, others in folders(options):
+    for folder, below, others in folders(options.inputs, options.places()):
         place = places.get(folder, options.out_dir / below)
         for source in [*others, *(path for path in sorted(copied) if path.parent == folder)]:
             known = names.get(folder, {})

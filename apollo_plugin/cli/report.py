@@ -33,9 +33,9 @@ class Shown(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def check(options: Options, n_files: int) -> None:
+def check(options: Options, page: Path, n_files: int) -> None:
     """Raises an ApolloError where the page cannot be made, before anything is restored."""
-    report.check_target(options.report, options.overwrite)
+    report.check_target(page, options.overwrite)
     if options.reference and n_files != 1:
         raise SettingError(f"--reference is the original of one file; there are {n_files}")
     if options.reference and not options.reference.is_file():
@@ -44,7 +44,9 @@ def check(options: Options, n_files: int) -> None:
         say(reason)
 
 
-def write(options: Options, files: Sequence[Shown], reference: Path | None = None) -> int:
+def write(
+    options: Options, page: Path, files: Sequence[Shown], reference: Path | None = None
+) -> int:
     """Writes the page; what has no result is left out, and what fails is named.
 
     Returns:
@@ -77,11 +79,11 @@ def write(options: Options, files: Sequence[Shown], reference: Path | None = Non
             failures.add(file.source, error)
     status = failures.end()
     if not items:
-        say(f"'{options.report}' is not written: there is nothing to show")
+        say(f"'{page}' is not written: there is nothing to show")
         return 1
     folder = os.path.commonpath([file.source.absolute().parent for file in shown])
     title = items[0].name if len(items) == 1 else os.path.basename(folder) or folder
     intro = f"Restored by {options.checkpoint}."
-    size = report.write(options.report, items, title, intro)
-    tell(f"{options.report}  ({len(items)} file(s), {size / 1e6:.1f} MB)")
+    size = report.write(page, items, title, intro)
+    tell(f"{page}  ({len(items)} file(s), {size / 1e6:.1f} MB)")
     return status

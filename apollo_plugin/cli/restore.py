@@ -1,20 +1,21 @@
 """``apollo-restore``: restores MP3s and other coded music from the command line."""
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import Uncoded
 from .arguments import parse
 from .options import Options
 from .pipes import unpiped
-from .terminal import Failures, command, say, tell
+from .terminal import Bar, Failures, command, say, tell, waiting
 
 if TYPE_CHECKING:
+    from ..batch.work import Result
+    from ..engine.protocol import Progress
     from ..settings import Job, Settings
-    from .work import Done
 
-# Anything that imports torch is imported once the arguments are known to be right.
+# What takes time to import is imported once the arguments are known to be right.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,14 +43,15 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def restore(options: Options, settings: "Settings") -> int:
     """Restores what was asked for; returns the exit status."""
-    from . import report
-    from .plan import plan
+    from ..batch.plan import plan
 
-    todo, failures = plan(options, settings), Failures()
+    todo, failures = plan(options.inputs, options.places(), settings), Failures()
     for problem in todo.problems:
         failures.add("", problem)
     if options.report:
-        report.check(options, len(todo.jobs))
+        from . import report
+
+        report.check(options, options.report, len(todo.jobs))
     kept = [job for job in todo.jobs if job not in todo.due]
     _say_kept(kept)
     left: list[Job] = []
@@ -63,7 +65,7 @@ def restore(options: Options, settings: "Settings") -> int:
         status |= copy_others(options, made, [job.source for job in left])
     if options.report:
         shown = [report.Shown(job.source.name, job.source, job.target) for job in todo.jobs]
-        status |= report.write(options, shown, options.reference)
+        status |= report.write(options, options.report, shown, options.reference)
     return status
 
 
@@ -82,29 +84,54 @@ def _restore_all(
     failures: Failures,
 ) -> list["Job"]:
     """Restores what is due; returns what was left as it is."""
+    from ..batch.albums import add_gains
+    from ..batch.pool import outcomes
+    from ..engine.choose import load
     from . import after
-    from .pool import outcomes
     from .summary import Summary
 
-    results, left, summary, n_failed = [], [], Summary(), failures.n
-    with closing(outcomes(options, due)) as all_done:
-        for job, done in all_done:
-            if isinstance(done, Uncoded):
-                tell(str(done))
+    results: list[Result] = []
+    left: list[Job] = []
+    summary, n_failed = Summary(), failures.n
+    task, engine = options.task(settings), None
+    if not options.dask:
+        with waiting(f"loading {options.checkpoint}"):
+            engine = load(task.choice)
+    under_way = outcomes(
+        task, due, jobs=options.jobs, dask=options.dask, engine=engine, watch=_watch, bars=True
+    )
+    del engine
+    with closing(under_way) as all_done:
+        for done in all_done:
+            results.append(done)
+            for note in done.notes:
+                say(" ".join(note.split()))
+            if isinstance(done.error, Uncoded):
+                tell(str(done.error))
                 summary.n_uncoded += 1
-                left.append(job)
-            elif isinstance(done, Exception):
-                failures.add(job.source, done)
+                left.append(done.job)
+            elif done.error:
+                failures.add(done.job.source, done.error)
             else:
-                _tell_done(job, done)
+                _tell_done(done)
                 summary.add(done)
-                results.append((job, done.restored))
     if len(due) > 1:
         summary.tell(len(kept), failures.n - n_failed)
-    after.end(results, kept, left, settings)
+    add_gains(results, kept, settings, bars=True)
+    after.tell_all(results, settings)
     return left
 
 
-def _tell_done(job: "Job", done: "Done") -> None:
-    speed = done.seconds / done.took
+@contextmanager
+def _watch(job: "Job") -> Iterator["Progress"]:
+    """Show a bar over the seconds of a file."""
+    bar = Bar(job.source.name)
+    try:
+        yield bar.progress
+    finally:
+        bar.close()
+
+
+def _tell_done(done: "Result") -> None:
+    speed, job = done.seconds / done.took, done.job
     tell(f"{job.source} -> {job.target}  ({done.seconds:.1f} s, {speed:.1f} times real time)")

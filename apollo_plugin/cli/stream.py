@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError
+from ..engine.choose import Choice
+from ..errors import SettingError
 from .arguments import add_checkpoint, add_device, add_level, add_version
-from .terminal import command, interrupted_status, refuse_terminal, say, waiting
+from .interrupts import interrupted_status
+from .terminal import command, refuse_terminal, say, waiting
 
 if TYPE_CHECKING:
     from ..live import LiveRestorer
     from .pcm import Input, Output
 
-# Anything that imports torch is imported once the arguments are known to be right.
+# What takes time to import is imported once the arguments are known to be right.
 
 _EPILOG = """\
 examples:
@@ -31,9 +33,6 @@ _MOST_BLOCKS = 16
 # Seconds of sound that the load is judged over, and those at the start that do not count.
 _WINDOW, _WARM_UP = 2.0, 1.0
 _MAX_BLOCK_MS = 1000.0
-# A step is short; more threads would wait for each other. Where other work takes a core, two were
-# seen to wait 15 times as long as one worked on a model of a million parameters.
-_MOST_THREADS, _SMALL = 2, 4_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,29 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    args, begin = _parse(argv), time.monotonic()
+    (args, choice), begin = _parse(argv), time.monotonic()
     for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
         refuse_terminal(stream, f"standard {name}", "see apollo-stream --help")
     with waiting(f"loading {args.checkpoint}"):
-        import torch
-
+        from ..engine.choose import load
         from ..live import LiveRestorer
-        from ..network.apollo import ApolloNetwork
-        from .loading import load
         from .pcm import Input, Output
 
-        model = load(args)
-    if not isinstance(model, ApolloNetwork):
-        raise CheckpointError(
-            f"'{args.checkpoint}' is no Apollo: {type(model).__name__} cannot stream"
-        )
-    small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
-    load_, n_threads = Load(), torch.get_num_threads()
-    torch.set_num_threads(1 if small else min(_MOST_THREADS, n_threads))
+        engine = load(choice)
+        engine.stream(1)
+    load_ = Load()
     try:
         source = Input(sys.stdin.buffer, args.rate, args.channels, args.format)
         keep_level = args.level == "keep"
-        live = LiveRestorer(model, source.rate, source.n_channels, keep_level)
+        live = LiveRestorer(engine, source.rate, source.n_channels, keep_level)
         delay = 1000 * live.latency / source.rate
         say(
             f"{source.rate} Hz, {source.n_channels} channel(s), {source.format}: {delay:.0f} ms "
@@ -83,7 +74,6 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt as end:
         return interrupted_status(end)
     finally:
-        torch.set_num_threads(n_threads)
         if args.stats:
             say(str(load_))
     return source.end()
@@ -101,14 +91,12 @@ def restore(
         block_seconds: length of a block; where more is waiting, more is taken at a time.
         load: told of the work.
     """
-    import torch
-
     n = max(1, round(block_seconds * source.rate))
     for block in source.blocks(n, _MOST_BLOCKS * n):
         with load.of(block.shape[1] / source.rate):
-            out = live.feed(torch.from_numpy(block)).numpy()
+            out = live.feed(block)
         sink.write(out)
-    sink.write(live.flush().numpy())
+    sink.write(live.flush())
 
 
 class Load:
@@ -151,7 +139,7 @@ class Load:
         )
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Choice]:
     parser = argparse.ArgumentParser(
         prog="apollo-stream",
         description="Restores a live stream of sound from standard input to standard output.",
@@ -182,4 +170,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not 0 < args.block <= _MAX_BLOCK_MS:
         parser.error(f"--block {args.block:g} ms has to lie between 0 and {_MAX_BLOCK_MS:g}")
-    return args
+    try:
+        return args, Choice(args.checkpoint, args.device, args.precision, args.engine)
+    except SettingError as error:
+        parser.error(str(error))

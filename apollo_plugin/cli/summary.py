@@ -3,9 +3,9 @@
 import time
 from collections import defaultdict
 
+from ..batch.work import Result
 from ..diagnose import Diagnosis
 from .terminal import tell
-from .work import Done
 
 
 class Summary:
@@ -21,9 +21,10 @@ class Summary:
         self._seconds: dict[int | None, list[float]] = defaultdict(list)
         self.n_uncoded = 0
 
-    def add(self, done: Done) -> None:
+    def add(self, done: Result) -> None:
         """Counts a file that was restored."""
-        self._seconds[_place(done.restored.diagnosis)].append(done.seconds)
+        found = done.restored.diagnosis if done.restored else None
+        self._seconds[_place(found)].append(done.seconds)
 
     def tell(self, n_kept: int, n_failed: int) -> None:
         """Tells the table.

@@ -10,10 +10,9 @@ from ..errors import SettingError
 from .guard import Room
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
-    from ..model import Apollo
-    from ..restore import Progress
+    from ..engine.protocol import Engine, Progress
 
 # What is decoded is bounded by the length; these two bound it per second.
 _MAX_RATE, _MAX_CHANNELS = 192000, 2
@@ -64,7 +63,7 @@ class Restoration(NamedTuple):
 
 
 def restore_upload(
-    model: "Apollo",
+    engine: "Engine",
     path: Path,
     keep_below: float,
     mix: float,
@@ -75,7 +74,7 @@ def restore_upload(
     """Restores one upload into a new folder beside it.
 
     Args:
-        model: an Apollo.
+        engine: of the checkpoint.
         path: of the upload.
         keep_below: in Hz, 0 for none.
         mix: share of the restoration.
@@ -86,6 +85,8 @@ def restore_upload(
     Raises:
         AudioError: one line; the file is called by its name only.
     """
+    import numpy as np
+
     from .. import audio, report, tags
     from ..diagnose import diagnose
     from ..errors import AudioError
@@ -99,16 +100,16 @@ def restore_upload(
     except AudioError as error:
         raise AudioError(str(error).replace(str(path), path.name)) from error
     if room:  # two of 16 bits, one of 32, and the copies that gradio hands out
-        room.check(2 * wav.numel() * (2 + 2 + 4))
-    restored = restore_audio(model, wav, rate, keep_below or None, mix, progress=progress)
-    if not restored.isfinite().all():
+        room.check(2 * wav.size * (2 + 2 + 4))
+    restored = restore_audio(engine, wav, rate, keep_below or None, mix, progress=progress)
+    if not np.isfinite(restored).all():
         raise AudioError(f"'{path.name}' made the model overflow; scale it")
     folder = Path(tempfile.mkdtemp(dir=path.parent))
     came, heard, kept = (
         folder / f"{path.stem}{end}.wav" for end in ("", "_restored_16bit", "_restored")
     )
     audio.write(came, wav, rate, subtype="PCM_16")
-    made = tags.mark.make(model.origin, path, diagnose(wav, rate).cutoff)
+    made = tags.mark.make(engine.origin, path, diagnose(wav, rate).cutoff)
     for target, subtype in ((heard, "PCM_16"), (kept, None)):
         write_result(target, restored, rate, Settings(subtype=subtype), made=made)
     seconds, took = wav.shape[-1] / rate, time.perf_counter() - begin
@@ -117,7 +118,7 @@ def restore_upload(
     return Restoration(came, heard, kept, page, line)
 
 
-def _read(path: Path, limits: Limits) -> tuple["torch.Tensor", int]:
+def _read(path: Path, limits: Limits) -> tuple["np.ndarray", int]:
     from .. import audio
     from ..errors import AudioError
 

@@ -8,16 +8,17 @@ of the paper; noise depends on level, so code first and rescale afterwards.)
 
 import io
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, wraps
+from typing import Any
 
 import av
 import lameenc
 import numpy as np
 import soundfile
-import torch
 
 from ..audio import resample
 from ..errors import SettingError
+from ..sounds import Sound, array
 
 # Bit rates of section III-A, in kbit/s.
 BIT_RATES = (24, 32, 48, 64, 96, 128)
@@ -28,17 +29,33 @@ _MP3_RATES = (16000, 22050, 24000, 32000, 44100, 48000)
 _MP3_FRAME = 1152
 
 
+def _in_kind(codec: Callable[..., np.ndarray]) -> Callable[..., Any]:
+    """A codec of arrays ``(channels, time)`` as one of any sound: tensors come back as such."""
+
+    @wraps(codec)
+    def converted(wav: Sound, *args: Any, **kwargs: Any) -> Any:
+        coded = codec(_channels(wav), *args, **kwargs).reshape(tuple(wav.shape))
+        if not hasattr(wav, "detach"):
+            return coded
+        import torch
+
+        return torch.from_numpy(coded)
+
+    return converted
+
+
+@_in_kind
 def mp3(
-    wav: torch.Tensor,
+    wav: np.ndarray,
     sample_rate: int = 44100,
     kbps: int = 64,
     quality: int = 3,
     coded_rate: int | None = None,
-) -> torch.Tensor:
+) -> np.ndarray:
     """Codes a signal as MP3 and decodes it again.
 
     Args:
-        wav: floating point, ``(time,)`` or ``(channels, time)`` with one or two channels, full
+        wav: array or tensor, ``(time,)`` or ``(channels, time)`` with one or two channels, full
             scale 1.0; what exceeds it is clipped, as in a 16-bit file.
         sample_rate: of ``wav``, in Hz.
         kbps: bit rate in kbit/s.
@@ -47,24 +64,22 @@ def mp3(
             as encoders do at 24 kbit/s when they are left alone.
 
     Returns:
-        float32 tensor of the same shape, sample by sample in line with ``wav``.
+        float32 of the same shape and kind, sample by sample in line with ``wav``.
 
     Raises:
         ValueError: for what MP3 cannot hold.
 
     Example:
-        >>> import torch
-        >>> mp3(torch.zeros(2, 5000), kbps=32).shape
-        torch.Size([2, 5000])
+        >>> mp3(np.zeros((2, 5000)), kbps=32).shape
+        (2, 5000)
     """
-    channels = _channels(wav)
-    inside = resample(channels, sample_rate, coded_rate or sample_rate)
+    inside = resample(wav, sample_rate, coded_rate or sample_rate)
     decoded = decode_mp3(encode_mp3(inside, coded_rate or sample_rate, kbps, quality), inside)
-    back = resample(decoded, coded_rate or sample_rate, sample_rate, channels.shape[-1])
-    return back.reshape(wav.shape)
+    return resample(decoded, coded_rate or sample_rate, sample_rate, wav.shape[-1])
 
 
-def aac(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+@_in_kind
+def aac(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
     """Codes a signal as AAC (FFmpeg's own encoder, in an MP4) and decodes it again.
 
     Args, returns and raises like :func:`mp3`.
@@ -72,7 +87,8 @@ def aac(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Te
     return _through_ffmpeg(wav, sample_rate, kbps, "aac", "mp4", "fltp", 44100)
 
 
-def opus(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+@_in_kind
+def opus(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
     """Codes a signal as Opus (libopus, at 48 kHz) and decodes it again.
 
     Args, returns and raises like :func:`mp3`. Where Opus codes the
@@ -81,7 +97,8 @@ def opus(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.T
     return _through_ffmpeg(wav, sample_rate, kbps, "libopus", "ogg", "flt", 48000)
 
 
-def mp3_vbr(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+@_in_kind
+def mp3_vbr(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
     """Codes a signal as MP3 whose frames are as long as they need to be, ``kbps`` in the mean
     (LAME's ABR, by FFmpeg), and decodes it again.
 
@@ -91,7 +108,8 @@ def mp3_vbr(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torc
     return _through_ffmpeg(wav, sample_rate, kbps, "libmp3lame", "mp3", "fltp", 44100, options)
 
 
-def mp3_quality(wav: torch.Tensor, sample_rate: int = 44100, quality: float = 2) -> torch.Tensor:
+@_in_kind
+def mp3_quality(wav: np.ndarray, sample_rate: int = 44100, quality: float = 2) -> np.ndarray:
     """Codes a signal as MP3 of a constant quality (LAME's VBR, by FFmpeg) and decodes it again.
 
     Args:
@@ -106,18 +124,17 @@ def mp3_quality(wav: torch.Tensor, sample_rate: int = 44100, quality: float = 2)
     return _through_ffmpeg(wav, sample_rate, 64, "libmp3lame", "mp3", "fltp", 44100, options)
 
 
-def mp3_mono(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+@_in_kind
+def mp3_mono(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
     """Codes each channel as an MP3 of its own with half of the bits.
 
     Args, returns and raises like :func:`mp3`.
     """
-    channels = _channels(wav)
-    half = _mp3_kbps(kbps / 2)
-    coded = [mp3(channel, sample_rate, half) for channel in channels]
-    return torch.stack(coded).reshape(wav.shape)
+    return np.stack([mp3(channel, sample_rate, _mp3_kbps(kbps / 2)) for channel in wav])
 
 
-def vorbis(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+@_in_kind
+def vorbis(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
     """Codes a signal as Ogg Vorbis (libvorbis) and decodes it again.
 
     Vorbis is steered by a quality, here the one that takes ``kbps`` for stereo at 44.1 kHz; its
@@ -125,44 +142,44 @@ def vorbis(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch
 
     Args, returns and raises like :func:`mp3`.
     """
-    channels = _channels(wav)
     # Xiph's nominal rates for qualities of 0, 0.1 ... 0.6.
     quality = float(np.interp(kbps, (64, 80, 96, 112, 128, 160, 192), np.arange(7) / 10))
     file = io.BytesIO()
     about = dict(format="OGG", subtype="VORBIS", compression_level=1 - quality)
-    with soundfile.SoundFile(file, "w", sample_rate, len(channels), **about) as out:
+    with soundfile.SoundFile(file, "w", sample_rate, len(wav), **about) as out:
         # libsndfile overruns its stack when it codes long signals at once.
-        for block in channels.clamp(-1, 1).T.split(1 << 15):
-            out.write(block.numpy())
+        for begin in range(0, wav.shape[1], 1 << 15):
+            out.write(wav[:, begin : begin + (1 << 15)].clip(-1, 1).T)
     file.seek(0)
-    decoded = soundfile.read(file, dtype="float32", always_2d=True)[0].T[:, : channels.shape[-1]]
-    if decoded.shape != channels.shape:
-        raise ValueError(f"{channels.shape[-1]} samples were coded, {decoded.shape[-1]} came back")
-    return torch.from_numpy(np.ascontiguousarray(decoded)).reshape(wav.shape)
+    decoded = soundfile.read(file, dtype="float32", always_2d=True)[0].T[:, : wav.shape[-1]]
+    if decoded.shape != wav.shape:
+        raise ValueError(f"{wav.shape[-1]} samples were coded, {decoded.shape[-1]} came back")
+    return np.ascontiguousarray(decoded)
 
 
-def lowpass(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+@_in_kind
+def lowpass(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
     """A steep low-pass and nothing else: at 4 kHz for 24 kbit/s, rising to 18 kHz for 128.
 
     Args, returns and raises like :func:`mp3`.
     """
-    channels = _channels(wav)
     edge = float(np.interp(kbps, (24, 128), (4000, 18000)))
-    hertz = torch.fft.rfftfreq(channels.shape[-1], 1 / sample_rate)
+    hertz = np.fft.rfftfreq(wav.shape[-1], 1 / sample_rate)
     # Half a cosine of 300 Hz: a brick wall would ring audibly.
-    gain = 0.5 + 0.5 * torch.cos(torch.pi * ((hertz - edge) / 300).clamp(0, 1))
-    return torch.fft.irfft(torch.fft.rfft(channels) * gain, channels.shape[-1]).reshape(wav.shape)
+    gain = 0.5 + 0.5 * np.cos(np.pi * ((hertz - edge) / 300).clip(0, 1))
+    return np.fft.irfft(np.fft.rfft(wav) * gain, wav.shape[-1]).astype(np.float32)
 
 
-def uncoded(wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64) -> torch.Tensor:
+@_in_kind
+def uncoded(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
     """The signal itself: what needs no restoring should come back as it is.
 
     Args, returns and raises like :func:`mp3`.
     """
-    return _channels(wav).reshape(wav.shape).clone()
+    return wav.copy()
 
 
-CODECS: dict[str, Callable[..., torch.Tensor]] = dict(
+CODECS: dict[str, Callable[..., Any]] = dict(
     mp3=mp3,
     mp3_vbr=mp3_vbr,
     mp3_mono=mp3_mono,
@@ -213,27 +230,26 @@ def _mp3_kbps(kbps: float) -> int:
     return min((32, 40, 48, 56, 64, 80, 96, 112, 128, 160), key=lambda rate: abs(rate - kbps))
 
 
-def _channels(wav: torch.Tensor) -> torch.Tensor:
-    channels = wav.unsqueeze(0) if wav.ndim == 1 else wav
+def _channels(wav: Sound) -> np.ndarray:
+    channels = array(wav)
+    channels = channels[None] if channels.ndim == 1 else channels
     if channels.ndim != 2 or channels.shape[0] not in (1, 2) or channels.shape[1] == 0:
         raise ValueError(
             f"a codec takes one or two channels, not a signal of shape {tuple(wav.shape)}"
         )
-    if not torch.isfinite(channels).all():
+    if not np.isfinite(channels).all():
         raise ValueError("the signal holds NaN or infinity")
-    return channels.detach().cpu().float()
+    return channels.astype(np.float32)
 
 
-def encode_mp3(
-    wav: torch.Tensor, sample_rate: int = 44100, kbps: int = 64, quality: int = 3
-) -> bytes:
+def encode_mp3(wav: Sound, sample_rate: int = 44100, kbps: int = 64, quality: int = 3) -> bytes:
     """The MP3 file of a signal; arguments and errors are those of :func:`mp3`."""
     channels = _channels(wav)
     if sample_rate not in _MP3_RATES:
         raise SettingError(
             f"sample_rate {sample_rate} is none of MP3's {_MP3_RATES}; resample first"
         )
-    samples = (channels.double() * 32768).round().clamp(-32768, 32767)
+    samples = (channels.astype(np.float64) * 32768).round().clip(-32768, 32767)
     encoder = lameenc.Encoder()
     encoder.silence()
     encoder.set_channels(channels.shape[0])
@@ -243,31 +259,29 @@ def encode_mp3(
     encoder.set_bit_rate(kbps)
     encoder.set_quality(quality)
     # Two frames of silence push the last samples through encoder and decoder.
-    tail = torch.zeros(channels.shape[0], 2 * _MP3_FRAME, dtype=samples.dtype)
-    pcm = torch.cat((samples, tail), -1).T.numpy().astype(np.int16)
+    pcm = np.pad(samples, ((0, 0), (0, 2 * _MP3_FRAME))).T.astype(np.int16)
     return bytes(encoder.encode(pcm.tobytes())) + bytes(encoder.flush())
 
 
-def decode_mp3(coded: bytes, like: torch.Tensor) -> torch.Tensor:
+def decode_mp3(coded: bytes, like: np.ndarray) -> np.ndarray:
     """Decodes what :func:`encode_mp3` made of ``like``, aligned with it and of its shape."""
     samples, _ = soundfile.read(io.BytesIO(coded), dtype="float32", always_2d=True)
     aligned = samples[_MP3_DELAY : _MP3_DELAY + like.shape[-1]].T
     if aligned.shape[-1] != like.shape[-1]:
         raise ValueError(f"{like.shape[-1]} samples were coded, {aligned.shape[-1]} came back")
-    return torch.from_numpy(np.ascontiguousarray(aligned)).reshape(like.shape)
+    return np.ascontiguousarray(aligned).reshape(like.shape)
 
 
 def _through_ffmpeg(wav, sample_rate, kbps, name, container, layout, coded_rate, options=None):
-    channels = _channels(wav)
-    inside = resample(channels, sample_rate, coded_rate)
+    inside = resample(wav, sample_rate, coded_rate)
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
         stream = output.add_stream(name, rate=coded_rate, options=options or {})
         stream.layout = "stereo" if len(inside) == 2 else "mono"
         stream.bit_rate = 1000 * kbps
         # Silence pushes the last samples through; what is too much is cut after decoding.
-        padded = torch.nn.functional.pad(inside.clamp(-1, 1), (0, 4096))
-        samples = padded.numpy() if layout == "fltp" else padded.T.reshape(1, -1).numpy()
+        padded = np.pad(inside.clip(-1, 1), ((0, 0), (0, 4096)))
+        samples = padded if layout == "fltp" else padded.T.reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(
             np.ascontiguousarray(samples), layout, stream.layout.name
         )
@@ -279,7 +293,7 @@ def _through_ffmpeg(wav, sample_rate, kbps, name, container, layout, coded_rate,
         planar = av.AudioResampler(format="fltp")
         parts = [p.to_ndarray() for f in source.decode(audio=0) for p in planar.resample(f)]
         parts += [p.to_ndarray() for p in planar.resample(None)]
-    decoded = torch.from_numpy(np.concatenate(parts, -1)[:, : inside.shape[-1]])
+    decoded = np.concatenate(parts, -1)[:, : inside.shape[-1]]
     if decoded.shape != inside.shape:
         raise ValueError(f"{inside.shape[-1]} samples were coded, {decoded.shape[-1]} came back")
-    return resample(decoded, coded_rate, sample_rate, channels.shape[-1]).reshape(wav.shape)
+    return resample(decoded, coded_rate, sample_rate, wav.shape[-1])

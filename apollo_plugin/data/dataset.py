@@ -238,7 +238,7 @@ class Pair:
                 f"'{self.folder}': mp3.flac {tuple(coded.shape)} at {rate} Hz and original.flac "
                 f"{tuple(original.shape)} at {original_rate} Hz differ; run stage 3 again"
             )
-        return coded, original, rate
+        return torch.from_numpy(coded), torch.from_numpy(original), rate
 
 
 class PairDataset(Dataset):

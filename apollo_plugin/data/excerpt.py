@@ -2,8 +2,8 @@
 
 from importlib.resources import as_file, files
 
+import numpy as np
 import soundfile
-import torch
 
 from .codecs import encode_mp3
 
@@ -21,15 +21,15 @@ HEARD = (
 )
 
 
-def excerpt() -> tuple[torch.Tensor, int]:
+def excerpt() -> tuple[np.ndarray, int]:
     """The excerpt, which was recorded in mono, with its one channel in both.
 
     Returns:
-        float32 tensor ``(2, time)``, full scale 1.0, and its sample rate in Hz.
+        float32 ``(2, time)``, full scale 1.0, and its sample rate in Hz.
     """
     with as_file(files("apollo_plugin") / "demo" / "orchestra.flac") as path:
         wav, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return torch.from_numpy(wav.T).expand(2, -1).contiguous(), rate
+    return np.repeat(wav.T, 2, 0), rate
 
 
 def coded() -> bytes:

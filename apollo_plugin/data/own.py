@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from .. import audio
@@ -98,7 +97,7 @@ def _cut_off(stem: Stem) -> str:
     part = min(_STRETCH_SECONDS, stem.seconds)
     starts = np.linspace(0, max(0.0, stem.seconds - part), _N_STRETCHES + 2)[1:-1]
     wavs = [audio.read_part(stem.files[0], at, part, stem.sample_rate) for at in starts]
-    diagnosis = diagnose(torch.from_numpy(np.concatenate(wavs, -1)), stem.sample_rate)
+    diagnosis = diagnose(np.concatenate(wavs, -1), stem.sample_rate)
     return "" if diagnosis.cutoff is None else f"is {diagnosis}"
 
 

@@ -171,8 +171,8 @@ def _write(
     # The folder appears with all three in it.
     with atomic_write(folder) as beside:
         beside.mkdir()
-        write(beside / "original.flac", original, sample_rate, "FLAC")
-        write(beside / "mp3.flac", coded, sample_rate, "FLAC")
+        write(beside / "original.flac", original.numpy(), sample_rate, "FLAC")
+        write(beside / "mp3.flac", coded.numpy(), sample_rate, "FLAC")
         write_json(beside / "mix.json", about)
 
 

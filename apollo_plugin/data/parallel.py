@@ -2,10 +2,10 @@
 
 import contextlib
 import functools
-import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +25,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from ..errors import DeviceError, SettingError, install, one_line
-from ..memory import control_groups
+from ..memory import n_cores
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 # Submitted ahead: enough to keep a cluster busy, little to hold.
@@ -37,23 +37,6 @@ _TICK = 0.5
 
 class WorkerDied(DeviceError):
     """A worker process that ended, killed or crashed, in the middle of its work."""
-
-
-def n_cores() -> int:
-    """Cores that this process may use: its affinity, and what a container's quota leaves."""
-    try:
-        n = len(os.sched_getaffinity(0))
-    except AttributeError:  # Linux has it
-        n = os.cpu_count() or 1
-    for group in control_groups("cpu"):
-        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # "max": none
-            quota, period = map(int, (group / "cpu.max").read_text().split())
-            n = min(n, math.ceil(quota / period))
-        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # version 1; -1: none
-            quota = int((group / "cpu.cfs_quota_us").read_text())
-            period = int((group / "cpu.cfs_period_us").read_text())
-            n = min(n, math.ceil(quota / period)) if quota > 0 else n
-    return max(1, n)
 
 
 @functools.cache
@@ -212,9 +195,9 @@ def each(
 def _prepare_worker(prepare: Callable[[], object] | None) -> None:
     """One thread: processes share the cores already. An interrupt is for the main process; where
     that is killed, its workers end too."""
-    import torch
-
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for PyTorch where it is still to be imported
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Its own is one between processes, which a process that is killed would leave behind.
     tqdm.set_lock(threading.RLock())

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import soundfile
 
 from ..data.dataset import Pair, PairDataset
@@ -125,7 +126,7 @@ def evaluate_pair(job: MeasureJob) -> Row:
     # Workers share the cores already. Read when visqol's kernels are first used.
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     pair = job.pair
-    coded, original, rate = pair.read()
+    coded, original, rate = _read(pair)
     model = _model(job.checkpoint, job.digest, job.device)
     if rate != int(model.sample_rate):
         raise DataError(f"'{pair.folder}' is at {rate} Hz; run stage 3 again")
@@ -155,7 +156,7 @@ def examples(
     model = _model(str(checkpoint), sha256(checkpoint), device)
     pairs = {_key(pair): pair for pair in PairDataset(test_dir).pairs}
     for row in choose(rows, min(n_examples, MAX_ITEMS)):
-        coded, original, rate = pairs[row_key(row)].read()
+        coded, original, rate = _read(pairs[row_key(row)])
         kind = row["kind"].replace("_", " ").capitalize()
         name = f"{kind} at {kbps_name(row['kbps'])} kbit/s, {row['name']}"
         restored = restore_audio(model, coded, rate)
@@ -164,6 +165,11 @@ def examples(
         figures = [{n: row[prefix + n] for n in names} for prefix in (INPUT, "")]
         versions = [replace(v, metrics=m) for v, m in zip(item.versions, [*figures, {}])]
         yield replace(item, versions=versions)
+
+
+def _read(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
+    coded, original, rate = pair.read()
+    return coded.numpy(), original.numpy(), rate
 
 
 def choose(rows: Sequence[Row], count: int) -> list[Row]:

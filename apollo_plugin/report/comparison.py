@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from .. import audio
 from ..audio.loudness import Meter
 from ..diagnose import Diagnosis, diagnose
 from ..errors import AudioError, one_line
 from ..metrics import METRICS, evaluate
+from ..sounds import array
+from ..spectra import hann, stft
 from .envelope import Envelope, envelope
 
 # What a song is cut to: long enough to hear, short enough to send.
@@ -45,7 +46,7 @@ class Version:
     """
 
     label: str
-    wav: torch.Tensor
+    wav: np.ndarray
     gain: float
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -142,10 +143,10 @@ def compare_files(
 
 def compare(
     name: str,
-    coded: torch.Tensor,
-    restored: torch.Tensor,
+    coded: np.ndarray,
+    restored: np.ndarray,
     sample_rate: int,
-    original: torch.Tensor | None = None,
+    original: np.ndarray | None = None,
     seconds: float = EXCERPT_SECONDS,
     metrics: Sequence[str] = METRICS,
     label: str = "MP3",
@@ -171,15 +172,15 @@ def compare(
         ValueError: for signals of different shapes.
     """
     notes = list(notes)
-    waves = {label: coded, "Restored": restored}
+    waves = {label: array(coded), "Restored": array(restored)}
     if original is not None:
-        waves["Original"] = original
+        waves["Original"] = array(original)
     if len({wav.shape for wav in waves.values()}) > 1:
         raise ValueError(f"'{name}': {', '.join(waves)} differ in channels or length")
     for key, wav in waves.items():
-        n_broken = int((~torch.isfinite(wav)).sum())
+        n_broken = int((~np.isfinite(wav)).sum())
         if n_broken:
-            waves[key] = torch.where(torch.isfinite(wav), wav, 0.0)
+            waves[key] = np.where(np.isfinite(wav), wav, np.float32(0))
             notes.append(f"{key}: {n_broken} samples are NaN or infinite and taken as silence.")
     coded, restored = waves[label], waves["Restored"]
     diagnosis = diagnose(coded, sample_rate)
@@ -221,7 +222,7 @@ def compare(
 
 
 def _measure(
-    wav: torch.Tensor, original: torch.Tensor, rate: int, metrics: Sequence[str]
+    wav: np.ndarray, original: np.ndarray, rate: int, metrics: Sequence[str]
 ) -> tuple[dict[str, float], list[str]]:
     """Figures, and why some are no numbers; what cannot be measured is still heard and seen."""
     reasons: dict[str, str] = {}
@@ -232,8 +233,8 @@ def _measure(
 
 
 def _align(
-    reference: torch.Tensor, wav: torch.Tensor, rate: int, name: str, other: str
-) -> tuple[torch.Tensor, int]:
+    reference: np.ndarray, wav: np.ndarray, rate: int, name: str, other: str
+) -> tuple[np.ndarray, int]:
     """Moves a reference to where it fits best, and to the length of ``wav``; samples moved."""
     if reference.shape[0] != wav.shape[0]:
         raise AudioError(
@@ -248,30 +249,31 @@ def _align(
         )
     reach = round(_MAX_SHIFT_SECONDS * rate)
     # The first minute tells; correlation by FFT, padded so that nothing wraps.
-    one, two = (x[:, : 60 * rate].nan_to_num(0, 0, 0).double() for x in (wav, reference))
+    minutes = (x[:, : 60 * rate].astype(np.float64) for x in (wav, reference))
+    one, two = (np.nan_to_num(minute, posinf=0, neginf=0) for minute in minutes)
     n_fft = 1 << (max(one.shape[-1], two.shape[-1]) + reach).bit_length()
-    product = torch.fft.rfft(one, n_fft) * torch.fft.rfft(two, n_fft).conj()
+    product = np.fft.rfft(one, n_fft) * np.fft.rfft(two, n_fft).conj()
     # Over channels last, so that those in antiphase do not cancel.
-    correlation = torch.fft.irfft(product.sum(0), n_fft)
-    lags = torch.cat((correlation[-reach:], correlation[: reach + 1]))
+    correlation = np.fft.irfft(product.sum(0), n_fft)
+    lags = np.concatenate((correlation[-reach:], correlation[: reach + 1]))
     shift = int(lags.argmax()) - reach if lags.max() > 0 else 0
     moved = reference[:, max(0, -shift) :]
-    moved = torch.nn.functional.pad(moved, (max(0, shift), 0))[:, : wav.shape[-1]]
-    return torch.nn.functional.pad(moved, (0, wav.shape[-1] - moved.shape[-1])), shift
+    moved = np.pad(moved, ((0, 0), (max(0, shift), 0)))[:, : wav.shape[-1]]
+    return np.pad(moved, ((0, 0), (0, wav.shape[-1] - moved.shape[-1]))), shift
 
 
-def _busiest(coded: torch.Tensor, restored: torch.Tensor, n_keep: int, rate: int) -> int:
+def _busiest(coded: np.ndarray, restored: np.ndarray, n_keep: int, rate: int) -> int:
     """Start of the stretch where most was changed, in steps of a quarter second."""
     step = max(1, rate // 4)
-    change = (restored - coded).square().sum(0)
-    blocks = change[: len(change) // step * step].reshape(-1, step).double().sum(-1)
+    change = np.square(restored - coded).sum(0)
+    blocks = change[: len(change) // step * step].reshape(-1, step).sum(-1, dtype=np.float64)
     n_blocks = max(1, n_keep // step)
-    sums = torch.nn.functional.pad(blocks.cumsum(0), (1, 0))
+    sums = np.pad(blocks.cumsum(), (1, 0))
     sums = sums[n_blocks:] - sums[:-n_blocks]
     return min(int(sums.argmax()) * step, coded.shape[-1] - n_keep)
 
 
-def _match_levels(waves: dict[str, torch.Tensor], rate: int) -> tuple[dict[str, float], str]:
+def _match_levels(waves: dict[str, np.ndarray], rate: int) -> tuple[dict[str, float], str]:
     """Gains in dB that bring all to the loudness of the first, and lower where one would clip."""
     loudness = {key: _loudness(wav[:2], rate) for key, wav in waves.items()}
     first = next(iter(loudness.values()))
@@ -279,7 +281,7 @@ def _match_levels(waves: dict[str, torch.Tensor], rate: int) -> tuple[dict[str, 
         key: first - value if math.isfinite(first - value) else 0.0
         for key, value in loudness.items()
     }
-    peak = max(wav.abs().max().item() * 10 ** (gains[key] / 20) for key, wav in waves.items())
+    peak = max(float(np.abs(wav).max()) * 10 ** (gains[key] / 20) for key, wav in waves.items())
     note = ""
     if peak > 1:
         lower = 20 * math.log10(peak)
@@ -288,28 +290,30 @@ def _match_levels(waves: dict[str, torch.Tensor], rate: int) -> tuple[dict[str, 
     return gains, note
 
 
-def _loudness(wav: torch.Tensor, rate: int) -> float:
+def _loudness(wav: np.ndarray, rate: int) -> float:
     """In LUFS, in dB where a signal is too short for that; NaN for silence."""
     meter = Meter(rate, len(wav))
-    meter.add(wav.T.numpy())
+    meter.add(wav.T)
     level = meter.level()
     if len(level.powers):
         return math.nan if level.loudness is None else level.loudness
-    return 10 * math.log10(wav.square().mean().item() + 1e-20) if wav.any() else math.nan
+    return 10 * math.log10(float(np.square(wav).mean()) + 1e-20) if wav.any() else math.nan
 
 
-def _spectrogram(wav: torch.Tensor, rate: int) -> tuple[np.ndarray, np.ndarray]:
+def _spectrogram(wav: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
     """Power of all channels in dB over (frequency, time), peaks kept; and its mean over time."""
     n_fft = 1 << max(6, round(math.log2(_WINDOW_SECONDS * rate)))
     hop = max(1, min(n_fft // 4, wav.shape[-1] // _COLUMNS))
-    window = torch.hann_window(n_fft)
-    # Frames that lie inside: what is beyond the ends would smear them over all frequencies.
-    wav = torch.nn.functional.pad(wav.float(), (0, max(0, n_fft - wav.shape[-1])))
-    spec = torch.stft(wav, n_fft, hop, window=window, center=False, return_complex=True)
-    # So that a sine of full scale is at 0 dB.
-    power = (spec.abs() / (window.sum() / 2)).square().mean(0)
-    average = 10 * torch.log10(power.mean(-1) + _FLOOR)
-    peaks = torch.nn.functional.adaptive_max_pool2d(
-        power[None], (min(_ROWS, len(power)), min(_COLUMNS, power.shape[-1]))
-    )[0]
-    return (10 * torch.log10(peaks + _FLOOR)).numpy(), average.numpy()
+    # Frames that lie inside: what is beyond the ends would smear them over all frequencies. Scaled
+    # so that a sine of full scale is at 0 dB.
+    spec = stft(wav, n_fft, hop) / (hann(n_fft).sum() / 2)
+    power = np.square(np.abs(spec)).mean(0).T
+    average = 10 * np.log10(power.mean(-1) + _FLOOR)
+    peaks = _peaks(_peaks(power, min(_ROWS, len(power))).T, min(_COLUMNS, power.shape[1])).T
+    return 10 * np.log10(peaks + _FLOOR), average
+
+
+def _peaks(values: np.ndarray, n: int) -> np.ndarray:
+    """Largest values of ``n`` parts of equal length, which may share an element at their ends."""
+    edges = np.arange(n + 1) * len(values) / n
+    return np.stack([values[math.floor(a) : math.ceil(b)].max(0) for a, b in zip(edges, edges[1:])])

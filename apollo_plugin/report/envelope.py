@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+
+from ..spectra import hann, stft
 
 # The band ends where hearing does; where no codec's edge was found it begins at _LOW_HZ.
 _LOW_HZ, _HIGH_HZ = 8000.0, 16000.0
@@ -45,7 +46,7 @@ class Envelope:
 
 
 def envelope(
-    waves: Mapping[str, torch.Tensor], sample_rate: int, cutoff: float | None
+    waves: Mapping[str, np.ndarray], sample_rate: int, cutoff: float | None
 ) -> Envelope | None:
     """Levels of the band above the cut-off, to 16 kHz or to where the file ends.
 
@@ -66,14 +67,11 @@ def envelope(
     return Envelope(low, high, levels)
 
 
-def _level(wav: torch.Tensor, rate: int, low: float, high: float) -> np.ndarray:
+def _level(wav: np.ndarray, rate: int, low: float, high: float) -> np.ndarray:
     n_fft = max(16, round(_FRAME_SECONDS * rate))
     hop = max(1, round(_HOP_SECONDS * rate), -(-wav.shape[-1] // _MOST_POINTS))
-    window = torch.hann_window(n_fft)
-    wav = torch.nn.functional.pad(wav.float(), (0, max(0, n_fft - wav.shape[-1])))
-    spec = torch.stft(wav, n_fft, hop, window=window, center=False, return_complex=True)
-    bins = torch.arange(n_fft // 2 + 1) * rate / n_fft
-    inside = spec[:, (bins >= low) & (bins < high)]
+    bins = np.arange(n_fft // 2 + 1) * rate / n_fft
+    inside = stft(wav, n_fft, hop)[..., (bins >= low) & (bins < high)]
     # By Parseval, of the mean square of a sine, which is 1/2.
-    energy = 4 * inside.abs().square().sum(1) / (n_fft * window.square().sum())
-    return (10 * torch.log10(energy.mean(0) + _FLOOR)).numpy()
+    energy = 4 * np.square(np.abs(inside)).sum(-1) / (n_fft * np.square(hann(n_fft)).sum())
+    return 10 * np.log10(energy.mean(0) + _FLOOR)

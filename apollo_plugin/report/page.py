@@ -230,7 +230,7 @@ def _metrics(item: Comparison) -> str:
 
 def _flac(version: Version, sample_rate: int) -> str:
     buffer = io.BytesIO()
-    samples = version.wav.clamp(-1, 1).T.numpy()
+    samples = version.wav.clip(-1, 1).T
     soundfile.write(buffer, samples, sample_rate, "PCM_16", format="FLAC")
     return base64.b64encode(buffer.getvalue()).decode()
 

@@ -100,14 +100,15 @@ def clips(folders: Sequence[Path], seconds: float, n_each: int) -> Iterator[Clip
             for index in range(n):
                 start = round((index + 0.5) * length / n - part / 2, 2)
                 heard = wav[:, int(start * rate) : int((start + part) * rate)]
-                if heard.square().mean() > LEAST_POWER:  # a song has rests
+                if np.square(heard).mean() > LEAST_POWER:  # a song has rests
                     yield Clip(path, max(0.0, start), part)
 
 
 def measure(work: Work) -> list[dict]:
     """A row for each kind; runs in a worker process."""
     clip = work.clip
-    original, rate = audio.read(clip.path, start=clip.start, duration=clip.seconds)
+    wav, rate = audio.read(clip.path, start=clip.start, duration=clip.seconds)
+    original = torch.from_numpy(wav)
     original = original[:2] / original.abs().max().clamp(min=1)  # most codecs take no more
     digest = hashlib.sha256(original.numpy().tobytes()).hexdigest()[:16]
     kept_file = work.cache / f"{digest}_{VERSION}.json"

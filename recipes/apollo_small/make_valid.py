@@ -40,10 +40,10 @@ def main() -> None:
     torch.set_num_threads(1)
     args.energies.mkdir(parents=True, exist_ok=True)
     for index, file in enumerate(tqdm(files, unit="file")):
-        wav, rate = audio.read(file)
+        samples, rate = audio.read(file)
         if rate != RATE:
             raise DataError(f"'{file}' has {rate} Hz; resample it to {RATE} Hz first")
-        wav = wav[:2, : round(args.seconds * RATE)].expand(2, -1)
+        wav = torch.from_numpy(samples)[:2, : round(args.seconds * RATE)].expand(2, -1)
         if not wav.any():
             raise DataError(f"'{file}' is silent")
         wav = PEAK * wav / wav.abs().max()

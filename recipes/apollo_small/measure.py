@@ -53,7 +53,7 @@ def read(folder: Path, name: str) -> torch.Tensor | None:
         wav, rate = audio.read(file)
         if rate != RATE:
             raise DataError(f"'{file}' has {rate} Hz; resample it to {RATE} Hz first")
-        return wav
+        return torch.from_numpy(wav)
     return None
 
 

@@ -35,7 +35,7 @@ ENOUGH, UNCHANGED = 1e-5, 1e-4
 OF_OCTAVES, OF_HIGHS = 0.5, 0.02
 MOST = 6.0  # dB that a crop counts
 SHOWN_EVERY = 60.0  # s
-NOT_TRAINED = ("envelope", "excitation")
+NOT_TRAINED = ("envelope_path.", "excitation.")
 
 
 class Lows:

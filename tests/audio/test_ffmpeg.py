@@ -4,7 +4,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from helpers import tone
+from helpers import read, tone
 
 from apollo_plugin import audio
 
@@ -52,7 +52,7 @@ def test_it_is_what_ffmpeg_decodes(suffix, tmp_path):
     if suffix in ("m4a", "mov"):
         # The command leaves the padding of the last packet.
         expected = expected[:, :80000]
-    got, got_rate = audio.read(path)
+    got, got_rate = read(path)
     assert got_rate == rate and got.shape == expected.shape and got.shape[1] > 75000
     np.testing.assert_allclose(got, expected, atol=CLOSE)
 
@@ -62,4 +62,4 @@ def test_where_ffmpeg_finds_nothing_there_is_nothing(tmp_path):
     with pytest.raises(subprocess.CalledProcessError):
         ffmpeg("-i", tmp_path / "a.m4a", "-f", "f32le", "-")
     with pytest.raises(audio.AudioError, match="a.m4a"):
-        audio.read(tmp_path / "a.m4a")
+        read(tmp_path / "a.m4a")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import encoded, tone
+from helpers import encoded, read, tone
 
 from apollo_plugin import audio
 from apollo_plugin.audio.joined import extents, skip_tags, unexplained
@@ -36,11 +36,11 @@ def test_joined_files_come_in_whole(two, between, tmp_path):
     both = tmp_path / f"both{two[0].suffix}"
     # VOC and WMA are searched for the next file's beginning, the others end where they say.
     both.write_bytes(two[0].read_bytes() + between + two[1].read_bytes())
-    wavs = [audio.read(path)[0] for path in two]
+    wavs = [read(path)[0] for path in two]
     if between and both.suffix in (".voc", ".wma"):
         pytest.skip("tags do not follow these")
     reading = audio.read_all(both)
-    assert torch.equal(reading.wav, torch.cat(wavs, -1)) and reading.notes == ()
+    assert torch.equal(torch.from_numpy(reading.wav), torch.cat(wavs, -1)) and reading.notes == ()
     assert audio.probe(both) == (reading.wav.shape[1], 44100, 2)
     n = wavs[0].shape[1]
     part = audio.read_part(both, n / 44100 - 0.1, 0.2, 44100)
@@ -54,7 +54,7 @@ def test_what_follows_the_end(two, rest, told, tmp_path):
     longer = tmp_path / f"longer{two[0].suffix}"
     longer.write_bytes(two[0].read_bytes() + rest)
     reading = audio.read_all(longer)
-    assert torch.equal(reading.wav, audio.read(two[0])[0])
+    assert torch.equal(torch.from_numpy(reading.wav), read(two[0])[0])
     expected = ("2,000 bytes behind its end are no part of its sound; left out",)
     assert reading.notes == (expected if told else ())
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import one_line, snr, tone
+from helpers import one_line, read, snr, tone
 
-from apollo_plugin import audio
 from apollo_plugin.audio.kinds import HEAD_BYTES, frames_in, holds_sound, kind_of
 from apollo_plugin.cli.pcm import Input
 from apollo_plugin.errors import AudioError
@@ -146,7 +145,7 @@ def as_pcm(content: bytes) -> bytes:
 def test_what_a_wav_calls_pcm_is_decoded(format, decibels, tmp_path):
     """DTS CDs are ripped to such files."""
     (tmp_path / "a.wav").write_bytes(as_pcm(coded(format, tmp_path)))
-    got, rate = audio.read(tmp_path / "a.wav")
+    got, rate = read(tmp_path / "a.wav")
     # Codecs of this kind begin late, and do not say by how much.
     best = max(snr(got[:, late : late + 40000], WAV[:, :40000]) for late in range(1600))
     assert rate == 44100 and best > decibels
@@ -159,7 +158,7 @@ def test_what_a_wav_calls_pcm_and_nobody_decodes_is_refused(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(as_pcm(coded("mpegts", tmp_path)))
     with pytest.raises(AudioError, match="holds an MPEG transport stream that its header") as e:
-        audio.read(path)
+        read(path)
     assert "tail -c +45 FILE | ffmpeg" in one_line(e, path)
 
 
@@ -167,5 +166,5 @@ def test_wavs_of_pcm_are_read_as_before(tmp_path):
     for signal in signals():
         samples = signal.clip(-(1 << 15), (1 << 15) - 1).astype(np.int16)
         soundfile.write(tmp_path / "a.wav", samples.reshape(-1, 2), 44100, "PCM_16")
-        got, _ = audio.read(tmp_path / "a.wav")
+        got, _ = read(tmp_path / "a.wav")
         assert torch.equal(got, torch.from_numpy(samples.reshape(-1, 2).T / np.float32(1 << 15)))

@@ -93,7 +93,8 @@ def test_each_channel_counts_by_its_place():
     """BS.1770: 1.41 for what comes from 60 to 120 degrees, nothing for the channel of low
     frequencies, 1 for the rest; in the order of WAV."""
     for weights in ([1, 1], [1] * 3, [1, 1, 1.41, 1.41], [1, 1, 1, 1.41, 1.41],
-                    [1, 1, 1, 0, 1.41, 1.41], [1, 1, 1, 0, 1, 1.41, 1.41], [1, 1, 1, 0, 1, 1, 1.41, 1.41]):  # fmt: skip
+                    [1, 1, 1, 0, 1.41, 1.41], [1, 1, 1, 0, 1, 1.41, 1.41],
+                    [1, 1, 1, 0, 1, 1, 1.41, 1.41]):  # fmt: skip
         one = measure(sine(2, -20.0)[:, :1]).loudness
         for place, weight in enumerate(weights):
             alone = np.zeros((2 * RATE, len(weights)))
@@ -141,7 +142,7 @@ def test_a_block_begins_each_tenth_of_a_second_while_it_is_whole(n_steps, more):
     signal[4800 * (n_steps - 1) : 4800 * n_steps] = 0.5 * np.random.default_rng(0).choice([-1, 1])
     powers = measure(signal).powers
     assert len(powers) == max(0, n_steps - 3)
-    assert all(powers[:-1] == 0) and all(powers[-1:] > 0)
+    assert all(powers[:-1] < 1e-25) and all(powers[-1:] > 1e-4)
 
 
 def test_an_album_is_gated_as_one():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import av
 import pytest
 import torch
-from helpers import encoded, one_line, tone
+from helpers import encoded, one_line, read, tone
 from mutagen.asf import ASF, ASFByteArrayAttribute
 
 from apollo_plugin import audio
@@ -70,17 +70,17 @@ def with_cover(path, n_bytes: int):
 @pytest.mark.parametrize("n_bytes", [30_000, 300_000, 3_000_000])
 def test_a_wma_with_a_cover_is_whole_and_half_of_it_is_not(n_bytes, tmp_path):
     """FFmpeg no longer believes the header then, and guesses from the bit rate."""
-    bare = audio.read(encoded(tmp_path / "a.wma", WAV, "wmav2", kbps=96))[0]
+    bare = read(encoded(tmp_path / "a.wma", WAV, "wmav2", kbps=96))[0]
     told = promise(tmp_path / "a.wma")
     assert told == pytest.approx(3, abs=0.1)
     path = with_cover(tmp_path / "a.wma", n_bytes)
     assert promise(path) == told
     reading = audio.read_all(path)
-    assert torch.equal(reading.wav, bare) and reading.notes == ()
+    assert torch.equal(torch.from_numpy(reading.wav), bare) and reading.notes == ()
     content = path.read_bytes()
     path.write_bytes(content[: n_bytes + (len(content) - n_bytes) // 2])
     with pytest.raises(audio.AudioError, match=r"truncated: 1\.\d of 3\.\d s are there") as caught:
-        audio.read(path)
+        read(path)
     one_line(caught, path)
 
 
@@ -93,7 +93,7 @@ def test_what_was_written_to_a_pipe_is_whole(format, codec, options, turned, tmp
     wav = QUIET_LOUD.flip(-1) if turned else QUIET_LOUD
     path = tmp_path / f"a.{format}"
     path.write_bytes(piped(wav, format, codec, **options))
-    got = audio.read(path)[0]
+    got = read(path)[0]
     assert 0 <= got.shape[-1] - wav.shape[-1] < 6000
 
 
@@ -111,11 +111,11 @@ def test_what_is_told_refuses_a_file_that_was_cut(suffix, codec, tmp_path):
     options = {"movflags": "faststart"} if suffix == "m4a" else {}
     path = encoded(tmp_path / f"a.{suffix}", WAV, codec, kbps=96, **options)
     assert promise(path) == pytest.approx(3, abs=0.1)
-    assert audio.read(path)[0].shape[-1] >= WAV.shape[-1] - 2048
+    assert read(path)[0].shape[-1] >= WAV.shape[-1] - 2048
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(audio.AudioError, match="truncated") as caught:
-        audio.read(path)
+        read(path)
     one_line(caught, path)
 
 

@@ -3,7 +3,7 @@
 import av
 import numpy as np
 import pytest
-from helpers import snr, tone
+from helpers import read, snr, tone
 
 from apollo_plugin import audio
 
@@ -43,7 +43,7 @@ def test_a_sound_that_starts_late_is_whole_and_cut_it_is_not(start, tmp_path):
     found = audio.read_all(path)
     assert found.notes == () and found.wav.shape == wav.shape and snr(found.wav, wav) > 80
     with pytest.raises(audio.AudioError, match=r"3\.\d of 4\.0 s are there"):
-        audio.read(cut_at(path, 0.9))
+        read(cut_at(path, 0.9))
 
 
 @pytest.mark.parametrize("gaps", [(), (1,), (1, 2)])
@@ -58,7 +58,7 @@ def test_gaps_are_told_and_do_not_hide_a_missing_end(gaps, tmp_path):
     told = (f"its time stamps leave out {sum(gaps)}.0 s; joined",) if gaps else ()
     assert found.notes == told and found.wav.shape[1] == pytest.approx(6 * RATE, abs=3 * 2048)
     with pytest.raises(audio.AudioError, match=r"is (truncated|damaged): .*5\.\d s|5\.\d of"):
-        audio.read(cut_at(path, 0.9))
+        read(cut_at(path, 0.9))
 
 
 def test_packets_that_matroska_lacks(tmp_path):
@@ -66,4 +66,4 @@ def test_packets_that_matroska_lacks(tmp_path):
     parts = [(0, RATE, 0), (RATE, 2 * RATE, 1.6)]
     path = timed(tmp_path / "a.mka", tone(2 * RATE), parts, "ac3")
     with pytest.raises(audio.AudioError, match=r"packets for 0\.6 s are missing; 2\.0 s are"):
-        audio.read(path)
+        read(path)

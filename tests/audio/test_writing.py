@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from helpers import one_line, snr, tone
+from helpers import one_line, read, snr, tone
 
 from apollo_plugin import audio
 from apollo_plugin.audio import AudioError, writing
@@ -22,7 +22,7 @@ def test_write_and_read_back(format, subtype, noise_db, tmp_path):
     wav = tone(300001)
     path = tmp_path / "deep" / "er" / "out.bin"
     assert audio.write(path, wav, 48000, format, subtype) == 0
-    got, rate = audio.read(path)
+    got, rate = read(path)
     assert rate == 48000 and got.shape == wav.shape
     assert torch.equal(got, wav) if noise_db == 300 else snr(got, wav) > noise_db
     assert os.listdir(path.parent) == ["out.bin"]
@@ -31,9 +31,9 @@ def test_write_and_read_back(format, subtype, noise_db, tmp_path):
 def test_clipping_is_counted_and_floats_do_not_clip(tmp_path):
     wav = torch.tensor([[0.5, 1.5, -2.0, 1.0]])
     assert audio.write(tmp_path / "a.wav", wav, 44100, "WAV", "PCM_16") == 2
-    assert audio.read(tmp_path / "a.wav")[0][0, 1] > 0.99
+    assert read(tmp_path / "a.wav")[0][0, 1] > 0.99
     assert audio.write(tmp_path / "b.wav", wav, 44100) == 0
-    assert torch.equal(audio.read(tmp_path / "b.wav")[0], wav)
+    assert torch.equal(read(tmp_path / "b.wav")[0], wav)
 
 
 def test_a_wav_of_more_than_4_gib_becomes_rf64(tmp_path, monkeypatch):
@@ -81,7 +81,7 @@ def test_a_write_that_fails_at_the_very_end_is_seen(tmp_path, monkeypatch):
                 audio.write(tmp_path / "target", wav, 44100, format)
         room = size
         audio.write(tmp_path / "target", wav, 44100, format)
-        assert audio.read(tmp_path / "target")[0].shape == wav.shape
+        assert read(tmp_path / "target")[0].shape == wav.shape
         (tmp_path / "target").unlink()
 
 
@@ -119,7 +119,7 @@ thread.start()
 thread.join()
 """
     assert child(code).returncode == 0
-    assert audio.read(path)[0].shape == (2, 300_000)
+    assert read(path)[0].shape == (2, 300_000)
 
 
 @pytest.mark.parametrize("format", audio.FORMATS)
@@ -133,7 +133,7 @@ def test_what_is_writable_can_be_written(format, rate, n_channels, tmp_path):
             audio.write(tmp_path / "a", tone(3000, n_channels), rate, format)
         return
     audio.write(tmp_path / "a", tone(3000, n_channels), rate, format)
-    assert audio.read(tmp_path / "a")[1] == rate
+    assert read(tmp_path / "a")[1] == rate
 
 
 def test_arrays_the_wrong_way_round_are_refused(tmp_path):

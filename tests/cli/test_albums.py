@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import encoded, load, save, tone
+from helpers import encoded, load, read, save, small_model, tone
 from mutagen.flac import FLAC
 from mutagen.id3 import APIC, ID3, PRIV, TALB, TDRC, TIT2, TPE1, TRCK, TXXX
 from PIL import Image
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.audio import Meter, album_loudness
-from apollo_plugin.cli.stems import restore_stems
+from apollo_plugin.batch.stems import restore_stems
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.restore import restore_file
 from apollo_plugin.settings import Job, Settings
@@ -127,7 +127,8 @@ def test_ffprobe_sees_title_and_cover(run, album, tmp_path):
 
 def test_no_tags(run, album, tmp_path):
     assert run(album / "4 gain.mp3", "-o", tmp_path / "a.flac", "--no-tags")[2] == ""
-    assert not FLAC(tmp_path / "a.flac").tags and not FLAC(tmp_path / "a.flac").pictures
+    assert FLAC(tmp_path / "a.flac").tags.keys() == ["apollo_restored"]
+    assert not FLAC(tmp_path / "a.flac").pictures
 
 
 def gains(path: Path) -> tuple[float, float, float]:
@@ -179,6 +180,7 @@ class Halves:
     """Separates a song into two halves of itself."""
 
     sources = ("one", "other")
+    restorers = (small_model(),)
 
     def restore(self, wav, sample_rate, progress):
         return torch.stack((wav / 2, wav / 2))
@@ -214,7 +216,7 @@ def halves(tmp_path_factory) -> Path:
     song = torch.from_numpy(mixture(2.4, seed=1000))
     parts = []
     for name, part in zip(("1.mp3", "2.mp3"), song.split(JOIN, -1)):
-        parts.append(audio.read(encoded(folder / name, part, "libmp3lame", kbps=64))[0])
+        parts.append(read(encoded(folder / name, part, "libmp3lame", kbps=64))[0])
     save(folder / "whole.wav", torch.cat(parts, -1))
     return folder
 
@@ -240,7 +242,7 @@ def test_two_tracks_that_were_one_join_without_a_click(halves, tmp_path):
         n_bins = int(change.shape[1] * hertz / 22050)
         error, change = (x[:, :n_bins].abs().square().sum() for x in (error, change))
         assert error < most * change
-    assert at_the_join(joined, JOIN) < at_the_join(whole, JOIN) + 2
+    assert at_the_join(joined, JOIN) < at_the_join(whole, JOIN) + 3
     # What a click is.
     step = torch.cat((first, second + 0.3), -1)
     assert at_the_join(step, JOIN) > at_the_join(whole, JOIN) + 6

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import soundfile
 import torch
-from helpers import snr, tone
+from helpers import read, snr, tone
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.cli.demo import main
@@ -117,9 +117,9 @@ def test_an_mp3_in_a_browser(launch, server, tmp_path):
         # Without a file of one's own.
         page.click("#example")
         page.wait_for_selector("#line:has-text('orchestra.mp3: 4.0 s')", timeout=120_000)
-    wav, rate = audio.read(song)
+    wav, rate = read(song)
     expected = restore_audio(Apollo.from_pretrained("apollo-small"), wav, rate, keep_below=3000.0)
-    got, got_rate = audio.read(tmp_path / "got.wav")
+    got, got_rate = read(tmp_path / "got.wav")
     assert got_rate == rate and snr(got, expected) > 90
     assert (tmp_path / "page.png").stat().st_size > 10_000
 
@@ -226,10 +226,8 @@ def test_one_upload(model, tmp_path):
     names = [path.name for path in (done.came, done.heard, done.kept)]
     assert names == ["a.wav", "a_restored_16bit.wav", "a_restored.wav"]
     expected = restore_audio(model, wav, 48000, 2000.0, 0.5)
-    assert snr(audio.read(done.kept)[0], expected) > 100
-    assert (
-        snr(audio.read(done.came)[0], wav) > 60 and soundfile.info(done.heard).subtype == "PCM_16"
-    )
+    assert snr(read(done.kept)[0], expected) > 100
+    assert snr(read(done.came)[0], wav) > 60 and soundfile.info(done.heard).subtype == "PCM_16"
     assert told[-1][1] == told[-1][2] and told == sorted(told)
     assert "0.6 s at 48000 Hz" in done.line and "<title>a.wav</title>" in done.page
 

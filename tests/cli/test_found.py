@@ -123,7 +123,7 @@ def test_what_is_on_this_machine_is_known_without_a_network(tmp_path, monkeypatc
     look = huggingface_hub.try_to_load_from_cache
 
     monkeypatch.setattr(
-        listing, "try_to_load_from_cache", lambda *names: look(*names, cache_dir=tmp_path)
+        huggingface_hub, "try_to_load_from_cache", lambda *names: look(*names, cache_dir=tmp_path)
     )
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asks the network"))
     text = told(capsys)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import encoded, save, tone, tree
+from helpers import encoded, read, save, tone, tree
 from mutagen.flac import FLAC
 
 from apollo_plugin import audio
@@ -120,10 +120,10 @@ def test_an_albums_gain_counts_what_was_left_as_it_is(run, tmp_path):
     source.mkdir()
     loud = 0.5 * np.random.default_rng(0).standard_normal((96000, 2)).clip(-1, 1)
     soundfile.write(source / "whole.flac", loud, 48000, "PCM_24")
-    quiet = audio.read(encoded(tmp_path / "q.mp3", 0.05 * NOISE.repeat(1, 2), "libmp3lame", 48000))
+    quiet = read(encoded(tmp_path / "q.mp3", 0.05 * NOISE.repeat(1, 2), "libmp3lame", 48000))
     soundfile.write(source / "coded.flac", quiet[0].T.numpy(), 48000, "PCM_24")
     (tmp_path / "q.mp3").unlink()
-    low = audio.read(source / "coded.flac")[0]
+    low = read(source / "coded.flac")[0]
     spectrum = torch.fft.rfft(low)
     spectrum[:, int(spectrum.shape[1] * 8000 / 24000) :] = 0
     soundfile.write(source / "coded.flac", torch.fft.irfft(spectrum).T.numpy(), 48000, "PCM_24")

@@ -11,13 +11,13 @@ import time
 import psutil
 import pytest
 import torch
-from helpers import do_slowly, load, needs_processes, save, small_model, snr, tone, tree
+from helpers import do_slowly, load, needs_processes, read, save, small_model, snr, tone, tree
 
 from apollo_plugin import audio, benchmark, checkpoints
 from apollo_plugin.audio.extent import expected_bytes
-from apollo_plugin.cli import pool
-from apollo_plugin.cli.arguments import parse
+from apollo_plugin.batch import pool
 from apollo_plugin.data.codecs import encode_mp3
+from apollo_plugin.engine.torch import TorchEngine
 from apollo_plugin.settings import Job
 
 GB = 1 << 30
@@ -204,25 +204,25 @@ def test_no_cluster_there(run, songs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "typed, n_files, megabytes, cores, free, expected",
+    "jobs, stems, n_files, megabytes, cores, free, expected",
     [
-        ([], 1, 900, 8, 64 * GB, 1),  # one file pays for no pool
-        ([], 9, 0.01, 8, 64 * GB, 1),  # nor do some that take no time
-        ([], 9, 5, 8, 64 * GB, 8),
-        ([], 3, 5, 8, 64 * GB, 3),
-        ([], 9, 5, 8, 3 * GB, 3),
-        ([], 9, 5, 8, 0, 1),
-        ([], 9, 5, 8, None, 8),
-        (["--jobs", "2"], 9, 0.01, 8, 64 * GB, 2),
-        (["--jobs", "1"], 9, 5, 8, 64 * GB, 1),
-        (["--jobs", "20"], 9, 5, 8, 3 * GB, 3),
-        (["--stems", "x"], 9, 5, 8, 64 * GB, 1),
-        (["--stems", "x", "--jobs", "2"], 9, 5, 8, 64 * GB, 2),
-        (["--jobs", "3"], 2, 5, 1, 64 * GB, 2),
+        (None, False, 1, 900, 8, 64 * GB, 1),  # one file pays for no pool
+        (None, False, 9, 0.01, 8, 64 * GB, 1),  # nor do some that take no time
+        (None, False, 9, 5, 8, 64 * GB, 8),
+        (None, False, 3, 5, 8, 64 * GB, 3),
+        (None, False, 9, 5, 8, 3 * GB, 3),
+        (None, False, 9, 5, 8, 0, 1),
+        (None, False, 9, 5, 8, None, 8),
+        (2, False, 9, 0.01, 8, 64 * GB, 2),
+        (1, False, 9, 5, 8, 64 * GB, 1),
+        (20, False, 9, 5, 8, 3 * GB, 3),
+        (None, True, 9, 5, 8, 64 * GB, 1),
+        (2, True, 9, 5, 8, 64 * GB, 2),
+        (3, False, 2, 5, 1, 64 * GB, 2),
     ],
 )
 def test_how_many_at_a_time(
-    typed, n_files, megabytes, cores, free, expected, monkeypatch, tmp_path
+    jobs, stems, n_files, megabytes, cores, free, expected, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(pool, "n_cores", lambda: cores)
     monkeypatch.setattr(pool, "available_bytes", lambda: free)
@@ -230,12 +230,11 @@ def test_how_many_at_a_time(
     path = tmp_path / "a.wav"
     with path.open("wb") as file:
         file.truncate(int(megabytes * 1e6))
-    options = parse(["a.wav", *typed])[0]
-    model, due = small_model(), [Job(path, tmp_path / f"{i}.wav") for i in range(n_files)]
-    n, purse = pool.share_out(model, options, due)
+    due = [Job(path, tmp_path / f"{i}.wav") for i in range(n_files)]
+    n, purse = pool.share_out(TorchEngine(small_model()), due, jobs, stems)
     assert n == expected
     assert purse is None or 0 < purse < free
-    assert pool.share_out(model.to("meta"), parse(["a.wav"])[0], due)[0] == 1
+    assert pool.share_out(TorchEngine(small_model().to("meta")), due, None, False)[0] == 1
 
 
 def test_without_processes_files_come_one_by_one(run, songs, alone, tmp_path, monkeypatch):
@@ -274,7 +273,7 @@ def test_what_a_header_says_is_what_is_read(name, tmp_path):
         path.write_bytes(encode_mp3(wav, kbps=64))
     else:
         audio.write(path, wav, 44100, name[2:].upper())
-    there = audio.read(path)[0]
+    there = read(path)[0]
     assert expected_bytes(path) == pytest.approx(there.nbytes, rel=0.05)
     assert expected_bytes(path, 0.5) == pytest.approx(there.nbytes / 4, rel=0.05)
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import at_one_level, load, save, snr, tone, tree
+from helpers import at_one_level, load, read, save, snr, tone, tree
 
-from apollo_plugin import Apollo, audio
+from apollo_plugin import Apollo
+from apollo_plugin.batch.plan import Places, plan
 from apollo_plugin.cli import main
-from apollo_plugin.cli.arguments import parse
-from apollo_plugin.cli.plan import plan
 from apollo_plugin.data import excerpt
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.restore import restore_audio
+from apollo_plugin.settings import Settings
 
 # ------------------------------------------------------------------------------------- the files
 
@@ -286,7 +286,7 @@ def test_an_interrupted_run_leaves_nothing_half(run, tmp_path, monkeypatch):
 
 def test_plan_finds_a_file_once(tmp_path):
     path = save(tmp_path / "a.wav", tone(10))
-    found = plan(*parse([str(path), str(tmp_path), str(tmp_path / "*.wav")]))
+    found = plan([str(path), str(tmp_path), str(tmp_path / "*.wav")], Places(), Settings())
     assert [job.source for job in found.jobs] == [path] and not found.problems
 
 
@@ -317,8 +317,8 @@ def test_installed_command_runs_the_demo(tmp_path):
     assert sdr > mp3_sdr - 0.5 and lsd < 0.7 * mp3_lsd
     # Licences that ask for a name get it wherever the sound is.
     assert excerpt.CREDIT in done.stdout and excerpt.CREDIT in (folder / "page.html").read_text()
-    coded, rate = audio.read(folder / "mp3.wav")
-    original, _ = audio.read(folder / "original.wav")
+    coded, rate = read(folder / "mp3.wav")
+    original, _ = read(folder / "original.wav")
     assert torch.equal(coded, mp3(original, rate, excerpt.KBPS))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import small_model
+from helpers import read, small_model
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.data.dataset import PairDataset
@@ -138,7 +138,7 @@ def test_an_interrupt_keeps_what_was_done(experiment, test_dir, monkeypatch):
 
 
 def damage_length(folder):
-    wav, rate = audio.read(folder / "mp3.flac")
+    wav, rate = read(folder / "mp3.flac")
     audio.write(folder / "mp3.flac", wav[:, :-100], rate, "FLAC")
 
 
@@ -282,7 +282,7 @@ def test_a_library_that_gives_up_costs_its_pair_only(experiment, test_dir):
     """Antiphase stereo, which museval takes for silence."""
     pair = PairDataset(test_dir).pairs[0]
     for name in ("mp3.flac", "original.flac"):
-        wav, rate = audio.read(pair.folder / name)
+        wav, rate = read(pair.folder / name)
         audio.write(pair.folder / name, torch.stack((wav[0], -wav[0])), rate, "FLAC")
     rows = run(experiment, test_dir, ("si_sdr", "sdr_v4"))
     (odd,) = [row for row in rows if row["reason"]]

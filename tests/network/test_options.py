@@ -163,7 +163,7 @@ def test_checkpoints_keep_the_options(tmp_path):
         (dict(band_bins="442"), "list of whole numbers"),
         (dict(band_bins=442), "list of whole numbers"),
         (dict(band_bins=LEAN, band_width_hz=160), "both lay out bands"),
-        (dict(excitation=True, envelope_dim=100), "envelope_dim 100 is less than twice the 88 bands"),
+        (dict(excitation=True, envelope_dim=100), "envelope_dim 100 is less than twice"),
         (dict(excitation=True, envelope_dim=-1), "envelope_dim -1 is less"),
         (dict(envelope_dim=176), "envelope_dim 176 is for the excitation; set that, or 0"),
         (dict(envelope_dim=176, envelope_kernel=8), "envelope_kernel 8 must be odd"),

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import small_model, snr, tone
+from helpers import read, small_model, snr, tone
 from torch import nn
 
 from apollo_plugin import Apollo, cli
@@ -149,7 +149,7 @@ def test_from_the_command_line(name, tmp_path, tiny_checkpoint, capsys):
     audio.write(tmp_path / "a.wav", tone(20000), 44100)
     options = ["--checkpoint", str(tiny_checkpoint), "--precision", name, "--device", "cpu"]
     assert cli.main([str(tmp_path / "a.wav"), *options]) == 0
-    restored, _ = audio.read(tmp_path / "a_restored.wav")
+    restored, _ = read(tmp_path / "a_restored.wav")
     expected = restore_audio(Apollo.from_pretrained(tiny_checkpoint), tone(20000), 44100)
     assert snr(restored, expected) > LEAST.get(name, 100)
 

@@ -33,7 +33,9 @@ def test_levels_are_matched_by_loudness(torchaudio):
     gains = [version.gain for version in item.versions]
     expected = [0, 20 * math.log10(0.5 / 0.3), 20 * math.log10(0.5)]
     assert gains == pytest.approx(expected, abs=1e-3)
-    loudness = [float(torchaudio.functional.loudness(v.wav, 44100)) for v in item.versions]
+    loudness = [
+        float(torchaudio.functional.loudness(torch.from_numpy(v.wav), 44100)) for v in item.versions
+    ]
     assert np.ptp(loudness) < 1e-3
 
 
@@ -42,7 +44,7 @@ def test_nothing_clips_after_matching():
     peaky = loud.clone() * 0.1
     peaky[:, 1000] = 0.9
     item = compare("a", loud, peaky, 44100)
-    assert max(float(version.wav.abs().max()) for version in item.versions) <= 1 + 1e-6
+    assert max(np.abs(version.wav).max() for version in item.versions) <= 1 + 1e-6
     assert any("lowered" in note for note in item.notes)
 
 
@@ -80,7 +82,7 @@ def test_an_original_is_aligned(tmp_path, shift):
         "a", *(tmp_path / n for n in ("coded.mp3", "restored.wav", "original.wav")), metrics=FAST
     )
     inside = (item.versions[0].wav - item.versions[2].wav)[:, 2000:-2000]
-    assert inside.abs().max() < 0.02
+    assert np.abs(inside).max() < 0.02
     assert any(f"moved by {shift} samples" in note for note in item.notes) == (shift != 0)
 
 
@@ -128,7 +130,7 @@ def test_short_silent_and_many(n_samples, n_channels):
         item = compare("a", coded, restored, 44100, wav, metrics=FAST)
         for version in item.versions:
             assert version.wav.shape == (min(2, n_channels), n_samples)
-            assert torch.isfinite(version.wav).all() and math.isfinite(version.gain)
+            assert np.isfinite(version.wav).all() and math.isfinite(version.gain)
         for picture in item.spectrograms.values():
             assert np.isfinite(picture).all() and picture.ndim == 2
 
@@ -161,7 +163,7 @@ def test_odd_sound_ends_no_page(kind, which):
     item = compare(kind, coded, 0.9 * odd, 44100, original, seconds=0.5)
     text = build([item])
     assert kind in text and "nan" not in "".join(re.findall('points="[^"]*"', text)).lower()
-    assert all(torch.isfinite(version.wav).all() for version in item.versions)
+    assert all(np.isfinite(version.wav).all() for version in item.versions)
     if kind in ("NaN", "infinity"):
         assert any("are NaN or infinite and taken as silence" in note for note in item.notes)
 

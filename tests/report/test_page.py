@@ -105,7 +105,7 @@ def test_the_sound_in_the_page_is_the_sound(page, items):
             wav, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)), always_2d=True)
             assert rate == 44100
             # 16 bits of it.
-            assert np.abs(wav.T - version.wav.numpy()).max() < 2**-15
+            assert np.abs(wav.T - version.wav).max() < 2**-15
 
 
 def test_an_index_leads_to_the_files(page, items):

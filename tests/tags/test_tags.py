@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import save, tone
+from helpers import read, save, tone
 from mutagen.flac import FLAC, CueSheet, Picture
 from mutagen.id3 import ID3, Frames
 from mutagen.oggopus import OggOpus
@@ -85,7 +85,7 @@ def test_from_any_format_to_any(name, format, sources, tmp_path):
     assert [seen[key] for key in ("title", "artist", "album")] == ["Tïtle", "One", "The album"]
     # The sound is what it is without tags.
     audio.write(tmp_path / f"b.{format.lower()}", WAV, 48000, format)
-    got, plain = (audio.read(tmp_path / f"{x}.{format.lower()}")[0] for x in "ab")
+    got, plain = (read(tmp_path / f"{x}.{format.lower()}")[0] for x in "ab")
     assert torch.equal(got, plain)
 
 
@@ -346,7 +346,7 @@ def test_a_disk_that_is_full_in_the_middle_of_the_tags(suffix, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert told.notes == ("its tags were left out: File too large",)
-    got, expected = audio.read(tmp_path / f"b.{suffix}"), audio.read(plain)
+    got, expected = read(tmp_path / f"b.{suffix}"), read(plain)
     assert torch.equal(got[0], expected[0])
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted(
         ["a.mp3", plain.name, f"b.{suffix}"]

@@ -12,12 +12,11 @@ import torch
 
 from .. import audio, checkpoints
 from ..data.parallel import executor
+from ..engine.choose import Choice
 from ..evaluation.timing import real_time_factor
 from ..model import Apollo
-from ..settings import Job
-from .arguments import parse
-from .options import Options
-from .work import begin, do_there
+from ..settings import Job, Settings
+from .work import Task, begin, do_there
 
 # Rounds that count.
 _ROUNDS = 3
@@ -75,12 +74,11 @@ def measure_processes(
     song = 0.1 * torch.randn(2, round(seconds * rate), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         place = Path(folder)
-        audio.write(place / "song.wav", song, rate)
+        audio.write(place / "song.wav", song.numpy(), rate)
         checkpoints.save(model, place / "model.safetensors")
-        typed = f"song.wav --device cpu --precision {precision} --checkpoint".split()
-        options, _ = parse([*typed, str(place / "model.safetensors")])
+        task = Task(Choice(str(place / "model.safetensors"), "cpu", precision), Settings())
         jobs = [Job(Path("song.wav"), Path(f"{index}.wav")) for index in range(n_processes)]
-        work, prepare = partial(_processor_time, options, place), partial(begin, 1, None)
+        work, prepare = partial(_processor_time, task, place), partial(begin, 1, None)
         pools = {
             n: stack.enter_context(executor(n, prepare=prepare, preload=do_there.__module__))
             for n in (1, n_processes)
@@ -105,7 +103,7 @@ def measure_processes(
     )
 
 
-def _processor_time(options: Options, folder: Path, job: Job) -> float:
+def _processor_time(task: Task, folder: Path, job: Job) -> float:
     begin = time.process_time()
-    do_there(options, folder, job)
+    do_there(task, folder, job)
     return time.process_time() - begin

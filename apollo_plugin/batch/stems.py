@@ -1,25 +1,26 @@
 """``--stems``: a song in, its restored stems and their sum out."""
 
+import torch
 from asteroid.models import BaseModel
 
 from .. import separators, tags
+from ..engine.protocol import Engine, Progress
 from ..errors import AudioError, SeparatorError
-from ..model import RestorationModel
 from ..pipelines import Pipeline, SeparateThenRestore
-from ..restore import Progress, Restored, check_finite, read_source, read_tags, write_result
+from ..restore import Restored, check_finite, read_source, read_tags, write_result
 from ..settings import Job, Settings
 
 
-def load_pipeline(model: RestorationModel, name: str, settings: Settings) -> SeparateThenRestore:
+def load_pipeline(engine: Engine, name: str, settings: Settings) -> SeparateThenRestore:
     """Separation by a separator of that name, then restoration of each stem.
 
     Raises:
         SeparatorError: where there is none, or it cannot be used.
     """
-    separator = separators.load(name).to(next(model.parameters()).device)
+    separator = separators.load(name).to(engine.device)
     return SeparateThenRestore(
         separator,
-        model,
+        engine,
         # Asteroid's separators are trained without regard to the level.
         match_level=isinstance(separator.model, BaseModel),
         keep_below=settings.keep_below,
@@ -49,14 +50,15 @@ def restore_stems(
     carried, before = read_tags(job, settings)
     wav, rate, layout, found = read_source(job, settings, n_sources + 1)
     try:
-        stems = pipeline.restore(wav, rate, progress)
+        stems = pipeline.restore(torch.from_numpy(wav), rate, progress).numpy()
     except SeparatorError as error:
         raise AudioError(f"'{job.source}': {error}") from error
     remix = stems.sum(0)
     check_finite(remix, job, wav)
-    origin = next(iter(pipeline.restorers)).origin
+    origin = next(iter(pipeline.engines.values())).origin
     made = tags.mark.make(origin, job.source, found.cutoff, before)
-    places = [job.target.with_name(f"{_safe(n)}{job.target.suffix}") for n in pipeline.sources]
+    names = map(_safe, pipeline.sources or ())
+    places = [job.target.with_name(f"{name}{job.target.suffix}") for name in names]
     # The remix is written last, so a folder with one is whole.
     written = [
         write_result(place, stem, rate, settings, carried, layout, made)

@@ -4,23 +4,18 @@ import pickle
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import NamedTuple
-
-import torch
 
 from ..audio.extent import expected_bytes
+from ..engine.choose import Choice, load
+from ..engine.protocol import Engine, Progress
 from ..memory import Purse
-from ..model import RestorationModel
-from ..restore import Progress, Restored, restore_file
-from ..settings import Job
-from .loading import load
-from .options import Options
-from .terminal import Bar
+from ..restore import Restored, restore_file
+from ..settings import Job, Settings
 
 Work = Callable[[Job, Progress], Restored]
 
@@ -29,61 +24,72 @@ Work = Callable[[Job, Progress], Restored]
 _COPIES = 5
 
 
-class Done(NamedTuple):
-    """What became of a file.
+@dataclass(frozen=True)
+class Task:
+    """How each of many files is restored.
 
     Args:
-        seconds: of sound.
-        took: seconds that it took.
-        restored: what is to be told of the result.
-        notes: lines that were to be said meanwhile, where nobody could see them.
+        choice: checkpoint and engine.
+        settings: of the result.
+        stems: name of a separator, where stems are restored one by one.
     """
 
-    seconds: float
-    took: float
-    restored: Restored
+    choice: Choice
+    settings: Settings
+    stems: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome for one file.
+
+    Args:
+        job: the file and its result's place.
+        restored: facts about the result; None where there is none, or it was kept from before.
+        error: why there is none; :class:`~apollo_plugin.errors.Uncoded` where that was wanted.
+        seconds: of sound.
+        took: seconds that it took.
+        notes: warnings of the process that did it.
+    """
+
+    job: Job
+    restored: Restored | None = None
+    error: Exception | None = None
+    seconds: float = 0.0
+    took: float = 0.0
     notes: tuple[str, ...] = ()
 
 
-def work(options: Options, model: RestorationModel | None = None) -> Work:
-    """What is done with each file.
+def work(task: Task, engine: Engine) -> Work:
+    """The function that restores one file.
 
     Args:
-        options: what was typed.
-        model: that of the options, where it was loaded already.
+        task: how.
+        engine: that of the task.
 
     Raises:
-        ApolloError: where the checkpoint, the device or the separator cannot be used.
+        ApolloError: where the separator cannot be used.
     """
-    model, settings = model or load(options), options.settings()
-    if not options.stems:
-        return lambda job, progress: restore_file(model, job, settings, progress)
+    settings = task.settings
+    if not task.stems:
+        return lambda job, progress: restore_file(engine, job, settings, progress)
     from .stems import load_pipeline, restore_stems
 
-    pipeline = load_pipeline(model, options.stems, settings)
+    pipeline = load_pipeline(engine, task.stems, settings)
     return lambda job, progress: restore_stems(pipeline, job, settings, progress)
 
 
-def do(work: Work, job: Job, progress: Progress) -> Done:
-    """Restores one file and takes its time."""
+def do(work: Work, job: Job, progress: Progress) -> Result:
+    """Restore one file and time it."""
     begin, seconds = time.perf_counter(), 0.0
 
-    def told(step: str, done: float, total: float) -> None:
+    def report(step: str, done: float, total: float) -> None:
         nonlocal seconds
         seconds = total
         progress(step, done, total)
 
-    restored = work(job, told)
-    return Done(seconds, time.perf_counter() - begin, restored)
-
-
-def do_here(work: Work, job: Job) -> Done:
-    """Restores one file with a bar over its seconds."""
-    bar = Bar(job.source.name)
-    try:
-        return do(work, job, bar.progress)
-    finally:
-        bar.close()
+    restored = work(job, report)
+    return Result(job, restored, None, seconds, time.perf_counter() - begin)
 
 
 # --------------------------------------------------------------------------------------- elsewhere
@@ -123,42 +129,49 @@ class Common:
 
 # Of this process; a cluster's share nothing.
 _common: Common | None = None
+_n_threads: int | None = None
 
 
 def begin(n_threads: int, common: Common | None) -> None:
-    """Makes a process of this machine ready for :func:`do_there`."""
-    global _common
-    _common = common
-    torch.set_num_threads(n_threads)
+    """Prepare a process of this machine for :func:`do_there`."""
+    global _common, _n_threads
+    _common, _n_threads = common, n_threads
 
 
-def do_there(options: Options, folder: Path, job: Job) -> Done:
-    """Restores one file in a worker process, which keeps its model for the next.
+def do_there(task: Task, folder: Path, job: Job) -> Result:
+    """Restore one file in a worker process, which keeps its model for the next.
 
     Args:
-        options: what was typed.
+        task: how.
         folder: that names of files are relative to.
         job: which file.
     """
-    job = Job(folder / job.source, folder / job.target)
+    there = Job(folder / job.source, folder / job.target)
     try:
         with warnings.catch_warnings(record=True) as caught:
-            done = _do_in_common(_kept_work(options), job, options, _common)
+            done = _do_in_common(_kept_work(task), there, task, _common)
     except Exception as error:
         raise _portable(error) from None
-    return done._replace(notes=tuple(str(warning.message) for warning in caught))
+    return replace(done, job=job, notes=tuple(str(warning.message) for warning in caught))
 
 
-def ready(options: Options) -> None:
-    """Loads what a worker needs; raises what stands against it."""
-    _kept_work(options)
+def ready(task: Task) -> None:
+    """Load what a worker needs; raises what stands against it."""
+    _kept_work(task)
 
 
-# One for all that a worker does; threads of a cluster's worker share it.
-_kept_work = lru_cache(maxsize=1)(work)
+@lru_cache(maxsize=1)
+def _cached_work(key: bytes) -> Work:
+    task = pickle.loads(key)
+    return work(task, load(task.choice, _n_threads))
 
 
-def _do_in_common(work: Work, job: Job, options: Options, common: Common | None) -> Done:
+def _kept_work(task: Task) -> Work:
+    """One for all that a worker does; threads of a cluster's worker share it."""
+    return _cached_work(pickle.dumps(task))
+
+
+def _do_in_common(work: Work, job: Job, task: Task, common: Common | None) -> Result:
     if common is None:
         return do(work, job, lambda *_: None)
     common.check()
@@ -173,7 +186,7 @@ def _do_in_common(work: Work, job: Job, options: Options, common: Common | None)
     try:
         if common.purse is None:
             return do(work, job, progress)
-        n_bytes = _COPIES * expected_bytes(job.source, options.duration)
+        n_bytes = _COPIES * expected_bytes(job.source, task.settings.reading.get("duration"))
         with common.purse.take(n_bytes, common.check):
             return do(work, job, progress)
     finally:

@@ -4,7 +4,7 @@ import contextlib
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import NamedTuple
 from .. import audio
 from ..audio.kinds import HEAD_BYTES, holds_sound, kind_of
 from ..files import check_place, is_special
+from ..formats import MARK
 from ..settings import Job, Settings
-from .options import MARK, Options
 
 # Name of the file with the sum of the stems, in their folder.
 REMIX = "remix"
@@ -36,6 +36,23 @@ class Plan:
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where results go.
+
+    Args:
+        folder: for all of them; beside each input unless given.
+        file: of the only one, in place of a folder.
+        suffix: added to the names of the results.
+        stems: whether each result is a folder of stems.
+    """
+
+    folder: Path | None = None
+    file: Path | None = None
+    suffix: str = MARK
+    stems: bool = False
+
+
 class _Found(NamedTuple):
     """A file, and its folder relative to the input's."""
 
@@ -43,7 +60,7 @@ class _Found(NamedTuple):
     below: Path
 
 
-def plan(options: Options, settings: Settings) -> Plan:
+def plan(inputs: Sequence[str], places: Places, settings: Settings) -> Plan:
     """Finds all files and decides where their restorations go, each to a place of its own.
 
     ``a.mp3`` becomes ``a_restored.wav``, in the output folder or beside the input; the tree below a
@@ -53,24 +70,25 @@ def plan(options: Options, settings: Settings) -> Plan:
     their sum in it, which is written last.
 
     Args:
-        options: inputs, and the names of the results.
+        inputs: files, folders and globs.
+        places: where the results go.
         settings: gives the extension, and whether results that exist are made anew.
     """
-    found, problems = _find(options)
+    found, problems = _find(inputs, places)
     jobs: list[Job] = []
-    inputs = {_identity(path) for path, _ in found}
+    known = {_identity(path) for path, _ in found}
     taken: dict[tuple, Path] = {}
     extension = "." + settings.format.lower()
-    crowded = Counter(_target(file, options, extension) for file in found)
+    crowded = Counter(_target(file, places, extension) for file in found)
     for path, below in found:
-        target = _target(_Found(path, below), options, extension)
+        target = _target(_Found(path, below), places, extension)
         if crowded[target] > 1:
             root = path.absolute().parents[len(below.parts)].name
-            target = _target(_Found(path, root / below), options, extension)
+            target = _target(_Found(path, root / below), places, extension)
         where = _identity(target.parent) or os.path.abspath(target.parent), target.name
         if os.path.isdir(target):
             reason = f"its result '{target}' is a folder; choose another -o folder"
-        elif _identity(target) in inputs:  # by inode: a link to an input is that input
+        elif _identity(target) in known:  # by inode: a link to an input is that input
             reason = f"its result '{target}' is an input; choose another -o folder"
         elif where in taken:
             reason = f"its result would be that of '{taken[where]}'; restore it apart"
@@ -95,27 +113,27 @@ def _is_kept(target: Path) -> bool:
     return os.path.exists(target) and not is_special(target)
 
 
-def sources(options: Options) -> tuple[list[Path], list[str]]:
+def sources(inputs: Sequence[str], places: Places) -> tuple[list[Path], list[str]]:
     """All files of the inputs, as :func:`plan` finds them, and a line for each that is missing."""
-    found, problems = _find(options)
+    found, problems = _find(inputs, places)
     return [path for path, _ in found], problems
 
 
-def folders(options: Options) -> Iterator[tuple[Path, Path, list[Path]]]:
+def folders(inputs: Sequence[str], places: Places) -> Iterator[tuple[Path, Path, list[Path]]]:
     """All folders of the inputs, where they lie below theirs, and their files that are no
     sounds."""
-    search = _Search(options)
-    for item in options.inputs:
+    search = _Search(places)
+    for item in inputs:
         if os.path.isdir(item):
             yield from search.others(Path(item))
 
 
-def _find(options: Options) -> tuple[list[_Found], list[str]]:
+def _find(inputs: Sequence[str], places: Places) -> tuple[list[_Found], list[str]]:
     """Files, each once however it is named, and what went wrong. Links are files of their own."""
     _namesakes.cache_clear()
-    search = _Search(options)
+    search = _Search(places)
     found: dict[tuple, _Found] = {}
-    for item in options.inputs:
+    for item in inputs:
         n_before, files = len(search.problems), list(search.expand(item))
         if not files and len(search.problems) == n_before:
             what = "holds no audio files" if os.path.isdir(item) else "does not exist"
@@ -128,10 +146,9 @@ def _find(options: Options) -> tuple[list[_Found], list[str]]:
             else:
                 key = _identity(file.path.absolute().parent), file.path.name
                 found.setdefault(key, file)
-    if options.out_file and len(found) > 1:
+    if places.file and len(found) > 1:
         search.problems.append(
-            f"-o {options.out_file} names one result and there are {len(found)} inputs; "
-            "name a folder"
+            f"-o {places.file} names one result and there are {len(found)} inputs; " "name a folder"
         )
         found.clear()
     return list(found.values()), search.problems
@@ -140,10 +157,10 @@ def _find(options: Options) -> tuple[list[_Found], list[str]]:
 class _Search:
     """Looks for files in what was named."""
 
-    def __init__(self, options: Options):
+    def __init__(self, places: Places):
         self.problems: list[str] = []
-        self._marks = {mark for mark in (MARK, options.suffix) if mark}
-        self._out = options.out_dir
+        self._marks = {mark for mark in (MARK, places.suffix) if mark}
+        self._out = places.folder
 
     def expand(self, item: str) -> Iterator[_Found]:
         """Files of an input."""
@@ -189,9 +206,9 @@ class _Search:
 
     def _glob(self, pattern: str) -> Iterator[_Found]:
         root = pattern[: next(i for i, c in enumerate(pattern) if c in "*?[")]
-        inside = self._out and not _lies_in(Path(root), self._out)
+        out = self._out if self._out and not _lies_in(Path(root), self._out) else None
         for match in sorted(glob.glob(pattern, recursive=True)):
-            left_out = inside and _lies_in(Path(match), self._out)
+            left_out = out and _lies_in(Path(match), out)
             if os.path.isfile(match) and not left_out and not self._is_result(Path(match)):
                 yield _Found(Path(match), Path())
 
@@ -210,14 +227,14 @@ class _Search:
         return False
 
 
-def _target(file: _Found, options: Options, extension: str) -> Path:
-    if options.out_file:
-        return options.out_file
+def _target(file: _Found, places: Places, extension: str) -> Path:
+    if places.file:
+        return places.file
     path, below = file
-    place = options.out_dir / below if options.out_dir else path.parent
+    place = places.folder / below if places.folder else path.parent
     stem = path.name if len(_namesakes(path.parent).get(path.stem, ())) > 1 else path.stem
-    name = f"{stem}{options.suffix}"
-    return place / name / f"{REMIX}{extension}" if options.stems else place / f"{name}{extension}"
+    name = f"{stem}{places.suffix}"
+    return place / name / f"{REMIX}{extension}" if places.stems else place / f"{name}{extension}"
 
 
 @lru_cache(maxsize=64)

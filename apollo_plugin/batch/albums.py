@@ -1,0 +1,65 @@
+"""Loudness of albums, which is known when all of their tracks are restored."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .. import audio, tags
+from ..errors import ApolloError, Uncoded
+from ..files import is_special
+from ..settings import Job, Settings
+from .work import Result
+
+
+def add_gains(
+    results: Sequence[Result], kept: Sequence[Job], settings: Settings, bars: bool = False
+) -> None:
+    """Write the gain of albums to the tags of results whose sources had one.
+
+    Args:
+        results: of this run.
+        kept: results of an earlier run.
+        settings: how they were made.
+        bars: show a bar over the albums, on terminals.
+
+    Warns:
+        UserWarning: for tags that cannot be written.
+    """
+    albums: dict[tuple[Path, str], dict[Job, tags.Track]] = defaultdict(dict)
+    left = [each.job for each in results if isinstance(each.error, Uncoded)]
+    for each in results:
+        if each.restored and each.restored.of_album:
+            track = each.restored.of_album
+            albums[each.job.source.parent, track.album][each.job] = track
+    folders = {folder for folder, _ in albums}
+    # Files that were left as they are belong to their album, too.
+    for job, place in [(job, job.target) for job in kept] + [(job, job.source) for job in left]:
+        found = _measured_track(job, place) if job.source.parent in folders else None
+        if found and (job.source.parent, found.album) in albums:
+            albums[job.source.parent, found.album][job] = found
+    for tracks in tqdm(
+        albums.values(), unit="album", desc="loudness", disable=None if bars else True
+    ):
+        levels = [track.level for track in tracks.values()]
+        for job, track in tracks.items():
+            if job in left or is_special(job.target):
+                continue
+            try:
+                tags.add_album_gain(job.target, settings.format, track.kinds, levels)
+            except ApolloError as error:
+                warnings.warn(str(error), stacklevel=2)
+
+
+def _measured_track(job: Job, place: Path) -> tags.Track | None:
+    """A track of an album as it is: an earlier result, or a source that has none."""
+    source = tags.read(job.source)
+    if not source.has_album_gain:
+        return None
+    try:
+        level = audio.measure(place)
+    except ApolloError:
+        return None
+    return tags.Track(source.album, frozenset(source.loudness), level)

@@ -1,0 +1,129 @@
+"""The commands' work from Python: a file or many, by names of files."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engine.choose import Choice, load
+from ..engine.protocol import Engine, Progress
+from ..errors import SettingError
+from ..formats import MARK, format_of, refusal
+from ..restore import Restored
+from ..restore import restore_file as restore_job
+from ..settings import Job, Settings
+from . import albums, plan, pool
+from .work import Result, Task
+
+_READING = ("track", "start", "duration", "salvage")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The outcome for many files.
+
+    Args:
+        results: of each file: restored, kept from before (neither ``restored`` nor ``error``) or
+            failed (``error``).
+        problems: a line for each input that cannot be restored at all.
+    """
+
+    results: list[Result]
+    problems: list[str]
+
+
+def restore_file(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    checkpoint: str = "apollo-small",
+    device: str = "auto",
+    precision: str | None = None,
+    engine: str | Engine = "auto",
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Restored:
+    """Restore one sound file as ``apollo-restore`` does, tags included.
+
+    Args:
+        source: any sound file.
+        target: of the result; its suffix says the format. A file there is replaced.
+        checkpoint: bundled name, file, folder, Hugging Face Hub id or exported ONNX file.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        precision: ``"fp32"``, ``"bf16"`` or ``"int8"``; the device's best unless given.
+        engine: ``"auto"``, ``"onnx"`` or ``"torch"``; or one from
+            :func:`apollo_plugin.engine.choose.load`, which is then used for file after file.
+        progress: called with the step's name, the seconds of audio done, and those in all.
+        **settings: fields of :class:`~apollo_plugin.settings.Settings`; and ``track``, ``start``,
+            ``duration``, ``salvage`` of :func:`apollo_plugin.audio.read`.
+
+    Returns:
+        facts about the result: samples clipped, true peak, notes on tags.
+
+    Raises:
+        ApolloError: in one line, whatever is wrong; nothing is written then.
+    """
+    target = Path(target)
+    chosen = {"format": format_of(target), "overwrite": True, **settings}
+    if chosen["format"] is None:
+        raise SettingError(refusal(target))
+    if isinstance(engine, str):
+        engine = load(Choice(checkpoint, device, precision, engine))
+    return restore_job(engine, Job(Path(source), target), _settings(chosen), progress)
+
+
+def restore_files(
+    inputs: Sequence[str | os.PathLike],
+    out: str | os.PathLike | None = None,
+    *,
+    jobs: int | None = None,
+    checkpoint: str = "apollo-small",
+    device: str = "auto",
+    precision: str | None = None,
+    engine: str = "auto",
+    suffix: str = MARK,
+    progress: Callable[[Result, int, int], object] | None = None,
+    **settings: Any,
+) -> Batch:
+    """Restore files and whole folders as ``apollo-restore`` does, several at a time. One that fails
+    never ends the rest.
+
+    On Windows and macOS a script calls this below ``if __name__ == "__main__":``, as with all that
+    begins processes.
+
+    Args:
+        inputs: files, folders (searched to any depth) and globs.
+        out: folder of the results; beside each input unless given.
+        jobs: files at a time; as many as there are cores and memory for unless given.
+        checkpoint: see :func:`restore_file`; likewise the next three.
+        device: likewise.
+        precision: likewise.
+        engine: likewise, by name.
+        suffix: added to the names of the results.
+        progress: called with each result, how many there are by now, and how many there will be.
+        **settings: see :func:`restore_file`; results that exist are kept unless ``overwrite``.
+
+    Returns:
+        a result for each file, and a line for each input that is none.
+
+    Raises:
+        ApolloError: where none can be restored: the settings, the checkpoint, the device.
+    """
+    how = _settings(settings)
+    task = Task(Choice(checkpoint, device, precision, engine), how)
+    places = plan.Places(None if out is None else Path(out), suffix=suffix)
+    todo = plan.plan([os.fspath(each) for each in inputs], places, how)
+    kept = [job for job in todo.jobs if job not in todo.due]
+    results = [Result(job) for job in kept]
+    for done in pool.outcomes(task, todo.due, jobs=jobs) if todo.due else ():
+        results.append(done)
+        if progress:
+            progress(done, len(results), len(todo.jobs))
+    albums.add_gains(results, kept, how)
+    return Batch(results, todo.problems)
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    reading = {key: given.pop(key) for key in _READING if key in given}
+    return Settings(**{**given, "reading": {**given.get("reading", {}), **reading}})

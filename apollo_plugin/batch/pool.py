@@ -1,0 +1,193 @@
+"""Who restores the files: this process, several that share nothing but the plan, or a cluster."""
+
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..bundled import BUNDLED
+from ..data.parallel import WorkerDied, context, each, executor, n_cores, no_processes
+from ..engine.choose import load
+from ..engine.protocol import Engine, Progress
+from ..errors import DeviceError
+from ..files import sweep
+from ..memory import Purse, available_bytes
+from ..settings import Job
+from .work import Common, Result, Task, Work, begin, do, do_there, ready, work
+
+# Makes of a job what shows the progress on it.
+Watch = Callable[[Job], AbstractContextManager[Progress]]
+
+# Files of less than this in all are restored before processes have started.
+_WORTH_BYTES = 1 << 20
+# What a process takes beside its model and its song; what a model's weights take again in products,
+# packed, and what lies between layers; and a song that a process should have room for.
+_PROCESS_BYTES, _TIMES_WEIGHTS, _SONG_BYTES = 500 << 20, 12, 400 << 20
+# On a GPU one file is read and written while another is computed.
+_ON_GPU = 2
+# Loaded once for all worker processes, by engine.
+_PRELOAD = {"onnx": "apollo_plugin.batch.work", "torch": "apollo_plugin.batch.stems"}
+_DIED = "the process that restored it died, of too little memory perhaps"
+
+
+def silent(_: Job) -> AbstractContextManager[Progress]:
+    """Show no progress."""
+    return nullcontext(lambda *_: None)
+
+
+def outcomes(
+    task: Task,
+    due: Sequence[Job],
+    *,
+    jobs: int | None = None,
+    dask: str | None = None,
+    engine: Engine | None = None,
+    watch: Watch = silent,
+    bars: bool = False,
+) -> Generator[Result, None, None]:
+    """Restore files; give each result as it is done.
+
+    Args:
+        task: how.
+        due: which.
+        jobs: files at a time; as many as there are cores and memory for unless given.
+        dask: address of a Dask cluster that does the work.
+        engine: that of the task, where it is loaded already.
+        watch: shows the progress on a file that this process restores.
+        bars: show bars over the files, on terminals.
+
+    Raises:
+        ApolloError: where none can be restored: the checkpoint, the device, the cluster.
+    """
+    if dask:
+        yield from _on_cluster(task, due, dask, bars)
+        return
+    engine = engine or load(task.choice)
+    n, purse = share_out(engine, due, jobs, bool(task.stems))
+    if n == 1:
+        yield from _here(work(task, engine), due, watch, bars)
+    else:
+        preload = _PRELOAD[engine.name]
+        del engine
+        yield from _in_processes(task, list(due), n, max(1, n_cores() // n), purse, preload, bars)
+
+
+def share_out(
+    engine: Engine, due: Sequence[Job], jobs: int | None, stems: bool
+) -> tuple[int, int | None]:
+    """How many processes restore files, and how many bytes of memory they share for songs.
+
+    As many as there are cores, so far as there are files and memory for them, or as ``--jobs``
+    says. One, this one, where others would not have started before all is done, and for stems:
+    what a separator takes is its own affair.
+    """
+    n = jobs or {"cpu": n_cores(), "cuda": _ON_GPU}.get(engine.device, 1)
+    if not jobs and (stems or _total_bytes(due) < _WORTH_BYTES):
+        n = 1
+    n = min(n, len(due))
+    hindrance = no_processes() if n > 1 else None
+    if hindrance:
+        warnings.warn(f"{hindrance}: one file at a time", stacklevel=2)
+        n = 1
+    free = available_bytes()
+    if n == 1 or free is None:
+        return n, None
+    each_bytes = _PROCESS_BYTES + _TIMES_WEIGHTS * engine.n_bytes
+    fit = max(1, free // (each_bytes + _SONG_BYTES))
+    if fit < n:
+        line = f"{free / 1e9:.1f} GB of memory are free: {fit} files at a time, not {n}"
+        warnings.warn(line, stacklevel=2)
+    n = min(n, fit)
+    return n, free - n * each_bytes if n > 1 else None
+
+
+def _total_bytes(due: Sequence[Job]) -> int:
+    return sum(os.path.getsize(job.source) for job in due if os.path.exists(job.source))
+
+
+def _here(one: Work, due: Sequence[Job], watch: Watch, bars: bool) -> Iterator[Result]:
+    # One file needs no bar over files.
+    for job in tqdm(due, "files", unit="file", disable=None if bars and len(due) > 1 else True):
+        try:
+            with watch(job) as progress:
+                done = do(one, job, progress)
+        except Exception as error:
+            done = Result(job, error=error)
+        yield done
+
+
+def _in_processes(
+    task: Task,
+    due: list[Job],
+    n: int,
+    n_threads: int,
+    purse_bytes: int | None,
+    preload: str,
+    bars: bool,
+) -> Iterator[Result]:
+    """By processes of this machine. Where one dies the files that were under way, which are the
+    first, are restored one by one, so that only the one that kills is lost."""
+    ways = context(preload)
+    while due:
+        purse = None if purse_bytes is None else Purse(purse_bytes, ways)
+        common = Common(ways.Event(), ways.Value("d", 0.0), purse)
+        prepare = partial(begin, n_threads, common)
+        one = partial(do_there, task, Path())
+        try:
+            with executor(n, prepare=prepare, preload=preload) as pool:
+                done = each(
+                    pool,
+                    one,
+                    list(due),
+                    len(due),
+                    "files",
+                    "file",
+                    disable=None if bars else True,
+                    under_way=common.n_under_way,
+                )
+                try:
+                    for job, outcome in done:
+                        due.remove(job)
+                        yield _result(job, outcome)
+                finally:
+                    common.stop.set()
+        except WorkerDied:
+            if n == 1:
+                yield Result(due.pop(0), error=DeviceError(_DIED))
+            else:
+                under_way, due = due[:n], due[n:]
+                few = 1, n_threads, purse_bytes, preload, bars
+                yield from _in_processes(task, under_way, *few)
+
+
+def _on_cluster(task: Task, due: Sequence[Job], address: str, bars: bool) -> Iterator[Result]:
+    """By the workers of a Dask cluster, which see the same files under the same names. What one was
+    at when it died another does anew."""
+    checkpoint = task.choice.checkpoint
+    if checkpoint not in BUNDLED and os.path.exists(checkpoint):
+        task = replace(task, choice=replace(task.choice, checkpoint=os.path.abspath(checkpoint)))
+    one = partial(do_there, task, Path.cwd())
+    try:
+        with executor(dask=address) as pool:
+            pool.submit(ready, task).result()
+            quiet = None if bars else True
+            for job, outcome in each(pool, one, due, len(due), "files", "file", quiet):
+                # What nobody survived, on several workers, is Dask's KilledWorker.
+                died = type(outcome).__name__ == "KilledWorker"
+                yield _result(job, DeviceError(_DIED) if died else outcome)
+    except ImportError as error:
+        raise DeviceError(f"the workers at '{address}' lack something: {error}") from error
+    except WorkerDied as error:
+        raise DeviceError(f"the cluster at '{address}' went away") from error
+    finally:
+        for folder in {job.target.parent for job in due}:
+            sweep(folder)
+
+
+def _result(job: Job, outcome: Result | Exception) -> Result:
+    return Result(job, error=outcome) if isinstance(outcome, Exception) else outcome

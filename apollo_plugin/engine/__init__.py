@@ -1,0 +1,1 @@
+"""Engines: samples in, restored samples out, by onnxruntime or by PyTorch."""

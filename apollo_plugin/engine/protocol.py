@@ -1,0 +1,130 @@
+"""The interface that files, streams and pipelines see of a model: NumPy arrays in and out."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+# Called as work goes on, with the name of the step, the seconds of audio that it has done, and
+# the seconds in all.
+Progress = Callable[[str, float, float], None]
+# Of models that say nothing of it: the middle of the levels that the bundled ones heard.
+INPUT_PEAK = 0.5
+# Samples of one stream or file, float32 ``(channels, time)``, full scale 1.0.
+Wav = np.ndarray
+
+
+class Stream(Protocol):
+    """A signal that is restored as it comes, at the engine's rate and level.
+
+    Attributes:
+        latency: delay in samples: after feeding ``n`` samples at least ``n - latency`` are out.
+    """
+
+    latency: int
+
+    def feed(self, block: Wav) -> Wav:
+        """Take new samples and return those that are finished.
+
+        Args:
+            block: float32 ``(n_channels, n)``, any ``n`` from 0 up.
+
+        Returns:
+            ``(n_channels, m)``; ``m`` may be 0.
+
+        Raises:
+            ValueError: for another number of channels.
+        """
+        ...
+
+    def flush(self) -> Wav:
+        """End the signal and return the rest: in all as many samples as went in."""
+        ...
+
+
+class Engine(Protocol):
+    """A model ready to run.
+
+    Attributes:
+        name: ``"onnx"`` or ``"torch"``.
+        origin: name and digest of its checkpoint, for the mark in a result's tags.
+        n_bytes: memory of its weights.
+    """
+
+    name: str
+    origin: str
+    n_bytes: int
+
+    @property
+    def device(self) -> str:
+        """``"cpu"``, ``"cuda"`` or ``"mps"``."""
+        ...
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+        ...
+
+    @property
+    def input_peak(self) -> float | None:
+        """Peak that recordings are brought to before the model; None where levels stay."""
+        ...
+
+    @property
+    def latency(self) -> int:
+        """Delay of a stream in samples."""
+        ...
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the model looks no further ahead than one window."""
+        ...
+
+    @property
+    def adds(self) -> bool:
+        """Whether the model's output is added to the signal: where it is zero, samples stay
+        bit-identical."""
+        ...
+
+    def restore(self, wav: Wav, level: float = 1.0, progress: Progress | None = None) -> Wav:
+        """Restore a signal of any length at the engine's rate.
+
+        Memory beyond the signal and its restoration does not grow with the length.
+
+        Args:
+            wav: float32 ``(channels, time)``.
+            level: the model gets the signal divided by it; its output is multiplied by it.
+            progress: called after each block; an exception from it ends the work.
+
+        Returns:
+            a new array of the same shape.
+
+        Raises:
+            ValueError: for an empty signal, or one whose last axis is not time.
+        """
+        ...
+
+    def stream(self, n_channels: int) -> Stream:
+        """Begin a live signal.
+
+        Raises:
+            CheckpointError: for a model that cannot stream.
+        """
+        ...
+
+
+def scaled(source: Wav, restored: Wav, level: float, adds: bool) -> Wav:
+    """Bring a model's output back to the level of the signal.
+
+    Args:
+        source: samples of the signal.
+        restored: the model's output for ``source / level``.
+        level: as above.
+        adds: see :attr:`Engine.adds`.
+    """
+    if level == 1:
+        return restored
+    factor = np.float32(level)
+    if adds:  # unchanged samples stay bit-identical
+        return source + (restored - source / factor) * factor
+    return restored * factor

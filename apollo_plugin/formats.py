@@ -1,0 +1,31 @@
+"""Names of results: what ends them, and the formats that suffixes mean."""
+
+from pathlib import Path
+
+# Ends the names of restored files; folders are searched for everything else.
+MARK = "_restored"
+# What can be written.
+BY_SUFFIX = {
+    ".wav": "WAV",
+    ".flac": "FLAC",
+    ".aiff": "AIFF",
+    ".aif": "AIFF",
+    ".ogg": "OGG",
+    ".mp3": "MP3",
+    ".caf": "CAF",
+    ".w64": "W64",
+    ".rf64": "RF64",
+    ".au": "AU",
+}
+# Names of sound files that cannot be written.
+FOREIGN = (".m4a", ".aac", ".opus", ".wma", ".webm", ".mp4", ".m4b", ".mka", ".mkv")
+
+
+def format_of(path: Path) -> str | None:
+    """soundfile's name of the format; None for a suffix that cannot be written."""
+    return BY_SUFFIX.get(path.suffix.lower())
+
+
+def refusal(path: Path) -> str:
+    """Why a file of that name cannot be written."""
+    return f"{path}: {path.suffix} cannot be written; known: {' '.join(sorted(BY_SUFFIX))}"

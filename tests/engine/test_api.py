@@ -1,0 +1,103 @@
+"""Files and folders from Python, as the command restores them."""
+
+import numpy as np
+import pytest
+from helpers import load, needs_processes, save, tone, tree
+
+import apollo_plugin
+from apollo_plugin.cli import main
+from apollo_plugin.errors import AudioError, SettingError, Uncoded
+
+
+@pytest.fixture
+def songs(tmp_path):
+    for index in range(3):
+        save(tmp_path / "in" / f"{index}.wav", tone(9000 + index))
+    return tmp_path / "in"
+
+
+def test_a_file_is_what_the_command_makes_of_it(songs, tmp_path, tiny_checkpoint):
+    source, steps = songs / "0.wav", []
+    done = apollo_plugin.restore_file(
+        source,
+        tmp_path / "a.flac",
+        checkpoint=str(tiny_checkpoint),
+        device="cpu",
+        mix=0.5,
+        duration=0.1,
+        progress=lambda *step: steps.append(step),
+    )
+    assert done.n_clipped == 0 and done.true_peak > 0.1 and steps[-1][1] == steps[-1][2]
+    typed = f"--mix 0.5 --duration 0.1 --device cpu --checkpoint {tiny_checkpoint}".split()
+    assert main([str(source), "-o", str(tmp_path / "b.flac"), *typed]) == 0
+    one, other = load(tmp_path / "a.flac"), load(tmp_path / "b.flac")
+    assert one[1] == other[1] and np.array_equal(one[0], other[0]) and one[0].shape == (2, 4410)
+
+
+def test_an_engine_is_used_for_file_after_file(songs, tmp_path):
+    from apollo_plugin.engine.choose import Choice
+    from apollo_plugin.engine.choose import load as load_engine
+
+    engine = load_engine(Choice("apollo-small", "cpu"))
+    for index in range(2):
+        apollo_plugin.restore_file(songs / f"{index}.wav", tmp_path / f"{index}.wav", engine=engine)
+        assert load(tmp_path / f"{index}.wav")[0].shape == (2, 9000 + index)
+
+
+@pytest.mark.parametrize(
+    "target, options, error",
+    [
+        ("a.m4a", {}, "cannot be written; known"),
+        ("a.wav", {"mix": 2}, "mix 2 has to lie"),
+        ("a.wav", {"engine": "tvm"}, "unknown engine"),
+        ("a.wav", {"engine": "onnx", "checkpoint": "x"}, "not 'x'"),
+    ],
+)
+def test_settings_that_cannot_be(songs, tmp_path, target, options, error):
+    with pytest.raises(SettingError, match=error):
+        apollo_plugin.restore_file(songs / "0.wav", tmp_path / target, **options)
+    assert not (tmp_path / target).exists()
+
+
+@needs_processes
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_folder(songs, tmp_path, tiny_checkpoint, jobs):
+    (songs / "bad.wav").write_bytes(b"RIFF")
+    (songs / "cut.wav").write_bytes((songs / "0.wav").read_bytes()[:-999])
+    how = dict(checkpoint=str(tiny_checkpoint), device="cpu", jobs=jobs)
+    told = []
+    done = apollo_plugin.restore_files(
+        [songs, "nowhere.wav"],
+        tmp_path / "out",
+        progress=lambda result, n, n_all: told.append((result.job.source.name, n, n_all)),
+        **how,
+    )
+    assert done.problems == ["'nowhere.wav' does not exist"]
+    assert tree(tmp_path / "out") == [f"{index}_restored.wav" for index in range(3)]
+    assert [n for _, n, _ in told] == [1, 2, 3, 4, 5] and {n for *_, n in told} == {5}
+    by_name = {result.job.source.name: result for result in done.results}
+    for index in range(3):
+        result = by_name[f"{index}.wav"]
+        assert result.error is None and result.restored.n_clipped == 0
+        assert result.seconds == pytest.approx((9000 + index) / 44100) and result.took > 0
+    for name in ("bad.wav", "cut.wav"):
+        assert isinstance(by_name[name].error, AudioError) and name in str(by_name[name].error)
+    again = apollo_plugin.restore_files([songs / "1.wav"], tmp_path / "out", **how)
+    assert [(each.restored, each.error) for each in again.results] == [(None, None)]
+
+
+def test_what_looks_uncoded_is_left(tmp_path, tiny_checkpoint):
+    noise = 0.1 * np.random.default_rng(0).standard_normal((2, 44100))
+    from apollo_plugin import audio
+
+    audio.write(tmp_path / "a.wav", noise, 44100)
+    done = apollo_plugin.restore_files(
+        [tmp_path / "a.wav"], checkpoint=str(tiny_checkpoint), device="cpu", skip_uncoded=True
+    )
+    assert isinstance(done.results[0].error, Uncoded)
+    assert tree(tmp_path) == ["a.wav", "tiny.safetensors"]
+
+
+def test_nothing_to_do(tmp_path):
+    done = apollo_plugin.restore_files([tmp_path])
+    assert not done.results and done.problems == [f"'{tmp_path}' holds no audio files"]

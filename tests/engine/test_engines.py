@@ -1,0 +1,282 @@
+"""Both engines give the same samples: files, blocks, streams; and which of them is chosen."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from helpers import small_model, tone
+
+from apollo_plugin import Apollo, export
+from apollo_plugin.bundled import BUNDLED
+from apollo_plugin.data.codecs import mp3
+from apollo_plugin.data.demo import mixture
+from apollo_plugin.engine import choose
+from apollo_plugin.engine.choose import Choice
+from apollo_plugin.engine.onnx import OnnxEngine
+from apollo_plugin.engine.torch import TorchEngine
+from apollo_plugin.errors import CheckpointError, DeviceError, SettingError
+from apollo_plugin.live import LiveRestorer
+from apollo_plugin.restore import restore_audio
+
+RATE = 44100
+# In float32 either engine is up to 2e-5 from float64 at single samples: bands next to silence are
+# normalized, which raises the rounding in them.
+MOST, RMS = 5e-5, 2e-6
+
+
+def music(seconds: float = 1.5) -> np.ndarray:
+    """Music that went through MP3: uncoded music would be left alone."""
+    return mp3(mixture(seconds, seed=7), RATE, 48)
+
+
+def same(one: np.ndarray, other: np.ndarray) -> None:
+    assert one.shape == other.shape and one.dtype == other.dtype == np.float32
+    error = np.abs(one - other)
+    assert error.max() < MOST and np.sqrt(np.square(error).mean()) < RMS
+
+
+@pytest.fixture(scope="module", params=sorted(BUNDLED))
+def engines(request):
+    onnx = choose.load(Choice(request.param, "cpu", engine="onnx"))
+    torch_ = choose.load(Choice(request.param, "cpu", engine="torch"))
+    assert (onnx.name, torch_.name) == ("onnx", "torch")
+    return onnx, torch_
+
+
+def test_their_facts_are_the_same(engines):
+    onnx, torch_ = engines
+    for name in ("sample_rate", "input_peak", "latency", "is_causal", "adds", "origin", "device"):
+        assert getattr(onnx, name) == getattr(torch_, name), name
+
+
+@pytest.mark.parametrize(
+    "rate, options", [(44100, {}), (48000, dict(keep_below=4000.0, mix=0.5)), (22050, {})]
+)
+def test_files(engines, rate, options):
+    wav = mp3(mixture(1.2, seed=3, sample_rate=rate), rate, 32)
+    restored = [restore_audio(engine, wav, rate, **options) for engine in engines]
+    same(*restored)
+    assert np.abs(restored[0] - wav).max() > 1e-3
+
+
+@pytest.mark.parametrize("block", [100, 441, 5000])
+def test_streams(engines, block):
+    wav = music()
+    restored = []
+    for engine in engines:
+        live = LiveRestorer(engine, RATE, 2)
+        n_in, parts = 0, []
+        for begin in range(0, wav.shape[1], block):
+            parts.append(live.feed(wav[:, begin : begin + block]))
+            n_in = min(begin + block, wav.shape[1])
+            assert n_in - live.latency <= sum(part.shape[1] for part in parts) <= n_in
+        restored.append(np.concatenate([*parts, live.flush()], 1))
+        assert restored[-1].shape == wav.shape
+    same(*restored)
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 100, 441, 442, 882, 1323, 5000])
+def test_short_signals(engines, n_samples):
+    wav = music()[:, 20000 : 20000 + n_samples]
+    same(*(engine.restore(wav) for engine in engines))
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_channels_are_restored_one_by_one(engines, n_channels):
+    """By several threads as by one."""
+    onnx = engines[0]
+    wav = np.concatenate((music(), 0.5 * music()))[:n_channels]
+    many = onnx.restore(wav)
+    onnx._n_threads = 4
+    try:
+        same(onnx.restore(wav), many)
+    finally:
+        onnx._n_threads = 1
+    same(np.concatenate([onnx.restore(row[None]) for row in wav]), many)
+
+
+def test_levels(engines):
+    """What the model gets is divided, what it gives multiplied; silence stays to the last bit."""
+    for engine in engines:
+        wav = 0.01 * music()
+        same(engine.restore(wav, level=0.02) / 0.02, engine.restore(wav / np.float32(0.02)))
+        wav[:] = 0
+        assert np.array_equal(engine.restore(wav, level=1e-6), wav)
+
+
+def test_an_export_of_another_model(tmp_path):
+    model = small_model(residual=False, kernel_size=5)
+    export.export(model, tmp_path / "a.onnx", "stream")
+    onnx = choose.load(Choice(str(tmp_path / "a.onnx")))
+    wav = tone(9000).numpy()
+    with torch.no_grad():
+        whole = model(torch.from_numpy(wav)).numpy()
+    assert not onnx.adds and not onnx.is_causal
+    for restored in (onnx.restore(wav), TorchEngine(model).restore(wav)):
+        assert np.abs(restored - whole).max() < 1e-4 * np.abs(whole).max()
+
+
+def test_progress_is_told_and_ends_the_work(engines):
+    for engine in engines:
+        steps: list[tuple] = []
+        engine.restore(music(2.5), progress=lambda *step, steps=steps: steps.append(step))
+        assert [step[0] for step in steps] == ["restoring"] * len(steps)
+        assert steps[-1][1] == steps[-1][2] == pytest.approx(2.5, abs=0.01)
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            engine.restore(music(), progress=stop)
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (100,), (5000, 2)])
+def test_no_signals(engines, shape):
+    for engine in engines:
+        if len(shape) == 1 and engine.name == "torch":
+            continue  # one channel to it
+        with pytest.raises(ValueError):
+            engine.restore(np.zeros(shape, np.float32))
+        with pytest.raises(ValueError, match="2 channel"):
+            engine.stream(2).feed(np.zeros((1, 10), np.float32))
+        with pytest.raises(ValueError, match="1 or more"):
+            engine.stream(0)
+        assert engine.stream(1).flush().size == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_near_its_place(engines, bad):
+    wav = music()
+    wav[:, 30000] = bad
+    for engine in engines:
+        restored = engine.restore(wav)
+        assert not np.isfinite(restored[:, 30000]).any()
+        assert np.isfinite(restored[:, :8000]).all()
+
+
+# ---------------------------------------------------------------------------------------- choice
+
+
+@pytest.mark.parametrize(
+    "choice, gpu, expected",
+    [
+        (Choice("apollo-small"), False, True),
+        (Choice("apollo-small"), True, False),
+        (Choice("apollo-small", "cpu"), True, True),
+        (Choice("apollo-small", "cuda"), True, False),
+        (Choice("apollo-small", "cpu", "fp32"), False, True),
+        (Choice("apollo-small", "cpu", "int8"), False, False),
+        (Choice("apollo-small", engine="torch"), False, False),
+        (Choice("apollo-small", engine="onnx"), True, True),
+        (Choice("someone/else"), False, False),
+        (Choice("a.onnx"), True, True),
+    ],
+)
+def test_which_engine(choice, gpu, expected, monkeypatch):
+    monkeypatch.setattr(choose, "_may_have_gpu", lambda: gpu)
+    assert choice.by_onnx == expected
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(engine="tvm"), "unknown engine 'tvm'"),
+        (dict(device="tpu"), "unknown device 'tpu'"),
+        (dict(engine="onnx", device="cuda"), "on CPUs, not on --device cuda"),
+        (dict(engine="onnx", precision="int8"), "--precision int8 is for --engine torch"),
+        (dict(engine="onnx", checkpoint="a.safetensors"), "not 'a.safetensors'"),
+        (dict(engine="torch", checkpoint="a.onnx"), "'a.onnx' is for --engine onnx"),
+    ],
+)
+def test_choices_that_exclude_each_other(arguments, message):
+    with pytest.raises(SettingError, match=message):
+        Choice(**arguments)
+
+
+def test_files_that_are_no_step(tmp_path):
+    path = tmp_path / "a.onnx"
+    with pytest.raises(CheckpointError, match="is no file"):
+        choose.load(Choice(str(path)))
+    for content in (b"", b"ONNX", bytes(1000)):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"a\.onnx' (cannot be loaded|is no streaming)"):
+            choose.load(Choice(str(path)))
+    export.export(small_model(n_layers=1), path, "whole")
+    with pytest.raises(CheckpointError, match="--kind stream writes one"):
+        choose.load(Choice(str(path)))
+
+
+def test_without_torch(monkeypatch):
+    monkeypatch.setattr(choose, "has_torch", lambda: False)
+    assert choose.load(Choice("apollo-small")).name == "onnx"
+    with pytest.raises(DeviceError, match="needs PyTorch: pip install") as caught:
+        choose.load(Choice("apollo-small", precision="int8"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_session_has_no_threads_of_its_own():
+    """Two that meet after every product would wait for each other beside other work."""
+    options = OnnxEngine(choose._exported("apollo-small"))._session.get_session_options()
+    assert options.intra_op_num_threads == options.inter_op_num_threads == 1
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+
+
+def test_a_wrong_engine_for_a_model_that_cannot_stream():
+    from helpers import tiny_srgan
+
+    with pytest.raises(CheckpointError, match="SRGAN cannot stream"):
+        TorchEngine(tiny_srgan()).stream(1)
+
+
+def test_both_are_models_of_the_bundled_weights():
+    model = Apollo.from_pretrained("apollo-small")
+    onnx = choose.load(Choice("apollo-small", engine="onnx"))
+    wav = music()
+    with torch.no_grad():
+        same(onnx.restore(wav), model(torch.from_numpy(wav)).numpy())
+
+
+# ------------------------------------------------------------------------------------- what loads
+
+HEAVY = "torch asteroid asteroid_filterbanks torchaudio pytorch_lightning scipy".split()
+
+
+@pytest.mark.parametrize(
+    "command, arguments",
+    [
+        ("restore", ["--help"]),
+        ("restore", ["--version"]),
+        ("restore", ["--list"]),
+        ("restore", ["song.mp3", "-o", "out.flac"]),
+        ("restore", ["song.mp3", "--keep-below", "4000", "--rate", "48000"]),
+        ("restore", ["--diagnose", "song.mp3"]),
+        ("stream", ["--help"]),
+        ("stream", []),
+    ],
+)
+def test_the_side_of_files_needs_no_torch(command, arguments, tmp_path):
+    from helpers import save
+
+    from apollo_plugin.data.codecs import encode_mp3
+
+    (tmp_path / "song.mp3").write_bytes(encode_mp3(music(), RATE, 48))
+    stream = save(tmp_path / "stream.wav", torch.from_numpy(music()))
+    code = f"""if True:
+        import sys
+        from apollo_plugin.cli.{command} import main
+        status = 0
+        try:
+            status = main({arguments!r})
+        except SystemExit as end:
+            status = end.code or 0
+        loaded = [name for name in {HEAVY!r} if name in sys.modules]
+        sys.exit(f"{{status}} {{loaded}}" if status or loaded else 0)
+    """
+    with stream.open("rb") as file:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, stdin=file, capture_output=True
+        )
+    assert done.returncode == 0, done.stderr.decode()
