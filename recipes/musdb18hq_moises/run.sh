@@ -85,13 +85,8 @@ options="$options devices num_nodes use_gpu n_examples iterations beside"
 caller=$PWD
 cd "$(dirname "$0")"
 . utils/parse_options.sh
+. utils/stages.sh
 
-must_match() {
-  if [[ ! ${!1} =~ ^($2)$ ]]; then
-    echo "$0: --$1 is '${!1}', not $3; see $0 --help" >&2
-    exit 1
-  fi
-}
 for name in stage stop_stage; do must_match "$name" '[0-9]+' "a number"; done
 for name in download demo resume allow_partial allow_lossy; do must_match "$name" '0|1' "0 or 1"; done
 must_match model 'apollo|srgan' "apollo or srgan"
@@ -102,12 +97,7 @@ must_match n_test '[0-9]*' "a number"
 must_match iterations '([1-9][0-9]*)?' "a number from 1 up"
 must_match n_jobs '([1-9][0-9]*)?' "a number from 1 up"
 
-# Paths on the command line are the caller's.
-for name in musdb18hq_dir moisesdb_dir songs_dir pairs_dir data_dir conf; do
-  value=${!name}
-  [[ -z $value || $value = /* ]] || printf -v "$name" '%s' "$caller/$value"
-done
-[[ $python_path != */* || $python_path = /* ]] || python_path=$caller/$python_path
+from_caller musdb18hq_dir moisesdb_dir songs_dir pairs_dir data_dir conf
 [[ -z $init_from || ! -e $caller/$init_from ]] || init_from=$caller/$init_from
 data_dir=${data_dir:-data}
 
@@ -131,10 +121,7 @@ if [ "$model" != apollo ] && [ -z "$beside" ] && [ -f "$apollo/best_model.pth" ]
 fi
 [ -z "$id" ] || export CUDA_VISIBLE_DEVICES=$id
 
-if ! "$python_path" -c 'import apollo_plugin' 2>/dev/null; then
-  echo "$0: '$python_path' has no apollo_plugin; activate its environment or pass --python_path" >&2
-  exit 1
-fi
+require_python
 
 # Options that are left empty are left to the scripts.
 sets=()
@@ -142,33 +129,6 @@ for name in musdb18hq_dir moisesdb_dir songs_dir pairs_dir; do
   [ -z "${!name}" ] || sets+=("--$name" "${!name}")
 done
 work=(${n_jobs:+--n_jobs "$n_jobs"} ${dask:+--dask "$dask"})
-
-# A script of a stage, which hears of signals that are sent to this one: bash alone would end and
-# leave it running. In a group of its own, so that the keyboard's interrupt comes from here too.
-child=
-ended=
-run_script() {
-  local status
-  set -m
-  "$python_path" "$@" &
-  child=$!
-  set +m
-  while :; do
-    status=0
-    wait "$child" || status=$?
-    kill -0 "$child" 2>/dev/null || break
-  done
-  child=
-  [ -z "$ended" ] || exit "$ended"
-  return "$status"
-}
-for signal in TERM INT HUP USR1 USR2; do
-  # shellcheck disable=SC2064
-  trap "ended=$((128 + $(kill -l "$signal"))); kill -s $signal \$child 2>/dev/null || exit \$ended" "$signal"
-done
-
-due() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
-say() { echo "Stage $1: $2"; }
 
 if due 0; then
   say 0 "data sets"
