@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 
 import av
 import lameenc
@@ -179,6 +180,7 @@ class Halves:
     """Separates a song into two halves of itself."""
 
     sources = ("one", "other")
+    engines = MappingProxyType({"one": SimpleNamespace(origin="halves")})
 
     def restore(self, wav, sample_rate, progress):
         return torch.stack((wav / 2, wav / 2))
