@@ -202,8 +202,15 @@ def _save_onnx(
 
 def _quantized(proto: Any) -> Any:
     """Weights of matrix products in 8 bits, a scale for each column; what goes in is quantized as
-    it comes. Before weights are halved: behind a cast nothing is quantized."""
+    it comes. Before weights are halved: behind a cast nothing is quantized. Stacked matrices stay,
+    which onnxruntime has no kernel for, and so do the Fourier transform's, which are constants."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    kept = {
+        tensor.name
+        for tensor in proto.graph.initializer
+        if len(tensor.dims) > 2 or not tensor.name.startswith("model.")
+    }
 
     logging.getLogger().addFilter(_quiet)
     try:
@@ -215,6 +222,7 @@ def _quantized(proto: Any) -> Any:
                 per_channel=True,
                 weight_type=QuantType.QInt8,
                 op_types_to_quantize=["MatMul", "Gemm"],
+                nodes_to_exclude=[node.name for node in proto.graph.node if kept & set(node.input)],
             )
             import onnx
 

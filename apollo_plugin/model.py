@@ -41,6 +41,7 @@ class RestorationModel(RestorationNetwork, BaseModel):
         wav: torch.Tensor,
         block_seconds: float | None = None,
         progress: Progress | bool | None = None,
+        level: float = 1.0,
     ) -> torch.Tensor:
         """Restores a signal of any length in bounded memory; the result is that of ``model(wav)``:
         the network takes samples as they are. :meth:`separate` and
@@ -48,7 +49,7 @@ class RestorationModel(RestorationNetwork, BaseModel):
 
         See :func:`apollo_plugin.blocks.restore_wav`.
         """
-        return restore_wav(self, wav, block_seconds, progress)
+        return restore_wav(self, wav, block_seconds, progress, level=level)
 
     # What Asteroid's BaseModel offers, where its own would rescale, drop channels or unpickle.
 
@@ -67,7 +68,7 @@ class RestorationModel(RestorationNetwork, BaseModel):
         restored = []
         for one in many:
             level = 1.0 if keep_level else model_level(one, self.input_peak)
-            restored.append(restore_wav(self, one, level=level, **kwargs))
+            restored.append(self.restore(one, level=level, **kwargs))
         return torch.stack(restored).reshape(wav.shape)
 
     def separate(

@@ -19,6 +19,7 @@ class SRGAN(SRGANNetwork, RestorationModel):
         wav: torch.Tensor,
         block_seconds: float | None = None,
         progress: Progress | bool | None = None,
+        level: float = 1.0,
         z: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Restores a signal of any length in bounded memory; the result is that of
@@ -28,7 +29,7 @@ class SRGAN(SRGANNetwork, RestorationModel):
         :meth:`~apollo_plugin.network.srgan.SRGANNetwork.initial_state` for the noise.
         """
         state = self.initial_state(len(self._streams(wav)), z)
-        return restore_wav(self, wav, block_seconds, progress, state)
+        return restore_wav(self, wav, block_seconds, progress, state, level)
 
     def best_draw(
         self, wav: torch.Tensor, original: torch.Tensor, n_draws: int, **options

@@ -26,7 +26,7 @@ from apollo_plugin.export import export
 from apollo_plugin.restore import Job, Settings, restore_audio, restore_file
 
 WEB = Path(__file__).parent.parent / "docs" / "web"
-MODEL = dict(n_layers=1, residual=True, band_gain=True, tcn_blocks=1)
+MODEL = dict(n_layers=1, residual=True, band_gain=True, tcn_blocks=1, input_peak=0.02)
 
 
 def builder():

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ..engine.choose import Choice
 from ..errors import SettingError
 from .arguments import add_checkpoint, add_device, add_level, add_version
-from .terminal import command, interrupted_status, refuse_terminal, say, waiting
+from .interrupts import interrupted_status
+from .terminal import command, refuse_terminal, say, waiting
 
 if TYPE_CHECKING:
     from ..live import LiveRestorer

@@ -5,9 +5,7 @@ one line. Anything else is a defect of this package and is shown as one, with it
 """
 
 import importlib.metadata
-import multiprocessing
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -27,7 +25,7 @@ from ..errors import (
     one_line,
     printable,
 )
-from ..files import sweep_all
+from .interrupts import interrupted_status, polite_end
 
 # Of the command that runs, before each of its lines on standard error.
 _name = "apollo"
@@ -58,7 +56,7 @@ def command(name: str, main: Callable[[], int | None], polite: bool = True) -> i
     _name = name
     _open_streams()
     try:
-        with _warnings_in_one_line(), _polite_end(polite):
+        with _warnings_in_one_line(), polite_end(polite):
             return main() or 0
     except KeyboardInterrupt as end:
         say("interrupted; what was finished is whole, run it again to go on")
@@ -73,23 +71,6 @@ def command(name: str, main: Callable[[], int | None], polite: bool = True) -> i
         return 1
     finally:
         _flush()
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ends a command after a signal.
-
-    Args:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int):
-        super().__init__()
-        self.number = number
-
-
-def interrupted_status(end: KeyboardInterrupt) -> int:
-    """Exit status after an interrupt, as shells have it: 130, or 143 after SIGTERM."""
-    return 128 + getattr(end, "number", signal.SIGINT)
 
 
 def is_mendable(error: BaseException) -> bool:
@@ -278,38 +259,6 @@ def _open_streams() -> None:
         elif number and hasattr(stream, "reconfigure"):
             with suppress(ValueError):  # closed
                 stream.reconfigure(errors="backslashreplace")
-
-
-@contextmanager
-def _polite_end(polite: bool) -> Iterator[None]:
-    """Signals raise Interrupted. From the second on nobody waits for worker processes: they are
-    killed, and what they and this process have half written is removed."""
-    came: list[int] = []
-    before = {}
-
-    def end(number: int, _: object) -> NoReturn:
-        if came:
-            for child in multiprocessing.active_children():
-                child.kill()
-        came.append(number)
-        raise Interrupted(came[0])
-
-    with suppress(ValueError):  # not in the main thread
-        for number in (signal.SIGINT, signal.SIGTERM) if polite else ():
-            # What runs in the background of a script ignores interrupts.
-            if signal.getsignal(number) != signal.SIG_IGN:
-                before[number] = signal.signal(number, end)
-    try:
-        yield
-    finally:
-        if len(came) > 1:
-            for child in multiprocessing.active_children():
-                child.kill()
-                child.join()
-            sweep_all()
-        # After a signal another may come until the process has ended.
-        for number, handler in before.items() if not came else ():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from apollo_plugin.cli.static import HEADERS, POLICY, SITE
 from apollo_plugin.cli.terminal import run, say, tell
 from apollo_plugin.data import excerpt
 from apollo_plugin.errors import ApolloError
+from apollo_plugin.network.base import INPUT_PEAK
 from apollo_plugin.report.plots import RANGE_DB, STOPS
 from apollo_plugin.restore import model_level
 
@@ -81,9 +82,9 @@ def build(folder: Path, models: Mapping[str, Path]) -> int:
         style = report.joinpath("page.html").read_text("utf-8")
         style = style.partition("<style>\n")[2].partition("</style>")[0]
         (site / "player.css").write_text(style, "utf-8")
-        peak = 1 / model_level(torch.ones(1))
-        shared = {"STOPS": STOPS, "RANGE_DB": RANGE_DB, "PEAK": peak}
-        shared["LEAST_PEAK"] = model_level(torch.zeros(1)) * peak
+        least = model_level(torch.zeros(1), 1.0)
+        shared = {"STOPS": STOPS, "RANGE_DB": RANGE_DB}
+        shared |= {"INPUT_PEAK": INPUT_PEAK, "LEAST_PEAK": least}
         lines = [f"export const {name} = {json.dumps(value)};\n" for name, value in shared.items()]
         (site / "shared.js").write_text("".join(lines))
         _fill(site / "index.html", policy=POLICY, credit=html.escape(excerpt.CREDIT))

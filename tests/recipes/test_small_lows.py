@@ -5,9 +5,10 @@ import argparse
 import numpy as np
 import pytest
 import torch
-from helpers import tone
+from helpers import encoded, tone
 
-from apollo_plugin import Apollo, checkpoints
+from apollo_plugin import Apollo, audio, checkpoints
+from apollo_plugin.data.demo import mixture
 
 RATE = 44100
 OPTIONS = dict(
@@ -64,10 +65,10 @@ def test_tokens_learn_and_nothing_else_does(lows, tmp_path):
     start = {name: value.clone() for name, value in model.state_dict().items()}
     training = lows.Training(model, arguments(tmp_path, lr=5e-3))
     training.n_steps = 50  # warm
-    generator = torch.Generator().manual_seed(1)
-    original = torch.randn(4, RATE // 2, generator=generator).cumsum(-1) * 0.01
-    original -= original.mean(-1, keepdim=True)
-    pair = torch.stack((0.7 * original, original))  # a codec that takes 3 dB
+    original = torch.from_numpy(mixture(2.0, seed=4))[:1]
+    coded = audio.read(encoded(tmp_path / "a.mp3", original, "libmp3lame", kbps=24))[0][:1]
+    # Of a codec that takes 3 dB as well.
+    pair = torch.stack([x.reshape(4, -1) for x in (0.7 * coded, original)])
     rows = [training.step(pair, 1.0) for _ in range(40)]
     assert np.mean([row[0] for row in rows[-5:]]) > np.mean([row[0] for row in rows[:5]]) + 1
     new = Apollo.from_pretrained(training.write())

@@ -274,7 +274,7 @@ def test_the_command_line_has_the_keys_of_the_model(monkeypatch, capsys, tmp_pat
     [
         ("model", "width", 15, "width 15 even"),
         ("model", "window", 200, "hop 64|hop"),
-        ("loss", "adversarial", -1.0, "loss weight adversarial is -1.0"),
+        ("loss", "adversarial", -1.0, "loss.adversarial is -1.0"),
         ("loss", "adversarial", 0.0, "adversarial, reconstruction and magnitude has"),
     ],
 )

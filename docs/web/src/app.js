@@ -1,7 +1,6 @@
 // The page: what is chosen, what is shown, what is saved.
 import { live } from "./live.js";
 import { Pictures } from "./picture.js";
-import { LEAST_PEAK, PEAK } from "./shared.js";
 import { Mixer, decode, mixed, peak, time, wav } from "./sound.js";
 
 const $ = (id) => document.getElementById(id);
@@ -141,8 +140,7 @@ class Job {
     const loudest = peak(input);
     this.item = new Item(file, input, loudest === 0 ? `${note} It is silent, and stays so.` : note);
     const { numberOfChannels: channels, sampleRate: rate, length } = input;
-    const level = Math.max(loudest, LEAST_PEAK) / PEAK;
-    worker.postMessage({ kind: "start", id, channels, rate, length, level });
+    worker.postMessage({ kind: "start", id, channels, rate, length, loudest });
   }
   feed() {
     const { input, sent } = this, n = Math.min(BLOCK, input.length - sent);

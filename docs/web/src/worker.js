@@ -1,5 +1,6 @@
 // Runs the models, so that the page never waits: one file at a time, or live sound.
 import * as ort from "./ort/ort.wasm.min.mjs";
+import { INPUT_PEAK, LEAST_PEAK } from "./shared.js";
 import { Restoration, Step } from "./stream.js";
 
 ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
@@ -29,13 +30,17 @@ async function load(name) {
   return { session, info, Tensor: ort.Tensor };
 }
 const model = (name) => (models[name] ||= load(name));
+// The peak that a model is given recordings at; null where it takes them as they are.
+const inputPeak = ({ info: { model_args: args } }) =>
+  args.input_peak === undefined ? INPUT_PEAK : args.input_peak;
 
 let job = null, live = null;
 const handlers = {
-  async start({ id, channels, rate, length, level }) {
+  async start({ id, channels, rate, length, loudest }) {
     job = { id, restoration: null };
     const loaded = await model("restore");
     if (job?.id !== id) return;
+    const peak = inputPeak(loaded), level = peak === null ? 1 : Math.max(loudest, LEAST_PEAK) / peak;
     job.restoration = new Restoration(loaded, channels, rate, length, level);
     self.postMessage({ kind: "ready", id, threads: ort.env.wasm.numThreads });
   },
@@ -49,6 +54,8 @@ const handlers = {
   async live({ port, channels }) {
     const loaded = await model("live");
     const step = live = new Step(loaded, channels);
+    // The peak of what is to come is not known: full scale is brought to the model's.
+    const scale = inputPeak(loaded) ?? 1;
     const hops = [];
     let busy = false;
     const work = async () => {
@@ -57,11 +64,11 @@ const handlers = {
       while (hops.length && live === step) {
         const taken = hops.splice(0);
         const n = taken.length * step.hop, data = new Float32Array(channels * n);
-        taken.forEach((hop, k) => hop.forEach((samples, c) => data.set(samples, c * n + k * step.hop)));
+        taken.forEach((hop, k) => hop.forEach((samples, c) => data.set(samples.map((x) => x * scale), c * n + k * step.hop)));
         const begin = performance.now();
         const out = await step.run(data, 2 ** 40);
         const load = (performance.now() - begin) / 1000 * loaded.info.sample_rate / n;
-        const restored = Array.from({ length: channels }, (_, c) => out.slice(c * n, (c + 1) * n));
+        const restored = Array.from({ length: channels }, (_, c) => out.slice(c * n, (c + 1) * n).map((x) => x / scale));
         port.postMessage({ restored, load }, restored.map((c) => c.buffer));
         // What has come meanwhile is a message that waits.
         await new Promise((resolve) => { setTimeout(resolve); });

@@ -1,0 +1,70 @@
+"""Interrupts and SIGTERM, which end a command with everything cleaned up."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from ..files import sweep_all
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ends a command after a signal.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+def interrupted_status(end: KeyboardInterrupt) -> int:
+    """Exit status after an interrupt, as shells have it: 130, or 143 after SIGTERM."""
+    return 128 + getattr(end, "number", signal.SIGINT)
+
+
+@contextmanager
+def polite_end(polite: bool) -> Iterator[None]:
+    """Raise Interrupted at interrupts and SIGTERM. From the second on nobody waits for worker
+    processes: they are killed, and what they and this process have half written is removed.
+
+    Args:
+        polite: False to leave signals as they are.
+    """
+    came: list[int] = []
+    before = {}
+
+    def end(number: int, _: object) -> NoReturn:
+        if came:
+            for child in multiprocessing.active_children():
+                child.kill()
+        came.append(number)
+        raise Interrupted(came[0])
+
+    def clear_up() -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+        sweep_all()
+
+    def end_at_once(*_: object) -> NoReturn:
+        clear_up()
+        os._exit(128 + came[0])
+
+    with suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGINT, signal.SIGTERM) if polite else ():
+            # What runs in the background of a script ignores interrupts.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        if len(came) > 1:
+            clear_up()
+        # After a signal another may come until the process has ended; Python waits for processes.
+        for number, handler in before.items():
+            signal.signal(number, end_at_once if came else handler)
