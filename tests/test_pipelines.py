@@ -8,9 +8,8 @@ import pytest
 import soundfile
 import torch
 from asteroid.models import ConvTasNet
-from helpers import at_one_level, small_model, snr, tone
+from helpers import at_one_level, resample, small_model, snr, tone
 
-from apollo_plugin import audio
 from apollo_plugin.batch.plan import Places, plan
 from apollo_plugin.cli import main
 from apollo_plugin.pipelines import RestoreThenSeparate, SeparateThenRestore
@@ -39,9 +38,9 @@ def smooth(wav):
 @torch.no_grad()
 def conv_tasnet_by_hand(model, wav):
     """``(channels, time)`` -> ``(2, channels, time)``: resampled, each channel apart, and back."""
-    low = audio.resample(wav, RATE, 8000)
+    low = resample(wav, RATE, 8000)
     stems = torch.stack([model(channel) for channel in low], 1)
-    return torch.stack([audio.resample(stem, 8000, RATE, wav.shape[-1]) for stem in stems])
+    return torch.stack([resample(stem, 8000, RATE, wav.shape[-1]) for stem in stems])
 
 
 def each_at_one_level(model, stems):

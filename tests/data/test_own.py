@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soxr
 import torch
-from helpers import chirps, encoded, load, save, snr
+from helpers import chirps, encoded, load, resample, save, snr
 
 from apollo_plugin.data import activity, own, tracks
 from apollo_plugin.data.codecs import mp3
@@ -176,8 +176,6 @@ def test_pairs_that_do_not_fit(tmp_path, spoilt, reason):
 
 def test_pairs_of_other_rates_levels_and_phases_fit(tmp_path):
     wav = chirps(0)
-    from apollo_plugin.audio import resample
-
     sides = torch.stack((wav[0], -wav[0]))
     for name, original, coded, rate in (
         ("rate", wav, resample(wav, 44100, 22050), 22050),

@@ -7,9 +7,9 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import pytest
 import soundfile
 import torch
-from helpers import snr
+from helpers import read, snr
 
-from apollo_plugin.audio import AudioError, read
+from apollo_plugin.audio import AudioError
 from apollo_plugin.data import pairs
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.dataset import PairDataset
