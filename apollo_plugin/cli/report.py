@@ -66,7 +66,7 @@ def write(options: Options, files: Sequence[Shown], reference: Path | None = Non
                     file.source,
                     file.restored,
                     reference,
-                    options.reading(),
+                    reading=options.reading(),
                     label=file.label,
                     notes=file.notes,
                     seconds=seconds,

@@ -1,6 +1,6 @@
-"""A file, its restoration and the original beside each other: excerpt, levels, spectra, metrics.
+"""Comparison of a file, its restoration and the original: excerpt, levels, spectra, metrics.
 
-What the listening page (:mod:`apollo_plugin.report`) shows of one file.
+It is the content of the listening page (:mod:`apollo_plugin.report`) for one file.
 """
 
 import math
@@ -20,28 +20,28 @@ from ..errors import AudioError, one_line
 from ..metrics import METRICS, evaluate
 from .envelope import Envelope, envelope
 
-# What a song is cut to: long enough to hear, short enough to send.
+# Length of the excerpt of a song: long enough to judge, short enough to send.
 EXCERPT_SECONDS = 12.0
-# Decoders differ in how late an MP3 comes (1105 samples is common); more is another recording.
+# Decoders delay an MP3 differently (1105 samples is common); a larger shift is another recording.
 _MAX_SHIFT_SECONDS = 0.2
 _MAX_LENGTH_DIFFERENCE = 1.0
-# Spectra: windows of 46 ms, so that partials are lines, and pictures of so many columns and rows.
+# Spectra: windows of 46 ms, which resolve partials; pictures of so many columns and rows.
 _WINDOW_SECONDS = 0.046
 _COLUMNS, _ROWS = 900, 320
 _FLOOR = 1e-12
-# Formats that give an input its label.
+# Formats that serve as the label of an input.
 _LOSSY = ("MP3", "AAC", "M4A", "OGG", "OPUS", "WMA", "AC3")
 
 
 @dataclass(frozen=True)
 class Version:
-    """One of the sounds that are compared.
+    """One version of the sound.
 
     Args:
         label: ``"Restored"``, ``"Original"``, and for the input its format or ``"Input"``.
         wav: level-matched excerpt, ``(1 or 2, time)``.
-        gain: in dB, by which it was matched.
-        metrics: of the excerpt against the original; empty where that is unknown.
+        gain: gain of the level matching in dB.
+        metrics: metrics of the excerpt against the original; empty if there is none.
     """
 
     label: str
@@ -52,20 +52,20 @@ class Version:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One file as a page shows it.
+    """Everything that a page shows of one file.
 
     Args:
         name: of the file.
         sample_rate: in Hz.
-        start: of the excerpt, in seconds.
+        start: begin of the excerpt in seconds.
         seconds: length of the excerpt.
         total_seconds: length of the file.
-        versions: as it came, restored, and the original where it is known.
+        versions: the input, the restoration, and the original if there is one.
         spectrograms: dB by label, ``(rows, columns)``, low frequencies first; full scale sine is 0.
-        averages: dB over frequency by label, mean over time.
-        envelope: of the band above the cut-off, where there is one.
-        diagnosis: of the input.
-        notes: whatever else the reader has to know.
+        averages: mean over time in dB over frequency, by label.
+        envelope: envelope of the band above the cut-off, if there is one.
+        diagnosis: diagnosis of the input.
+        notes: further remarks for the reader.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Comparison:
     notes: list[str]
 
 
-# The label of what the restoration changed: restored less input.
+# Label of the difference, restored minus input.
 CHANGE = "Change"
 
 
@@ -90,26 +90,27 @@ def compare_files(
     source: str | os.PathLike,
     restored: str | os.PathLike,
     original: str | os.PathLike | None = None,
+    *,
     reading: Mapping[str, Any] | None = None,
     label: str | None = None,
     notes: Sequence[str] = (),
     **kwargs,
 ) -> Comparison:
-    """:func:`compare` for files; the original is resampled and aligned first.
+    """Compare files by :func:`compare`; the original is resampled and aligned first.
 
     Args:
-        name: of the file.
-        source: as it came.
+        name: title of the file on the page.
+        source: the input.
         restored: its restoration.
-        original: what it was coded from, where it is known.
-        reading: how ``source`` was read: further arguments of :func:`apollo_plugin.audio.read_all`.
-            The original is cut likewise.
-        label: what the input is called; by its suffix unless given.
-        notes: whatever else the reader has to know.
+        original: the recording that the input was coded from, if there is one.
+        reading: further arguments of :func:`apollo_plugin.audio.read_all` for ``source``. The
+            original is cut likewise.
+        label: label of the input; by its suffix unless given.
+        notes: further remarks for the reader.
         **kwargs: for :func:`compare`.
 
     Raises:
-        AudioError: for files that cannot be read, or an original that is another recording.
+        AudioError: if a file cannot be read, or the original is another recording.
     """
     reading = reading or {}
     read = audio.read_all(source, **reading)
@@ -118,7 +119,7 @@ def compare_files(
     if (output.shape, output_rate) != (coded.shape, rate):
         raise AudioError(
             f"'{restored}' is no restoration of '{source}': their rates, channels or lengths "
-            "differ; restore it anew with --overwrite"
+            "differ; restore it again with --overwrite"
         )
     notes = [*notes, *(f"{note[:1].upper()}{note[1:]}." for note in read.notes)]
     reference = None
@@ -132,8 +133,8 @@ def compare_files(
             notes.append(f"The original was resampled from {reference_rate} to {rate} Hz.")
         if shift:
             notes.append(
-                f"The original was moved by {shift} samples ({1000 * shift / rate:.1f} ms) to lie "
-                "in line with the input."
+                f"The original was moved by {shift} samples ({1000 * shift / rate:.1f} ms) to "
+                "align it with the input."
             )
     suffix = Path(source).suffix[1:].upper()
     label = label or (suffix if suffix in _LOSSY else "Input")
@@ -146,26 +147,27 @@ def compare(
     restored: torch.Tensor,
     sample_rate: int,
     original: torch.Tensor | None = None,
+    *,
     seconds: float = EXCERPT_SECONDS,
     metrics: Sequence[str] = METRICS,
     label: str = "MP3",
     notes: Sequence[str] = (),
 ) -> Comparison:
-    """Prepares a file and its restoration for the page.
+    """Prepare a signal and its restoration for the page.
 
-    A long file is cut to the stretch in which the restoration changed most. The metrics are those
-    of the excerpt, before its levels are matched (ITU-R BS.1770, RMS below 0.4 s).
+    A long signal is cut to the excerpt that the restoration changed most. The metrics are those of
+    the excerpt, before its levels are matched (by loudness of ITU-R BS.1770, below 0.4 s by RMS).
 
     Args:
-        name: of the file.
-        coded: as it came, ``(channels, time)``.
-        restored: of the same shape.
+        name: title of the file on the page.
+        coded: the input, ``(channels, time)``.
+        restored: its restoration, of the same shape.
         sample_rate: in Hz.
-        original: of the same shape, where it is known.
+        original: the original, of the same shape, if there is one.
         seconds: length of the excerpt.
-        metrics: which of :data:`apollo_plugin.metrics.METRICS`.
-        label: what the input is called.
-        notes: whatever else the reader has to know.
+        metrics: names from :data:`apollo_plugin.metrics.METRICS`.
+        label: label of the input.
+        notes: further remarks for the reader.
 
     Raises:
         ValueError: for signals of different shapes.
@@ -180,13 +182,13 @@ def compare(
         n_broken = int((~torch.isfinite(wav)).sum())
         if n_broken:
             waves[key] = torch.where(torch.isfinite(wav), wav, 0.0)
-            notes.append(f"{key}: {n_broken} samples are NaN or infinite and taken as silence.")
+            notes.append(f"{key}: {n_broken} samples are NaN or infinite and set to 0.")
     coded, restored = waves[label], waves["Restored"]
     diagnosis = diagnose(coded, sample_rate)
     n_total, n_keep = coded.shape[-1], round(seconds * sample_rate)
     start = 0
     if n_total > n_keep:
-        start = _busiest(coded, restored, n_keep, sample_rate)
+        start = _find_excerpt(coded, restored, n_keep, sample_rate)
         waves = {key: wav[:, start : start + n_keep] for key, wav in waves.items()}
     measured = {}
     for key, wav in waves.items():
@@ -194,11 +196,11 @@ def compare(
             measured[key], reasons = _measure(wav, waves["Original"], sample_rate, metrics)
             notes += [f"{key}: {reason}." for reason in reasons if reason not in " ".join(notes)]
     if coded.shape[0] > 2:
-        notes.append(f"Channels 1 and 2 of {coded.shape[0]} are heard.")
+        notes.append(f"Only channels 1 and 2 of {coded.shape[0]} are played.")
     waves[CHANGE] = waves["Restored"] - waves[label]
     spectra = {key: _spectrogram(wav, sample_rate) for key, wav in waves.items()}
     del waves[CHANGE]
-    over_time = envelope(waves, sample_rate, diagnosis.cutoff)
+    band_envelope = envelope(waves, sample_rate, diagnosis.cutoff)
     gains, level_note = _match_levels(waves, sample_rate)
     if level_note:
         notes.append(level_note)
@@ -214,7 +216,7 @@ def compare(
         ],
         spectrograms={key: picture for key, (picture, _) in spectra.items()},
         averages={key: average for key, (_, average) in spectra.items()},
-        envelope=over_time,
+        envelope=band_envelope,
         diagnosis=diagnosis,
         notes=notes,
     )
@@ -223,7 +225,7 @@ def compare(
 def _measure(
     wav: torch.Tensor, original: torch.Tensor, rate: int, metrics: Sequence[str]
 ) -> tuple[dict[str, float], list[str]]:
-    """Figures, and why some are no numbers; what cannot be measured is still heard and seen."""
+    """Compute the metrics, and the reasons why some are undefined."""
     reasons: dict[str, str] = {}
     try:
         return evaluate(wav, original, rate, metrics, reasons), list(reasons.values())
@@ -234,7 +236,7 @@ def _measure(
 def _align(
     reference: torch.Tensor, wav: torch.Tensor, rate: int, name: str, other: str
 ) -> tuple[torch.Tensor, int]:
-    """Moves a reference to where it fits best, and to the length of ``wav``; samples moved."""
+    """Align a reference with ``wav`` and match its length; return it and the shift in samples."""
     if reference.shape[0] != wav.shape[0]:
         raise AudioError(
             f"{name} has {reference.shape[0]} channel(s) and '{other}' has {wav.shape[0]}; "
@@ -244,14 +246,14 @@ def _align(
     if difference > _MAX_LENGTH_DIFFERENCE:
         raise AudioError(
             f"{name} is {reference.shape[-1] / rate:.1f} s long and '{other}' "
-            f"{wav.shape[-1] / rate:.1f} s; it has to be the same recording"
+            f"{wav.shape[-1] / rate:.1f} s; both have to be the same recording"
         )
     reach = round(_MAX_SHIFT_SECONDS * rate)
-    # The first minute tells; correlation by FFT, padded so that nothing wraps.
+    # Correlation of the first minute by FFT, padded to avoid circular overlap.
     one, two = (x[:, : 60 * rate].nan_to_num(0, 0, 0).double() for x in (wav, reference))
     n_fft = 1 << (max(one.shape[-1], two.shape[-1]) + reach).bit_length()
     product = torch.fft.rfft(one, n_fft) * torch.fft.rfft(two, n_fft).conj()
-    # Over channels last, so that those in antiphase do not cancel.
+    # Channels are summed after the product, so that channels in antiphase do not cancel.
     correlation = torch.fft.irfft(product.sum(0), n_fft)
     lags = torch.cat((correlation[-reach:], correlation[: reach + 1]))
     shift = int(lags.argmax()) - reach if lags.max() > 0 else 0
@@ -260,8 +262,8 @@ def _align(
     return torch.nn.functional.pad(moved, (0, wav.shape[-1] - moved.shape[-1])), shift
 
 
-def _busiest(coded: torch.Tensor, restored: torch.Tensor, n_keep: int, rate: int) -> int:
-    """Start of the stretch where most was changed, in steps of a quarter second."""
+def _find_excerpt(coded: torch.Tensor, restored: torch.Tensor, n_keep: int, rate: int) -> int:
+    """Find the start of the excerpt that was changed most, in steps of a quarter second."""
     step = max(1, rate // 4)
     change = (restored - coded).square().sum(0)
     blocks = change[: len(change) // step * step].reshape(-1, step).double().sum(-1)
@@ -272,7 +274,7 @@ def _busiest(coded: torch.Tensor, restored: torch.Tensor, n_keep: int, rate: int
 
 
 def _match_levels(waves: dict[str, torch.Tensor], rate: int) -> tuple[dict[str, float], str]:
-    """Gains in dB that bring all to the loudness of the first, and lower where one would clip."""
+    """Compute gains in dB to the loudness of the first, all lowered if one would clip; a note."""
     loudness = {key: _loudness(wav[:2], rate) for key, wav in waves.items()}
     first = next(iter(loudness.values()))
     gains = {
@@ -284,12 +286,12 @@ def _match_levels(waves: dict[str, torch.Tensor], rate: int) -> tuple[dict[str, 
     if peak > 1:
         lower = 20 * math.log10(peak)
         gains = {key: gain - lower for key, gain in gains.items()}
-        note = f"All were lowered by {lower:.1f} dB, so that none clips."
+        note = f"All versions were lowered by {lower:.1f} dB to avoid clipping."
     return gains, note
 
 
 def _loudness(wav: torch.Tensor, rate: int) -> float:
-    """In LUFS, in dB where a signal is too short for that; NaN for silence."""
+    """Measure loudness in LUFS, of a signal too short for that RMS in dB; NaN for silence."""
     meter = Meter(rate, len(wav))
     meter.add(wav.T.numpy())
     level = meter.level()
@@ -299,14 +301,14 @@ def _loudness(wav: torch.Tensor, rate: int) -> float:
 
 
 def _spectrogram(wav: torch.Tensor, rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Power of all channels in dB over (frequency, time), peaks kept; and its mean over time."""
+    """Compute the spectrogram in dB, downsampled by maxima, and its mean over time."""
     n_fft = 1 << max(6, round(math.log2(_WINDOW_SECONDS * rate)))
     hop = max(1, min(n_fft // 4, wav.shape[-1] // _COLUMNS))
     window = torch.hann_window(n_fft)
-    # Frames that lie inside: what is beyond the ends would smear them over all frequencies.
+    # Frames inside of the signal only: padding would smear its ends over all frequencies.
     wav = torch.nn.functional.pad(wav.float(), (0, max(0, n_fft - wav.shape[-1])))
     spec = torch.stft(wav, n_fft, hop, window=window, center=False, return_complex=True)
-    # So that a sine of full scale is at 0 dB.
+    # Scaled such that a full-scale sine is at 0 dB.
     power = (spec.abs() / (window.sum() / 2)).square().mean(0)
     average = 10 * torch.log10(power.mean(-1) + _FLOOR)
     peaks = torch.nn.functional.adaptive_max_pool2d(
