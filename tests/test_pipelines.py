@@ -219,7 +219,7 @@ def test_another_rate_than_the_restorers():
         (
             {"a": "model", "b": "model"},
             {"sum_to_mixture": True},
-            "takes a restorer of the 'mixture'",
+            "needs a restorer of the 'mixture'",
         ),
         ("model", {"separator_rate": 0.5, "window_seconds": 0}, "overlap_seconds"),
     ],
@@ -243,8 +243,8 @@ def test_pipelines_that_cannot_be(restorers, options, message):
             ValueError,
             r"\(1, 1, 2, 9\); expected \(batch, channels, time\)",
         ),
-        (torch.zeros(2, 9, dtype=torch.int), TypeError, "int32; it takes a floating"),
-        (np.zeros((2, 9)), TypeError, "float64; it takes a floating point tensor"),
+        (torch.zeros(2, 9, dtype=torch.int), TypeError, "int32; expected a floating"),
+        (np.zeros((2, 9)), TypeError, "float64; expected a floating point tensor"),
     ],
 )
 def test_signals_that_are_none(wav, error, message):

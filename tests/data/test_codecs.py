@@ -202,10 +202,10 @@ def test_codecs_are_drawn_by_their_shares():
         assert drawn.count(name) / 3000 == pytest.approx(share, abs=4 * spread)
     for shares, reason in (
         ({"mp4": 1.0}, "unknown codec 'mp4'; known: mp3"),
-        ({}, "have to be positive"),
-        ({"mp3": 0.0}, "have to be positive"),
-        ({"mp3": -1.0, "aac": 2.0}, "have to be positive"),
-        ({"mp3": float("nan")}, "have to be positive"),
+        ({}, "have to be 0 or more, one above 0"),
+        ({"mp3": 0.0}, "have to be 0 or more, one above 0"),
+        ({"mp3": -1.0, "aac": 2.0}, "have to be 0 or more, one above 0"),
+        ({"mp3": float("nan")}, "have to be 0 or more, one above 0"),
     ):
         with pytest.raises(ValueError, match=reason):
             draw_codec(random, shares)

@@ -291,12 +291,12 @@ def test_a_folder_that_is_no_data_set(tmp_path, reader):
         (
             '{"song": "a", "artist": "b", "stems": [{"stemName": "bass", "tracks": '
             '[{"id": "../../x", "extension": "wav"}]}]}',
-            "is no name of a file",
+            "is not a file name",
         ),
         (
             '{"song": "a", "artist": "b", "stems": [{"stemName": "bass", "tracks": '
             '[{"id": "\\u0000", "extension": "wav"}]}]}',
-            "is no name of a file",
+            "is not a file name",
         ),
         (
             '{"song": "a", "artist": "b", "stems": [{"stemName": "bass", "tracks": '
