@@ -169,7 +169,6 @@ RIDDLES = [
     "apollo_plugin/audio/",
     "apollo_plugin/batch/",
     "apollo_plugin/benchmark.py",
-    "apollo_plugin/blocks.py",
     "apollo_plugin/cli/",
     "apollo_plugin/diagnose.py",
     "apollo_plugin/errors.py",
