@@ -1,4 +1,4 @@
-"""Restoration with source separation: before it, or after it, stem by stem."""
+"""Pipelines of restoration and source separation, in either order."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,48 +16,49 @@ from .separators import Separator
 Restorer = RestorationNetwork | Engine
 # Key of the restorer of the whole mixture beside those of the sources.
 MIXTURE = "mixture"
-# Over so many samples the remainder is shared out by energy.
+# Length in samples of the windows in which the remainder is distributed by energy.
 _SHARE_SAMPLES = 2048
 
 
 class Pipeline(nn.Module):
-    """What both orders of separation and restoration share.
+    """Base class of pipelines that separate and restore.
 
     Args:
-        separator: whatever :class:`~apollo_plugin.separators.Separator` takes, or one.
+        separator: a :class:`~apollo_plugin.separators.Separator`, or any model that it takes.
         restorer: one :class:`~apollo_plugin.Apollo` or engine for all, or ``{source: model}`` with
-            every source. Where the separator names no sources, the mapping's order names them. For
-            ``sum_to_mixture`` such a mapping has to hold ``"mixture"`` too.
-        sample_rate: in Hz, of the signals that go in and come out; the restorer's unless given.
-            Separator and restorers of other rates are met by resampling.
-        separator_rate: in Hz; the separator's own unless given.
-        sources: names of the separator's sources, in its order; its own unless given.
-        match_level: the separator's stems are scaled to the level that they have in the mixture
-            (least squares: ``<mixture, stem> / <stem, stem>``), restored stems to that of the stem
-            that they came from. For separators trained scale-invariantly, as most of Asteroid's.
-        sum_to_mixture: what the stems lack to the restored mixture is shared out among them,
-            moment by moment in proportion to their energies, so that they add up to it.
-        keep_below: in Hz; restoration leaves everything below it alone.
+            every source. If the separator does not name its sources, the mapping names them, in its
+            order. For ``sum_to_mixture`` such a mapping needs ``"mixture"`` too.
+        sample_rate: sample rate of input and output in Hz; by default the restorer's. Signals are
+            resampled for separators and restorers of other rates.
+        separator_rate: in Hz; by default the separator's own.
+        sources: names of the separator's sources, in its order; by default its own.
+        match_level: scale the separator's stems to their level in the mixture (least squares:
+            ``<mixture, stem> / <stem, stem>``), and restored stems to the level of the stem before
+            restoration. For separators trained scale-invariantly, as most of Asteroid's.
+        sum_to_mixture: distribute the difference between the restored mixture and the sum of the
+            stems among the stems, in proportion to their short-time energies.
+        keep_below: in Hz; frequencies below it are left unrestored.
         mix: share of the restoration, 0 to 1.
-        keep_level: restorers get signals at the level that these have, see
+        keep_level: restore signals at their own level, see
             :func:`~apollo_plugin.restore.restore_audio`.
         **windows: ``window_seconds`` and ``overlap_seconds`` of the separator.
 
     Attributes:
         sample_rate: as above.
-        in_channels: how many the separator takes; None for any number.
-        sources: their names, None until the first signal where nobody names them.
+        in_channels: number of channels that the separator takes; None for any number.
+        sources: names of the sources; None before the first signal if they are not known.
 
-    Both modules go into eval mode; nothing here has gradients.
+    Both modules are set to eval mode; no gradients are computed.
 
     Raises:
-        SeparatorError: for what is no separator or no restorer.
+        SeparatorError: for an object that is no separator or no restorer.
     """
 
     def __init__(
         self,
         separator: Any,
         restorer: Restorer | Mapping[str, Restorer],
+        *,
         sample_rate: float | None = None,
         separator_rate: float | None = None,
         sources: list[str] | None = None,
@@ -76,20 +77,21 @@ class Pipeline(nn.Module):
                 raise SeparatorError(
                     f"the restorer of '{name}' is {type(model).__name__}; expected an Apollo"
                 )
-        named = [name for name in restorers if name != MIXTURE]
+        own_sources = [name for name in restorers if name != MIXTURE]
         if not isinstance(separator, Separator):
-            sources = sources or getattr(separator, "sources", None) or named or None
+            sources = sources or getattr(separator, "sources", None) or own_sources or None
             separator = Separator(separator, separator_rate, sources=sources, **windows)
         elif separator.sources is None:
-            separator.sources = sources or named or None
-        if one_each and (not named or sorted(separator.sources or ()) != sorted(named)):
+            separator.sources = sources or own_sources or None
+        matching = sorted(separator.sources or ()) == sorted(own_sources)
+        if one_each and not (own_sources and matching):
             raise SeparatorError(
-                f"the restorers are for {', '.join(named) or 'no source'}; "
+                f"the restorers are for {', '.join(own_sources) or 'no source'}; "
                 f"the separator's sources are {', '.join(separator.sources or ['unknown'])}"
             )
         if one_each and sum_to_mixture and MIXTURE not in restorers:
             raise SeparatorError(
-                f"sum_to_mixture takes a restorer of the '{MIXTURE}' beside those of the sources"
+                f"sum_to_mixture needs a restorer of the '{MIXTURE}' beside those of the sources"
             )
         self.separator = separator
         models = list(dict.fromkeys(restorers.values()))
@@ -104,12 +106,12 @@ class Pipeline(nn.Module):
 
     @property
     def sample_rate(self) -> float:
-        """In Hz, of what goes in and comes out."""
+        """Sample rate of input and output in Hz."""
         return self._rate
 
     @property
     def in_channels(self) -> int | None:
-        """Channels that the separator takes; None for any number."""
+        """Number of channels that the separator takes; None for any number."""
         return None if self.separator.in_channels == 1 else self.separator.in_channels
 
     @property
@@ -118,23 +120,23 @@ class Pipeline(nn.Module):
         return self.separator.sources
 
     def forward(self, wav: torch.Tensor, progress: Progress | None = None) -> torch.Tensor:
-        """Restored stems of a signal of :attr:`sample_rate`.
+        """Separate and restore a signal of :attr:`sample_rate`.
 
         Args:
             wav: ``(time,)``, ``(channels, time)`` or ``(batch, channels, time)``.
-            progress: told of the work.
+            progress: callback for progress.
 
         Returns:
-            ``(sources, time)``, ``(sources, channels, time)`` or ``(batch, sources, channels,
-            time)``, of the type and on the device of ``wav``.
+            restored stems, ``(sources, time)``, ``(sources, channels, time)`` or ``(batch, sources,
+            channels, time)``, of the type and on the device of ``wav``.
 
         Raises:
-            SeparatorError: where signal and separator do not fit.
+            SeparatorError: if the signal does not suit the separator.
             ValueError, TypeError: for an empty signal, more axes, or integers.
         """
         if not torch.is_tensor(wav) or not wav.is_floating_point():
             kind = getattr(wav, "dtype", type(wav).__name__)
-            raise TypeError(f"wav has type {kind}; it takes a floating point tensor")
+            raise TypeError(f"wav has type {kind}; expected a floating point tensor")
         if not 1 <= wav.ndim <= 3 or wav.numel() == 0:
             raise ValueError(f"wav of shape {tuple(wav.shape)}; expected (batch, channels, time)")
         signals = wav.reshape(-1, *wav.shape[-2:]) if wav.ndim > 1 else wav[None, None]
@@ -144,8 +146,8 @@ class Pipeline(nn.Module):
         return (result[:, 0] if wav.ndim == 1 else result).to(wav)
 
     def forward_wav(self, wav: torch.Tensor, **kwargs) -> torch.Tensor:
-        """:meth:`forward` for ``asteroid.separate``: of a batch of one channel, stems without a
-        channel axis, ``(batch, sources, time)``, as Asteroid's models give them."""
+        """Run :meth:`forward` for ``asteroid.separate``: stems of a mono batch have no channel
+        axis, ``(batch, sources, time)``, as with Asteroid's models."""
         stems = self.forward(wav, **kwargs)
         return stems.squeeze(2) if wav.ndim == 3 else stems
 
@@ -153,34 +155,34 @@ class Pipeline(nn.Module):
     def restore(
         self, wav: torch.Tensor, sample_rate: int, progress: Progress | None = None
     ) -> torch.Tensor:
-        """Restored stems of a signal of any rate and length; memory beyond signal and stems does
-        not grow with the length.
+        """Separate and restore a signal of any rate and length. Working memory beside signal and
+        stems does not grow with the length.
 
         Args:
             wav: float32 ``(channels, time)`` on the CPU.
             sample_rate: of ``wav``, in Hz.
-            progress: told of the work.
+            progress: callback for progress.
 
         Returns:
-            ``(sources, channels, time)`` of the same rate.
+            restored stems, ``(sources, channels, time)``, of the same rate.
         """
-        stems, mixture = self._stems(wav, sample_rate, progress)
+        stems, mixture = self._make_stems(wav, sample_rate, progress)
         if self.sum_to_mixture:
             if mixture is None:
-                mixture = self._restored(MIXTURE, wav, sample_rate, progress)
-            _share_out(mixture, stems)
+                mixture = self._restore(MIXTURE, wav, sample_rate, progress)
+            _distribute_remainder(mixture, stems)
         return stems
 
-    def _stems(
+    def _make_stems(
         self, wav: torch.Tensor, rate: int, progress: Progress | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Restored stems, and the restored mixture where it came by the way."""
+        """Make restored stems; return the restored mixture too if the order makes one."""
         raise NotImplementedError
 
     def _restorer(self, name: str) -> Engine:
         return self.engines[name if name in self.engines else MIXTURE]
 
-    def _restored(
+    def _restore(
         self, name: str, wav: torch.Tensor, rate: int, progress: Progress | None
     ) -> torch.Tensor:
         tell = progress and (lambda step, *seconds: progress(f"{step} {name}", *seconds))
@@ -188,7 +190,7 @@ class Pipeline(nn.Module):
         samples = restore_audio(self._restorer(name), wav.numpy(), rate, *how, progress=tell)
         return torch.from_numpy(samples)
 
-    def _separated(self, wav: torch.Tensor, rate: int, progress: Progress | None) -> torch.Tensor:
+    def _separate(self, wav: torch.Tensor, rate: int, progress: Progress | None) -> torch.Tensor:
         stems = self.separator(wav, rate, progress)
         if self.match_level:
             for stem in stems:
@@ -197,7 +199,7 @@ class Pipeline(nn.Module):
 
 
 class SeparateThenRestore(Pipeline):
-    """Separates what came, then restores each stem. Arguments: see :class:`Pipeline`.
+    """Pipeline that separates the input, then restores each stem; arguments of :class:`Pipeline`.
 
     Example:
         >>> import torch
@@ -209,12 +211,12 @@ class SeparateThenRestore(Pipeline):
         (torch.Size([2, 2, 3000]), ['vocals', 'rest'])
     """
 
-    def _stems(
+    def _make_stems(
         self, wav: torch.Tensor, rate: int, progress: Progress | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        stems = self._separated(wav, rate, progress)
+        stems = self._separate(wav, rate, progress)
         for stem, source in zip(stems, self.sources):
-            restored = self._restored(source, stem, rate, progress)
+            restored = self._restore(source, stem, rate, progress)
             if self.match_level:
                 _match_level(restored, stem)
             stem.copy_(restored)
@@ -222,31 +224,33 @@ class SeparateThenRestore(Pipeline):
 
 
 class RestoreThenSeparate(Pipeline):
-    """Restores the mixture, then separates it. Arguments: see :class:`Pipeline`.
+    """Pipeline that restores the mixture, then separates it; arguments of :class:`Pipeline`, the
+    restorer first.
 
-    The restorer comes first here, as it does in the work. With one restorer a source, each restores
-    the mixture, and its sources are taken from what is separated of that.
+    With one restorer for each source, each restores the mixture, and its sources are separated from
+    its result.
     """
 
     def __init__(
         self,
         restorer: Restorer | Mapping[str, Restorer],
+        *,
         separator: Any,
         **options: Any,
     ):
         super().__init__(separator=separator, restorer=restorer, **options)
 
-    def _stems(
+    def _make_stems(
         self, wav: torch.Tensor, rate: int, progress: Progress | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if not self._one_each:
-            restored = self._restored(MIXTURE, wav, rate, progress)
-            return self._separated(restored, rate, progress), restored
+            restored = self._restore(MIXTURE, wav, rate, progress)
+            return self._separate(restored, rate, progress), restored
         engines = [self._restorer(source) for source in self.sources]
         stems = None
         for engine in dict.fromkeys(engines):
             source = self.sources[engines.index(engine)]
-            separated = self._separated(self._restored(source, wav, rate, progress), rate, progress)
+            separated = self._separate(self._restore(source, wav, rate, progress), rate, progress)
             stems = separated if stems is None else stems
             for index, its_own in enumerate(engines):
                 if its_own is engine:
@@ -255,17 +259,17 @@ class RestoreThenSeparate(Pipeline):
 
 
 def _match_level(stem: torch.Tensor, reference: torch.Tensor) -> None:
-    """Scales ``stem`` in place to its least-squares level in ``reference``, 0 or more."""
+    """Scale ``stem`` in place to its least-squares level in ``reference``, 0 or more."""
     energy = torch.linalg.vecdot(stem, stem).double().sum()
     product = torch.linalg.vecdot(reference, stem).double().sum()
     if energy > 0:
         stem.mul_((product / energy).clamp(min=0).float())
 
 
-def _share_out(mixture: torch.Tensor, stems: torch.Tensor) -> None:
-    """Adds to ``stems`` ``(sources, channels, time)``, in place, what they lack to ``mixture``.
+def _distribute_remainder(mixture: torch.Tensor, stems: torch.Tensor) -> None:
+    """Distribute ``mixture`` minus the sum of ``stems`` ``(sources, channels, time)``, in place.
 
-    Energies are means over windows and all channels, with linear weights between their centres;
+    Energies are means over windows and all channels, interpolated linearly between their centres;
     the shares add up to 1 at every sample.
     """
     n_samples = mixture.shape[-1]
@@ -277,7 +281,7 @@ def _share_out(mixture: torch.Tensor, stems: torch.Tensor) -> None:
     energy = torch.stack(energies) + torch.finfo(torch.float32).tiny
     shares = energy / energy.sum(0)
     padded = F.pad(shares, (1, 1), mode="replicate")
-    # From centre to centre, in blocks, so that no weight for every sample has to be kept.
+    # In blocks from centre to centre, so that weights are not held for every sample.
     for window in range(n_windows + 1):
         start = max(0, window * _SHARE_SAMPLES - _SHARE_SAMPLES // 2)
         stop = min(n_samples, window * _SHARE_SAMPLES + _SHARE_SAMPLES // 2)

@@ -1,4 +1,4 @@
-"""Any source separator behind one interface: signals of any length, rate and number of channels."""
+"""A common interface to source separators, for signals of any length, rate and channel count."""
 
 import contextlib
 import io
@@ -17,38 +17,39 @@ from . import audio, checkpoints
 from .engine.protocol import Progress
 from .errors import CheckpointError, SeparatorError, does_not_load
 
-# torchaudio's pre-trained bundles, by the names of torchaudio.pipelines.
+# Pre-trained bundles of torchaudio.pipelines.
 BUNDLES = ("HDEMUCS_HIGH_MUSDB", "HDEMUCS_HIGH_MUSDB_PLUS", "CONVTASNET_BASE_LIBRI2MIX")
-# Windows begin at multiples of this, so that the strides of encoders fall as in the whole signal.
+# Windows begin at multiples of this, so that encoders' strides are aligned as in the whole signal.
 _GRID = 1024
 
 
 class Separator(nn.Module):
-    """A separator of any kind, in overlapping windows, so memory does not grow with the length.
+    """A separator of any kind, run in overlapping windows so that memory does not grow with length.
 
-    Neighbouring windows are cross-faded in the middle half of their overlap. Of a separator that
-    looks no further than a quarter of the overlap the result is that of the whole signal.
+    Neighbouring windows are cross-faded in the middle half of their overlap. If the separator's
+    receptive field reaches no further than a quarter of the overlap, the result equals that for the
+    whole signal.
 
     Args:
         model: an Asteroid ``BaseModel``; a bundle or model of torchaudio (``HDemucs``,
             ``ConvTasNet``); or any callable ``(batch, channels, time) -> (batch, sources,
             channels, time)``.
-        sample_rate: in Hz; the model's own unless given. Where neither is known, signals go in as
-            they come.
-        in_channels: how many the model takes; its own unless given. Models of one channel are run
-            on each channel of the signal.
-        sources: their names; the model's own unless given.
+        sample_rate: in Hz; by default the model's own. If neither is known, signals are not
+            resampled.
+        in_channels: number of input channels; by default the model's own. Models of one channel
+            are run on each channel of the signal.
+        sources: names of the sources; by default the model's own.
         window_seconds: length of a window.
-        overlap_seconds: of neighbouring windows.
+        overlap_seconds: overlap of neighbouring windows.
 
     Attributes:
-        sources: names of the sources, None where they are not known.
+        sources: names of the sources, None if they are not known.
 
     Shape:
         ``(channels, time)`` -> ``(sources, channels, time)``, on the CPU.
 
     Raises:
-        SeparatorError: for what is no separator.
+        SeparatorError: for an object that is no separator.
 
     Example:
         >>> import torch
@@ -82,16 +83,14 @@ class Separator(nn.Module):
         self.model = model
         self.sample_rate = sample_rate or getattr(model, "sample_rate", None)
         if self.sample_rate is None and isinstance(model, nn.Module):
-            raise SeparatorError(
-                f"{type(model).__name__} says nothing of its sample rate; pass separator_rate"
-            )
+            raise SeparatorError(f"{type(model).__name__} has no sample_rate; pass separator_rate")
         if self.sample_rate is not None and not 0 < self.sample_rate < float("inf"):
-            raise SeparatorError(f"a separator's sample rate of {self.sample_rate} Hz is none")
+            raise SeparatorError(f"a sample rate of {self.sample_rate} Hz is impossible")
         self.in_channels = in_channels or _channels(model)
         sources = sources or getattr(model, "sources", None)
         self.sources = None if sources is None else [str(source) for source in sources]
         if self.sources and len(set(self.sources)) < len(self.sources):
-            raise SeparatorError(f"two sources have one name: {', '.join(self.sources)}")
+            raise SeparatorError(f"two sources have the same name: {', '.join(self.sources)}")
         self.window_seconds, self.overlap_seconds = window_seconds, overlap_seconds
         self.eval()
 
@@ -99,15 +98,18 @@ class Separator(nn.Module):
     def forward(
         self, wav: torch.Tensor, sample_rate: int, progress: Progress | None = None
     ) -> torch.Tensor:
-        """Separates ``(channels, time)`` of a rate in Hz to sources of the same rate and length.
+        """Separate a signal into sources of the same rate and length.
 
         Args:
-            wav: float32, on the CPU.
+            wav: float32 ``(channels, time)`` on the CPU.
             sample_rate: of ``wav``, in Hz.
-            progress: told of the work.
+            progress: callback for progress.
+
+        Returns:
+            ``(sources, channels, time)``.
 
         Raises:
-            SeparatorError: where the channels do not fit, or the model gives another shape.
+            SeparatorError: if the number of channels or the shape of the model's output is wrong.
         """
         if self.in_channels not in (None, 1, len(wav)):
             raise SeparatorError(
@@ -120,9 +122,8 @@ class Separator(nn.Module):
         hop = max(_GRID, (window - overlap) // _GRID * _GRID)
         separated, start, stop = None, 0, 0
         while stop < mix.shape[-1]:
-            if (
-                start + window >= mix.shape[-1]
-            ):  # the last one: as long as the others, and to the end
+            if start + window >= mix.shape[-1]:
+                # The last window: as long as the others, and up to the end.
                 start = min(start, max(0, mix.shape[-1] - window) // _GRID * _GRID)
                 end = mix.shape[-1]
             else:
@@ -151,7 +152,7 @@ class Separator(nn.Module):
         elif len(self.sources) != len(separated):
             raise SeparatorError(
                 f"the separator gave {len(separated)} sources; "
-                f"{len(self.sources)} are named: {', '.join(self.sources)}"
+                f"{len(self.sources)} have names: {', '.join(self.sources)}"
             )
         if rate == sample_rate:
             return separated
@@ -159,7 +160,7 @@ class Separator(nn.Module):
         return torch.stack([torch.from_numpy(source) for source in back])
 
     def _run(self, wav: torch.Tensor) -> torch.Tensor:
-        """One window, whatever shape the model speaks in."""
+        """Separate one window, adapting the shapes of the model's input and output."""
         per_channel = self.in_channels == 1
         batch = wav.unsqueeze(1) if per_channel else wav.unsqueeze(0)
         weight = next(self.parameters(), None)
@@ -177,19 +178,21 @@ class Separator(nn.Module):
         shape = tuple(out.shape) if torch.is_tensor(out) else type(out).__name__
         fits = torch.is_tensor(out) and out.ndim == 4 and out.shape[1] > 0
         if not fits or (shape[0], *shape[2:]) != tuple(batch.shape):
-            raise SeparatorError(f"the separator gave {_words(shape)}; expected {_words(expected)}")
+            raise SeparatorError(
+                f"the separator gave {_describe(shape)}; expected {_describe(expected)}"
+            )
         if not out.is_floating_point():
             raise SeparatorError(f"the separator gave {out.dtype}; expected floating point")
         out = out.float().cpu()
         return out[:, :, 0].transpose(0, 1) if per_channel else out[0]
 
 
-def _words(shape: tuple | str) -> str:
+def _describe(shape: tuple | str) -> str:
     return f"({', '.join(map(str, shape))})" if isinstance(shape, tuple) else f"a {shape}"
 
 
 def _channels(model: Any) -> int | None:
-    """Channels that a model takes, as far as it says; None for any number."""
+    """Number of channels that a model takes; None if it takes any or does not tell."""
     if hasattr(model, "audio_channels"):  # torchaudio's HDemucs
         return model.audio_channels
     if hasattr(model, "num_sources"):  # and its ConvTasNet
@@ -198,15 +201,15 @@ def _channels(model: Any) -> int | None:
 
 
 def load(name: str | os.PathLike, **kwargs) -> Separator:
-    """A pre-trained separator by name; nothing in a download is executed.
+    """Load a pre-trained separator by name, without executing anything in a download.
 
     Args:
-        name: a bundle of ``torchaudio.pipelines`` (``"HDEMUCS_HIGH_MUSDB"``), an Asteroid model's
-            id on the Hugging Face Hub or Zenodo, or the path of an Asteroid model's file.
-        **kwargs: for :class:`Separator`.
+        name: a bundle of ``torchaudio.pipelines`` (``"HDEMUCS_HIGH_MUSDB"``), the id of an Asteroid
+            model on the Hugging Face Hub or Zenodo, or the path of an Asteroid model's file.
+        **kwargs: further arguments of :class:`Separator`.
 
     Raises:
-        SeparatorError: in one line, whatever is wrong.
+        SeparatorError: for whatever prevents loading, in one line.
     """
     if os.path.isfile(name):
         return Separator(_asteroid(Path(name), str(name)), **kwargs)
@@ -214,28 +217,28 @@ def load(name: str | os.PathLike, **kwargs) -> Separator:
     if name.upper() in BUNDLES:
         try:
             import torchaudio
-        except Exception as error:  # of the system, of torch or its own
+        except Exception as error:  # from the dynamic loader, torch or torchaudio
             raise SeparatorError(
                 f"'{name}' needs torchaudio, which does not load ({does_not_load(error)}); "
-                "install torch and torchaudio anew, both from one index"
+                "reinstall torch and torchaudio, both from the same index"
             ) from error
         bundle = getattr(torchaudio.pipelines, name.upper())
         try:
             return Separator(bundle, **kwargs)
         except (OSError, RuntimeError) as error:  # torch.load there takes weights only
-            raise SeparatorError(f"'{name}' cannot be had: {_first_line(error)}") from error
+            raise SeparatorError(f"'{name}' cannot be downloaded: {_first_line(error)}") from error
     if name.count("/") != 1 or "://" in name or name.startswith((".", "/", "~")):
         raise SeparatorError(
             f"no separator '{name}': no such file, no id on the Hub (owner/name), and none of "
             f"torchaudio's {', '.join(BUNDLES)}"
         )
-    logging.set_verbosity_error()  # its retries say nothing that the one line below does not
+    logging.set_verbosity_error()  # the error below says all that its retries would
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             path = hub_utils.cached_download(name)
     except Exception as error:  # of requests, urllib and the Hub's client alike
         raise SeparatorError(
-            f"'{name}' cannot be had from the Hub: {_first_line(error)}"
+            f"'{name}' cannot be downloaded from the Hub: {_first_line(error)}"
         ) from error
     return Separator(_asteroid(Path(path), name), **kwargs)
 
@@ -245,14 +248,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _asteroid(path: Path, name: str) -> BaseModel:
-    """The model of an Asteroid package. Asteroid's own loader trusts the file more than this."""
+    """Load an Asteroid package, more strictly than Asteroid's own loader does."""
     try:
         package = checkpoints.read(path, name)
     except CheckpointError as error:
         raise SeparatorError(str(error)) from error
     keys = ("model_name", "model_args", "state_dict")
     if not isinstance(package, dict) or not all(key in package for key in keys):
-        raise SeparatorError(f"'{name}' is no Asteroid model: it takes {', '.join(keys)}")
+        raise SeparatorError(f"'{name}' is no Asteroid model: it needs {', '.join(keys)}")
     cls = getattr(models, str(package["model_name"]), None)
     if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
         raise SeparatorError(f"'{name}' is a {package['model_name']}, which Asteroid does not know")

@@ -135,6 +135,11 @@ def read(path: Path, *args, **kwargs) -> tuple[torch.Tensor, int]:
     return torch.from_numpy(wav), rate
 
 
+def resample(wav: torch.Tensor, *how: int) -> torch.Tensor:
+    """:func:`apollo_plugin.audio.resample`, likewise."""
+    return torch.from_numpy(audio.resample(wav.numpy(), *how))
+
+
 def load(path: Path) -> tuple[torch.Tensor, int]:
     """Reads a sound file by soundfile: ``(channels, time)`` and its rate."""
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)

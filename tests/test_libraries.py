@@ -68,8 +68,8 @@ def test_separators_say_what_they_lack(command, tmp_path, tiny_checkpoint):
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "apollo-restore: 'HDEMUCS_HIGH_MUSDB' needs torchaudio, which does not load "
-        "(libtorchaudio.so: undefined symbol: torch_library_impl); install torch and torchaudio "
-        "anew, both from one index"
+        "(libtorchaudio.so: undefined symbol: torch_library_impl); reinstall torch and torchaudio, "
+        "both from the same index"
     ]
 
 

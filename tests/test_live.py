@@ -33,12 +33,12 @@ def test_it_is_the_whole(model, rate, n_block):
     wav = wav / wav.abs().max()
     live = LiveRestorer(model, rate, 2)
     n_in, parts = 0, []
-    for block in wav.split(n_block, -1):
+    for block in np.array_split(wav.numpy(), range(n_block, wav.shape[1], n_block), 1):
         n_in += block.shape[1]
         parts.append(live.feed(block))
         n_out = sum(part.shape[1] for part in parts)
         assert n_in - live.latency <= n_out <= n_in
-    out = torch.cat([*parts, live.flush()], -1)
+    out = torch.from_numpy(np.concatenate([*parts, live.flush()], 1))
     assert out.shape == wav.shape
     expected = whole(model, wav, rate)
     assert snr(out, expected) > 90 and snr(wav, expected) < 30
@@ -52,7 +52,7 @@ def test_levels_are_left_alone_where_that_is_wanted(model):
         LiveRestorer(model, 44100, 1, keep_level=True),
         LiveRestorer(small_model(causal=True, residual=True, input_peak=None), 44100),
     ):
-        out = torch.cat((live.feed(wav), live.flush()), -1)
+        out = np.concatenate((live.feed(wav.numpy()), live.flush()), 1)
         with torch.no_grad():
             assert snr(out, model(wav)) > 90
 
@@ -66,13 +66,13 @@ def test_latency_is_the_models_and_the_resamplers(model):
 @pytest.mark.parametrize("rate", [44100, 48000])
 @pytest.mark.parametrize("n_samples", [0, 1, 50])
 def test_next_to_nothing(model, rate, n_samples):
-    live, wav = LiveRestorer(model, rate, 1), tone(50, 1)[:, :n_samples]
-    out = torch.cat((live.feed(wav), live.flush()), -1)
-    assert out.shape == wav.shape and out.isfinite().all()
+    live, wav = LiveRestorer(model, rate, 1), tone(50, 1)[:, :n_samples].numpy()
+    out = np.concatenate((live.feed(wav), live.flush()), 1)
+    assert out.shape == wav.shape and np.isfinite(out).all()
 
 
 def test_bad_input(model):
     with pytest.raises(ValueError, match="1 or more"):
         LiveRestorer(model, 44100, 0)
     with pytest.raises(ValueError, match="2 channel"):
-        LiveRestorer(model, 44100, 2).feed(torch.zeros(1, 10))
+        LiveRestorer(model, 44100, 2).feed(np.zeros((1, 10), np.float32))

@@ -8,9 +8,8 @@ import pytest
 import soundfile
 import torch
 from asteroid.models import ConvTasNet
-from helpers import at_one_level, small_model, snr, tone
+from helpers import at_one_level, resample, small_model, snr, tone
 
-from apollo_plugin import audio
 from apollo_plugin.batch.plan import Places, plan
 from apollo_plugin.cli import main
 from apollo_plugin.pipelines import RestoreThenSeparate, SeparateThenRestore
@@ -39,9 +38,9 @@ def smooth(wav):
 @torch.no_grad()
 def conv_tasnet_by_hand(model, wav):
     """``(channels, time)`` -> ``(2, channels, time)``: resampled, each channel apart, and back."""
-    low = audio.resample(wav, RATE, 8000)
+    low = resample(wav, RATE, 8000)
     stems = torch.stack([model(channel) for channel in low], 1)
-    return torch.stack([audio.resample(stem, 8000, RATE, wav.shape[-1]) for stem in stems])
+    return torch.stack([resample(stem, 8000, RATE, wav.shape[-1]) for stem in stems])
 
 
 def each_at_one_level(model, stems):
@@ -220,7 +219,7 @@ def test_another_rate_than_the_restorers():
         (
             {"a": "model", "b": "model"},
             {"sum_to_mixture": True},
-            "takes a restorer of the 'mixture'",
+            "needs a restorer of the 'mixture'",
         ),
         ("model", {"separator_rate": 0.5, "window_seconds": 0}, "overlap_seconds"),
     ],
@@ -244,8 +243,8 @@ def test_pipelines_that_cannot_be(restorers, options, message):
             ValueError,
             r"\(1, 1, 2, 9\); expected \(batch, channels, time\)",
         ),
-        (torch.zeros(2, 9, dtype=torch.int), TypeError, "int32; it takes a floating"),
-        (np.zeros((2, 9)), TypeError, "float64; it takes a floating point tensor"),
+        (torch.zeros(2, 9, dtype=torch.int), TypeError, "int32; expected a floating"),
+        (np.zeros((2, 9)), TypeError, "float64; expected a floating point tensor"),
     ],
 )
 def test_signals_that_are_none(wav, error, message):

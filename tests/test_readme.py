@@ -70,19 +70,34 @@ def test_it_is_read_in_five_minutes():
     assert len(README.split()) <= 1000
 
 
-def test_the_tree_names_what_is_there():
+def test_the_map_lists_every_module_and_no_other():
+    """Of the package by its parts; of tests and docs, the named ones exist."""
     tree = CONTRIBUTING.split("## The house")[1].split("```")[1]
+    inside, outside = tree.split("recipes/musdb18hq_moises/")
     package = ROOT / "apollo_plugin"
-    folders = (package, ROOT / "tests", ROOT / "docs")
-    there = {path.name for folder in folders for path in folder.glob("**/*.py")}
-    assert set(re.findall(r"\b[a-z_]+\.py\b", tree)) <= there
-    top = {path.name for path in package.glob("*.py")}
-    wings = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
-    assert all(f"  {name}" in tree for name in top | wings)
+    listed: dict[str, set[str]] = {"": set()}
+    for line in inside.splitlines():
+        # Two spaces: an entry of the top level; more belong to the entry above.
+        if entry := re.match(r"  ([a-z_]+)(/|\.py)", line):
+            part = entry[1] if entry[2] == "/" else ""
+            listed.setdefault(part, set())
+        listed[part if line.startswith("  ") else ""] |= set(
+            re.findall(r"\b[a-z_0-9]+\.py\b", line)
+        )
+    there: dict[str, set[str]] = {
+        path.name: set() for path in package.iterdir() if path.is_dir() and path.name[0] not in "._"
+    }
+    for path in package.rglob("*.py"):
+        folder = path.parent.relative_to(package).as_posix().removeprefix(".")
+        if path.name not in ("__init__.py", "__main__.py"):
+            there.setdefault(folder, set()).add(path.name)
+    assert {part: names - {"__init__.py"} for part, names in listed.items()} == there
+    others = {path.name for folder in ("tests", "docs") for path in (ROOT / folder).rglob("*.py")}
+    assert set(re.findall(r"\b[a-z_]+\.py\b", outside)) <= others
 
 
 def test_first_guesses_are_right():
-    """What CONTRIBUTING says of where a thing is done."""
+    """Examples in CONTRIBUTING of the place of an idea."""
     for path in re.findall(r"`((?:network|losses|cli|data)/[a-z_]+\.py)`", CONTRIBUTING):
         assert (ROOT / "apollo_plugin" / path).is_file()
     assert "def finish(" in (ROOT / "apollo_plugin/network/stft.py").read_text()

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers import at_one_level, small_model, snr, tone
+from helpers import at_one_level, resample, small_model, snr, tone
 
-from apollo_plugin import Apollo, audio, blocks, checkpoints
+from apollo_plugin import Apollo, blocks, checkpoints
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.restore import restore_audio
 
@@ -90,9 +90,9 @@ def test_nan_stays_where_it_is(bad):
 def test_another_rate_is_the_resampled_change():
     model, wav = small_model(residual=True, band_gain=True), tone(20000)
     got = restore_audio(model, wav, 48000)
-    source = audio.resample(wav, 48000, 44100)
+    source = resample(wav, 48000, 44100)
     change = at_one_level(model, source) - source
-    expected = wav + audio.resample(change, 44100, 48000, 20000)
+    expected = wav + resample(change, 44100, 48000, 20000)
     assert got.shape == wav.shape and snr(got, expected) > 90
 
 

@@ -8,10 +8,9 @@ import asteroid.utils.hub_utils
 import pytest
 import torch
 from asteroid.models import ConvTasNet
-from helpers import snr, tone
+from helpers import resample, snr, tone
 from torch import nn
 
-from apollo_plugin import audio
 from apollo_plugin.separators import Separator, SeparatorError, load
 
 RATE = 44100
@@ -63,9 +62,9 @@ def test_mono_models_are_run_on_each_channel():
 def test_the_models_rate_is_met_by_resampling_both_ways():
     model, wav = conv_tasnet(), tone(20011)
     got = Separator(model)(wav, RATE)
-    low = model(audio.resample(wav, RATE, 8000).unsqueeze(1)).transpose(0, 1)
+    low = model(resample(wav, RATE, 8000).unsqueeze(1)).transpose(0, 1)
     for stem, expected in zip(got, low):
-        assert snr(stem, audio.resample(expected, 8000, RATE, 20011)) > 100
+        assert snr(stem, resample(expected, 8000, RATE, 20011)) > 100
 
 
 @torch.no_grad()
@@ -231,7 +230,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(asteroid.utils.hub_utils, "cached_download", fail)
-    with pytest.raises(SeparatorError, match="'a/b' cannot be had from the Hub: no route$"):
+    with pytest.raises(SeparatorError, match="'a/b' cannot be downloaded from the Hub: no route$"):
         load("a/b")
 
 
@@ -246,7 +245,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
         (lambda wav: None, "gave a NoneType"),
         (lambda wav: wav[:, None].int(), "int32; expected floating point"),
         (lambda wav: wav @ wav, r"failed on a signal of shape \(1, 2, 5000\)"),
-        (Local(), "3 sources; 2 are named: a, b"),
+        (Local(), "3 sources; 2 have names: a, b"),
     ],
 )
 def test_what_a_separator_may_not_give(function, message):
@@ -274,11 +273,11 @@ def test_channels_that_do_not_fit():
     "model, options, message",
     [
         ("a name", {}, "not str; separators.load takes names"),
-        (nn.Identity(), {}, "nothing of its sample rate; pass separator_rate"),
+        (nn.Identity(), {}, "has no sample_rate; pass separator_rate"),
         (Local(), {"sample_rate": -1}, "rate of -1 Hz"),
         (Local(), {"overlap_seconds": 6}, "overlap_seconds 6 has to lie"),
         (Local(), {"window_seconds": float("nan")}, "window_seconds nan"),
-        (Local(), {"sources": ["a", "a", "b"]}, "two sources have one name: a, a, b"),
+        (Local(), {"sources": ["a", "a", "b"]}, "two sources have the same name: a, a, b"),
     ],
 )
 def test_no_separator(model, options, message):

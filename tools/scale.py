@@ -64,7 +64,9 @@ def work(root: Path, songs: list[tracks.Song], pool: Executor, during: Callable)
     checkpoints.save(Apollo(feature_dim=16, n_layers=1, n_heads=2), checkpoint)
     jobs = {
         "activity": lambda: activity.detect_all(root, activity.Detector(), pool),
-        "pairs": lambda: pairs.make_pairs(root, len(songs), pool, (KBPS,), PAIR_SECONDS),
+        "pairs": lambda: pairs.make_pairs(
+            root, len(songs), pool, bit_rates=(KBPS,), seconds=PAIR_SECONDS
+        ),
         "evaluation": lambda: evaluate_pairs(checkpoint, root, root, pool, METRICS),
     }
     cost = {}

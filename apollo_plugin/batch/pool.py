@@ -176,7 +176,7 @@ def _on_cluster(task: Task, due: Sequence[Job], address: str, bars: bool) -> Ite
         with executor(dask=address) as pool:
             pool.submit(ready, task).result()
             quiet = None if bars else True
-            for job, outcome in each(pool, one, due, len(due), "files", "file", quiet):
+            for job, outcome in each(pool, one, due, len(due), "files", "file", disable=quiet):
                 # What nobody survived, on several workers, is Dask's KilledWorker.
                 died = type(outcome).__name__ == "KilledWorker"
                 yield _result(job, DeviceError(_DIED) if died else outcome)

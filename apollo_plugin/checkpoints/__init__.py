@@ -1,4 +1,4 @@
-"""Every checkpoint layout in use: find, read, save, share. Nothing in a file is executed."""
+"""Checkpoints of every layout in use: find, read, save and share, without executing anything."""
 
 from ..errors import CheckpointError
 from .loading import BUNDLED, build, load, save

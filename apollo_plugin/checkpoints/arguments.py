@@ -1,4 +1,4 @@
-"""Arguments of a model that come from a file: checked before anything is built of them."""
+"""Validation of a model's arguments from a file, before the model is built."""
 
 import inspect
 import reprlib
@@ -13,32 +13,32 @@ from torch.overrides import TorchFunctionMode
 from ..errors import CheckpointError, one_line
 from .published_layout import State
 
-# No rate, width or number of anything is larger.
+# Upper bound of any rate, width or count.
 _LARGEST = 10_000_000
 _LONGEST = 4096
 # Hz, ms.
 _RATES, _WINDOWS_MS = (1000, 1_000_000), (1, 1000)
-# What a class raises for arguments that make no model.
+# Errors that a class raises for invalid arguments.
 _BUILDING = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError)
-# Calls of torch that building a tensor of a model takes: about four.
-_CALLS_A_TENSOR, _CALLS_ELSE = 12, 200
+# Limits of torch calls for each tensor of a model, which takes about four, and for all else.
+_CALLS_PER_TENSOR, _CALLS_ELSE = 12, 200
 
 
 def verify(
     cls: type[torch.nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], state: State
 ) -> None:
-    """Holds the arguments of a model against the tensors that it is to get.
+    """Check the arguments of a model against the tensors that it is to load.
 
-    Each is what the signature says and a size that can be. Then the model is drawn up without
-    memory, on the meta device, and given up as soon as it is larger than the state dict.
+    Each argument needs the type of the signature and a plausible size. The model is then built
+    without memory, on the meta device, which is aborted once it is larger than the state dict.
 
     Args:
-        cls: whose signature counts.
+        cls: class of the model.
         args, kwargs: its arguments.
-        state: by the names of ``cls().state_dict()``.
+        state: tensors by the names of ``cls().state_dict()``.
 
     Raises:
-        CheckpointError: with the argument or the tensor that does not fit; without the file's name.
+        CheckpointError: with the argument or tensor that does not fit; without the file's name.
     """
     signature = inspect.signature(cls)
     try:
@@ -51,24 +51,24 @@ def verify(
         if not (_fits(value, hint) and _is_bounded(value)):
             kind = str(getattr(hint, "__name__", hint))
             raise CheckpointError(
-                f"its {key} is {_short(value)}; it takes {kind} of a size that can be"
+                f"its {key} is {_short(value)}; expected {kind} of a plausible size"
             )
     _check_window(signature, values, state)
-    shapes = _outline(cls, args, kwargs, len(state))
-    told = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
+    shapes = _state_shapes(cls, args, kwargs, len(state))
+    arguments = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
     for key in sorted({*shapes, *state}):
         want, have = shapes.get(key), tuple(state[key].shape) if key in state else None
         if want != have:
-            what = (
+            problem = (
                 f"it lacks {key}" if have is None
                 else f"it also holds {ascii(key)[1:-1][:80]}" if want is None
                 else f"{key} has shape {have} and not {want}"
             )  # fmt: skip
-            raise CheckpointError(f"{what}, with {told}")
+            raise CheckpointError(f"{problem}, with {arguments}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of the type that a signature names; a whole number is a float."""
+    """Return True if a plain value is of the type in a signature; integers count as floats."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return any(_fits(value, one) for one in typing.get_args(hint))
     if typing.get_origin(hint) is not None:  # list[int], Sequence[float], tuple[int, ...]
@@ -90,12 +90,12 @@ def _is_bounded(value: Any) -> bool:
         )
     if isinstance(value, str):
         return len(value) <= _LONGEST
-    return value is None or abs(value) <= _LARGEST  # no NaN is
+    return value is None or abs(value) <= _LARGEST  # False for NaN
 
 
 def _check_window(signature: inspect.Signature, values: Mapping[str, Any], state: State) -> None:
-    """Each bin of the STFT has weights of its own, so there are no more bins than weights. Which
-    rate and window make so many no tensor says: they are some that sound is kept in."""
+    """Check that sample rate and window are plausible, and that there are no more bins than
+    weights, as each bin of the STFT has weights of its own."""
     defaults = {key: parameter.default for key, parameter in signature.parameters.items()}
     settings = {**defaults, **values}
     rate, win_ms = settings.get("sample_rate"), settings.get("win_ms")
@@ -105,13 +105,13 @@ def _check_window(signature: inspect.Signature, values: Mapping[str, Any], state
     usual = _RATES[0] <= rate <= _RATES[1] and _WINDOWS_MS[0] <= win_ms <= _WINDOWS_MS[1]
     if not usual or rate * win_ms / 2000 > n_weights:
         raise CheckpointError(
-            f"its sample_rate is {_short(rate)}, its win_ms {_short(win_ms)}; it takes "
+            f"its sample_rate is {_short(rate)}, its win_ms {_short(win_ms)}; expected "
             f"{_RATES[0]:,} to {_RATES[1]:,} Hz and {_WINDOWS_MS[0]} to {_WINDOWS_MS[1]:,} ms"
         )
 
 
-class _Limited(TorchFunctionMode):
-    """Ends the building of a model that has more tensors than there are weights for."""
+class _CallLimit(TorchFunctionMode):
+    """Limit of torch calls, to abort the building of a model with too many tensors."""
 
     def __init__(self, n_calls: int):
         super().__init__()
@@ -122,26 +122,26 @@ class _Limited(TorchFunctionMode):
     ) -> Any:
         self.n_left -= 1
         result = func(*args, **(kwargs or {}))
-        # What gives no tensor may be the end of a no_grad, which has to come to its end.
+        # Calls without a tensor are let through: one may restore the state after no_grad.
         if self.n_left < 0 and isinstance(result, torch.Tensor):
             raise CheckpointError("they describe a larger model than the file holds")
         return result
 
 
-def _outline(
+def _state_shapes(
     cls: type[torch.nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], n_tensors: int
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of a model's state dict."""
-    limited = _Limited(_CALLS_ELSE + _CALLS_A_TENSOR * n_tensors)
-    told = ", ".join(f"{key}={_short(value)}" for key, value in kwargs.items())
+    """Compute the shapes of a model's state dict on the meta device."""
+    limit = _CallLimit(_CALLS_ELSE + _CALLS_PER_TENSOR * n_tensors)
+    arguments = ", ".join(f"{key}={_short(value)}" for key, value in kwargs.items())
     try:
-        with torch.device("meta"), limited:
+        with torch.device("meta"), limit:
             model = cls(*args, **kwargs)
         return {key: tuple(value.shape) for key, value in model.state_dict().items()}
     except CheckpointError as error:
-        raise CheckpointError(f"{error}: {told}") from error
+        raise CheckpointError(f"{error}: {arguments}") from error
     except _BUILDING as error:
-        raise CheckpointError(f"{one_line(error, 200)}, with {told}") from error
+        raise CheckpointError(f"{one_line(error, 200)}, with {arguments}") from error
 
 
 def _short(value: Any) -> str:

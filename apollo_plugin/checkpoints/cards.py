@@ -1,4 +1,4 @@
-"""The model card of an Apollo, in Markdown with the Hub's head."""
+"""Model cards in Markdown, with the Hub's metadata."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from ..network.base import RestorationNetwork
 _CARD = """\
 # {name}
 
-{about}: it gives music back what MP3 and other lossy coding took from it.
+{about}: it restores music that was coded by MP3 or another lossy codec.
 
 ```python
 from apollo_plugin import {cls}
@@ -55,9 +55,9 @@ The weights are learnt from these recordings: use and pass them on under their t
 _LIMITS = """
 ## Limits
 
-What lies above the codec's cut-off is a plausible guess, not what was there. Codecs that training
-did not meet were not heard. Below the cut-off the untouched file may be closer to the original: the
-tables have its row.
+Frequencies above the codec's cut-off are a plausible guess, not the original. Codecs that were not
+in the training data are not covered. Below the cut-off the untouched file may be closer to the
+original; the tables have a row for it.
 """
 
 
@@ -69,15 +69,15 @@ def model_card(
     data: str = "",
     sources: Sequence[dict[str, Any]] = (),
 ) -> str:
-    """The card of a model for which nobody wrote one: what it is and how to use it.
+    """Write a default model card, with description and usage.
 
     Args:
-        model: whose arguments and size are told.
-        name: id on the Hub, or what else ``from_pretrained`` takes.
-        license: identifier of the Hub's (``"mit"``, ``"cc-by-sa-4.0"``).
-        figures: measured, tables in Markdown.
-        data: that it was trained with.
-        sources: of the data, as Asteroid describes licences: ``title``, ``title_link``, ``author``,
+        model: model to describe.
+        name: id on the Hub, or another name that ``from_pretrained`` takes.
+        license: license identifier of the Hub (``"mit"``, ``"cc-by-sa-4.0"``).
+        figures: results, as tables in Markdown.
+        data: description of the training data.
+        sources: its licences in Asteroid's form: ``title``, ``title_link``, ``author``,
             ``license``, ``non_commercial``.
     """
     from huggingface_hub import ModelCardData
@@ -104,7 +104,7 @@ def model_card(
     if figures:
         parts.append(_FIGURES.format(figures=figures))
     if data:
-        commercial = {True: "no", None: "not told"}
+        commercial = {True: "no", None: "unknown"}
         rows = "\n".join(
             f"| {_linked(entry)} | {entry['author']} | {entry['license']} | "
             f"{commercial.get(entry.get('non_commercial', False), 'yes')} |"

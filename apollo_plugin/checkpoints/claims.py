@@ -1,4 +1,4 @@
-"""What ``torch.save`` names in a pickle: each claim is checked before anything is made of it."""
+"""Objects that ``torch.save`` names in a pickle, each checked before it is made."""
 
 import math
 from collections.abc import Callable
@@ -8,11 +8,11 @@ import torch
 
 from ..errors import CheckpointError
 
-# Steps that following one pickle may take; the largest checkpoints in use take some 200 000.
+# Largest number of steps in a pickle; the largest checkpoints in use take some 200 000.
 _MOST_STEPS = 400_000
 _MOST_ITEMS = 2**48
 _MOST_NUMBER_KEYS, _MOST_TUPLE_KEYS = 50_000, 1000
-# Types of items, by storage class; and those that have none.
+# Types of items by storage class, and types without a class.
 _STORAGES = {"Double": torch.float64, "Float": torch.float32, "Half": torch.float16}
 _STORAGES |= {"BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32}
 _STORAGES |= {"Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool}
@@ -24,29 +24,29 @@ UNPLAIN = "weights are dense floats of 16, 32 or 64 bits"
 
 
 class Name(str):
-    """A module's attribute that the pickle names."""
+    """Qualified name in a pickle."""
 
     __slots__ = ()
 
 
 class Storage(NamedTuple):
-    """Memory of the file, and the type of its items."""
+    """Memory of a storage in the file, and the type of its items."""
 
     kind: torch.dtype
     data: torch.Tensor
 
 
 class Value:
-    """A set, size, device or complex number: nothing may be put into it."""
+    """Stand-in for a set, size, device or complex number, which nothing can be added to."""
 
 
 class Claims:
-    """What a pickle says of its tensors, checked against what the file holds.
+    """Claims of a pickle on its tensors, checked against the content of the file.
 
     Args:
-        name: of the file, for messages.
-        n_bytes: of each storage that the file holds, by key; None where they are not known yet.
-        most: bytes that all storages may take together.
+        name: name of the file, for messages.
+        n_bytes: size of each storage in the file, by key; None if not known yet.
+        most: largest size of all storages together, in bytes.
 
     Attributes:
         storages: memory for each storage that the pickle announces, by key; uint8, to be filled.
@@ -70,8 +70,8 @@ class Claims:
         self.require(self._n_steps <= _MOST_STEPS, f"takes more than {_MOST_STEPS:,} steps")
 
     def check_key(self, key: Any) -> None:
-        """Other keys than text are hashed without a secret, so many can be made to collide, and the
-        hash of a deep one ends the process."""
+        """Refuse suspicious keys: hashes of other keys than text are predictable, so many keys can
+        be made to collide, and hashing a deeply nested one crashes the process."""
         if type(key) is str:
             return
         parts = key if type(key) is tuple else (key,)
@@ -88,10 +88,10 @@ class Claims:
 
     def _storage(self, where: Any) -> Storage:
         plain = type(where) is tuple and len(where) in (5, 6) and where[5:] in ((), (None,))
-        self.require(plain and where[0] == "storage", "refers to what is no storage")
+        self.require(plain and where[0] == "storage", "refers to an object that is no storage")
         _, kind, key, location, n_items = where[:5]
         plain = type(kind) is Name and type(key) is type(location) is str and type(n_items) is int
-        self.require(plain and 0 <= n_items < _MOST_ITEMS, "refers to what is no storage")
+        self.require(plain and 0 <= n_items < _MOST_ITEMS, "refers to an object that is no storage")
         dtype = _STORAGES[kind.rpartition(".")[2].removesuffix("Storage")]
         n_bytes = dtype.itemsize * n_items
         if key not in self.storages:
@@ -109,8 +109,8 @@ class Claims:
     def _tensor(
         self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any
     ) -> torch.Tensor:
-        """``_rebuild_tensor``; its second version has ``requires_grad, hooks[, metadata]`` too."""
-        self.require(isinstance(storage, Storage), "makes a tensor of what is no storage")
+        """Run ``_rebuild_tensor``, or version 2 with ``requires_grad, hooks[, metadata]``."""
+        self.require(isinstance(storage, Storage), "makes a tensor of an object that is no storage")
         self._check_rest(rest)
         numbers = (offset, *size, *stride)
         plain = all(type(number) is int and 0 <= number < _MOST_ITEMS for number in numbers)
@@ -123,8 +123,8 @@ class Claims:
         return items.as_strided(size, stride, offset)
 
     def _tensor_of_type(self, storage: Any, *rest: Any) -> torch.Tensor:
-        """``_rebuild_tensor_v3``: as above, with a type that has no storage class of its own."""
-        self.require(isinstance(storage, Storage), "makes a tensor of what is no storage")
+        """Run ``_rebuild_tensor_v3``, which names a type without a storage class."""
+        self.require(isinstance(storage, Storage), "makes a tensor of an object that is no storage")
         offset, size, stride, requires_grad, hooks, kind, *metadata = rest
         self.require(type(kind) is Name, "makes a tensor of no type")
         word = kind.removeprefix("torch.")
@@ -138,7 +138,7 @@ class Claims:
         return self._tensor(items, offset, size, stride, requires_grad, hooks, *metadata)
 
     def _parameter(self, tensor: Any, *rest: Any) -> torch.Tensor:
-        self.require(isinstance(tensor, torch.Tensor), "makes a parameter of what is no tensor")
+        self.require(isinstance(tensor, torch.Tensor), "makes a parameter without a tensor")
         self._check_rest(rest)
         return tensor
 
@@ -154,8 +154,8 @@ class Claims:
         return {}
 
     def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
-        """How ``torch.save`` writes bytes, which no model needs. Other codecs may be slow, or
-        unpack."""
+        """Run ``_codecs.encode``, by which ``torch.save`` writes bytes; models need no bytes, so
+        these are dropped. Other codecs may be slow, or decompress."""
         plain = type(text) is str and encoding in ("latin1", "latin-1")
         self.require(plain, "encodes text")
         return b""
@@ -174,7 +174,7 @@ class Claims:
         return Value()
 
     def _value(self, *arguments: Any) -> Value:
-        """``torch.Size((2, 3))``, ``torch.device("cpu", 0)``, ``complex(1.0, 2.0)``."""
+        """Replace ``torch.Size((2, 3))``, ``torch.device("cpu", 0)`` or ``complex(1.0, 2.0)``."""
         numbers = arguments[0] if arguments and type(arguments[0]) is tuple else arguments
         plain = len(numbers) <= 64 and all(type(n) in (int, float, str) for n in numbers)
         self.require(plain, "makes no plain value")

@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face Hub, and those that are spread over several files."""
+"""Checkpoints on the Hugging Face Hub, and checkpoints of several files."""
 
 import contextlib
 import json
@@ -9,28 +9,28 @@ from typing import Any
 from ..errors import CheckpointError
 from .reading import read
 
-# Files that a model's repository on the Hub may hold, best first.
+# Files of a model's repository on the Hub, best first.
 INDEX = "model.safetensors.index.json"
 HUB_FILES = ("model.safetensors", INDEX, "pytorch_model.bin", "model.pth", "best_model.pth")
-# Keywords of huggingface_hub's own from_pretrained that say how a file is had.
+# Download options of huggingface_hub's from_pretrained.
 OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 _MOST_INDEX = 16 << 20
 
 
 def download(name: str, options: dict[str, Any]) -> Path:
-    """The checkpoint of a repository on the Hub, in the cache there is for them.
+    """Download the checkpoint of a repository on the Hub to the Hub's cache.
 
     Args:
         name: ``owner/name`` or ``owner/name/file``.
-        options: those of :data:`OPTIONS` that are not None.
+        options: the :data:`OPTIONS` that are not None.
 
     Raises:
-        CheckpointError: in one line, whatever is wrong.
+        CheckpointError: for whatever prevents it, in one line.
     """
     from huggingface_hub import hf_hub_download, logging
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    logging.set_verbosity_error()  # its retries say nothing that the one line below does not
+    logging.set_verbosity_error()  # the error below says all that its retries would
     owner, model, *file = name.split("/", 2)
     repo, local = f"{owner}/{model}", bool(options.get("local_files_only"))
     for candidate in file or HUB_FILES:
@@ -40,52 +40,52 @@ def download(name: str, options: dict[str, Any]) -> Path:
                 for shard in shards(path, name):
                     hf_hub_download(repo, str(Path(candidate).with_name(shard)), **options)
             if candidate in ("model.safetensors", INDEX):
-                # Whose arguments may stand in config.json only.
+                # The arguments may be in config.json only.
                 with contextlib.suppress(EntryNotFoundError, HfHubHTTPError, OSError):
                     hf_hub_download(repo, "config.json", **options)
             return path
         except LocalEntryNotFoundError as error:  # no network, and not in the cache
-            if local:  # which holds other files perhaps
+            if local:  # the cache may hold another file
                 continue
             raise CheckpointError(
-                f"'{name}' is no file here, and the Hugging Face Hub cannot be reached"
+                f"'{name}' is not a local file, and the Hugging Face Hub cannot be reached"
             ) from error
         except EntryNotFoundError:
             continue
         except (HfHubHTTPError, OSError, ValueError) as error:
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"'{name}' cannot be had from the Hub: {first_line}") from error
+            raise CheckpointError(f"download of '{name}' failed: {first_line}") from error
     where = "in the cache (local_files_only)" if local else "on the Hugging Face Hub"
     raise CheckpointError(f"'{name}' has none of {', '.join(file or HUB_FILES)} {where}")
 
 
 def shards(index: Path, name: str) -> list[str]:
-    """Names of the files that an index of safetensors lists, which lie beside it.
+    """List the files of an index of safetensors, which are beside it.
 
     Args:
         index: ``model.safetensors.index.json`` as huggingface_hub writes it.
         name: for messages.
 
     Raises:
-        CheckpointError: where it is no such index.
+        CheckpointError: if it is no such index.
     """
     try:
         if index.stat().st_size > _MOST_INDEX:
             raise ValueError
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        # Files beside it, and nowhere else.
+        # Plain names only, so that all files are beside the index.
         if not names or not all(re.fullmatch(r"[\w-][\w.-]*\.safetensors", n) for n in names):
             raise ValueError
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"'{name}' is damaged, or no index of safetensors") from error
+        raise CheckpointError(f"'{name}' is damaged, or not an index of safetensors") from error
     return names
 
 
 def read_any(path: Path, name: str) -> Any:
-    """What a checkpoint holds, be it one file or an index and the files that it lists.
+    """Read a checkpoint of one file, or of an index and its files.
 
     Raises:
-        CheckpointError: where a file is missing or damaged.
+        CheckpointError: if a file is missing or damaged.
     """
     if not path.name.endswith(".index.json"):
         return read(path, name)
@@ -101,7 +101,7 @@ def read_any(path: Path, name: str) -> Any:
 
 
 def n_bytes(path: Path, name: str) -> int:
-    """Size of a checkpoint on disk, those of its shards together."""
+    """Size of a checkpoint on disk, of all its files together, in bytes."""
     if not path.name.endswith(".index.json"):
         return path.stat().st_size
     files = [path.with_name(shard) for shard in shards(path, name)]

@@ -24,20 +24,20 @@ def save_pretrained(
     license: str | None = None,
     name: str | None = None,
 ) -> Path:
-    """Writes ``model.safetensors``, ``config.json`` and the card, ``README.md``; each is whole.
+    """Write ``model.safetensors``, ``config.json`` and the card, ``README.md``, each atomically.
 
     Args:
         model: an Apollo.
-        folder: made where it is missing. A card that lies there is kept unless one is given.
-        card: path of the model card; one is made unless given.
-        license: for a card that is made.
-        name: likewise; the folder's name unless given.
+        folder: created if missing. An existing card is kept unless ``card`` is given.
+        card: path of the model card; by default one is written.
+        license: license in a written card.
+        name: name in a written card; by default the folder's name.
 
     Returns:
         the folder, which :meth:`Apollo.from_pretrained` takes.
 
     Raises:
-        CheckpointError: where a file cannot be read or written.
+        CheckpointError: if a file cannot be read or written.
     """
     folder = Path(folder)
     try:
@@ -65,18 +65,18 @@ def save_pretrained(
 
 
 def save_published(model: RestorationNetwork, path: str | os.PathLike) -> tuple[Path, Path]:
-    """Writes a model in the layout of the authors' implementation, and beside it the configuration
-    of Music-Source-Separation-Training, which takes the same file (``--model_type apollo``).
+    """Write a model in the layout of the authors' implementation, with a configuration for
+    Music-Source-Separation-Training, which takes the same file (``--model_type apollo``).
 
     Args:
-        model: an Apollo whose options the published network has.
-        path: of the weights; the configuration has its name and ``.yaml``.
+        model: an Apollo without options that the published network lacks.
+        path: file of the weights; the configuration has the suffix ``.yaml``.
 
     Returns:
         both paths.
 
     Raises:
-        CheckpointError: for other models, with the options; and where a file cannot be written.
+        CheckpointError: for other models, with their options; or if a file cannot be written.
     """
     args, path = model.get_model_args(), Path(path)
     if type(model).__name__ != "Apollo":
@@ -84,14 +84,14 @@ def save_published(model: RestorationNetwork, path: str | os.PathLike) -> tuple[
     try:
         state = to_published(args, model.state_dict())
     except ValueError as error:
-        raise CheckpointError(f"this model cannot be written in that layout: {error}") from error
+        raise CheckpointError(f"this model does not fit the published layout: {error}") from error
     network = dict(
         sr=args["sample_rate"],
         win=args["win_ms"],
         feature_dim=args["feature_dim"],
         layer=args["n_layers"],
     )
-    # What MSST reads of it when it restores; chunks of 3 s, as the model was trained on.
+    # Settings that MSST reads for inference; chunks of 3 s, the length of training items.
     audio = dict(
         chunk_size=round(3 * args["sample_rate"]),
         num_channels=2,
@@ -128,28 +128,29 @@ def save_published(model: RestorationNetwork, path: str | os.PathLike) -> tuple[
 def push_to_hub(
     model: RestorationNetwork,
     repo_id: str,
+    *,
     card: str | os.PathLike | None = None,
     license: str | None = None,
     private: bool | None = None,
     token: str | None = None,
     commit_message: str = "Apollo model",
 ) -> str:
-    """Uploads what :func:`save_pretrained` writes, in one commit.
+    """Upload the files of :func:`save_pretrained` in one commit.
 
     Args:
         model: an Apollo.
-        repo_id: ``owner/name``; made where it is missing.
-        card: path of the model card. Unless given, a card that is there is kept, else one is made.
-        license: for a card that is made.
-        private: of a repository that is made.
-        token: of the account; the one that ``hf auth login`` stored unless given.
-        commit_message: says what it is.
+        repo_id: ``owner/name``; created if missing.
+        card: path of the model card. By default an existing card is kept, otherwise one is written.
+        license: license in a written card.
+        private: visibility of a created repository.
+        token: access token; by default the one stored by ``hf auth login``.
+        commit_message: message of the commit.
 
     Returns:
-        the commit's address.
+        URL of the commit.
 
     Raises:
-        CheckpointError: in one line, whatever is wrong.
+        CheckpointError: for whatever prevents it, in one line.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError

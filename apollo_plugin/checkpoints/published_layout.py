@@ -1,6 +1,6 @@
-"""The published implementation's layout of weights, and how it becomes this package's.
+"""Conversion between the published implementation's layout of weights and this package's.
 
-Theirs: one module a band, 1x1 convolutions, queries, keys and values interleaved by head. Ours:
+Theirs: one module per band, 1x1 convolutions, queries, keys and values interleaved by head. Ours:
 equal bands stacked, linear layers, queries before keys before values.
 """
 
@@ -13,27 +13,27 @@ import torch
 State = dict[str, torch.Tensor]
 
 
-# Of two windows that have the same bins, the one that belongs to a rate in use is meant.
+# Rates in use, to choose between two windows with the same number of bins.
 _RATES = (44100, 48000, 16000, 24000, 32000, 22050, 11025, 8000, 88200, 96000, 192000)
 _USUAL_MS = 20
-# Tables of rotations, which layers may share.
+# Names of the tables of rotations, which layers may share.
 COMPUTED = re.compile(r"net\.\d+\.band_net\.(cos|sin)_freq")
 
 
 def convert(state: State, settings: Sequence[tuple[Any, Any]] = ()) -> tuple[dict[str, Any], State]:
-    """A published state dict to this package's.
+    """Convert a published state dict to this package's layout.
 
     Args:
         state: tensors by the published names (``BN.*``, ``net.*``, ``output.*``).
-        settings: sample rates in Hz and windows in ms that stand beside it, either may be None; the
-            first that the tensors agree with counts.
+        settings: sample rates in Hz and windows in ms found beside it, either may be None; the
+            first pair that agrees with the tensors is used.
 
     Returns:
         arguments of :class:`~apollo_plugin.Apollo`, inferred from the shapes, and its state dict.
 
     Raises:
-        KeyError: with the name of a tensor that is missing.
-        ValueError: for tensors that are no plain Apollo's.
+        KeyError: with the name of a missing tensor.
+        ValueError: for tensors that are not those of a plain Apollo.
     """
     args, widths = _infer(state)
     state = {key: value.float() for key, value in state.items() if not COMPUTED.fullmatch(key)}
@@ -45,7 +45,7 @@ def convert(state: State, settings: Sequence[tuple[Any, Any]] = ()) -> tuple[dic
 
 
 def _infer(state: State) -> tuple[dict[str, Any], list[int]]:
-    """Arguments of the model and bins of each band, from the shapes alone."""
+    """Infer the arguments of the model and the bins of each band from the shapes."""
 
     def count(pattern: str) -> int:
         found = [re.match(pattern, key) for key in state]
@@ -54,7 +54,7 @@ def _infer(state: State) -> tuple[dict[str, Any], list[int]]:
     n_bands, n_layers = count(r"output\.(\d+)\."), count(r"net\.(\d+)\.")
     widths = [len(state[f"output.{band}.1.bias"]) // 4 for band in range(n_bands)]
     if len(set(widths[:-1])) > 1:
-        raise ValueError(f"its bands have {sorted(set(widths))} bins, not equal ones and a last")
+        raise ValueError(f"its bands have {sorted(set(widths))} bins; only the last may differ")
     feature_dim = state["BN.0.1.weight"].shape[0]
     block = "net.0.seq_net.blocks.0.conv."
     rotation = state.get("net.0.band_net.cos_freq")
@@ -73,14 +73,14 @@ def _infer(state: State) -> tuple[dict[str, Any], list[int]]:
 
 
 def _rate_and_window(n_bins: int, settings: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
-    """Sample rate and window, as far as they have so many bins; else as the published models."""
+    """Choose sample rate and window with so many bins: from the settings, else the usual ones."""
     for rate, win_ms in settings:
         rate, win_ms = rate or _RATES[0], win_ms or _USUAL_MS
         plain = all(type(value) in (int, float) and 0 < value < 1e6 for value in (rate, win_ms))
         if plain and int(rate * win_ms / 1000) // 2 + 1 == n_bins:
             return dict(sample_rate=rate, win_ms=win_ms)
     windows = 2 * (n_bins - 1), 2 * n_bins - 1
-    # A window of 10 or 40 ms at a rate in use is as likely as one of 20 ms at half or twice that.
+    # 10 or 40 ms at a rate in use is as likely as 20 ms at half or twice the rate.
     others = [
         f"{win_ms} ms at {rate} Hz"
         for rate in _RATES[:2]
@@ -97,14 +97,14 @@ def _rate_and_window(n_bins: int, settings: Sequence[tuple[Any, Any]]) -> dict[s
 
 
 def to_published(args: dict[str, Any], state: State) -> State:
-    """A state dict of this package's by the published names, shapes and order of rows.
+    """Convert a state dict of this package to the published names, shapes and order of rows.
 
     Args:
-        args: of :class:`~apollo_plugin.Apollo`.
+        args: arguments of :class:`~apollo_plugin.Apollo`.
         state: its state dict.
 
     Raises:
-        ValueError: with the options that the published network does not have.
+        ValueError: with the options that the published network lacks.
     """
     odd = [f"{k} {args[k]}" for k, v in _PUBLISHED.items() if args.get(k, v) != v]
     window = int(args["sample_rate"] * args["win_ms"] / 1000)
@@ -137,8 +137,7 @@ def to_published(args: dict[str, Any], state: State) -> State:
     return {key: value[..., None] if _is_conv(key, value) else value for key, value in new.items()}
 
 
-# What the published network cannot be told: its options' values here. n_bands of another window
-# are 80 too.
+# Values of options that are fixed in the published network. n_bands is 80 for any window.
 _PUBLISHED: dict[str, Any] = dict(
     n_bands=80, n_heads=8, kernel_size=7, causal=False, mlp_ratio=4, tcn_ratio=4, tcn_blocks=3
 )
@@ -155,12 +154,12 @@ _POSITIONS = 100
 
 
 def _is_conv(key: str, value: torch.Tensor) -> bool:
-    """Whether a matrix is a convolution of one tap there; the tables of the rotation are none."""
+    """Return True if a matrix is a 1x1 convolution there, unlike the tables of the rotation."""
     return value.ndim == 2 and not key.endswith("_freq")
 
 
 def _rotation(head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Their tables, ``(positions, head_dim)``, the members of a pair side by side."""
+    """Compute their tables, ``(positions, head_dim)``, with the members of a pair side by side."""
     half = torch.arange(0, head_dim, 2)[: head_dim // 2].float()
     frequency = 1.0 / (10000.0 ** (half / head_dim))
     angle = torch.outer(torch.arange(_POSITIONS).float(), frequency).repeat_interleave(2, -1)
@@ -168,13 +167,13 @@ def _rotation(head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _rename(state: State, args: dict[str, Any], widths: list[int]) -> State:
-    """Moves every tensor from ``state``, which ends up empty, to the names of this package."""
+    """Move all tensors from ``state``, which ends up empty, to the names of this package."""
     groups: dict[int, list[int]] = {}
     for band, width in enumerate(widths):
         groups.setdefault(width, []).append(band)
     new: State = {}
 
-    def stacked(source: str, bands: list[int]) -> torch.Tensor:
+    def stack(source: str, bands: list[int]) -> torch.Tensor:
         return torch.stack([state.pop(source.format(band)) for band in bands]).squeeze(-1)
 
     for index, bands in enumerate(groups.values()):
@@ -182,7 +181,7 @@ def _rename(state: State, args: dict[str, Any], widths: list[int]) -> State:
             new[f"{ours}.{index}.0.weight"] = torch.stack(
                 [state.pop(f"{theirs}.{band}.0.weight") for band in bands]
             )
-            new[f"{ours}.{index}.1.weight"] = stacked(theirs + ".{}.1.weight", bands)
+            new[f"{ours}.{index}.1.weight"] = stack(theirs + ".{}.1.weight", bands)
             new[f"{ours}.{index}.1.bias"] = torch.stack(
                 [state.pop(f"{theirs}.{band}.1.bias") for band in bands]
             )
@@ -208,15 +207,16 @@ def _rename(state: State, args: dict[str, Any], widths: list[int]) -> State:
 
 
 def _reorder_qkv(weight: torch.Tensor, n_heads: int) -> torch.Tensor:
-    """Rows per head as ``[q | k | v]`` with interleaved pairs -> queries, keys, values of all heads
-    with the members of a pair half a head apart. Attention sums over pairs, so nothing changes."""
+    """Reorder rows from ``[q | k | v]`` per head with interleaved pairs to queries, keys, values of
+    all heads with the members of a pair half a head apart. Attention sums over pairs, so the
+    function is unchanged."""
     heads = weight.unflatten(0, (n_heads, 3, -1)).transpose(0, 1)
     pairs = heads[:2].unflatten(2, (-1, 2)).transpose(2, 3).flatten(2, 3)
     return torch.cat((pairs, heads[2:])).flatten(0, 2)
 
 
 def _restore_qkv(weight: torch.Tensor, n_heads: int) -> torch.Tensor:
-    """The inverse of :func:`_reorder_qkv`."""
+    """Invert :func:`_reorder_qkv`."""
     heads = weight.unflatten(0, (3, n_heads, -1))
     pairs = heads[:2].unflatten(2, (2, -1)).transpose(2, 3).flatten(2, 3)
     return torch.cat((pairs, heads[2:])).transpose(0, 1).flatten(0, 2)

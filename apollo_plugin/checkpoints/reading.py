@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, of any model; nothing of it is executed, nor believed unchecked."""
+"""Safe reading of checkpoint files of any model: nothing is executed, every claim is checked."""
 
 import collections
 import io
@@ -18,20 +18,20 @@ from ..errors import CheckpointError, one_line
 from .claims import UNPLAIN
 from .unpickling import Unpickler
 
-# Bytes of what describes the tensors: a zip's directory, a pickle, the header of safetensors.
+# Largest size of metadata in bytes: a zip's directory, a pickle, the header of safetensors.
 _MOST_DESCRIPTION = 32 << 20
-# Nobody's header of safetensors takes a tenth of it.
+# Largest header of safetensors; those in use are ten times smaller.
 _MOST_HEADER = 4 << 20
 _LFS = rb"version https://git-lfs\.github\.com/spec/"
-# How files begin that are mistaken for checkpoints.
+# First bytes of other files that are mistaken for checkpoints.
 _OTHERS = (
     (_LFS, "a Git LFS pointer and not the weights; fetch those with `git lfs pull`"),
     (
         rb"(?is)(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|!--)",
-        "an HTML page; download again",
+        "an HTML page; download the file again",
     ),
     (rb"(\xef\xbb\xbf)?\s*<(\?xml|Error|svg)", "an XML page; download again"),
-    (rb"GGUF", "a GGUF file, which Apollo has no use for"),
+    (rb"GGUF", "a GGUF file; weights of Apollo are needed"),
     (rb"\x89HDF\r\n", "an HDF5 file"),
     (rb"\x93NUMPY", "a NumPy array"),
     (rb"\x1f\x8b|BZh\d|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "a compressed file; unpack it"),
@@ -44,7 +44,7 @@ _OTHERS = (
 _SAFETENSORS_TYPES = {"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2", "BOOL", "U8", "I8", "I16"}
 _SAFETENSORS_TYPES |= {"U16", "I32", "U32", "I64", "U64", "C64"}
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# What safetensors, zipfile and torch raise on files that are broken or something else.
+# Errors of safetensors, zipfile and torch on damaged or other files.
 _DAMAGE: tuple[type[Exception], ...] = (SafetensorError, zipfile.BadZipFile, zlib.error)
 _DAMAGE += (struct.error, EOFError, OSError, RuntimeError, LookupError, TypeError, ValueError)
 _DAMAGE += (ArithmeticError, MemoryError)
@@ -52,18 +52,18 @@ _PIECE = 1 << 20
 
 
 def read(path: Path, name: str) -> Any:
-    """What a checkpoint of any model holds; nothing of it is executed.
+    """Read the content of a checkpoint of any model, without executing anything.
 
-    Settings that were pickled beside the weights, NumPy's numbers, arrays and random states among
-    them, come as empty stand-ins.
+    Pickled settings beside the weights, such as NumPy's numbers, arrays and random states, are
+    replaced by empty stand-ins.
 
     Args:
-        path: of the file.
-        name: for messages.
+        path: path of the file.
+        name: name of the file, for messages.
 
     Raises:
-        CheckpointError: where it is something else, damaged, or more than tensors and settings, or
-            where it would unpack to more than it weighs.
+        CheckpointError: if it is no checkpoint, is damaged, holds more than tensors and settings,
+            or would unpack to much more than its size.
     """
     try:
         size = path.stat().st_size
@@ -72,9 +72,9 @@ def read(path: Path, name: str) -> Any:
         if not head:
             raise CheckpointError(f"'{name}' is empty")
         is_safetensors = path.suffix == ".safetensors" or head[8:9] == b"{"
-        for beginning, what in _OTHERS:
+        for beginning, kind in _OTHERS:
             if re.match(beginning, head) and not (is_safetensors and head[8:9] == b"{"):
-                raise CheckpointError(f"'{name}' is {what}")
+                raise CheckpointError(f"'{name}' is {kind}")
         if is_safetensors and not head.startswith(b"PK"):
             return _read_safetensors(path, name, size)
         return _read_pickle(path, name, size, head)
@@ -87,7 +87,7 @@ def read(path: Path, name: str) -> Any:
 
 
 def read_json(text: str | bytes) -> Any:
-    """Settings in JSON, without the numbers that JSON does not have, each told once.
+    """Parse settings in JSON, strictly: without NaN, infinity or duplicate keys.
 
     Raises:
         ValueError: for anything else.
@@ -99,7 +99,7 @@ def read_json(text: str | bytes) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(content := dict(pairs)) < len(pairs):
             twice, _ = collections.Counter(key for key, _ in pairs).most_common(1)[0]
-            raise ValueError(f"it tells {ascii(twice)[1:-1][:80]} twice")
+            raise ValueError(f"it defines {ascii(twice)[1:-1][:80]} twice")
         return content
 
     return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
@@ -131,32 +131,32 @@ def _read_pickle(path: Path, name: str, size: int, head: bytes) -> Any:
     with path.open("rb") as file:
         if head.startswith(_LEGACY_MAGIC):
             return _read_legacy(file, name, size)
-        # A pickle that torch did not write is looked into for what it names.
+        # A pickle that torch did not write is followed for a better message.
         Unpickler(io.BytesIO(file.read(_MOST_DESCRIPTION)), name, {}, 0)
     raise CheckpointError(f"'{name}' is a pickle without tensors, or no checkpoint")
 
 
 def _read_archive(path: Path, name: str, size: int) -> Any:
-    """What a zip as ``torch.save`` writes it holds. Nobody else reads the file, so nobody can find
-    something else in it."""
+    """Read a zip of ``torch.save``. No second reader opens the file, which could interpret it
+    differently."""
     _check_directory(path, name, size)
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         root = next(iter(entries), "").partition("/")[0]
         pickled = entries.get(f"{root}/data.pkl")
         if len(entries) < len(archive.infolist()):
-            raise CheckpointError(f"'{name}' is refused: it holds two files of one name")
+            raise CheckpointError(f"'{name}' is refused: it holds two files of the same name")
         if f"{root}/constants.pkl" in entries:
-            raise CheckpointError(f"'{name}' is a TorchScript program; it takes a state dict")
+            raise CheckpointError(f"'{name}' is a TorchScript program; a state dict is needed")
         if pickled is None:
-            raise CheckpointError(f"'{name}' is a zip archive without weights of torch's")
+            raise CheckpointError(f"'{name}' is a zip archive without weights of torch")
         unpacked = sum(entry.file_size for entry in entries.values())
         if unpacked > 2 * size + _MOST_DESCRIPTION or pickled.file_size > _MOST_DESCRIPTION:
             raise CheckpointError(f"'{name}' is refused: it unpacks to {unpacked:,} bytes")
         for entry in entries.values():
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise CheckpointError(f"'{name}' is packed in a way that torch does not know")
-            if not entry.CRC:  # torch can be told to count none
+                raise CheckpointError(f"'{name}' is compressed by a method that torch lacks")
+            if not entry.CRC:  # torch can be set to write none
                 del entry.CRC
         start = f"{root}/data/"
         n_bytes = {
@@ -186,8 +186,8 @@ def _fill(storage: torch.Tensor, file: IO[bytes]) -> None:
 
 
 def _check_directory(path: Path, name: str, size: int) -> None:
-    """Bounds a zip's directory before it is read. It has to end the file, as torch writes it:
-    readers look for it in different ways."""
+    """Check the size of a zip's directory before it is read. It has to be at the end of the file,
+    as torch writes it, since readers search for it in different ways."""
     with path.open("rb") as file:
         file.seek(max(0, size - 98))
         tail = file.read()
@@ -205,7 +205,7 @@ def _check_directory(path: Path, name: str, size: int) -> None:
 
 
 def _read_legacy(file: IO[bytes], name: str, size: int) -> Any:
-    """What torch wrote before 1.6: five pickles, and the storages one by one."""
+    """Read the format of torch before 1.6: five pickles, and the storages one by one."""
     pickles = io.BytesIO(file.read(_MOST_DESCRIPTION))
     for _ in range(3):  # magic number, protocol and system
         Unpickler(pickles, name, {}, 0)
@@ -217,6 +217,6 @@ def _read_legacy(file: IO[bytes], name: str, size: int) -> Any:
         raise CheckpointError(f"'{name}' is truncated")
     file.seek(pickles.tell())
     for key in keys:
-        file.seek(8, io.SEEK_CUR)  # how many items follow
+        file.seek(8, io.SEEK_CUR)  # number of items
         _fill(content.storages[key], file)
     return content.value

@@ -1,10 +1,10 @@
-"""A pickle's instructions, followed without executing anything that it names.
+"""Interpreter of pickles that executes nothing that a pickle names.
 
-``torch.load(weights_only=True)`` executes nothing either, but it believes the file: a storage may
-claim more than is there, a tensor may reach out of it, a tuple nested deep enough ends the process
-once it is hashed, ``bytearray(10**12)`` takes the memory. Here mappings, lists, plain values and
-tensors are made, each claim is checked first, and whatever ``torch.save`` does not write is
-refused. What passes takes no more memory than the file weighs.
+``torch.load(weights_only=True)`` executes nothing either, but it trusts the file: a storage may
+claim more than is there, a tensor may reach out of it, hashing a deeply nested tuple crashes the
+process, ``bytearray(10**12)`` exhausts the memory. Here mappings, lists, plain values and tensors
+are made, each claim is checked first, and everything that ``torch.save`` does not write is refused.
+An accepted file needs no more memory than its size.
 """
 
 import gc
@@ -18,8 +18,8 @@ from typing import Any
 from ..errors import CheckpointError
 from .claims import CALLS, UNPLAIN, Claims, Name, Value
 
-# Settings beside the weights. Whatever is made of these names is thrown away; any other name in a
-# pickle is refused. Neither is ever imported or called.
+# Packages of settings beside the weights. Objects of these names are replaced by stand-ins; any
+# other name in a pickle is refused. No name is ever imported or called.
 _SETTINGS = {"omegaconf", "hydra", "pytorch_lightning", "lightning", "lightning_fabric", "typing"}
 _SETTINGS |= {"collections", "pathlib", "enum", "numpy", "argparse", "look2hear", "datetime"}
 _SETTINGS |= {"decimal", "fractions", "uuid"}
@@ -27,7 +27,7 @@ _BUILTIN_SETTINGS = {"dict", "list", "tuple", "int", "float", "str", "bool", "ob
 _BUILTIN_SETTINGS |= {"frozenset", "range", "slice"}
 # Asteroid pickles torch's version.
 _TORCH_SETTINGS = {"torch.torch_version.TorchVersion"}
-# What other packages pickle whole, by their first name.
+# Programs that pickle whole models, by their top-level package.
 _PROGRAMS = {"demucs": "Demucs", "ultralytics": "YOLO", "openunmix": "Open-Unmix"}
 _PROGRAMS |= {"transformers": "Transformers", "fairseq": "fairseq"}
 _ODD_TENSORS = {
@@ -44,21 +44,21 @@ _ODD_TENSORS = {
 
 
 class _Setting(dict):
-    """Stand-in for whatever a call of a name of settings makes. Keys that are put in are kept."""
+    """Stand-in for an object of a settings class. It keeps keys that are set."""
 
 
 class Unpickler(Claims):
-    """One pickle followed to its end.
+    """Interpreter of one pickle.
 
     Args:
-        file: holds the pickle, and is left behind it.
-        name: of the file, for messages.
-        n_bytes: of each storage that the file holds, by key; None where they are not known yet.
-        most: bytes that all storages may take together.
+        file: file at the begin of the pickle; it is left at its end.
+        name: name of the file, for messages.
+        n_bytes: size of each storage in the file, by key; None if not known yet.
+        most: largest size of all storages together, in bytes.
 
     Attributes:
-        value: what it makes. Objects of settings are empty stand-ins, bytes are empty.
-        storages: memory that its tensors lie in, by key; uint8, to be filled from the file.
+        value: the unpickled object. Objects of settings are empty stand-ins, bytes are empty.
+        storages: memory of its tensors, by key; uint8, to be filled from the file.
 
     Raises:
         CheckpointError: in one line, for whatever ``torch.save`` does not write.
@@ -71,8 +71,8 @@ class Unpickler(Claims):
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         collects = gc.isenabled()
-        # Python's collector looks again and again through what is nested a hundred thousand deep:
-        # two thirds of the time that it takes to refuse that.
+        # The garbage collector would traverse deeply nested objects again and again, which takes
+        # two thirds of the time to refuse a hundred thousand levels.
         gc.disable()
         try:
             self._follow(file)
@@ -124,12 +124,12 @@ class Unpickler(Claims):
     def _add(self, items: Iterable[Any]) -> None:
         target = self._stack[-1]
         if not isinstance(target, _Setting):
-            self.require(type(target) is list, "appends to what is no list")
+            self.require(type(target) is list, "appends to an object that is no list")
             target.extend(items)
 
     def _set(self, pairs: list[Any]) -> None:
         target = self._stack[-1]
-        self.require(isinstance(target, dict), "puts keys into what is no mapping")
+        self.require(isinstance(target, dict), "sets keys of an object that is no mapping")
         if len(pairs) % 2:
             raise ValueError("a key without a value")
         for key, value in zip(pairs[::2], pairs[1::2]):
@@ -164,7 +164,7 @@ class Unpickler(Claims):
     def _call(self, _: Any) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         callable_ = type(function) is Name and type(arguments) is tuple
-        self.require(callable_, "calls what it has not named")
+        self.require(callable_, "calls an unnamed object")
         self.cost(len(arguments))
         if function in self._settings:
             self._stack.append(_Setting())
@@ -178,10 +178,10 @@ class Unpickler(Claims):
         self._call(None)
 
     def _build(self, _: Any) -> None:
-        """Attributes, as state dicts have them for versions; no model needs any."""
+        """Drop attributes, such as the versions in state dicts; models need none."""
         state, target = self._stack.pop(), self._stack[-1]
         plain = type(target) is dict and isinstance(state, dict)
-        self.require(isinstance(target, _Setting) or plain, "changes what it has made")
+        self.require(isinstance(target, _Setting) or plain, "changes an object")
 
 
 _PARTS_OF_TENSORS = (

@@ -1,4 +1,4 @@
-"""Where in a file a model's weights lie, whatever they are wrapped in, and what is there else."""
+"""Search for a model's weights in the content of a file, however they are wrapped."""
 
 import re
 from typing import Any, NamedTuple
@@ -8,8 +8,8 @@ import torch
 from ..errors import CheckpointError
 from .published_layout import State
 
-# A tensor that tells each model, one of the first of either layout of Apollo, behind whatever
-# wrappers put before it.
+# Name of a tensor that identifies each model, for Apollo in either layout, after any prefix of
+# wrappers.
 _ANCHORS = {
     "Apollo": r"(?:BN|encoders)\.\d+\.[01]\.(?:weight|bias)",
     "SRGAN": r"spread\.weight",
@@ -19,7 +19,7 @@ _ANCHOR = {
 }
 _AVERAGED = re.compile(r"(^|[._])ema([._]|$)|averaged?([._]|$)|swa([._]|$)|shadow", re.I)
 _DEEPEST, _MOST_MAPPINGS = 5, 2000
-# Names of tensors -> the model that has them.
+# Names of tensors -> other models that have them.
 _MODELS = (
     (r"tencoder\.\d|tdecoder\.\d|encoder\.\d+\.(conv|rewrite)\.|lstm\.lstm\.", "Demucs"),
     (r"band_split\.to_features\.", "a band-split Roformer"),
@@ -36,8 +36,8 @@ class Found(NamedTuple):
 
     Args:
         model: public name of its class.
-        state: by the names of a bare state dict.
-        mappings: that they lie in, innermost first; the model's arguments may stand there.
+        state: tensors by the names of a bare state dict.
+        mappings: mappings that hold them, innermost first, perhaps with the model's arguments.
     """
 
     model: str
@@ -54,18 +54,18 @@ class _Candidate(NamedTuple):
 
 
 def unwrap(content: Any, name: str) -> Found:
-    """Finds the weights in what a checkpoint holds.
+    """Find the weights in what a checkpoint holds.
 
-    Wrappers are mappings within mappings (``state_dict``, ``generator``, ``params_ema`` ...) and
-    prefixes of names (``audio_model.``, ``module.``, ``_orig_mod.`` ...), whatever they are called.
-    Of several models the averaged one is taken, then the outermost.
+    Wrappers are nested mappings (``state_dict``, ``generator``, ``params_ema`` ...) and prefixes of
+    names (``audio_model.``, ``module.``, ``_orig_mod.`` ...), of any name. Of several models an
+    averaged one is preferred, then the outermost.
 
     Args:
-        content: of a file.
-        name: of the file, for messages.
+        content: content of a file.
+        name: name of the file, for messages.
 
     Raises:
-        CheckpointError: where there is none, with what is there instead, or more than one.
+        CheckpointError: if there is none, with a description of the content, or more than one.
     """
     wrapped = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(wrapped, dict):
@@ -73,7 +73,7 @@ def unwrap(content: Any, name: str) -> Found:
     candidates = _candidates(content)
     if not candidates:
         raise CheckpointError(
-            f"'{name}' holds weights of another model than Apollo{_what(content)}"
+            f"'{name}' holds weights of another model than Apollo{_describe_other(content)}"
         )
     averaged = [one for one in candidates if _AVERAGED.search(f"{one.place}.{one.prefix}")]
     first, *others = averaged or candidates
@@ -87,19 +87,19 @@ def unwrap(content: Any, name: str) -> Found:
 
 
 def mappings_of(content: Any) -> list[tuple[str, list[dict[Any, Any]]]]:
-    """Mappings within mappings, outermost first, each with its place and those that hold it."""
+    """List nested mappings, outermost first, each with its path and the mappings around it."""
     if not isinstance(content, dict):
         return []
-    found, known = [("", [content])], {id(content)}
+    found, seen = [("", [content])], {id(content)}
     for place, mappings in found:
         if len(mappings) > _DEEPEST:
             continue
         for key, value in mappings[0].items():
             if not isinstance(value, dict) or not value:
                 continue
-            # A file may hold the same mapping in itself.
-            if id(value) not in known and len(known) < _MOST_MAPPINGS:
-                known.add(id(value))
+            # A mapping may contain itself.
+            if id(value) not in seen and len(seen) < _MOST_MAPPINGS:
+                seen.add(id(value))
                 found.append((f"{place}.{str(key)[:100]}", [value, *mappings]))
     return found
 
@@ -122,13 +122,13 @@ def _candidates(content: Any) -> list[_Candidate]:
 
 
 def _split(mapping: dict[Any, Any], names: list[str], prefixes: set[str]) -> dict[str, State]:
-    """Tensors by their longest prefix, without it.
+    """Group tensors by their longest prefix, and remove it.
 
-    Once all are sorted, what a prefix begins follows it, and those that are still open lie within
-    each other: one pass, however many there are."""
+    In sorted order a prefix is followed by the names that begin with it, and open prefixes are
+    nested, so a single pass suffices."""
     states: dict[str, State] = {prefix: {} for prefix in prefixes}
     still_open: list[str] = []
-    # A prefix goes before a name that is equal to it.
+    # A prefix is sorted before an equal name.
     for text, is_name in sorted([*((p, False) for p in prefixes), *((n, True) for n in names)]):
         while still_open and not text.startswith(still_open[-1]):
             still_open.pop()
@@ -150,8 +150,8 @@ def _same(one: State, other: State) -> bool:
     )
 
 
-def _what(content: dict[Any, Any]) -> str:
-    """What a file without an Apollo holds, as the end of a sentence."""
+def _describe_other(content: dict[Any, Any]) -> str:
+    """Describe the content of a file without an Apollo, as the end of a sentence."""
     model = content.get("model_name")
     if isinstance(model, str) and model != "Apollo":
         return f": it is a {_printed(model)}"
@@ -165,10 +165,10 @@ def _what(content: dict[Any, Any]) -> str:
     ]
     for pattern, model in _MODELS:
         if any(re.search(pattern, key[:200]) for key in names):
-            return f": by its names it is {model}"
+            return f": its names are those of {model}"
     return f": its first tensor is {_printed(names[0])}" if names else ""
 
 
 def _printed(key: str) -> str:
-    """A name from a file on one line, whatever it is made of."""
+    """Escape and shorten a name from a file to one line."""
     return ascii(key)[1:-1][:80]

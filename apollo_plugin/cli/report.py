@@ -68,7 +68,7 @@ def write(
                     file.source,
                     file.restored,
                     reference,
-                    options.reading(),
+                    reading=options.reading(),
                     label=file.label,
                     notes=file.notes,
                     seconds=seconds,

@@ -1,8 +1,9 @@
-"""Source activity detection: where the stems of a song sound (section III-A of the paper).
+"""Source activity detection: the active segments of each stem (section III-A of the paper).
 
 As in the authors' preprocessing and in Band-Split RNN (section IV-A): energy over windows of 10 ms,
-a threshold from the song itself, and segments in most of whose windows something sounds. The result
-is a list of where to read. Unlike theirs, the end of a song counts, and mono and any rate do.
+a threshold derived from the song itself, and segments of which more than half is active. The result
+is a list of positions to read from. Unlike theirs, it covers the end of a song, and takes mono and
+any sample rate.
 """
 
 import hashlib
@@ -24,13 +25,13 @@ from .tracks import Song, Stem
 # Windows a second; energies are those of 441 stereo samples, whatever the rate and channels.
 _WINDOWS = 100
 _ENERGY_SAMPLES = 882
-# Read at once, in seconds: memory does not grow with the song.
+# Seconds read at a time, so that memory does not grow with the song.
 _BLOCK = 10
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Finds the active segments of a stem.
+    """Detector of the active segments of a stem.
 
     Args:
         segment: length of a segment in seconds.
@@ -57,8 +58,8 @@ class Detector:
             >>> Detector().starts(loud_then_silent, 18.0)
             [0.0, 3.0]
         """
-        # An element of the list, and "not below": so a steady tone is active, not all equal to
-        # its own threshold.
+        # An element of the list, and >=, so that a steady tone, all of whose windows equal the
+        # threshold, counts as active.
         own = np.quantile(energies, self.quantile, method="lower")
         active = (energies >= own) & (energies > self.floor)
         last = max(0.0, seconds - self.segment)
@@ -72,7 +73,7 @@ class Detector:
 
 
 def window_energies(stem: Stem) -> np.ndarray:
-    """Energy of each 10 ms of a stem, ``(windows,)``; the last window ends in silence."""
+    """Compute the energy of each 10 ms of a stem, ``(windows,)``, the last padded with silence."""
     rate = stem.sample_rate
     edges = np.arange(_BLOCK * _WINDOWS) * rate // _WINDOWS
     lengths = np.diff(edges, append=_BLOCK * rate)
@@ -87,21 +88,21 @@ def window_energies(stem: Stem) -> np.ndarray:
 def detect_all(
     root: str | os.PathLike, detector: Detector, pool: Executor
 ) -> tuple[int, int, int, list[str]]:
-    """Detects activity in all songs of a split and writes ``segments.json``.
+    """Detect activity in all songs of a split and write ``segments.json``.
 
-    What an earlier run found for a song is kept in ``activity/`` and taken if files and settings
-    are the same.
+    Results for each song are cached in ``activity/`` and reused if files and settings are
+    unchanged.
 
     Args:
         root: folder of the split, with ``tracks.json``.
         detector: settings.
-        pool: where the work is done.
+        pool: executor that does the work.
 
     Returns:
-        numbers of active segments, of songs done anew and of songs left out, and a line for each of
-        the latter and each stem that is silent throughout.
+        number of active segments, of songs analysed in this run and of songs left out, and a line
+        for each song left out and each stem that is silent throughout.
     """
-    root = Path(root).absolute()  # a cluster's workers stand elsewhere
+    root = Path(root).absolute()  # workers of a cluster have another working directory
     songs = tracks.load(root / "tracks.json")
     starts: dict[str, dict[str, list[float]]] = {}
     notes = []
@@ -111,14 +112,14 @@ def detect_all(
     for song in songs:
         try:
             keys[song.id] = _fingerprint(song, detector)
-            known = _known(root, song, keys[song.id])
+            cached = _read_cache(root, song, keys[song.id])
         except OSError as error:
             notes.append(f"'{error.filename}': {error.strerror}; song '{song.id}' left out")
             continue
-        if known is None:
+        if cached is None:
             todo.append(song)
         else:
-            starts[song.id] = known
+            starts[song.id] = cached
     work = partial(_detect_song, root=root, detector=detector)
     for song, found in each(pool, work, todo, len(todo), f"{root.name} activity", "song"):
         n_new += 1
@@ -148,29 +149,29 @@ def detect_all(
 
 
 def _detect_song(song: Song, root: Path, detector: Detector) -> dict[str, list[float]]:
-    # Where the original of a pair sounds, its coded version does.
+    # The coded version of a pair is active wherever its original is.
     found = {name: detector(stem) for name, stem in song.stems.items() if name != tracks.CODED}
     about = dict(key=_fingerprint(song, detector), starts=found)
-    write_json(_cache(root, song), about, indent=None)
+    write_json(_cache_file(root, song), about, indent=None)
     return found
 
 
-def _known(root: Path, song: Song, key: str) -> dict[str, list[float]] | None:
-    """What an earlier run found, if it still holds."""
+def _read_cache(root: Path, song: Song, key: str) -> dict[str, list[float]] | None:
+    """Read the result of an earlier run; None where there is none or it is out of date."""
     try:
-        known = json.loads(_cache(root, song).read_bytes())
-        return known["starts"] if known["key"] == key else None
+        cached = json.loads(_cache_file(root, song).read_bytes())
+        return cached["starts"] if cached["key"] == key else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
-def _cache(root: Path, song: Song) -> Path:
+def _cache_file(root: Path, song: Song) -> Path:
     name = hashlib.sha256(song.id.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return root / "activity" / f"{name}.json"
 
 
 def _fingerprint(song: Song, detector: Detector) -> str:
-    """Changes with the files and the settings."""
+    """Hash of the files' sizes and dates and of the settings."""
     status = [os.stat(file) for stem in song.stems.values() for file in stem.files]
     about = [asdict(song), asdict(detector), [[s.st_size, s.st_mtime_ns] for s in status]]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()

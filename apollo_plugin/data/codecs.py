@@ -1,15 +1,15 @@
-"""Lossy codecs in memory: what comes back is aligned with what went in and as long.
+"""Lossy codecs in memory; the decoded signal has the input's length and alignment.
 
-MP3 is made as the paper's published clips were: LAME at a constant bit rate, joint stereo, quality
-3, always at the rate of the input, from 16-bit samples. LAME's low-pass follows the bit rate; at 24
-kbit/s it is that of 24, while the frames take the 32 kbit/s that are MPEG-1's least. (Section III-A
-of the paper; noise depends on level, so code first and rescale afterwards.)
+MP3 is encoded as the paper's published clips were: LAME at a constant bit rate, joint stereo,
+quality 3, at the sample rate of the input, from 16-bit samples. LAME's low-pass follows the bit
+rate; at 24 kbit/s it is that of 24, while the frames take 32 kbit/s, the lowest rate of MPEG-1.
+(Section III-A of the paper; coding noise depends on level, so code first and rescale afterwards.)
 """
 
 import io
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import lameenc
@@ -22,15 +22,29 @@ from ..sounds import Sound, array
 
 # Bit rates of section III-A, in kbit/s.
 BIT_RATES = (24, 32, 48, 64, 96, 128)
-# LAME writes no delay tag through lameenc; encoder and decoder are late by this many samples.
+# Delay of encoder and decoder together, in samples: lameenc writes no LAME tag that would tell it.
 _MP3_DELAY = 1105
-# MPEG-2's and MPEG-1's.
+# Sample rates of MPEG-2 and MPEG-1.
 _MP3_RATES = (16000, 22050, 24000, 32000, 44100, 48000)
 _MP3_FRAME = 1152
 
 
+class _Encoder(NamedTuple):
+    """Encoder of FFmpeg with its container, sample format and sample rate in Hz."""
+
+    name: str
+    container: str
+    sample_format: str
+    sample_rate: int
+
+
+_AAC = _Encoder("aac", "mp4", "fltp", 44100)
+_OPUS = _Encoder("libopus", "ogg", "flt", 48000)
+_LAME = _Encoder("libmp3lame", "mp3", "fltp", 44100)
+
+
 def _in_kind(codec: Callable[..., np.ndarray]) -> Callable[..., Any]:
-    """A codec of arrays ``(channels, time)`` as one of any sound: tensors come back as such."""
+    """Encoder of FFmpeg with its container, sample format and sample rate in Hz."""
 
     @wraps(codec)
     def converted(wav: Sound, *args: Any, **kwargs: Any) -> Any:
@@ -52,7 +66,7 @@ def mp3(
     quality: int = 3,
     coded_rate: int | None = None,
 ) -> np.ndarray:
-    """Codes a signal as MP3 and decodes it again.
+    """Code a signal as MP3 and decode it again.
 
     Args:
         wav: array or tensor, ``(time,)`` or ``(channels, time)`` with one or two channels, full
@@ -60,14 +74,14 @@ def mp3(
         sample_rate: of ``wav``, in Hz.
         kbps: bit rate in kbit/s.
         quality: LAME's, 0 (slow) to 9.
-        coded_rate: sample rate of the MP3 in Hz; that of ``wav`` unless given. 22050 makes MPEG-2,
-            as encoders do at 24 kbit/s when they are left alone.
+        coded_rate: sample rate of the MP3 in Hz; that of ``wav`` by default. 22050 makes MPEG-2,
+            as encoders do at 24 kbit/s by default.
 
     Returns:
         float32 of the same shape and kind, sample by sample in line with ``wav``.
 
     Raises:
-        ValueError: for what MP3 cannot hold.
+        ValueError: for signals that MP3 cannot hold.
 
     Example:
         >>> mp3(np.zeros((2, 5000)), kbps=32).shape
@@ -80,37 +94,37 @@ def mp3(
 
 @_in_kind
 def aac(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
-    """Codes a signal as AAC (FFmpeg's own encoder, in an MP4) and decodes it again.
+    """Code a signal as AAC (FFmpeg's own encoder, in an MP4) and decode it again.
 
     Args, returns and raises like :func:`mp3`.
     """
-    return _through_ffmpeg(wav, sample_rate, kbps, "aac", "mp4", "fltp", 44100)
+    return _through_ffmpeg(wav, sample_rate, kbps, _AAC)
 
 
 @_in_kind
 def opus(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
-    """Codes a signal as Opus (libopus, at 48 kHz) and decodes it again.
+    """Code a signal as Opus (libopus, at 48 kHz) and decode it again.
 
-    Args, returns and raises like :func:`mp3`. Where Opus codes the
-    lows by SILK, below some 56 kbit/s, these come 4 samples early: so Opus has it.
+    Args, returns and raises like :func:`mp3`. Where Opus codes low frequencies by SILK, below some
+    56 kbit/s, these come 4 samples early: a property of Opus itself.
     """
-    return _through_ffmpeg(wav, sample_rate, kbps, "libopus", "ogg", "flt", 48000)
+    return _through_ffmpeg(wav, sample_rate, kbps, _OPUS)
 
 
 @_in_kind
 def mp3_vbr(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
-    """Codes a signal as MP3 whose frames are as long as they need to be, ``kbps`` in the mean
-    (LAME's ABR, by FFmpeg), and decodes it again.
+    """Code a signal as MP3 of variable bit rate, ``kbps`` on average (LAME's ABR, by FFmpeg), and
+    decode it again.
 
     Args, returns and raises like :func:`mp3`.
     """
     options = {"abr": "1"}
-    return _through_ffmpeg(wav, sample_rate, kbps, "libmp3lame", "mp3", "fltp", 44100, options)
+    return _through_ffmpeg(wav, sample_rate, kbps, _LAME, options)
 
 
 @_in_kind
 def mp3_quality(wav: np.ndarray, sample_rate: int = 44100, quality: float = 2) -> np.ndarray:
-    """Codes a signal as MP3 of a constant quality (LAME's VBR, by FFmpeg) and decodes it again.
+    """Code a signal as MP3 of constant quality (LAME's VBR, by FFmpeg) and decode it again.
 
     Args:
         wav: as for :func:`mp3`.
@@ -121,12 +135,12 @@ def mp3_quality(wav: np.ndarray, sample_rate: int = 44100, quality: float = 2) -
     """
     # FF_QP2LAMBDA: FFmpeg's unit of quality.
     options = {"flags": "+qscale", "global_quality": str(round(118 * quality))}
-    return _through_ffmpeg(wav, sample_rate, 64, "libmp3lame", "mp3", "fltp", 44100, options)
+    return _through_ffmpeg(wav, sample_rate, 64, _LAME, options)
 
 
 @_in_kind
 def mp3_mono(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
-    """Codes each channel as an MP3 of its own with half of the bits.
+    """Code each channel as a mono MP3 with half of the bit rate, and decode both.
 
     Args, returns and raises like :func:`mp3`.
     """
@@ -135,10 +149,10 @@ def mp3_mono(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.nd
 
 @_in_kind
 def vorbis(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
-    """Codes a signal as Ogg Vorbis (libvorbis) and decodes it again.
+    """Code a signal as Ogg Vorbis (libvorbis) and decode it again.
 
-    Vorbis is steered by a quality, here the one that takes ``kbps`` for stereo at 44.1 kHz; its
-    least is that of 64 kbit/s.
+    Vorbis takes a quality instead of a bit rate, here the one that takes ``kbps`` for stereo at
+    44.1 kHz; the lowest is that of 64 kbit/s.
 
     Args, returns and raises like :func:`mp3`.
     """
@@ -153,13 +167,13 @@ def vorbis(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndar
     file.seek(0)
     decoded = soundfile.read(file, dtype="float32", always_2d=True)[0].T[:, : wav.shape[-1]]
     if decoded.shape != wav.shape:
-        raise ValueError(f"{wav.shape[-1]} samples were coded, {decoded.shape[-1]} came back")
+        raise ValueError(f"{wav.shape[-1]} samples were coded, {decoded.shape[-1]} decoded")
     return np.ascontiguousarray(decoded)
 
 
 @_in_kind
 def lowpass(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
-    """A steep low-pass and nothing else: at 4 kHz for 24 kbit/s, rising to 18 kHz for 128.
+    """Apply a steep low-pass without any coding: at 4 kHz for 24 kbit/s, at 18 kHz for 128.
 
     Args, returns and raises like :func:`mp3`.
     """
@@ -172,7 +186,7 @@ def lowpass(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.nda
 
 @_in_kind
 def uncoded(wav: np.ndarray, sample_rate: int = 44100, kbps: int = 64) -> np.ndarray:
-    """The signal itself: what needs no restoring should come back as it is.
+    """Return the signal itself: a model should leave uncoded music unchanged.
 
     Args, returns and raises like :func:`mp3`.
     """
@@ -191,7 +205,7 @@ CODECS: dict[str, Callable[..., Any]] = dict(
     lowpass=lowpass,
     uncoded=uncoded,
 )
-# What people have on their discs: shares to draw from, half of them MP3 as the paper has it.
+# A mix of everyday codecs: shares to draw from, half of them MP3 as in the paper.
 EVERYDAY: Mapping[str, float] = dict(
     mp3=0.5,
     mp3_vbr=0.06,
@@ -207,26 +221,26 @@ EVERYDAY: Mapping[str, float] = dict(
 
 
 def draw_codec(random: np.random.Generator, shares: Mapping[str, float]) -> str:
-    """Draws one of :data:`CODECS`.
+    """Draw one of :data:`CODECS`.
 
     Args:
         random: generator.
-        shares: how often each is to come, in any unit.
+        shares: relative frequency of each, in any unit.
 
     Raises:
-        ValueError: for an unknown name or shares that cannot be drawn by.
+        ValueError: for an unknown name, or shares that are negative or all zero.
     """
     unknown = [name for name in shares if name not in CODECS]
     if unknown:
         raise SettingError(f"unknown codec '{unknown[0]}'; known: {', '.join(CODECS)}")
     weights = np.array(list(shares.values()), float)
     if not (len(weights) and (weights >= 0).all() and 0 < weights.sum() < np.inf):
-        raise SettingError(f"shares {dict(shares)} of codecs have to be positive")
+        raise SettingError(f"shares {dict(shares)} of codecs have to be 0 or more, one above 0")
     return str(random.choice(list(shares), p=weights / weights.sum()))
 
 
 def _mp3_kbps(kbps: float) -> int:
-    """The nearest of MPEG-1's bit rates."""
+    """Round to the nearest bit rate of MPEG-1."""
     return min((32, 40, 48, 56, 64, 80, 96, 112, 128, 160), key=lambda rate: abs(rate - kbps))
 
 
@@ -243,18 +257,18 @@ def _channels(wav: Sound) -> np.ndarray:
 
 
 def encode_mp3(wav: Sound, sample_rate: int = 44100, kbps: int = 64, quality: int = 3) -> bytes:
-    """The MP3 file of a signal; arguments and errors are those of :func:`mp3`."""
+    """Code a signal as an MP3 file; arguments and errors are those of :func:`mp3`."""
     channels = _channels(wav)
     if sample_rate not in _MP3_RATES:
         raise SettingError(
-            f"sample_rate {sample_rate} is none of MP3's {_MP3_RATES}; resample first"
+            f"MP3 has no sample_rate {sample_rate}; resample to one of {_MP3_RATES} first"
         )
     samples = (channels.astype(np.float64) * 32768).round().clip(-32768, 32767)
     encoder = lameenc.Encoder()
     encoder.silence()
     encoder.set_channels(channels.shape[0])
     encoder.set_in_sample_rate(sample_rate)
-    # Left alone LAME would resample low bit rates, to 8 kHz at 24 kbit/s.
+    # By default LAME resamples at low bit rates, to 8 kHz at 24 kbit/s.
     encoder.set_out_sample_rate(sample_rate)
     encoder.set_bit_rate(kbps)
     encoder.set_quality(quality)
@@ -264,26 +278,33 @@ def encode_mp3(wav: Sound, sample_rate: int = 44100, kbps: int = 64, quality: in
 
 
 def decode_mp3(coded: bytes, like: np.ndarray) -> np.ndarray:
-    """Decodes what :func:`encode_mp3` made of ``like``, aligned with it and of its shape."""
+    """Decode the MP3 that :func:`encode_mp3` made of ``like``, to its alignment and shape."""
     samples, _ = soundfile.read(io.BytesIO(coded), dtype="float32", always_2d=True)
     aligned = samples[_MP3_DELAY : _MP3_DELAY + like.shape[-1]].T
     if aligned.shape[-1] != like.shape[-1]:
-        raise ValueError(f"{like.shape[-1]} samples were coded, {aligned.shape[-1]} came back")
+        raise ValueError(f"{like.shape[-1]} samples were coded, {aligned.shape[-1]} decoded")
     return np.ascontiguousarray(aligned).reshape(like.shape)
 
 
-def _through_ffmpeg(wav, sample_rate, kbps, name, container, layout, coded_rate, options=None):
+def _through_ffmpeg(
+    wav: np.ndarray,
+    sample_rate: int,
+    kbps: int,
+    encoder: _Encoder,
+    options: dict[str, str] | None = None,
+) -> np.ndarray:
+    coded_rate = encoder.sample_rate
     inside = resample(wav, sample_rate, coded_rate)
     file = io.BytesIO()
-    with av.open(file, "w", format=container) as output:
-        stream = output.add_stream(name, rate=coded_rate, options=options or {})
+    with av.open(file, "w", format=encoder.container) as output:
+        stream = output.add_stream(encoder.name, rate=coded_rate, options=options or {})
         stream.layout = "stereo" if len(inside) == 2 else "mono"
         stream.bit_rate = 1000 * kbps
-        # Silence pushes the last samples through; what is too much is cut after decoding.
+        # Silence flushes the last samples; the excess is cut after decoding.
         padded = np.pad(inside.clip(-1, 1), ((0, 0), (0, 4096)))
-        samples = padded if layout == "fltp" else padded.T.reshape(1, -1)
+        samples = padded if encoder.sample_format == "fltp" else padded.T.reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(samples), layout, stream.layout.name
+            np.ascontiguousarray(samples), encoder.sample_format, stream.layout.name
         )
         frame.sample_rate, frame.pts = coded_rate, 0
         for packet in [*stream.encode(frame), *stream.encode(None)]:
@@ -295,5 +316,5 @@ def _through_ffmpeg(wav, sample_rate, kbps, name, container, layout, coded_rate,
         parts += [p.to_ndarray() for p in planar.resample(None)]
     decoded = np.concatenate(parts, -1)[:, : inside.shape[-1]]
     if decoded.shape != inside.shape:
-        raise ValueError(f"{inside.shape[-1]} samples were coded, {decoded.shape[-1]} came back")
+        raise ValueError(f"{inside.shape[-1]} samples were coded, {decoded.shape[-1]} decoded")
     return resample(decoded, coded_rate, sample_rate, wav.shape[-1])

@@ -60,7 +60,7 @@ OWN_LICENSE = dict(
     license_link="",
     non_commercial=None,
 )
-# Data set -> how it is called, and its licence.
+# Data set -> its title and licence.
 _ABOUT: dict[str, tuple[str, dict[str, Any]]] = dict(
     musdb18hq=("MUSDB18-HQ", MUSDB_LICENSE),
     moisesdb=("MoisesDB", MOISESDB_LICENSE),
@@ -70,10 +70,10 @@ _ABOUT: dict[str, tuple[str, dict[str, Any]]] = dict(
 
 
 class MixtureDataset(Dataset):
-    """Dynamic mixing of section III-A. An item is a function of seed, epoch and index alone.
+    """Dynamic mixing of section III-A; an item is determined by seed, epoch and index alone.
 
-    One's own songs and pairs come as they are, as often as they last in comparison with the songs
-    that have stems: songs coded like mixes, pairs as they were coded.
+    Songs and pairs of one's own are taken whole, unmixed, in proportion to their length beside the
+    songs with stems: songs are coded like mixes, pairs come as they were coded.
 
     Args:
         root: folder of a split, with ``tracks.json`` and ``segments.json``.
@@ -81,18 +81,18 @@ class MixtureDataset(Dataset):
         segment: length of an item in seconds.
         sample_rate: in Hz.
         seed: of everything random.
-        max_stems: most stems of a mix.
-        gain_db: stems are scaled by -gain_db to gain_db.
-        bit_rates: drawn from, in kbit/s.
-        mixture_share: share of items that are a song as it is (the published code has 0.5).
-        uncoded_share: share of items that are not coded, whose right answer is no change (not in
-            the paper).
-        codec: one of :data:`~apollo_plugin.data.codecs.CODECS`, or ``"everyday"`` to draw from
-            them as :data:`~apollo_plugin.data.codecs.EVERYDAY` has it.
-        level_db: both signals are turned down by 0 to this much after coding, so that a model does
-            not count on a peak of 1 (not in the paper).
-        tilt_db: mixes are made darker or brighter before coding, by up to this much an octave (not
+        max_stems: largest number of stems in a mix.
+        gain_db: each stem is scaled by a random gain from -gain_db to gain_db.
+        bit_rates: to draw from, in kbit/s.
+        mixture_share: share of items that are an unaltered song (the published code has 0.5).
+        uncoded_share: share of items that are left uncoded, where the target equals the input (not
             in the paper).
+        codec: one of :data:`~apollo_plugin.data.codecs.CODECS`, or ``"everyday"`` to draw from
+            them with the shares of :data:`~apollo_plugin.data.codecs.EVERYDAY`.
+        level_db: both signals are attenuated by a random 0 to this many dB after coding, so that a
+            model does not rely on a peak of 1 (not in the paper).
+        tilt_db: mixes are made darker or brighter before coding, by up to this many dB per octave
+            (not in the paper).
         mono: items are one of the two channels, coded as stereo: as much to learn from at half the
             cost of a step, since channels are restored independently (not in the paper).
 
@@ -100,7 +100,7 @@ class MixtureDataset(Dataset):
         ``(coded, original)``, float32, ``(2, time)`` each, or ``(1, time)``.
 
     Raises:
-        AudioError: where stages 1 and 2 have not run, nothing sounds, or a file is damaged.
+        AudioError: if stages 1 and 2 have not run, no stem is active, or a file is damaged.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class MixtureDataset(Dataset):
         if not 0 <= uncoded_share <= 1:
             raise SettingError(f"uncoded_share {uncoded_share} has to lie between 0 and 1")
         self.codecs = EVERYDAY if codec == "everyday" else {codec: 1.0}
-        draw_codec(np.random.default_rng(0), self.codecs)  # says so now if there is none
+        draw_codec(np.random.default_rng(0), self.codecs)  # raises at once for unknown codecs
         self.library = Library(root)
         if segment > self.library.segment:
             raise SettingError(
@@ -147,11 +147,11 @@ class MixtureDataset(Dataset):
         self.tilt_db, self.mono, self.uncoded_share = tilt_db, mono, uncoded_share
         self._epoch = torch.zeros((), dtype=torch.int64)
         if no_processes() is None:
-            # So that workers which live longer than an epoch hear of the next one.
+            # Shared, so that persistent workers see the next epoch.
             self._epoch.share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose items come next, in all worker processes too."""
+        """Set the epoch whose items come next, in all worker processes too."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -179,7 +179,7 @@ class MixtureDataset(Dataset):
         )
 
     def draw(self, random: np.random.Generator) -> Mix:
-        """Draws the recipe of an item."""
+        """Draw the recipe of an item."""
         kbps = int(random.choice(self.bit_rates))
         mix = self._draw(random, kbps)
         if self.tilt_db and mix.codec != AS_CODED:
@@ -187,7 +187,7 @@ class MixtureDataset(Dataset):
         return mix
 
     def _draw(self, random: np.random.Generator, kbps: int) -> Mix:
-        # A single codec takes nothing from the generator.
+        # A single codec draws nothing from the generator.
         codec = draw_codec(random, self.codecs) if len(self.codecs) > 1 else next(iter(self.codecs))
         if self.uncoded_share and random.random() < self.uncoded_share:
             codec = "uncoded"
@@ -200,11 +200,11 @@ class MixtureDataset(Dataset):
         return self.library.draw(random, stems, self.segment, kbps, self.gain_db, codec)
 
     def get_infos(self) -> dict[str, Any]:
-        """For publishing models: ``dataset``, ``task`` and ``licenses`` of what is in here."""
+        """Describe the data for publishing: ``dataset``, ``task`` and ``licenses``."""
         names = {song.split("/")[0] for song in self.library.songs}
         sets = {name if name in _ABOUT else "songs" for name in names}
         titles, licenses = zip(*(about for name, about in _ABOUT.items() if name in sets))
-        # Songs and pairs have one licence.
+        # Songs and pairs share one licence entry.
         unique = [entry for i, entry in enumerate(licenses) if entry not in licenses[:i]]
         return dict(dataset=" and ".join(titles), task="restoration", licenses=unique)
 
@@ -217,7 +217,7 @@ class Pair:
         folder: holds ``original.flac``, ``mp3.flac`` and ``mix.json``.
         kbps: bit rate in kbit/s, or ``UNKNOWN_KBPS``.
         kind: one of ``KINDS`` or ``OWN_KINDS``.
-        name: of the folder.
+        name: name of the folder.
     """
 
     folder: Path
@@ -226,10 +226,10 @@ class Pair:
     name: str
 
     def read(self) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Coded and original signal, ``(channels, time)``, and their sample rate.
+        """Read the coded and the original signal, ``(channels, time)``, and their sample rate.
 
         Raises:
-            AudioError: where a file is missing or damaged, or the two do not fit.
+            AudioError: if a file is missing or damaged, or the two do not match.
         """
         coded, rate = read(self.folder / "mp3.flac")
         original, original_rate = read(self.folder / "original.flac")
@@ -248,10 +248,10 @@ class PairDataset(Dataset):
         root: ``data/valid`` or ``data/test``.
 
     Items:
-        ``(coded, original)``, float32, ``(channels, time)`` each; ``pairs[index]`` tells which.
+        ``(coded, original)``, float32, ``(channels, time)`` each, described by ``pairs[index]``.
 
     Raises:
-        AudioError: where stage 3 has not run to its end.
+        AudioError: if stage 3 has not finished.
     """
 
     def __init__(self, root: str | os.PathLike):

@@ -1,4 +1,4 @@
-"""A small synthesiser: songs of several stems, so that every command has something to work on.
+"""A small synthesiser of songs with several stems, as material for demos and tests.
 
 Additive and physical models in NumPy: drums, bass, plucked strings, pads and a voice of formants,
 each with rests, over a chord progression. The same seed gives the same song.
@@ -20,10 +20,10 @@ _VOWELS = (
 
 
 def song(seconds: float, seed: int = 0, sample_rate: int = 44100) -> dict[str, np.ndarray]:
-    """Stems of a synthetic song.
+    """Synthesise the stems of a song.
 
     Args:
-        seconds: its length.
+        seconds: length of the song.
         seed: of key, tempo, melody, sound and rests.
         sample_rate: in Hz.
 
@@ -41,7 +41,7 @@ def song(seconds: float, seed: int = 0, sample_rate: int = 44100) -> dict[str, n
         pan = random.uniform(-0.6, 0.6) if name in ("guitar", "piano") else 0.0
         sides = np.sqrt([[(1 - pan) / 2], [(1 + pan) / 2]])
         for index in range(n_beats):
-            # The song opens with everybody; rests come later, eight beats at a time.
+            # All stems play at first; rests come later, eight beats at a time.
             if index >= 8 and rests[name][index // 8]:
                 continue
             chord = [root + note for note in _CHORDS[index // 4 % len(_CHORDS)]]
@@ -58,7 +58,7 @@ def song(seconds: float, seed: int = 0, sample_rate: int = 44100) -> dict[str, n
 
 
 def mixture(seconds: float, seed: int = 0, sample_rate: int = 44100) -> np.ndarray:
-    """Sum of the stems of :func:`song`, ``(2, time)``."""
+    """Synthesise the sum of the stems of :func:`song`, ``(2, time)``."""
     return sum(song(seconds, seed, sample_rate).values())
 
 
@@ -77,7 +77,7 @@ def _time(seconds: float, rate: int) -> np.ndarray:
 
 
 def _noise(random, t: np.ndarray, rate: int, above: float) -> np.ndarray:
-    """White noise through a one-pole high-pass."""
+    """White noise, high-passed by one pole."""
     pole = np.exp(-2 * np.pi * above / rate)
     return lfilter([1, -1], [1, -pole], random.standard_normal(len(t)))
 

@@ -25,7 +25,7 @@ _ARTISTS = (
     "Nyquist",
 )
 _TITLES = ("Rising Edge", 'Duty "Cycle"', "Größer")
-# Of the synthesiser's stems; what MoisesDB calls them changes from song to song.
+# Names in MoisesDB of the synthesiser's stems; they change from song to song.
 _NAMES = dict(
     drums=("drums", "drums", "percussion"),
     bass=("bass",),
@@ -47,25 +47,26 @@ class _Job:
 def write_demo_sets(
     root: str | os.PathLike,
     pool: Executor,
+    *,
     n_train: int = 5,
     n_test: int = 3,
     n_moises: int = 8,
     seconds: float = 21.0,
     seed: int = 0,
 ) -> int:
-    """Writes ``<root>/musdb18hq`` and ``<root>/moisesdb``; songs that are there are kept.
+    """Write ``<root>/musdb18hq`` and ``<root>/moisesdb``; existing songs are kept.
 
     Args:
         root: folder for both.
-        pool: where the work is done.
+        pool: executor that does the work.
         n_train: training songs in MUSDB18-HQ's layout.
         n_test: test songs likewise.
         n_moises: songs in MoisesDB's layout.
         seconds: length of a song.
-        seed: of the songs.
+        seed: seed of the songs.
 
     Returns:
-        number of songs that were made.
+        number of songs made.
     """
     layouts = ["musdb18hq/train"] * n_train + ["musdb18hq/test"] * n_test
     layouts += ["moisesdb/moisesdb_v0.1"] * n_moises
@@ -116,7 +117,7 @@ def _write_moisesdb(
         name = _NAMES[stem][job.index % len(_NAMES[stem])]
         sources = [wav]
         if stem in ("vocals", "guitar"):
-            # A second player, who stops earlier.
+            # A second source, which stops earlier.
             other = song(0.8 * job.seconds, job.seed + 1000, _RATE)[stem]
             sources.append(0.5 * other)
         tracks = []

@@ -1,4 +1,4 @@
-"""Large files from the web: resumed where they broke off, believed only by their checksum."""
+"""Downloads of large files: resumed after a break, verified by their checksum."""
 
 import os
 import shutil
@@ -14,20 +14,20 @@ from ..files import atomic_write
 
 MUSDB18HQ_URL = "https://zenodo.org/records/3338373/files/musdb18hq.zip?download=1"
 MUSDB18HQ_SHA256 = "baac80d0483c61d74b2e5f3be75fa557eec52898339e6aa45c1fa48833c5d21d"
-# A broken connection loses what is not a whole block.
+# Bytes written at a time: a broken connection loses one incomplete block at most.
 _BLOCK = 1 << 16
 
 
 def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
-    """Downloads a file; a broken download goes on where it ended.
+    """Download a file, resuming an interrupted download.
 
     Args:
         url: of the file.
-        path: where it goes; until it is whole it is called ``<path>.part``.
-        sha256: of the whole file, in hexadecimal.
+        path: target; until it is complete the file is called ``<path>.part``.
+        sha256: checksum of the complete file, in hexadecimal.
 
     Raises:
-        AudioError: where the server does not answer or sends something else.
+        AudioError: if the server does not answer or sends another file.
     """
     path = Path(path)
     if path.is_file() and _sha256(path) == sha256:
@@ -38,7 +38,7 @@ def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
     try:
         asked = {"Range": f"bytes={there}-"} if there else {}
         with requests.get(url, headers=asked, stream=True, timeout=60) as answer:
-            # 416: all of it is there already.
+            # 416: the file is complete already.
             if answer.status_code != 416:
                 answer.raise_for_status()
                 resumed = answer.status_code == 206
@@ -58,26 +58,26 @@ def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
                     for block in answer.iter_content(_BLOCK):
                         there += file.write(block)
                         bar.update(len(block))
-                if there < total:  # urllib3 1 does not say so
-                    raise requests.ConnectionError(f"{there} of {total} bytes came")
+                if there < total:  # urllib3 1 raises nothing
+                    raise requests.ConnectionError(f"{there} of {total} bytes were received")
     except requests.RequestException as error:
-        raise DataError(f"'{url}' did not come whole: {error}; run it again to go on") from error
+        raise DataError(f"download of '{url}' broke off: {error}; run again to resume") from error
     if _sha256(part) != sha256:
         part.unlink()
-        raise DataError(f"'{url}' sent another file than was published; it was removed")
+        raise DataError(f"checksum of '{url}' is not the published one; the file was removed")
     os.replace(part, path)
     return path
 
 
 def unzip(archive: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """Unpacks an archive to a folder that appears whole or not at all.
+    """Unpack an archive to a folder; the folder appears complete or not at all.
 
     Args:
         archive: a ZIP file.
         folder: must not exist yet.
 
     Raises:
-        AudioError: where the archive is damaged or would write outside of the folder.
+        AudioError: if the archive is damaged or would write outside of the folder.
     """
     try:
         with zipfile.ZipFile(archive) as file, atomic_write(folder) as beside:
@@ -96,20 +96,20 @@ def fetch_musdb18hq(
     sha256: str = MUSDB18HQ_SHA256,
     n_bytes: float = 53e9,
 ) -> None:
-    """Downloads MUSDB18-HQ to ``root``, if it is not there.
+    """Download MUSDB18-HQ to ``root``, unless it is there.
 
     Args:
         root: folder for ``train/`` and ``test/``.
         url: of the archive.
         sha256: of the archive.
-        n_bytes: disk space that the archive (22.7 GB) and what is in it (30 GB) take.
+        n_bytes: disk space of the archive (22.7 GB) and its content (30 GB).
 
     Raises:
-        AudioError: where it cannot be had, or there is too little room.
+        AudioError: if the download fails, or disk space is too small.
     """
     root = Path(root)
     if (root / "train").is_dir() and (root / "test").is_dir():
-        return  # unpacked whole or not at all
+        return  # unpacked completely or not at all
     if root.exists() and any(root.iterdir()):
         raise DataError(f"'{root}' is not empty; name a new folder for the download")
     if root.exists():

@@ -1,4 +1,4 @@
-"""Four seconds of recorded music in the package: what ``--demo`` and the pages restore."""
+"""Four seconds of recorded music in the package, restored by ``--demo`` and the pages."""
 
 from importlib.resources import as_file, files
 
@@ -7,14 +7,14 @@ import soundfile
 
 from .codecs import encode_mp3
 
-# What it is coded at to have something to restore.
+# Bit rate of the coded version.
 KBPS = 64
 TITLE = f"An orchestra, MP3 at {KBPS} kbit/s"
 CREDIT = (
     "The orchestra is from the sounds of sms-tools by the Music Technology Group (UPF), "
     "CC BY 4.0, cut to 4 s."
 )
-# Of the bundled models.
+# Relation of the bundled models to the excerpt.
 HEARD = (
     "apollo-small was not trained on it; it is one of the recordings that checkpoints may be "
     "chosen by."
@@ -22,7 +22,7 @@ HEARD = (
 
 
 def excerpt() -> tuple[np.ndarray, int]:
-    """The excerpt, which was recorded in mono, with its one channel in both.
+    """Read the excerpt; it was recorded in mono, and both channels hold it.
 
     Returns:
         float32 ``(2, time)``, full scale 1.0, and its sample rate in Hz.
@@ -33,5 +33,5 @@ def excerpt() -> tuple[np.ndarray, int]:
 
 
 def coded() -> bytes:
-    """The excerpt as an MP3 file of :data:`KBPS`."""
+    """Code the excerpt as an MP3 file of :data:`KBPS`."""
     return encode_mp3(*excerpt(), kbps=KBPS)

@@ -19,25 +19,25 @@ from .codecs import CODECS
 
 # The four kinds of music of Table II.
 KINDS = ("vocals", "single_stem", "multi_stems", "multi_stems_vocals")
-# What items are made of: stems, or one's own material, which makes kinds of its own.
+# Sources of items: stems, or material of one's own, which makes kinds of its own.
 STEMS = "stems"
 OWN_KINDS = dict(song=tracks.SONG, pair=tracks.ORIGINAL)
-# Of pairs: whatever codec it was, at a bit rate that nobody tells.
+# Codec and bit rate of pairs, which are unknown.
 AS_CODED, UNKNOWN_KBPS = "as coded", 0
-# Quieter mixes have no coding noise to learn from: what a codec of 16 bits adds is rounding. (A
-# segment is active, its parts may rest.) Seen before a mix is divided by its peak.
+# Quieter mixes hold no coding noise to learn from: at 16 bits the codec adds rounding only. (Parts
+# of an active segment may rest.) Measured before a mix is divided by its peak.
 LEAST_DB = -60.0
 _TILT_FROM = 100.0  # Hz
 
 
 def kbps_name(kbps: int) -> str:
-    """A bit rate in kbit/s, as folders and tables have it."""
+    """Format a bit rate in kbit/s, as folders and tables show it."""
     return "unknown" if kbps == UNKNOWN_KBPS else str(kbps)
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a mix takes from a stem: ``seconds`` from ``start``, scaled by ``gain_db``."""
+    """Part of a stem in a mix: the mix's length from ``start`` s on, scaled by ``gain_db``."""
 
     song: str
     stem: str
@@ -47,9 +47,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Mix:
-    """The recipe of a mix; rendering it again gives the same samples.
+    """Recipe of a mix; rendering it twice gives the same samples.
 
-    ``tilt_db`` is in dB an octave, see :func:`tilted`; ``codec`` is ``AS_CODED`` for a pair.
+    ``tilt_db`` is in dB per octave, see :func:`tilted`; ``codec`` is ``AS_CODED`` for a pair.
     """
 
     parts: tuple[Part, ...]
@@ -60,13 +60,13 @@ class Mix:
 
 
 class Library:
-    """Songs of a split, and where their stems sound: stages 1 and 2 of the recipe.
+    """Songs of a split and the active segments of their stems: stages 1 and 2 of the recipe.
 
     Args:
         root: folder with ``tracks.json`` and ``segments.json``.
 
     Raises:
-        AudioError: where a stage has not run, or nothing sounds.
+        AudioError: if a stage has not run, or no stem is active.
     """
 
     def __init__(self, root: str | os.PathLike):
@@ -79,7 +79,7 @@ class Library:
         }
         try:
             self.segment = float(found["segment"])
-            # song -> changes with its files
+            # song -> hash of its files
             self.keys: dict[str, str] = found["keys"]
             for song, stems in found["starts"].items():
                 for stem, starts in stems.items():
@@ -92,7 +92,7 @@ class Library:
                 "run stage 2 again"
             ) from error
         self.stems = [name for name in tracks.STEMS if self.starts[name]]
-        # What items are made of -> how much there is, in active segments.
+        # Source of items -> its amount, in active segments.
         sources = (STEMS, *OWN_KINDS.values())
         self.sources = {source: n for source in sources if (n := self._amount(source))}
         if not self.sources:
@@ -107,9 +107,9 @@ class Library:
         return sum(max(len(self.starts[n].get(song, ())) for n in names) for song in songs)
 
     def draw_source(self, random: np.random.Generator) -> str:
-        """One of :attr:`sources`, by how much there is of it."""
+        """Draw one of :attr:`sources`, in proportion to its amount."""
         names = list(self.sources)
-        if len(names) == 1:  # takes nothing from the generator
+        if len(names) == 1:  # draws nothing from the generator
             return names[0]
         amounts = np.array(list(self.sources.values()), float)
         return str(random.choice(names, p=amounts / amounts.sum()))
@@ -123,7 +123,7 @@ class Library:
         gain_db: float = 10.0,
         codec: str = "mp3",
     ) -> Mix:
-        """Draws a part of each of ``stems``, of different songs where there are enough."""
+        """Draw a part of each of ``stems``, from different songs where there are enough."""
         used: set[str] = set()
         parts = []
         for stem in stems:
@@ -143,8 +143,8 @@ class Library:
         codec: str = "mp3",
         source: str = STEMS,
     ) -> Mix:
-        """Draws a part of a song as it is: all of its stems at their own level; or of a song
-        without stems, or of a pair, where that is the ``source``."""
+        """Draw a part of an unaltered song, all of its stems at their own level; or of a song
+        without stems, or of a pair, if that is the ``source``."""
         names = self.stems if source == STEMS else [source]
         songs = [(stem, song) for stem in names for song in self.starts[stem]]
         stem, song = songs[random.integers(len(songs))]
@@ -163,9 +163,9 @@ class Library:
         return start + random.uniform(0, max(0.0, room))
 
     def sum(self, mix: Mix, sample_rate: int) -> np.ndarray:
-        """The mix before it is coded, float32 ``(2, time)``, at its own level and at most full
-        scale: beyond that the codec would clip, which is no coding noise. Of a pair the original,
-        as it is."""
+        """Render the mix before coding, float32 ``(2, time)``, at its own level and at most full
+        scale: beyond that the codec would clip, which is not coding noise. Of a pair, read the
+        original."""
         original = np.zeros((2, round(mix.seconds * sample_rate)), np.float32)
         for part in mix.parts:
             wav = self.songs[part.song].stems[part.stem].read(part.start, mix.seconds, sample_rate)
@@ -179,12 +179,12 @@ class Library:
 def coded_pair(
     library: Library, original: np.ndarray, mix: Mix, sample_rate: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A mix through its codec, and the mix, both divided by the larger peak of the two.
+    """Code a mix; return coded and original, both divided by the larger peak of the two.
 
     Args:
-        library: that the mix is of.
-        original: what :meth:`Library.sum` made of ``mix``.
-        mix: its recipe.
+        library: source of the mix.
+        original: ``mix`` as rendered by :meth:`Library.sum`.
+        mix: recipe of the mix.
         sample_rate: in Hz.
     """
     wav = torch.from_numpy(original)
@@ -198,17 +198,17 @@ def coded_pair(
 
 
 def level_db(wav: np.ndarray) -> float:
-    """Root mean square in dB below full scale, -inf for silence."""
+    """Compute the root mean square in dB relative to full scale, -inf for silence."""
     with np.errstate(divide="ignore"):
         return float(10 * np.log10(np.square(wav, dtype=np.float64).mean()))
 
 
 def tilted(wav: np.ndarray, tilt_db: float, sample_rate: int) -> np.ndarray:
-    """Brighter or darker by ``tilt_db`` an octave from 100 Hz up, which stay as they were.
+    """Tilt the spectrum by ``tilt_db`` per octave above 100 Hz; below, it stays unchanged.
 
     Args:
         wav: ``(channels, time)``.
-        tilt_db: in dB an octave.
+        tilt_db: in dB per octave.
         sample_rate: in Hz.
     """
     if tilt_db == 0:
@@ -221,16 +221,16 @@ def tilted(wav: np.ndarray, tilt_db: float, sample_rate: int) -> np.ndarray:
 def draw_stems(
     random: np.random.Generator, present: Sequence[str], kind: str | None, max_stems: int = 8
 ) -> list[str]:
-    """Names of the stems of a mix.
+    """Draw the names of the stems of a mix.
 
     Args:
         random: generator.
         present: names to choose from.
         kind: one of ``KINDS``; any number of any stems if None.
-        max_stems: most stems of a mix.
+        max_stems: largest number of stems.
 
     Returns:
-        names without repetition; none where ``present`` has nothing of this kind.
+        distinct names; an empty list if ``present`` has none for this kind.
     """
     others = [name for name in present if name != "vocals"]
     vocals = [name for name in present if name == "vocals"]

@@ -1,7 +1,7 @@
-"""One's own material: songs without stems, and pairs of originals and what a codec made of them.
+"""Material of one's own: songs without stems, and pairs of original and coded files.
 
-Both become songs of ``tracks.json``: one with the single stem ``song``, one with the two stems
-``original`` and ``coded``. Later stages know them by these names.
+Both become songs of ``tracks.json``: the former with the single stem ``song``, the latter with the
+two stems ``original`` and ``coded``. Later stages recognise them by these names.
 """
 
 import os
@@ -19,24 +19,24 @@ from ..errors import AudioError
 from .mixing import LEAST_DB, level_db
 from .tracks import CODED, ORIGINAL, SONG, Song, Stem, checked_song
 
-# How far the two of a pair may be apart in length: codecs fill up their last block.
+# Largest difference in length between the two of a pair: codecs pad their last block.
 _LENGTH_SECONDS = 0.1
-# Where and how they are compared.
+# Length of the excerpts that are compared.
 _STRETCH_SECONDS = 6.0
-# Of a song, so many are looked at for where it is cut off.
+# Number of excerpts of a song that its cut-off is measured on.
 _N_STRETCHES = 3
 _LAG_SECONDS = 0.5
-# Opus comes so many samples early where it codes by SILK.
+# Opus comes up to this many samples early where it codes by SILK.
 _LAG_SAMPLES = 4
-# Correlation of what a codec left of a signal, and of what is as well in line as can be told.
-_ALIKE, _IN_LINE = 0.5, 0.95
+# Least correlation of a coded signal with its original, and of an aligned pair with its maximum.
+_ALIKE, _ALIGNED = 0.5, 0.95
 
 
 def sounds(root: str | os.PathLike) -> list[Path]:
-    """Sound files of a folder, to any depth; hidden ones are left out.
+    """List the sound files of a folder, at any depth, without hidden ones.
 
     Raises:
-        AudioError: where there are none.
+        AudioError: if there are none.
     """
     root = Path(root)
     files = sorted(
@@ -47,24 +47,25 @@ def sounds(root: str | os.PathLike) -> list[Path]:
         and path.is_file()
     )
     if not files:
-        raise AudioError(f"'{root}' {'holds no sound files' if root.is_dir() else 'is no folder'}")
+        raise AudioError(
+            f"'{root}' {'holds no sound files' if root.is_dir() else 'is not a folder'}"
+        )
     return files
 
 
 def songs(
     root: str | os.PathLike, problems: list[str], lossy: list[str] | None = None
 ) -> list[Song]:
-    """Songs without stems, ``songs/<file>``. As originals they have to have what is to be restored:
-    one that a codec or a lower sample rate cut off would teach empty highs.
+    """List songs without stems, ``songs/<file>``. They serve as originals, so they need their full
+    band: a song cut off by a codec or a low sample rate would teach a model to leave highs empty.
 
     Args:
         root: folder of sound files, to any depth.
-        problems: gets a line for each song that has to be left out.
-        lossy: where it is given, songs that are cut off are taken all the same, and it gets the
-            lines that name them.
+        problems: a line is appended for each song that has to be left out.
+        lossy: if given, songs that are cut off are included, and a line is appended for each.
 
     Raises:
-        AudioError: where there are none.
+        AudioError: if there are none.
     """
     root = Path(root)
     files = sounds(root)
@@ -79,21 +80,19 @@ def songs(
                 problems.append(f"{error}; song left out")
                 continue
             if reason and lossy is None:
-                problems.append(f"'{path}' {reason}: it would teach empty highs; song left out")
+                problems.append(f"'{path}' {reason}, so it cannot teach highs; song left out")
                 continue
             if reason and lossy is not None:
-                lossy.append(f"'{path}' {reason}; taken all the same")
+                lossy.append(f"'{path}' {reason}; included all the same")
             found.append(song)
     return found
 
 
 def _cut_off(stem: Stem) -> str:
-    """Where a song ends for good below 19 kHz, in words; nothing where it does not."""
+    """Describe the cut-off of a song that has no content up to 19 kHz; empty if it has."""
     half = stem.sample_rate / 2
     if half < FULL_BAND_HZ:
-        return (
-            f"has a sample rate of {stem.sample_rate} Hz and so nothing above {half / 1000:g} kHz"
-        )
+        return f"has a sample rate of {stem.sample_rate} Hz and so ends at {half / 1000:g} kHz"
     part = min(_STRETCH_SECONDS, stem.seconds)
     starts = np.linspace(0, max(0.0, stem.seconds - part), _N_STRETCHES + 2)[1:-1]
     wavs = [audio.read_part(stem.files[0], at, part, stem.sample_rate) for at in starts]
@@ -102,15 +101,15 @@ def _cut_off(stem: Stem) -> str:
 
 
 def pair_files(root: str | os.PathLike, problems: list[str]) -> list[tuple[Path, Path]]:
-    """Originals and coded files that belong together.
+    """Match originals and coded files.
 
     Args:
-        root: folder with ``original/`` and ``coded/``; files of one name, whatever their suffix,
-            are a pair.
-        problems: gets a line for each file without a partner.
+        root: folder with ``original/`` and ``coded/``; files of the same name, whatever their
+            suffix, are a pair.
+        problems: a line is appended for each file without a partner.
 
     Raises:
-        AudioError: where one of the folders is missing or empty.
+        AudioError: if one of the folders is missing or empty.
     """
     root = Path(root)
     sides: dict[str, dict[Path, list[Path]]] = {}
@@ -125,23 +124,23 @@ def pair_files(root: str | os.PathLike, problems: list[str]) -> list[tuple[Path,
             found.append((originals[0], codeds[0]))
         elif originals and codeds:
             several = max(originals, codeds, key=len)
-            problems.append(f"'{several[1]}': '{several[0].name}' has its name too; left out")
+            problems.append(f"'{several[1]}': '{several[0].name}' has the same name; left out")
         else:
             other = root / (CODED if originals else ORIGINAL)
             path = (originals or codeds)[0]
-            problems.append(f"'{path}': no file of its name in '{other}'; left out")
+            problems.append(f"'{path}': no file of the same name in '{other}'; left out")
     return found
 
 
 def pairs(root: str | os.PathLike, problems: list[str]) -> list[Song]:
-    """Pairs that are in line, ``pairs/<name>``.
+    """List the pairs that are aligned, ``pairs/<name>``.
 
     Args:
-        root: as :func:`pair_files` takes it. Rates may differ, the beginnings must not.
-        problems: gets a line for each pair that has to be left out, and why.
+        root: as in :func:`pair_files`. Sample rates may differ, the beginnings must not.
+        problems: a line is appended for each pair that has to be left out, with the reason.
 
     Raises:
-        AudioError: where one of the folders is missing or empty.
+        AudioError: if one of the folders is missing or empty.
     """
     base = Path(root) / ORIGINAL
     files = pair_files(root, problems)
@@ -154,33 +153,37 @@ def pairs(root: str | os.PathLike, problems: list[str]) -> list[Song]:
         stems = {ORIGINAL: [original], CODED: [coded]}
         for song in checked_song(original, id, artist, original.stem, stems, problems):
             try:
-                found.append(_fitting(song))
+                found.append(_trim_pair(song))
             except AudioError as error:
                 problems.append(f"{error}; pair left out")
     return found
 
 
 def _artists(names: Sequence[Path]) -> list[str]:
-    """Whose songs stay in one split: an artist's folder, else ``Artist - Title``, else each."""
+    """Guess each file's artist: its folder, else from ``Artist - Title``, else the name itself."""
     folders = {name.parts[0] for name in names if len(name.parts) > 1}
-    # A folder or two are no artists, and would leave a split empty.
-    apart = len(folders) > 2
+    # One or two folders are hardly artists, and would leave a split empty.
+    by_folder = len(folders) > 2
     return [
         (
             name.parts[0]
-            if apart and len(name.parts) > 1
+            if by_folder and len(name.parts) > 1
             else name.stem.partition(" - ")[0] if " - " in name.stem else str(name.with_suffix(""))
         )
         for name in names
     ]
 
 
-def _fitting(song: Song) -> Song:
-    """The pair, cut to the shorter of the two; an AudioError says why they are no pair."""
+def _trim_pair(song: Song) -> Song:
+    """Check that the two of a pair match, and trim both to the shorter one.
+
+    Raises:
+        AudioError: if they do not, with the reason.
+    """
     original, coded = (song.stems[name] for name in (ORIGINAL, CODED))
     names = f"'{coded.files[0]}' and '{original.files[0]}'"
     if abs(coded.seconds - original.seconds) > _LENGTH_SECONDS:
-        raise AudioError(f"{names} last {coded.seconds:.2f} s and {original.seconds:.2f} s")
+        raise AudioError(f"{names} are {coded.seconds:.2f} s and {original.seconds:.2f} s long")
     seconds = min(coded.seconds, original.seconds)
     rate, silent = original.sample_rate, True
     room = max(0.0, seconds - _STRETCH_SECONDS)
@@ -194,33 +197,33 @@ def _fitting(song: Song) -> Song:
         if max(levels) < LEAST_DB:
             continue
         silent = False
-        _check_in_line(wavs[0], wavs[1], rate, f"at {start:.1f} s", names)
+        _check_alignment(wavs[0], wavs[1], rate, f"at {start:.1f} s", names)
     if silent:
         raise AudioError(f"{names} are silent")
     stems = {name: replace(stem, seconds=seconds) for name, stem in song.stems.items()}
     return replace(song, stems=stems)
 
 
-def _check_in_line(
+def _check_alignment(
     coded: np.ndarray, original: np.ndarray, rate: int, where: str, names: str
 ) -> None:
     reach = round(_LAG_SECONDS * rate)
     plain = _correlation(coded, original, reach)
     if not plain.max() >= _ALIKE:
-        raise AudioError(f"{names} do not hold the same music {where}, or not at one speed")
-    # Differences sharpen the peak: lows alone tell little of a few samples.
+        raise AudioError(f"{names} hold different music {where}, or differ in speed")
+    # Differences sharpen the peak: low frequencies alone do not resolve a few samples.
     sharp = _correlation(np.diff(coded, prepend=0), np.diff(original, prepend=0), reach)
     lag = int(sharp.argmax()) - reach
     near = sharp[reach - _LAG_SAMPLES : reach + _LAG_SAMPLES + 1].max()
-    if near < _IN_LINE * sharp.max():
+    if near < _ALIGNED * sharp.max():
         raise AudioError(
-            f"{names} are not in line: {where} the coded one comes {abs(lag)} samples at {rate} Hz "
+            f"{names} are not aligned: {where} the coded one comes {abs(lag)} samples at {rate} Hz "
             f"too {'late' if lag > 0 else 'early'}"
         )
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, reach: int) -> np.ndarray:
-    """Correlation coefficient for delays of ``a`` from -reach to reach samples."""
+    """Correlation coefficients for delays of ``a`` from -reach to reach samples."""
     size = 1 << (a.shape[1] + 2 * reach).bit_length()
     spectra = np.fft.rfft(a, size) * np.fft.rfft(b, size).conj()
     product = np.fft.irfft(spectra.sum(0), size)

@@ -1,4 +1,4 @@
-"""The fixed pairs for validation and test: each bit rate, each of the four kinds of Table II."""
+"""Fixed pairs for validation and test, at each bit rate, of each of the four kinds of Table II."""
 
 import contextlib
 import json
@@ -42,10 +42,10 @@ class RenderJob:
         root: folder of the split.
         kbps: bit rate in kbit/s.
         kind: one of ``KINDS`` or ``OWN_KINDS``.
-        index: of the pair; equal for all bit rates of one mix.
-        seconds: length.
+        index: number of the pair; the same at all bit rates of one mix.
+        seconds: length of the pair.
         sample_rate: in Hz.
-        seed: of the mix.
+        seed: seed of the mix.
     """
 
     root: str
@@ -65,33 +65,34 @@ def make_pairs(
     root: str | os.PathLike,
     n_pairs: int,
     pool: Executor,
+    *,
     bit_rates: Sequence[int] = BIT_RATES,
     seconds: float = 3.0,
     sample_rate: int = 44100,
     seed: int = 0,
 ) -> tuple[int, list[str]]:
-    """Makes what is missing of a split's pairs and lists them all in ``pairs.json``.
+    """Make the missing pairs of a split and list all of them in ``pairs.json``.
 
-    Pair ``i`` of a kind is the same mix at every bit rate. Parts of one's own pairs are taken as
-    they are, as many as other kinds have at all bit rates. Whole pairs of an earlier run are kept;
-    ``pairs.json`` is there only when all pairs are.
+    Pair ``i`` of a kind is the same mix at every bit rate. Excerpts of one's own pairs are taken
+    unaltered, as many as the other kinds have at all bit rates together. Complete pairs of an
+    earlier run are kept; ``pairs.json`` is written once all pairs exist.
 
     Args:
         root: folder of the split, with ``tracks.json`` and ``segments.json``.
         n_pairs: number of pairs for each bit rate and kind.
-        pool: where the work is done.
+        pool: executor that does the work.
         bit_rates: in kbit/s.
         seconds: length of a pair.
         sample_rate: in Hz.
-        seed: of the mixes.
+        seed: seed of the mixes.
 
     Returns:
-        how many were made anew, and a line for each kind that this split has no stems for.
+        number of pairs made in this run, and a line for each kind that the split has no stems for.
 
     Raises:
-        AudioError: where a song cannot be read or a pair cannot be written.
+        AudioError: if a song cannot be read or a pair cannot be written.
     """
-    root = Path(root).absolute()  # a cluster's workers stand elsewhere
+    root = Path(root).absolute()  # workers of a cluster have another working directory
     library = Library(root)
     if not 0 < seconds <= library.segment or n_pairs < 0 or seed < 0:
         raise SettingError(
@@ -106,7 +107,7 @@ def make_pairs(
         if library.stems and kind not in kinds
     ]
     kinds += [kind for kind in (tracks.SONG,) if kind in library.sources]
-    # Bit rates inside: a run that is stopped early leaves some of every rate.
+    # Bit rates innermost: a run that is stopped early leaves some pairs of every rate.
     jobs = [
         RenderJob(str(root), kbps, kind, index, seconds, sample_rate, seed)
         for index in range(n_pairs)
@@ -120,19 +121,19 @@ def make_pairs(
         ]
     listed = sorted(job.name for job in jobs)
     index_file = root / "pairs.json"
-    # Until all are there no later stage takes what is there for the set.
+    # Removed until all pairs exist, so that no later stage takes an incomplete set.
     index_file.unlink(missing_ok=True)
     n_made = 0
     for job, outcome in each(pool, make_pair, jobs, len(jobs), f"{root.name} pairs", "pair"):
         if isinstance(outcome, Exception):
-            raise AudioError(f"'{root / job.name}' was not made: {outcome}") from outcome
+            raise AudioError(f"'{root / job.name}' could not be made: {outcome}") from outcome
         n_made += outcome
     write_json(index_file, listed)
     return n_made, notes
 
 
 def make_pair(job: RenderJob) -> bool:
-    """Makes one pair, whole or not at all; returns whether it was not there before."""
+    """Make one pair, completely or not at all; return True if it was missing before."""
     folder = Path(job.root) / job.name
     library = _library(job.root, os.stat(Path(job.root) / "segments.json").st_mtime_ns)
     for attempt in range(_MAX_DRAWS):
@@ -142,7 +143,7 @@ def make_pair(job: RenderJob) -> bool:
         del about["root"]
         with contextlib.suppress(OSError, ValueError, AttributeError):
             known = json.loads((folder / "mix.json").read_bytes())
-            # Pairs that do not tell their level were made before it was looked at.
+            # Pairs without a level were made by a version that did not check it.
             if known.pop("level_db", LEAST_DB - 1) >= LEAST_DB and known == about:
                 for name in ("original.flac", "mp3.flac"):
                     probe(folder / name)
@@ -168,7 +169,7 @@ def _draw(library: Library, job: RenderJob, attempt: int) -> Mix:
 def _write(
     folder: Path, about: dict, coded: torch.Tensor, original: torch.Tensor, sample_rate: int
 ) -> None:
-    # The folder appears with all three in it.
+    # The folder appears with all three files in it.
     with atomic_write(folder) as beside:
         beside.mkdir()
         write(beside / "original.flac", original.numpy(), sample_rate, "FLAC")
@@ -177,6 +178,6 @@ def _write(
 
 
 @lru_cache(maxsize=4)
-def _library(root: str, changed: int) -> Library:
-    """Read once by each process."""
+def _library(root: str, modified: int) -> Library:
+    """Load the library once per process, and again when its file was modified."""
     return Library(root)

@@ -1,4 +1,4 @@
-"""Work on many items by any ``concurrent.futures.Executor``: processes here, or a Dask cluster."""
+"""Parallel work by any ``concurrent.futures.Executor``: local processes, or a Dask cluster."""
 
 import contextlib
 import functools
@@ -28,21 +28,21 @@ from ..errors import DeviceError, SettingError, install, one_line
 from ..memory import n_cores
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-# Submitted ahead: enough to keep a cluster busy, little to hold.
+# Items submitted ahead: enough to keep a cluster busy, few enough to hold in memory.
 _AHEAD = 256
 _DASK_SECONDS = 10
-# Seconds between two looks at what is under way.
+# Seconds between two updates of the progress bar.
 _TICK = 0.5
 
 
 class WorkerDied(DeviceError):
-    """A worker process that ended, killed or crashed, in the middle of its work."""
+    """Error for a worker process that was killed or crashed."""
 
 
 @functools.cache
 def no_processes() -> str | None:
-    """Why worker processes cannot be had here; None where they can. They share semaphores, which
-    Linux keeps in ``/dev/shm``."""
+    """Return the reason why worker processes are unavailable; None if they are available. They
+    share semaphores, which Linux keeps in ``/dev/shm``."""
     try:
         multiprocessing.get_context("spawn").Lock()
     except (ImportError, OSError) as error:
@@ -51,12 +51,12 @@ def no_processes() -> str | None:
 
 
 def context(preload: str) -> BaseContext:
-    """How worker processes are begun, and what their locks and events have to be made by.
+    """Return the multiprocessing context that starts worker processes and makes their locks.
 
     Args:
-        preload: module that all of them need, loaded once for all; that of the first call counts.
+        preload: module that all of them need, loaded once for all; the first call decides.
     """
-    # A fork of a process that runs threads (torch's) can hang; a fork server has none.
+    # Forking a process that runs threads (torch's) can hang; a fork server runs none.
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     forkserver = multiprocessing.get_context("forkserver")
@@ -64,10 +64,10 @@ def context(preload: str) -> BaseContext:
     return forkserver
 
 
-def _start_server(ways: BaseContext) -> None:
-    """Starts what makes the worker processes, such that it and they ignore interrupts, which are
-    for the main process, from their first instruction on."""
-    if ways.get_start_method() != "forkserver":
+def _start_server(mp_context: BaseContext) -> None:
+    """Start the fork server such that it and its workers ignore interrupts, which are for the main
+    process, from their first instruction on."""
+    if mp_context.get_start_method() != "forkserver":
         return
     from multiprocessing.forkserver import ensure_running
 
@@ -88,17 +88,17 @@ def executor(
     prepare: Callable[[], object] | None = None,
     preload: str = "apollo_plugin.data.pairs",
 ) -> Iterator[Executor]:
-    """An executor that is shut down at the end, and what is left undone with it; of one thread
-    where processes cannot be had.
+    """Open an executor; on exit it is shut down and pending work is cancelled. Without worker
+    processes it runs one thread.
 
     Args:
-        n_jobs: number of processes; as many as there are cores unless given.
+        n_jobs: number of processes; by default the number of cores.
         dask: address of a Dask scheduler, ``"tcp://host:8786"``, in place of processes.
-        prepare: called in each process before its first item; a cluster's are not ours to prepare.
-        preload: of :func:`context`.
+        prepare: called in each process before its first item; not on a cluster.
+        preload: see :func:`context`.
 
     Raises:
-        ValueError: for ``n_jobs`` below 1, without the extra ``cluster``, or where no scheduler
+        ValueError: for ``n_jobs`` below 1, without the extra ``cluster``, or if no scheduler
             answers.
     """
     if n_jobs is not None and n_jobs < 1:
@@ -121,13 +121,13 @@ def executor(
     else:
         pool: Executor
         if hindrance := no_processes():
-            warnings.warn(f"{hindrance}: one after another", stacklevel=3)
+            warnings.warn(f"{hindrance}; working in a single process", stacklevel=3)
             pool = ThreadPoolExecutor(1)
         else:
             n_jobs = n_jobs or n_cores()
-            ways = context(preload)
-            _start_server(ways)
-            pool = ProcessPoolExecutor(n_jobs, ways, _prepare_worker, (prepare,))
+            mp_context = context(preload)
+            _start_server(mp_context)
+            pool = ProcessPoolExecutor(n_jobs, mp_context, _prepare_worker, (prepare,))
         try:
             yield pool
         finally:
@@ -141,26 +141,27 @@ def each(
     total: int,
     desc: str,
     unit: str,
+    *,
     disable: bool | None = None,
     under_way: Callable[[], float] | None = None,
 ) -> Iterator[tuple[Item, Result | Exception]]:
-    """Applies a function to each item, with a progress bar; results come as they are done.
+    """Apply a function to each item, with a progress bar; yield results in order of completion.
 
     Args:
         pool: an executor.
-        function: of one item; it and the items have to be picklable.
-        items: in the order in which they are begun.
+        function: applied to one item; it and the items have to be picklable.
+        items: in the order in which they are started.
         total: number of items.
         desc: title of the bar.
-        unit: of the bar.
-        disable: the bar; None where there is no terminal.
-        under_way: how many items those are that are under way, each by its share that is done.
+        unit: unit of the bar.
+        disable: hide the bar; None hides it without a terminal.
+        under_way: returns the finished shares of the items in progress, summed up.
 
     Yields:
-        item and its result, or the exception that it ended with.
+        item and its result, or the exception that it raised.
 
     Raises:
-        WorkerDied: where a worker process did.
+        WorkerDied: if a worker process died.
     """
     todo = iter(items)
     running: dict = {}
@@ -188,24 +189,24 @@ def each(
                     yield item, future.result() if error is None else error
         except (BrokenExecutor, CancelledError) as error:
             raise WorkerDied(
-                "a worker process died, of too little memory perhaps; try a smaller --n_jobs"
+                "a worker process died, perhaps for lack of memory; try a smaller --n_jobs"
             ) from error
 
 
 def _prepare_worker(prepare: Callable[[], object] | None) -> None:
-    """One thread: processes share the cores already. An interrupt is for the main process; where
-    that is killed, its workers end too."""
+    """Set up a worker process: one thread, as processes share the cores already; no interrupts,
+    which are for the main process; and an end as soon as the main process ends."""
     os.environ["OMP_NUM_THREADS"] = "1"  # for PyTorch where it is still to be imported
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Its own is one between processes, which a process that is killed would leave behind.
+    # tqdm's default lock is shared between processes, and a killed process would never release it.
     tqdm.set_lock(threading.RLock())
 
-    def follow() -> None:
+    def end_with_parent() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if prepare:
         prepare()

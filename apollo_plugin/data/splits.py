@@ -1,4 +1,4 @@
-"""Songs divided into training, validation and test."""
+"""Division of songs into training, validation and test."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from ..errors import DataError
 from .tracks import Song, load, save
 
 SPLITS = ("train", "valid", "test")
-# The validation songs that everybody who trains on MUSDB18 leaves out; from musdb's mus.yaml.
+# The customary validation songs of MUSDB18, from musdb's mus.yaml.
 MUSDB_VALIDATION = (
     "ANiMAL - Rockshow",
     "Actions - One Minute Smile",
@@ -33,23 +33,23 @@ MUSDB_VALIDATION = (
 def split(
     songs: Sequence[Song], seed: int = 0, valid_share: float = 0.1, test_share: float = 0.15
 ) -> dict[str, list[Song]]:
-    """Divides songs into training, validation and test.
+    """Divide songs into training, validation and test.
 
-    MUSDB18-HQ's test songs are test songs and its customary 14 validation songs are for
+    Test songs of MUSDB18-HQ stay test songs and its customary 14 validation songs are for
     validation. The rest is divided by artist, MUSDB18-HQ first; an artist of MoisesDB or of one's
-    own songs whom it holds too follows, so that nobody of these is in two splits.
+    own songs who is in MUSDB18-HQ too goes to the same split, so that no artist is in two.
 
     Args:
-        songs: of any of the data sets, and one's own.
-        seed: of the division.
-        valid_share: least share of a data set's songs for validation.
-        test_share: likewise for test; MUSDB18-HQ brings its own.
+        songs: songs of any data set, and of one's own.
+        seed: seed of the division.
+        valid_share: minimum share of a data set's songs for validation.
+        test_share: likewise for test; MUSDB18-HQ has test songs of its own.
 
     Returns:
         ``{"train": [...], "valid": [...], "test": [...]}``, sorted by id.
     """
     splits: dict[str, list[Song]] = {name: [] for name in SPLITS}
-    home: dict[str, str] = {}  # of an artist
+    home: dict[str, str] = {}  # artist -> split
     # Test last: an artist of both is a test artist.
     for name in ("valid", "test"):
         splits[name] = [song for song in songs if _fixed_split(song) == name]
@@ -72,8 +72,8 @@ def split(
         if divided:
             order.sort(key=lambda artist: artist not in home)
         for position, artist in enumerate(order):
-            # MUSDB18-HQ's own training songs stay where everybody has them. The last artist
-            # trains: a set of one song is a training set.
+            # Training songs of MUSDB18-HQ stay training songs, as is customary. The last artist is
+            # for training: a set of one song is a training set.
             if divided and artist in home:
                 where = home[artist]
             elif position == len(order) - 1:
@@ -99,11 +99,11 @@ def _artist(song: Song) -> str:
 
 
 def save_splits(splits: Mapping[str, Sequence[Song]], data_dir: str | os.PathLike) -> None:
-    """Writes ``<split>/tracks.json`` of all splits. Where they differ from what is there, that goes
-    first, with all that later stages made of it: old and new lists are never there together.
+    """Write ``<split>/tracks.json`` of all splits. If they differ from existing ones, those are
+    removed first, with the results of later stages: old and new lists are never mixed.
 
     Args:
-        splits: as :func:`split` gives them.
+        splits: result of :func:`split`.
         data_dir: folder of the splits.
     """
     folders = {name: Path(data_dir) / name for name in splits}

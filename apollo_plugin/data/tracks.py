@@ -1,7 +1,7 @@
-"""MUSDB18-HQ and MoisesDB: folders -> songs and stems.
+"""Songs and stems from the folders of MUSDB18-HQ and MoisesDB.
 
-Both sets come under the eleven stem names of MoisesDB, the paper's "11 available tracks" (section
-III-A). A stem is the sum of its source files, summed when it is read; nothing is copied.
+Both sets use the eleven stem names of MoisesDB, the paper's "11 available tracks" (section III-A).
+A stem is the sum of its source files, computed when it is read; nothing is copied.
 """
 
 import json
@@ -25,7 +25,7 @@ STEMS = (
     "vocals bass drums other guitar other_plucked percussion piano other_keys bowed_strings wind"
 ).split()
 _MUSDB_STEMS = ("vocals", "drums", "bass", "other")
-# Of one's own material, see own.py: a song without stems, and the two of a pair.
+# Stem names of one's own material, see own.py: a song without stems, and the two of a pair.
 SONG, ORIGINAL, CODED = "song", "original", "coded"
 
 
@@ -34,7 +34,7 @@ class Stem:
     """One stem of a song.
 
     Args:
-        files: its sources, WAV or whatever soundfile reads; the stem is their sum.
+        files: source files, WAV or any format of soundfile; the stem is their sum.
         seconds: length of the longest source.
         sample_rate: of the first source, in Hz.
     """
@@ -44,10 +44,10 @@ class Stem:
     sample_rate: int
 
     def read(self, start: float, seconds: float, sample_rate: int = 44100) -> np.ndarray:
-        """Reads a part. Mono sources sound on both sides; short ones end in silence.
+        """Read a part. Mono sources fill both channels; short ones are padded with silence.
 
         Args:
-            start: in seconds.
+            start: begin in seconds.
             seconds: length of the part.
             sample_rate: of the result, in Hz.
 
@@ -55,7 +55,7 @@ class Stem:
             float32 array ``(2, time)``.
 
         Raises:
-            AudioError: naming the file.
+            AudioError: with the name of the file.
         """
         total = np.zeros((2, round(seconds * sample_rate)), np.float32)
         for file in self.files:
@@ -68,10 +68,10 @@ class Song:
     """A song and its stems.
 
     Args:
-        id: unique: the data set, its subset if it has any, and the folder's name.
-        artist: as the data set has it.
+        id: unique identifier: data set, subset if there is one, and name of the folder.
+        artist: as given by the data set.
         title: likewise.
-        stems: name (one of ``STEMS``, or of one's own material) -> stem.
+        stems: name (one of ``STEMS``, or a name for one's own material) -> stem.
     """
 
     id: str
@@ -81,15 +81,15 @@ class Song:
 
 
 def musdb18hq(source: "str | os.PathLike | musdb.DB", problems: list[str]) -> list[Song]:
-    """Songs of MUSDB18-HQ.
+    """List the songs of MUSDB18-HQ.
 
     Args:
         source: folder with ``train/`` and ``test/``, each with ``<Artist - Title>/{vocals, drums,
             bass, other}.wav``; or a ``musdb.DB(root, is_wav=True)``.
-        problems: gets a line for each song that has to be left out.
+        problems: a line is appended for each song that has to be left out.
 
     Raises:
-        AudioError: where this is no MUSDB18-HQ.
+        AudioError: if this is not MUSDB18-HQ.
     """
     if hasattr(source, "tracks"):
         if not getattr(source, "is_wav", False):
@@ -114,15 +114,15 @@ def musdb18hq(source: "str | os.PathLike | musdb.DB", problems: list[str]) -> li
 
 
 def moisesdb(root: str | os.PathLike, problems: list[str]) -> list[Song]:
-    """Songs of MoisesDB.
+    """List the songs of MoisesDB.
 
     Args:
         root: folder that holds ``moisesdb_v0.1/``, or that folder itself: one folder a song, with
             ``data.json`` and ``<stem>/<source>.<extension>``.
-        problems: gets a line for each song that has to be left out.
+        problems: a line is appended for each song that has to be left out.
 
     Raises:
-        AudioError: where this is no MoisesDB.
+        AudioError: if this is not MoisesDB.
     """
     root = Path(root)
     top = root / "moisesdb_v0.1"
@@ -142,7 +142,7 @@ def moisesdb(root: str | os.PathLike, problems: list[str]) -> list[Song]:
                 for source in stem["tracks"]:
                     file = f"{source['id']}.{source['extension']}"
                     if "/" in file or "\0" in file:
-                        raise ValueError(f"{file!r} is no name of a file")
+                        raise ValueError(f"{file!r} is not a file name")
                     stems[name].append(folder / name / file)
             artist, title = str(about["artist"]), str(about["song"])
         except OSError as error:
@@ -168,7 +168,7 @@ def checked_song(
     stems: dict[str, list[Path]],
     problems: list[str],
 ) -> list[Song]:
-    """The song if all of its files are sound, else nothing and a line more."""
+    """Return the song, in a list, if all of its files are readable; else note the problem."""
     found = {}
     try:
         for name, files in stems.items():
@@ -194,15 +194,15 @@ def checked_song(
 
 
 def save(songs: Iterable[Song], path: str | os.PathLike) -> None:
-    """Writes ``tracks.json``."""
+    """Write ``tracks.json``."""
     write_json(path, [asdict(song) for song in songs])
 
 
 def load(path: str | os.PathLike) -> list[Song]:
-    """Reads ``tracks.json``.
+    """Read ``tracks.json``.
 
     Raises:
-        DataError: where it is missing or no such file.
+        DataError: if the file is missing or damaged.
     """
     return [
         Song(
@@ -217,14 +217,14 @@ def load(path: str | os.PathLike) -> list[Song]:
 
 
 def read_stage(path: str | os.PathLike, stage: int) -> Any:
-    """Reads what a stage of the recipe left, or says which stage has to run.
+    """Read the result of a stage of the recipe.
 
     Args:
-        path: of a JSON file.
-        stage: that writes it.
+        path: path of a JSON file.
+        stage: number of the stage that writes it.
 
     Raises:
-        DataError: where the file is missing or damaged.
+        DataError: if the file is missing or damaged, with the stage that has to run.
     """
     try:
         return json.loads(Path(path).read_bytes())

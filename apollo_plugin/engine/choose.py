@@ -67,12 +67,12 @@ class Choice:
 
     @property
     def is_onnx_file(self) -> bool:
-        """Whether the checkpoint is a file of ``apollo-export``."""
+        """True if the checkpoint is a file of ``apollo-export``."""
         return Path(self.checkpoint).suffix.lower() == ".onnx"
 
     @property
     def by_onnx(self) -> bool:
-        """Whether onnxruntime runs it."""
+        """True if onnxruntime runs it."""
         if self.engine == "onnx" or self.is_onnx_file:
             return True
         return (
@@ -114,7 +114,7 @@ def load(choice: Choice, n_threads: int | None = None) -> "Engine":
 
 
 def has_torch() -> bool:
-    """Whether PyTorch is installed."""
+    """True if PyTorch is installed."""
     return importlib.util.find_spec("torch") is not None
 
 
@@ -147,7 +147,7 @@ def _device(name: str) -> str:
 
 
 def _may_have_gpu() -> bool:
-    """Whether PyTorch could run on something better than the CPU, without asking it: seconds."""
+    """True if PyTorch could run on something better than the CPU, without asking it: seconds."""
     if not has_torch():
         return False
     if platform.system() == "Darwin":

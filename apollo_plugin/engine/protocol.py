@@ -77,12 +77,12 @@ class Engine(Protocol):
 
     @property
     def is_causal(self) -> bool:
-        """Whether the model looks no further ahead than one window."""
+        """True if the model looks no further ahead than one window."""
         ...
 
     @property
     def adds(self) -> bool:
-        """Whether the model's output is added to the signal: where it is zero, samples stay
+        """True if the model's output is added to the signal: where it is zero, samples stay
         bit-identical."""
         ...
 

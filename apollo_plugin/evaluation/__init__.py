@@ -1,4 +1,4 @@
-"""Measuring a model on pairs of coded and original music, and the tables and figures of it."""
+"""Evaluation of a model on pairs of coded and original music, with tables and figures."""
 
 from .experiment import CHECKPOINT, evaluate_experiment
 from .measure import ROWS_FILE, choose, evaluate_pair, evaluate_pairs, examples, write_csv

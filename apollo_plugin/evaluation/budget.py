@@ -1,10 +1,10 @@
-"""The error budget of a restoration: where above the coding cut-off its level goes wrong.
+"""The error budget of a restoration: errors of level above the coding cut-off, by their kind.
 
 Bands of 5 bins of a 20 ms window (250 Hz) every 10 ms; the difference of their levels in dB, from
-the cut-off to 20 kHz or to where the original ends, is taken apart into what a volume control would
-mend (bias), what an equaliser would mend (band by band) and what changes from frame to frame (over
-time). The last is what ViSQOL hears. Two noises of equal envelope differ by about 3 dB over time,
-so less is luck. Below the cut-off there was a signal, and the budget holds its SI-SNR.
+the cut-off to 20 kHz or to the end of the original's spectrum, is split into a part that a volume
+control would correct (bias), one that an equaliser would correct (band), and one that changes from
+frame to frame (time). ViSQOL is most sensitive to the last. Two noises of equal envelope differ by
+about 3 dB over time, so a smaller error is chance. The signal below the cut-off is rated by SI-SNR.
 """
 
 import math
@@ -14,23 +14,23 @@ import torch
 
 from ..metrics import si_sdr
 
-# A full-scale sine has some 7e4 in its band, rounding to 16 bits leaves 1e-7.
+# A full-scale sine has an energy of some 7e4 in its band, rounding to 16 bits one of 1e-7.
 ENERGY_FLOOR = 1e-6
 _WINDOW_SECONDS = 0.02
 _BAND_BINS = 5
 TOP_HZ = 20000.0
-# An original goes up to the last band that is so many dB above the floor in that share of frames.
-_SOUNDS_DB, _SOUNDS_SHARE = 10.0, 0.01
+# An original ends with the last band that exceeds the floor by so many dB in that share of frames.
+_CONTENT_DB, _CONTENT_SHARE = 10.0, 0.01
 
 
 class ErrorBudget(NamedTuple):
     """Errors of a restoration in dB.
 
     Args:
-        bias: mean difference of the levels, below 0 where the estimate is too quiet.
+        bias: mean difference of the levels, negative if the estimate is too quiet.
         band: root mean square over bands of each band's mean difference, less the bias.
-        time: root mean square of what is left, which changes over time.
-        si_sdr_below: SI-SNR of what lies below the cut-off; NaN where it was not asked for.
+        time: root mean square of the remainder, which changes over time.
+        si_sdr_below: SI-SNR of the signal below the cut-off; NaN if not requested.
     """
 
     bias: float
@@ -42,16 +42,16 @@ class ErrorBudget(NamedTuple):
 def error_budget(
     est: torch.Tensor, ref: torch.Tensor, sample_rate: int, cutoff_hz: float
 ) -> ErrorBudget:
-    """Takes the errors of an estimate apart.
+    """Split the errors of an estimate by their kind.
 
     Args:
         est: estimate ``(channels, time)``.
         ref: reference of the same shape.
         sample_rate: in Hz.
-        cutoff_hz: above it the codec left nothing.
+        cutoff_hz: frequency above which the codec left nothing.
 
     Raises:
-        ValueError: for unequal shapes, or where no band lies between the cut-off and 20 kHz.
+        ValueError: for unequal shapes, or if no band lies between the cut-off and 20 kHz.
 
     Example:
         >>> import torch
@@ -73,11 +73,11 @@ def error_budget(
 
 
 def level_errors(est_db: torch.Tensor, ref_db: torch.Tensor) -> ErrorBudget:
-    """The same of band levels, as :func:`band_levels` gives them: no SI-SNR.
+    """Split the errors of band levels, see :func:`band_levels`; without SI-SNR.
 
     Args:
         est_db: in dB, ``(channels, bands, frames)``.
-        ref_db: of the same shape.
+        ref_db: reference of the same shape.
     """
     difference = (est_db - ref_db).double()
     bias = difference.mean()
@@ -88,7 +88,7 @@ def level_errors(est_db: torch.Tensor, ref_db: torch.Tensor) -> ErrorBudget:
 
 
 def band_levels(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Levels of bands of 250 Hz every 10 ms.
+    """Compute the levels of bands of 250 Hz every 10 ms.
 
     Args:
         wav: ``(channels, time)``.
@@ -107,15 +107,17 @@ def band_levels(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
 
 
 def _n_sounding(levels_db: torch.Tensor) -> int:
-    """Number of bands up to the highest in which something sounds: above a low-pass of the
-    original's own nobody can know that there is to be nothing."""
+    """Count the bands up to the highest with content: if the original is low-passed itself, no
+    model can know that the bands above it should stay empty."""
     floor_db = 10 * math.log10(ENERGY_FLOOR)
-    share = (levels_db > floor_db + _SOUNDS_DB).double().mean(-1).amax(0)
-    return int((share > _SOUNDS_SHARE).nonzero().max()) + 1 if (share > _SOUNDS_SHARE).any() else 0
+    share = (levels_db > floor_db + _CONTENT_DB).double().mean(-1).amax(0)
+    return (
+        int((share > _CONTENT_SHARE).nonzero().max()) + 1 if (share > _CONTENT_SHARE).any() else 0
+    )
 
 
 def bands_above(cutoff_hz: float, sample_rate: int, top_hz: float = TOP_HZ) -> range:
-    """Numbers of the bands from the cut-off to ``top_hz``, or to the end of the spectrum."""
+    """Indices of the bands from the cut-off to ``top_hz``, or to the end of the spectrum."""
     n = round(_WINDOW_SECONDS * sample_rate / 2) * 2
     width_hz = _BAND_BINS * sample_rate / n
     top = min(round(top_hz / width_hz), (n // 2 + 1) // _BAND_BINS)
@@ -123,8 +125,8 @@ def bands_above(cutoff_hz: float, sample_rate: int, top_hz: float = TOP_HZ) -> r
 
 
 def below(wav: torch.Tensor, sample_rate: int, cutoff_hz: float) -> torch.Tensor:
-    """The part of a signal ``(..., time)`` below a codec's cut-off and its slope."""
+    """Low-pass a signal ``(..., time)`` below a codec's cut-off and its slope."""
     spectrum = torch.fft.rfft(wav.double())
     hertz = torch.fft.rfftfreq(wav.shape[-1], 1 / sample_rate).to(wav.device)
-    # The codec's slope takes some hundred hertz.
+    # The codec's slope is some hundred hertz wide.
     return torch.fft.irfft(spectrum * (hertz < cutoff_hz - 300), wav.shape[-1])

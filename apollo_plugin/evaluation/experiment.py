@@ -1,8 +1,8 @@
-"""Stage 5: experiments over the fixed test pairs -> tables, figures and a listening page.
+"""Stage 5: evaluate experiments on the fixed test pairs: tables, figures and a listening page.
 
-Figures belong to a checkpoint. Those of ``best_model.pth`` lie in the folder of its experiment;
-another file's lie in a folder of their own below it, and ``final_metrics.json`` holds the sha256 of
-the file that was measured.
+Results belong to a checkpoint. Those of ``best_model.pth`` are in the folder of its experiment,
+those of another file in a subfolder of their own; ``final_metrics.json`` holds the sha256 of the
+evaluated file.
 """
 
 import os
@@ -16,13 +16,14 @@ from .. import report
 from ..errors import CheckpointError, SettingError
 from ..files import atomic_write, sha256, write_json
 from ..metrics import METRICS, unavailable
+from ..report.comparison import Comparison
 from ..report.tables import Table, markdown
-from .measure import Row, evaluate_pairs, examples, write_csv
+from .measure import evaluate_pairs, examples, write_csv
 from .paper import Entry, by_bit_rate, figure2, gains, table2
 from .summary import incomplete, summarise
 
 CHECKPOINT = "best_model.pth"
-# A training leaves it at its end, and folder of checkpoints from its first epoch on.
+# File that a training writes when it has finished, and folder that exists from its first epoch on.
 FINISHED, _CHECKPOINTS = "train_metrics.json", "checkpoints"
 DIGEST = "checkpoint_sha256"
 _PAPER_PAIRS = 5000
@@ -31,13 +32,13 @@ _REASONS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """A checkpoint that is evaluated.
+    """A checkpoint to evaluate.
 
     Args:
-        name: in tables and figures.
-        checkpoint: file of it.
-        digest: sha256 of it.
-        folder: where its results are kept.
+        name: label in tables and figures.
+        checkpoint: its file.
+        digest: sha256 of the file.
+        folder: folder of its results.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that each run over 1 s of mono took on a device, and what the device is called."""
+    """Name of a device, and the seconds that each run over 1 s of mono took on it."""
 
     device: str
     seconds: Sequence[float]
@@ -62,6 +63,7 @@ def evaluate_experiment(
     exp_dir: str | os.PathLike,
     test_dir: str | os.PathLike,
     pool: Executor,
+    *,
     checkpoint: str | os.PathLike | None = None,
     use_gpu: bool = True,
     n_examples: int = 20,
@@ -70,27 +72,27 @@ def evaluate_experiment(
     beside: Sequence[str | os.PathLike] = (),
     allow_partial: bool = False,
 ) -> Iterator[str]:
-    """Evaluates an experiment and leaves ``all_metrics.csv``, ``final_metrics.json``,
-    ``table2.md``, ``figure2.png`` and ``report/index.html`` in its folder.
+    """Evaluate an experiment and write ``all_metrics.csv``, ``final_metrics.json``,
+    ``table2.md``, ``figure2.png`` and ``report/index.html`` to its folder.
 
     Args:
-        exp_dir: what stage 4 left.
-        test_dir: what stage 3 left.
-        pool: where pairs are measured.
-        checkpoint: file to evaluate; ``best_model.pth`` of ``exp_dir`` unless given. The results of
+        exp_dir: result of stage 4.
+        test_dir: result of stage 3.
+        pool: executor that measures the pairs.
+        checkpoint: file to evaluate; ``best_model.pth`` of ``exp_dir`` by default. The results of
             another file go to ``exp_dir/evaluation_<name of the file>_<its sha256>``.
-        use_gpu: compute on a GPU where there is one, and time the models there too.
+        use_gpu: compute on a GPU if there is one, and time the models there too.
         n_examples: pairs on the listening page, at most 24.
         iterations: runs for the real-time factor of each model on each device.
-        metrics: which of :data:`apollo_plugin.metrics.METRICS`.
-        beside: folders of other experiments, for rows and curves beside this one's.
-        allow_partial: take ``best_model.pth`` of a training that is not finished.
+        metrics: names from :data:`apollo_plugin.metrics.METRICS`.
+        beside: folders of other experiments, for additional rows and curves.
+        allow_partial: accept ``best_model.pth`` of an unfinished training.
 
     Yields:
-        lines that say what is done and what was found.
+        lines on progress and results.
 
     Raises:
-        ApolloError: in one line, for whatever keeps it from a result.
+        ApolloError: for whatever prevents a result, in one line.
     """
     if n_examples < 0 or iterations < 1:
         raise SettingError(
@@ -105,20 +107,23 @@ def evaluate_experiment(
     metrics = [name for name in metrics if name not in missing]
     devices = _devices(use_gpu)
     tables = []
-    for one in contenders:
+    for contender in contenders:
         if len(contenders) > 1:
-            yield f"measuring '{one.checkpoint}'"
+            yield f"measuring '{contender.checkpoint}'"
         tables.append(
-            evaluate_pairs(one.checkpoint, test_dir, one.folder, pool, metrics, devices[-1])
+            evaluate_pairs(
+                contender.checkpoint, test_dir, contender.folder, pool, metrics, devices[-1]
+            )
         )
     left_out = incomplete(*tables)
     entries, details = [], []
-    for one, rows in zip(contenders, tables):
-        yield f"timing '{one.checkpoint}': {iterations} runs on {' and '.join(devices)}"
-        parameters, timings = _time(one.checkpoint, devices, iterations)
+    for contender, rows in zip(contenders, tables):
+        yield f"timing '{contender.checkpoint}': {iterations} runs on {' and '.join(devices)}"
+        parameters, timings = _time(contender.checkpoint, devices, iterations)
         summary = summarise(rows, left_out)
-        entries.append(Entry(one.name, summary, parameters, {t.device: t.ms for t in timings}))
-        details.append(_details(one, summary, parameters, timings))
+        rtf_ms = {timing.device: timing.ms for timing in timings}
+        entries.append(Entry(contender.name, summary, parameters, rtf_ms))
+        details.append(_details(contender, summary, parameters, timings))
     notes = _notes(ours, entries[0].summary, left_out, iterations)
     results = [table2(entries), gains(entries), by_bit_rate(entries)]
     write_csv(ours.folder / "all_metrics.csv", tables[0])
@@ -126,26 +131,28 @@ def evaluate_experiment(
         path.write_text(markdown(results, notes), "utf-8")
     figure2(ours.folder / "figure2.png", entries)
     others = {entry.name: detail for entry, detail in zip(entries[1:], details[1:])}
-    # Last, as it vouches for the files above.
+    # Written last: later stages take it as the sign that the files above are complete.
     write_json(
         ours.folder / "final_metrics.json",
         {**details[0], **({"beside": others} if others else {})},
     )
     yield markdown(results[:2], notes[:1] if left_out else ())
-    yield _write_page(ours, tables[0], test_dir, n_examples, devices[-1], results, notes)
+    items = list(examples(tables[0], test_dir, ours.checkpoint, n_examples, devices[-1]))
+    page, size = _write_page(ours, items, results, notes)
+    yield f"{len(tables[0])} pairs; listening page: '{page}' ({size / 1e6:.1f} MB)"
 
 
 def is_finished(exp_dir: str | os.PathLike) -> bool:
-    """Whether a training in a folder came to its end; a folder without checkpoints holds none."""
+    """Return True if the training in a folder has finished, or the folder holds no training."""
     exp_dir = Path(exp_dir)
     return (exp_dir / FINISHED).is_file() or not (exp_dir / _CHECKPOINTS).is_dir()
 
 
 def require_finished(exp_dir: str | os.PathLike, allow_partial: bool = False) -> None:
-    """Raises a CheckpointError for a training that did not come to its end."""
+    """Raise a CheckpointError for an unfinished training."""
     if not allow_partial and not is_finished(exp_dir):
         raise CheckpointError(
-            f"the training in '{exp_dir}' is not finished: go on with it (stage 4, --resume 1), or "
+            f"the training in '{exp_dir}' is not finished: continue it (stage 4, --resume 1), or "
             "pass --allow_partial 1"
         )
 
@@ -153,12 +160,12 @@ def require_finished(exp_dir: str | os.PathLike, allow_partial: bool = False) ->
 def _contenders(
     exp_dir: Path, checkpoint: str | os.PathLike | None, beside: Sequence[str | os.PathLike]
 ) -> list[Contender]:
-    """The experiment first, then those beside it, each under a name of its own."""
+    """List the experiment first, then those beside it, each under a unique name."""
     best = exp_dir / CHECKPOINT
     file = Path(checkpoint or best)
     digest = _digest(file)
     folder, name = exp_dir, exp_dir.resolve().name
-    # A copy of the best is the best.
+    # A copy of the best checkpoint counts as the best checkpoint.
     if file != best and not (best.is_file() and sha256(best) == digest):
         folder = exp_dir / f"evaluation_{file.stem}_{digest[:8]}"
         name = f"{name}, {file.stem}"
@@ -181,14 +188,14 @@ def _digest(checkpoint: Path) -> str:
 
 
 def _devices(use_gpu: bool) -> list[str]:
-    """Kinds of devices at hand, the fastest last."""
+    """List the types of available devices, the fastest last."""
     import torch
 
     return ["cpu", *(["cuda"] if use_gpu and torch.cuda.is_available() else [])]
 
 
 def _time(checkpoint: Path, devices: Sequence[str], iterations: int) -> tuple[int, list[Timing]]:
-    """Number of parameters, and the runs over 1 s of mono on each device."""
+    """Count a model's parameters, and time runs over 1 s of mono on each device."""
     from ..model import RestorationModel
     from .timing import real_time_factor
 
@@ -202,15 +209,15 @@ def _time(checkpoint: Path, devices: Sequence[str], iterations: int) -> tuple[in
 
 
 def _details(
-    one: Contender, summary: Mapping, parameters: int, timings: Sequence[Timing]
+    contender: Contender, summary: Mapping, parameters: int, timings: Sequence[Timing]
 ) -> dict[str, object]:
-    """What ``final_metrics.json`` says of a model."""
+    """Entry of a model in ``final_metrics.json``."""
     import torch
 
     fastest = timings[-1]
     return {
-        DIGEST: one.digest,
-        "checkpoint": str(one.checkpoint),
+        DIGEST: contender.digest,
+        "checkpoint": str(contender.checkpoint),
         **summary,
         "parameters": parameters,
         "rtf_ms": fastest.ms,
@@ -223,20 +230,20 @@ def _details(
 def _notes(
     ours: Contender, summary: Mapping, left_out: Mapping[str, str], iterations: int
 ) -> list[str]:
-    """What a reader of the tables has to know; of pairs that were left out first."""
+    """Notes below the tables; first on pairs that were left out, if any."""
     notes = []
     if left_out:
         reasons = [f"{key}: {reason}" for key, reason in left_out.items()]
         n_pairs = summary["n_pairs"] + summary["n_left_out"]
         notes.append(
-            f"{len(left_out)} of {n_pairs} pairs are left out of all means, because not all of "
-            "their figures are numbers: "
+            f"{len(left_out)} of {n_pairs} pairs are left out of all means, because some of their "
+            "metrics are undefined: "
             f"{'; '.join(reasons[:_REASONS_SHOWN])}{' ...' * (len(reasons) > _REASONS_SHOWN)}."
         )
     n_case = min(group["n_pairs"] for group in summary["by_kind"].values())
     notes.append(
-        f"{n_case} pairs of each kind (the paper: {_PAPER_PAIRS} a case), made by stage 3: other "
-        "music than the paper's, so printed figures are a guide and no comparison. RTF: mean of "
+        f"{n_case} pairs of each kind (the paper: {_PAPER_PAIRS} a case), made by stage 3 from "
+        "other music than the paper's, so printed figures are only a guide. RTF: mean of "
         f"{iterations} runs over 1 s of mono (the paper: 1000, on its GPU). Checkpoint: "
         f"`{ours.checkpoint.name}`, SHA-256 {ours.digest[:12]}."
     )
@@ -244,18 +251,13 @@ def _notes(
 
 
 def _write_page(
-    ours: Contender,
-    rows: Sequence[Row],
-    test_dir: str | os.PathLike,
-    n_examples: int,
-    device: str,
-    tables: Sequence[Table],
-    notes: Sequence[str],
-) -> str:
+    ours: Contender, items: Sequence[Comparison], tables: Sequence[Table], notes: Sequence[str]
+) -> tuple[Path, int]:
+    """Write the listening page; return its path and size in bytes."""
     page = ours.folder / "report" / "index.html"
     size = report.write(
         page,
-        list(examples(rows, test_dir, ours.checkpoint, n_examples, device)),
+        items,
         f"Evaluation of {ours.name.removesuffix(' (this model)')}",
         " ".join(notes),
         tables,
@@ -266,4 +268,4 @@ def _write_page(
             )
         ],
     )
-    return f"{len(rows)} pairs; listening page: '{page}' ({size / 1e6:.1f} MB)"
+    return page, size

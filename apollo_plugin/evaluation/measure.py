@@ -1,7 +1,7 @@
-"""A checkpoint over the fixed test pairs: in parallel, resumable, the untouched MP3 beside it.
+"""Metrics of a checkpoint and of the untouched MP3 on the fixed test pairs; parallel, resumable.
 
-Each pair that is done is a line of ``evaluation.jsonl``, so what an interrupted run has measured is
-kept; lines of another checkpoint, pair or set of metrics are measured anew.
+Each measured pair is a line of ``evaluation.jsonl``, so the results of an interrupted run are kept;
+lines of another checkpoint, pair or set of metrics are measured again.
 """
 
 import csv
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from ..model import RestorationModel
 
 ROWS_FILE = "evaluation.jsonl"
-# What one pair tells: names of columns before the metrics, those of the MP3 with this prefix.
+# Columns before the metrics, and prefix of the metrics of the MP3.
 KEYS = ("kbps", "kind", "name")
 INPUT = "input_"
 _LINES_SHOWN = 3
-# Changes when rows get other columns, or other figures.
+# To be raised when the columns or the computation of a metric change.
 _ROW_VERSION = "3"
 
 Row = dict[str, Any]
@@ -48,11 +48,11 @@ class MeasureJob:
     """One pair to evaluate.
 
     Args:
-        checkpoint: path of it.
-        digest: sha256 of it.
+        checkpoint: path of the model.
+        digest: sha256 of the checkpoint.
         pair: the pair.
-        metrics: names of them.
-        device: where the model runs.
+        metrics: names of the metrics.
+        device: device that runs the model.
     """
 
     checkpoint: str
@@ -70,23 +70,23 @@ def evaluate_pairs(
     metrics: Sequence[str] = METRICS,
     device: str = "cpu",
 ) -> list[Row]:
-    """Measures model and MP3 on every pair that is not measured yet.
+    """Measure model and MP3 on every pair that has not been measured yet.
 
     Args:
         checkpoint: file of the model.
-        test_dir: what stage 3 left.
+        test_dir: result of stage 3.
         exp_dir: folder for the rows.
-        pool: where the work is done.
-        metrics: which of :data:`apollo_plugin.metrics.METRICS`.
-        device: where the model runs.
+        pool: executor that does the work.
+        metrics: names from :data:`apollo_plugin.metrics.METRICS`.
+        device: device that runs the model.
 
     Returns:
-        a row for each pair: ``kbps``, ``kind``, ``name``, each metric, ``input_`` each metric, and
-        the ``reason`` why one of them could not be computed.
+        a row for each pair: ``kbps``, ``kind``, ``name``, each metric, each metric of the MP3 with
+        the prefix ``input_``, and the ``reason`` if one of them could not be computed.
 
     Raises:
-        DataError: where there are no pairs, or some could not be measured (the rest is kept).
-        CheckpointError: where the model cannot be loaded, or works at another sample rate.
+        DataError: if there are no pairs, or some could not be measured (the others are kept).
+        CheckpointError: if the model cannot be loaded, or has another sample rate.
     """
     checkpoint, exp_dir = Path(checkpoint), Path(exp_dir)
     pairs = PairDataset(test_dir).pairs
@@ -109,21 +109,21 @@ def evaluate_pairs(
                 continue
             key = _key(job.pair)
             done[key] = outcome
-            # Whole lines only: one write each.
+            # One write per line, so that the file holds complete lines.
             file.write(json.dumps([key, marks[key], outcome]) + "\n")
     if failed:
         shown = "; ".join(failed[:_LINES_SHOWN])
         raise DataError(
             f"{len(failed)} of {len(pairs)} pairs could not be evaluated: {shown}"
-            f"{' ...' * (len(failed) > _LINES_SHOWN)}; the others are kept, run it again once "
-            "these are mended"
+            f"{' ...' * (len(failed) > _LINES_SHOWN)}; the others are kept, run again once these "
+            "are repaired"
         )
     return [done[_key(pair)] for pair in sorted(pairs, key=lambda p: (p.kbps, p.kind, p.name))]
 
 
 def evaluate_pair(job: MeasureJob) -> Row:
-    """Row of one pair; runs in a worker process."""
-    # Workers share the cores already. Read when visqol's kernels are first used.
+    """Measure one pair, in a worker process."""
+    # One thread, as workers share the cores already. Numba reads it on first use.
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     pair = job.pair
     coded, original, rate = _read(pair)
@@ -151,7 +151,7 @@ def examples(
     n_examples: int,
     device: str = "cpu",
 ) -> Iterator[Comparison]:
-    """Pairs for the listening page, from all bit rates and kinds in turn, with their figures."""
+    """Restore pairs for the listening page, of all bit rates and kinds in turn."""
     checkpoint = Path(checkpoint)
     model = _model(str(checkpoint), sha256(checkpoint), device)
     pairs = {_key(pair): pair for pair in PairDataset(test_dir).pairs}
@@ -173,7 +173,7 @@ def _read(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def choose(rows: Sequence[Row], count: int) -> list[Row]:
-    """So many rows, as different as can be: each case once before any comes twice."""
+    """Choose so many diverse rows: each bit rate and kind once before any comes twice."""
     cases: dict[tuple, list[Row]] = {}
     for row in rows:
         cases.setdefault((row["kbps"], row["kind"]), []).append(row)
@@ -191,7 +191,7 @@ def choose(rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
-    """``all_metrics.csv``: a row for each pair; whole or not at all."""
+    """Write ``all_metrics.csv``, a row for each pair, completely or not at all."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
@@ -202,7 +202,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
 
 @lru_cache(maxsize=1)
 def _model(checkpoint: str, digest: str, device: str) -> "RestorationModel":
-    """Loaded once by each process; ``digest`` tells a file of the same name from the last one."""
+    """Load the model once per process, and again if a file of that name has another digest."""
     from ..model import RestorationModel
 
     return RestorationModel.from_pretrained(checkpoint).to(device)
@@ -213,11 +213,11 @@ def _check_rate(model: "RestorationModel", checkpoint: Path, pair: Pair) -> None
     try:
         rate = soundfile.info(path).samplerate
     except soundfile.SoundFileError:
-        return  # which reading it will say more about
+        return  # reading the pair reports it better
     if rate != int(model.sample_rate):
         raise CheckpointError(
-            f"'{checkpoint}' works at {int(model.sample_rate)} Hz and the pairs are at {rate} Hz; "
-            "evaluate a checkpoint of their rate, or make pairs of its rate"
+            f"'{checkpoint}' has a sample rate of {int(model.sample_rate)} Hz and the pairs have "
+            f"{rate} Hz; evaluate a checkpoint of their rate, or make pairs of its rate"
         )
 
 
@@ -226,12 +226,12 @@ def _key(pair: Pair) -> str:
 
 
 def row_key(row: Row) -> str:
-    """Names the pair that a row is of: bit rate, kind and name."""
+    """Key of the pair of a row: bit rate, kind and name."""
     return f"{row['kbps']}/{row['kind']}/{row['name']}"
 
 
 def _mark(pair: Pair, digest: str, metrics: Sequence[str]) -> str:
-    """Changes with whatever a row depends on: checkpoint, metrics, the pair's files."""
+    """Hash of everything that a row depends on: checkpoint, metrics, the pair's files."""
     state = [_ROW_VERSION, digest, ",".join(metrics)]
     for name in ("mp3.flac", "original.flac"):
         try:

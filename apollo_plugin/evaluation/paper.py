@@ -1,4 +1,4 @@
-"""The paper's Table II and Figure 2, with the untouched MP3, which the paper leaves out."""
+"""The paper's Table II and Figure 2, with the untouched MP3 as an additional baseline."""
 
 import math
 import os
@@ -42,10 +42,10 @@ class Entry:
 
     Args:
         name: of the model.
-        summary: of :func:`~apollo_plugin.evaluation.summary.summarise`, over the same pairs for
-            all entries.
-        parameters: their number.
-        rtf_ms: milliseconds for 1 s of mono by the name of the device, such as ``"CPU"``.
+        summary: result of :func:`~apollo_plugin.evaluation.summary.summarise`, over the same pairs
+            for all entries.
+        parameters: number of parameters.
+        rtf_ms: milliseconds for 1 s of mono by name of the device, such as ``"CPU"``.
     """
 
     name: str
@@ -55,9 +55,9 @@ class Entry:
 
 
 def table2(entries: Sequence[Entry]) -> Table:
-    """Table II: the untouched MP3, the models, and what the paper prints, marked as printed.
+    """Build Table II: the untouched MP3, the models, and the paper's figures, marked as printed.
 
-    One's own songs and pairs have columns of their own, alone where there are no others.
+    Songs and pairs of one's own have columns of their own, or the only ones if there are no others.
     """
     present = entries[0].summary["by_kind"]
     papers = [kind for kind in KINDS if set(KINDS) & set(present)]
@@ -96,7 +96,7 @@ def table2(entries: Sequence[Entry]) -> Table:
 
 
 def gains(entries: Sequence[Entry]) -> Table:
-    """Every metric of MP3 and models over all pairs, and the differences with their intervals."""
+    """Tabulate every metric of MP3 and models over all pairs, with differences and intervals."""
 
     def difference(summary: Mapping[str, Any], metric: str) -> str:
         low, high = (decibels(x, 2, "+") for x in summary["intervals"][metric + "_imp"])
@@ -123,7 +123,7 @@ def gains(entries: Sequence[Entry]) -> Table:
 
 
 def by_bit_rate(entries: Sequence[Entry]) -> Table:
-    """Figure 2 in numbers, LSD and Zimtohrli: MP3 and models for each bit rate."""
+    """Tabulate Figure 2, LSD and Zimtohrli: MP3 and models at each bit rate."""
     first = entries[0].summary
     shown = [metric for metric in (*_TABLE_METRICS, "lsd", "zimtohrli") if metric in first]
 
@@ -140,13 +140,13 @@ def by_bit_rate(entries: Sequence[Entry]) -> Table:
 
 
 def figure2(path: str | os.PathLike, entries: Sequence[Entry]) -> None:
-    """Figure 2 of the paper: SDR, SI-SNR and ViSQOL over bit rate, with 95 % intervals.
+    """Plot Figure 2 of the paper: SDR, SI-SNR and ViSQOL over bit rate, with 95 % intervals.
 
     Metrics that were not measured are left out.
 
     Args:
-        path: of the PNG.
-        entries: the models; each is a curve beside the MP3's.
+        path: PNG file to write.
+        entries: models; each is a curve beside the MP3's.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

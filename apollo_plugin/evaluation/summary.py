@@ -1,8 +1,8 @@
-"""Means over pairs with their intervals of confidence.
+"""Means over pairs with their confidence intervals.
 
-A mean that counts a pair for the model and not for the MP3 compares different music. So a pair of
-which any figure is no number (the MP3 is silent, a library gave up) is left out of all means, and
-each summary says how many were.
+A mean that counts a pair for the model and not for the MP3 would compare different music. So a pair
+with any undefined metric (the MP3 is silent, a library failed) is left out of all means, and each
+summary tells their number.
 """
 
 import math
@@ -18,21 +18,21 @@ _N_BOOTSTRAP = 1000
 
 
 def mean(rows: Sequence[Row], column: str) -> float:
-    """Mean of what is finite in a column; NaN where nothing is."""
+    """Mean of the finite values of a column; NaN if there are none."""
     values = np.array([row[column] for row in rows], dtype=float)
     values = values[np.isfinite(values)]
     return float(values.mean()) if len(values) else math.nan
 
 
 def interval(rows: Sequence[Row], column: str, less: str | None = None) -> tuple[float, float]:
-    """Interval of 95 % confidence for :func:`mean`, by bootstrap over the pairs.
+    """Compute the 95 % confidence interval of :func:`mean`, by bootstrap over the pairs.
 
     The pairs of one mix at several bit rates are drawn together, as they are not independent.
 
     Args:
         rows: of the pairs.
-        column: metric.
-        less: metric to be subtracted from it.
+        column: name of the metric.
+        less: name of a metric to subtract from it.
     """
     sums: dict[tuple, list[float]] = {}
     for row in rows:
@@ -52,14 +52,14 @@ def interval(rows: Sequence[Row], column: str, less: str | None = None) -> tuple
 
 
 def metrics_of(rows: Sequence[Row]) -> list[str]:
-    """Names of the metrics that rows hold."""
+    """Names of the metrics in rows."""
     return [key.removeprefix(INPUT) for key in rows[0] if key.startswith(INPUT)]
 
 
 def incomplete(*tables: Sequence[Row]) -> dict[str, str]:
-    """The pairs that no mean may count: one of their figures is no number.
+    """Find the pairs to leave out of all means, as one of their metrics is undefined.
 
-    A column without any number (ViSQOL of pairs shorter than a second) condemns no pair.
+    A column without any value (ViSQOL of pairs shorter than a second) excludes no pair.
 
     Args:
         tables: rows of one model each, over the same pairs.
@@ -80,16 +80,16 @@ def incomplete(*tables: Sequence[Row]) -> dict[str, str]:
 
 
 def summarise(rows: Sequence[Row], left_out: Collection[str] | None = None) -> dict[str, Any]:
-    """Everything that ``final_metrics.json`` says of the sound.
+    """Compute all means for ``final_metrics.json``.
 
     Args:
         rows: of the pairs.
-        left_out: keys of the pairs that do not count; those of :func:`incomplete` unless given.
+        left_out: keys of the pairs to leave out; by default those of :func:`incomplete`.
 
     Returns:
-        ``<metric>``, ``input_<metric>`` and ``<metric>_imp``: means over all pairs, as Asteroid
-        has them; ``intervals`` of the same names; ``by_kind`` and ``by_kbps``: the same of each
-        group; ``n_pairs`` that count and ``n_left_out`` that do not.
+        ``<metric>``, ``input_<metric>`` and ``<metric>_imp``: means over all pairs, named as in
+        Asteroid; ``intervals`` of the same names; ``by_kind`` and ``by_kbps``: the same for each
+        group; ``n_pairs``: number of pairs counted, and ``n_left_out``: of pairs left out.
     """
     left_out = incomplete(rows) if left_out is None else left_out
     groups = {

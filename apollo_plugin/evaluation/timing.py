@@ -1,4 +1,4 @@
-"""What a model costs to run: time and memory."""
+"""Time and memory that a model needs to run."""
 
 import contextlib
 import math
@@ -19,14 +19,14 @@ def real_time_factor(
     limit: float = math.inf,
     warm_up: int = 3,
 ) -> list[float]:
-    """Seconds that each run over 1 s of mono took, as in section III-C of the paper.
+    """Time runs over 1 s of mono, in seconds, as in section III-C of the paper.
 
     Args:
         model: on its device.
-        device: kind of it.
-        iterations: runs that count.
-        limit: seconds after which no further run begins.
-        warm_up: runs before them that do not count.
+        device: type of the device.
+        iterations: number of timed runs.
+        limit: seconds after which no further run starts.
+        warm_up: number of untimed runs before.
     """
     wav = 0.1 * torch.randn(1, int(model.sample_rate), device=device)
     times: list[float] = []
@@ -46,9 +46,9 @@ def real_time_factor(
 def stream_times(
     model: Apollo, blocks: list[torch.Tensor], device: str, limit: float = math.inf
 ) -> list[float]:
-    """Seconds that a streamer took for each block, those of its first second left out.
+    """Time a streamer, in seconds for each block, without the blocks of its first second.
 
-    At least two are measured, and no further one begins after ``limit`` seconds.
+    At least two blocks are timed, and no further one starts after ``limit`` seconds.
     """
     streamer = model.streamer(n_channels=1)
     n_first = min(len(blocks) // 2, math.ceil(model.sample_rate / blocks[0].shape[-1]))
@@ -67,7 +67,7 @@ def stream_times(
 
 @contextlib.contextmanager
 def peak_memory(device: str) -> Iterator[list[float]]:
-    """Bytes that were needed beyond those held before; filled in at the end, NaN if unknown."""
+    """Measure the peak of allocated bytes over those held before; set on exit, NaN if unknown."""
     peak = [math.nan]
     if device == "cuda":
         held = torch.cuda.memory_allocated()
@@ -81,9 +81,9 @@ def peak_memory(device: str) -> Iterator[list[float]]:
         line = next(line for line in status.read_text().splitlines() if line.startswith(name))
         return float(line.split()[1])
 
-    give_freed_memory_back()  # or it would count as held
+    give_freed_memory_back()  # otherwise it would count as held
     try:
-        refs.write_text("5")  # forgets the high-water mark (Linux)
+        refs.write_text("5")  # resets the high-water mark (Linux)
         held = kilobytes("VmRSS")
     except OSError:
         yield peak
@@ -93,6 +93,7 @@ def peak_memory(device: str) -> Iterator[list[float]]:
 
 
 def wait(device: str) -> None:
+    """Wait until a device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":

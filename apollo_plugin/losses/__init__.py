@@ -1,5 +1,4 @@
-"""Section II-E of the paper: discriminators, what they are trained with, and losses of ours; and
-SR-GAN's."""
+"""Discriminators and losses of section II-E of the paper, further losses, and those of SR-GAN."""
 
 from .adversarial import (
     AdversarialLoss,

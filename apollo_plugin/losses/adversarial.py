@@ -13,15 +13,15 @@ from ..errors import SettingError
 from .signal import WINDOWS, Signal, _relative_error
 
 _SLOPE = 0.2
-# Energy below which a signal is left as it is: silence has no unit energy.
+# Smallest norm to divide by: silence cannot be scaled to unit energy.
 _LEAST_NORM = 1e-8
 
 
 class Judgement(NamedTuple):
-    """What discriminators say of a signal.
+    """Output of the discriminators for a signal.
 
     Args:
-        scores: one tensor ``(batch, 1, bins, frames)`` for each window; 1 stands for an original.
+        scores: one tensor ``(batch, 1, bins, frames)`` for each window; 1 means an original.
         features: six feature maps for each window.
     """
 
@@ -30,7 +30,7 @@ class Judgement(NamedTuple):
 
 
 class STFTDiscriminator(nn.Module):
-    """Table I: six spectrally normed 3x3 convolutions, every second one halving, and one more.
+    """Table I: six spectrally normalised 3x3 convolutions, every second of stride 2, and one more.
 
     Args:
         in_channels: twice the number of audio channels.
@@ -89,8 +89,8 @@ class MultiResolutionSTFTDiscriminator(nn.Module):
         return self.judge(wav)[0]
 
     def judge(self, *signals: Signal | torch.Tensor) -> list[Judgement]:
-        """Judges several signals with the same weights: one power iteration of the spectral norm
-        for all of them. A signal without gradient costs no graph where the weights have none."""
+        """Judge several signals with the same weights: one power iteration of the spectral norm
+        for all of them. A signal without gradient builds no graph if the weights have none."""
         with parametrize.cached():
             return [self._judge(Signal.of(signal)) for signal in signals]
 
@@ -103,7 +103,7 @@ class MultiResolutionSTFTDiscriminator(nn.Module):
         norm = torch.linalg.vector_norm(signal.wav.float(), dim=(-2, -1)).clamp(min=_LEAST_NORM)
         judgement = Judgement([], [])
         for window, discriminator in zip(self.windows, self.discriminators):
-            # Scaling the spectrum is scaling the signal, and the losses share the spectrum.
+            # Scaling the spectrum equals scaling the signal, and the losses reuse the spectrum.
             parts = torch.view_as_real(signal.stft(window) / norm[:, None, None, None])
             score, features = discriminator(parts.permute(0, 1, 4, 2, 3).flatten(1, 2))
             judgement.scores.append(score)
@@ -112,7 +112,7 @@ class MultiResolutionSTFTDiscriminator(nn.Module):
 
 
 class AdversarialLoss(nn.Module):
-    """Least squares between scores and what they should be [31]: eq. (3), means in place of sums.
+    """Least squares between scores and their targets [31]: eq. (3), with means for sums.
 
     A score is a list of one tensor for each discriminator.
     """
@@ -120,7 +120,7 @@ class AdversarialLoss(nn.Module):
     def discriminator_loss(
         self, est_scores: Sequence[torch.Tensor], scores: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """For the discriminator: originals score 1, estimates 0."""
+        """Compute the discriminator's loss: originals should score 1, estimates 0."""
         losses = [
             (real.float() - 1).square().mean() + fake.float().square().mean()
             for fake, real in zip(est_scores, scores)
@@ -128,7 +128,7 @@ class AdversarialLoss(nn.Module):
         return torch.stack(losses).mean()
 
     def generator_loss(self, est_scores: Sequence[torch.Tensor]) -> torch.Tensor:
-        """For the generator: estimates score 1."""
+        """Compute the generator's loss: estimates should score 1."""
         return torch.stack([(fake.float() - 1).square().mean() for fake in est_scores]).mean()
 
 
@@ -148,7 +148,7 @@ class FeatureMatchingLoss(nn.Module):
         est_features: Sequence[Sequence[torch.Tensor]],
         features: Sequence[Sequence[torch.Tensor]],
     ) -> torch.Tensor:
-        """Feature maps of the estimate and of the original, for each discriminator and layer."""
+        """Compare feature maps of estimate and original, for each discriminator and layer."""
         errors = [
             _relative_error(est, ref.detach(), self.per_item)
             for est_layers, layers in zip(est_features, features)

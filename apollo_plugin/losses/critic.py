@@ -1,4 +1,4 @@
-"""SR-GAN's critic: it scores the frames of a restoration, given what was to be restored."""
+"""SR-GAN's critic, which scores the frames of a restoration, given its input."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -11,7 +11,7 @@ from .signal import Signal
 
 
 def compressed_spectrum(wav: Signal | torch.Tensor, window: int, hop: int) -> torch.Tensor:
-    """What SR-GAN's networks see of signals.
+    """Compute the compressed spectrum, the input of SR-GAN's networks.
 
     Args:
         wav: ``(batch, channels, time)``.
@@ -26,20 +26,20 @@ def compressed_spectrum(wav: Signal | torch.Tensor, window: int, hop: int) -> to
 
 
 class SRGANCritic(nn.Module):
-    """Scores a signal beside its coded version; each frame of each channel has a score.
+    """Critic that scores each frame of each channel, given the coded signal.
 
-    Built as the generator is, with sums over the gated convolutions and without noise. At the
-    generator's default sizes 163 285 439 parameters.
+    Its structure is the generator's, with sums over the gated convolutions and without noise;
+    163 285 439 parameters at the generator's default sizes.
 
     Args:
         window: of the STFT in samples.
         channels, n_rows, width, dilations: as in
             :class:`~apollo_plugin.network.srgan.SRGANNetwork`.
-        conditional: whether it sees the coded signal. The open implementation's does not, but has
-            nothing else that ties a restoration to its input.
+        conditional: give it the coded signal. The open implementation does not, and so has nothing
+            that ties a restoration to its input.
 
     Shape:
-        two of what :func:`compressed_spectrum` gives, ``(streams, 2, bins, frames)``, to scores
+        two results of :func:`compressed_spectrum`, ``(streams, 2, bins, frames)``, to scores
         ``(streams, frames)``.
 
     Example:
@@ -61,7 +61,7 @@ class SRGANCritic(nn.Module):
     ):
         super().__init__()
         self.conditional = conditional
-        # Its slope is differentiated: plain products, which can be.
+        # Plain products, as the gradient penalty needs second derivatives.
         self.encoder = FrequencyAggregation(
             4 if conditional else 2, window // 2, channels, n_rows, width, product=_plain
         )
@@ -75,7 +75,7 @@ class SRGANCritic(nn.Module):
         self.before_gates, self.gate, self.before_score = nn.PReLU(), nn.PReLU(), nn.PReLU()
 
     def forward(self, parts: torch.Tensor, coded: torch.Tensor) -> torch.Tensor:
-        """Compressed spectra of a signal and of its coded version to scores."""
+        """Score the compressed spectrum of a signal, given that of its coded version."""
         x = torch.cat((parts, coded), 1) if self.conditional else parts
         x, _ = self.encoder(x, self.encoder.initial_contexts(len(x), x), True)
         first, *others = self.middle

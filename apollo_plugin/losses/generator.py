@@ -1,4 +1,4 @@
-"""The generator's loss: eq. (6) of the paper, and what may join it."""
+"""The generator's loss: eq. (6) of the paper, with optional terms."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,14 +19,14 @@ from .spectral import (
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
-    """Raises a SettingError for a weight that is negative or no number."""
+    """Raise a SettingError for a weight that is negative, infinite or NaN."""
     for name, weight in weights.items():
         if not 0 <= weight < float("inf"):
             raise SettingError(f"loss weight {name} is {weight}; it has to be 0 or more")
 
 
 class GeneratorLoss(nn.Module):
-    """Weighted sum of named losses: eq. (6) unless told otherwise.
+    """Weighted sum of named losses, by default eq. (6).
 
     Args:
         reconstruction: alpha of the paper, weight of :class:`ReconstructionLoss`.
@@ -37,15 +37,14 @@ class GeneratorLoss(nn.Module):
         mel: weight of :class:`MelLoss`.
         log_spectral: weight of :class:`LogSpectralLoss`.
         band_energy: weight of :class:`BandEnergyLoss`.
-        snr_below: what the SNR counts: None everything, a number of Hz, or ``"cutoff"``; see
+        snr_below: upper limit of the SNR: None, a frequency in Hz, or ``"cutoff"``; see
             :class:`SNRLoss`.
-        windows: of the reconstruction loss.
+        windows: windows of the reconstruction loss.
         per_item: see the module.
         sample_rate: of the signals, in Hz.
 
     Raises:
-        ValueError: where a weight is negative, or none of the losses that need no discriminator
-            is positive.
+        ValueError: if a weight is negative, or all losses that need no discriminator have weight 0.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class GeneratorLoss(nn.Module):
         if not any(self.weights[name] for name in self.comparisons):
             raise SettingError(
                 f"one of the weights {', '.join(self.comparisons)} has to exceed 0: the "
-                "discriminators alone do not tell what the original is"
+                "discriminators alone do not compare with the original"
             )
         self.adversarial = AdversarialLoss()
         self.feature_matching = FeatureMatchingLoss(per_item)
@@ -102,14 +101,14 @@ class GeneratorLoss(nn.Module):
         judgement: Judgement | None = None,
         coded: Signal | torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        """The sum and its parts; a part of weight 0 is not computed.
+        """Compute the sum and its parts; a part of weight 0 is not computed.
 
         Args:
             est_targets: the generator's output.
             targets: the original.
-            est_judgement: what the discriminators say of the output; without it the sum has no
+            est_judgement: the discriminators' judgement of the output; without it the sum has no
                 adversarial part.
-            judgement: what they say of the original.
+            judgement: their judgement of the original.
             coded: the generator's input, for ``snr_below="cutoff"``.
         """
         est, ref = Signal.pair(est_targets, targets)

@@ -1,4 +1,4 @@
-"""A batch of waveforms whose spectra are computed once, and the relative error of section II-E."""
+"""Batches of waveforms with cached spectra, and the relative error of section II-E."""
 
 import torch
 
@@ -12,7 +12,7 @@ _POWER_EPS = 1e-9
 
 
 def require_equal_shapes(est: torch.Tensor, ref: torch.Tensor) -> None:
-    """Raises a SettingError for an estimate and an original that torch would broadcast: one channel
+    """Raise a SettingError for unequal shapes, which torch might broadcast: one channel would be
     compared with two, four items with one."""
     if est.shape != ref.shape:
         raise SettingError(
@@ -22,7 +22,7 @@ def require_equal_shapes(est: torch.Tensor, ref: torch.Tensor) -> None:
 
 
 class Signal:
-    """A batch of waveforms and its spectra, each computed when it is first asked for.
+    """A batch of waveforms and its spectra, each computed at its first use.
 
     Args:
         wav: ``(batch, channels, time)``.
@@ -43,38 +43,38 @@ class Signal:
 
     @classmethod
     def of(cls, signal: "Signal | torch.Tensor") -> "Signal":
-        """The signal itself, or a tensor as one."""
+        """Wrap a tensor; return a signal itself."""
         return signal if isinstance(signal, Signal) else cls(signal)
 
     @classmethod
     def pair(
         cls, est_targets: "Signal | torch.Tensor", targets: "Signal | torch.Tensor"
     ) -> tuple["Signal", "Signal"]:
-        """Estimate and original as signals of one shape.
+        """Wrap estimate and original, which need equal shapes.
 
         Raises:
-            SettingError: where they are not: broadcast, one channel would be compared with two.
+            SettingError: for unequal shapes.
         """
         est, ref = cls.of(est_targets), cls.of(targets)
         require_equal_shapes(est.wav, ref.wav)
         return est, ref
 
     def stft(self, window: int, hop: int | None = None) -> torch.Tensor:
-        """Centred STFT with a Hann window, complex ``(batch, channels, bins, frames)``.
+        """Compute the centred STFT with a Hann window, ``(batch, channels, bins, frames)``.
 
         Args:
             window: in samples.
-            hop: in samples; half of the window unless given.
+            hop: in samples; by default half of the window.
 
         Raises:
-            ValueError: where the signal is no longer than half a window.
+            ValueError: if the signal is not longer than half a window.
         """
         n_samples = self.wav.shape[-1]
         if window < 2 or n_samples <= window // 2:
             raise SettingError(f"{n_samples} samples are too few for an STFT window of {window}")
         hop = hop or window // 2
         if (window, hop) not in self._spectra:
-            # Precision of float32 at least, under autocast too.
+            # In float32 at least, under autocast too.
             wav = self.wav.flatten(0, 1).to(torch.promote_types(self.wav.dtype, torch.float32))
             hann = torch.hann_window(window, dtype=wav.dtype, device=wav.device)
             spec = torch.stft(wav, window, hop, window=hann, return_complex=True)
@@ -82,7 +82,7 @@ class Signal:
         return self._spectra[window, hop]
 
     def power(self, window: int, hop: int | None = None) -> torch.Tensor:
-        """Squared magnitudes of :meth:`stft`; the hop is a quarter of the window unless given."""
+        """Compute squared magnitudes of :meth:`stft`; by default the hop is a quarter window."""
         key = window, hop or window // 4
         if key not in self._powers:
             spec = self.stft(*key)
@@ -90,7 +90,7 @@ class Signal:
         return self._powers[key]
 
     def detach(self) -> "Signal":
-        """The same signal and spectra as constants."""
+        """Return the same signal and spectra without gradients."""
         constant = Signal(self.wav.detach())
         constant._spectra = {key: spec.detach() for key, spec in self._spectra.items()}
         return constant
@@ -106,7 +106,7 @@ def _relative_error(est: torch.Tensor, ref: torch.Tensor, per_item: bool) -> tor
 
 
 def _in_bands(power: torch.Tensor, bands: torch.Tensor) -> torch.Tensor:
-    """``(..., bins, frames)`` by ``(bins, bands)`` -> ``(..., frames, bands)``, never in half
-    precision: powers have a wide range."""
+    """Sum ``(..., bins, frames)`` to ``(..., frames, bands)`` by a matrix ``(bins, bands)``, never
+    in half precision, as powers have a wide range."""
     with torch.autocast(power.device.type, enabled=False):
         return power.transpose(-1, -2) @ bands.to(power.dtype)

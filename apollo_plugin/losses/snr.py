@@ -1,4 +1,4 @@
-"""The signal-to-noise ratio as a loss, of all that sounds or of what a codec kept."""
+"""The signal-to-noise ratio as a loss, over the whole band or over the band that a codec kept."""
 
 import math
 
@@ -12,17 +12,17 @@ from .signal import _POWER_EPS, Signal, _in_bands
 class SNRLoss(nn.Module):
     """Negative log10 of the signal-to-noise ratio, mean over channels and items.
 
-    It counts energy, so it sees phase, keeps what is sure and costs the quiet highs next to
-    nothing. Over the whole band it asks for highs that are too quiet: their phase cannot be known,
-    so every one of them is noise. ``below`` leaves them to the other losses. Not in the paper.
+    It is sensitive to phase and dominated by energy, so quiet highs hardly count. Over the whole
+    band it favours highs that are too quiet: their phase cannot be predicted, so any energy there
+    counts as noise. ``below`` leaves the highs to the other losses. Not in the paper.
 
     Args:
-        below: None counts everything; a number what lies below so many Hz; ``"cutoff"`` what lies
-            below the codec's cut-off, for each item and channel that of its coded signal.
+        below: upper limit of the band: None for the whole band; a frequency in Hz; ``"cutoff"`` for
+            the codec's cut-off, measured for each item and channel on its coded signal.
         sample_rate: in Hz.
 
     Raises:
-        ValueError: for any other ``below``, and where the coded signal is asked for and missing.
+        ValueError: for any other ``below``, and if the coded signal is needed and missing.
 
     Example:
         >>> import torch
@@ -31,13 +31,13 @@ class SNRLoss(nn.Module):
         [-2.0, -2.0]
     """
 
-    # Of the spectra that a band is taken from, and of the bands that tell the cut-off.
+    # Window of the spectra.
     _WINDOW = 2048
-    # A signal of power 1 in half of the bins of a Hann window.
+    # Energy of a signal of power 1 in half of the bins, with a Hann window.
     _ENERGY = 0.375 * _WINDOW**2 / 2
     _BAND_HZ = 250.0
-    # The codec kept a band if half of its energy is left. What lies 100 dB below the whole signal
-    # is rounding.
+    # The codec kept a band if half of its energy is left. Energy 100 dB below the whole signal is
+    # rounding.
     _KEPT, _ROUNDING = 0.5, 1e-10
 
     def __init__(self, below: float | str | None = None, sample_rate: float = 44100):
@@ -70,7 +70,7 @@ class SNRLoss(nn.Module):
         return -((power + _POWER_EPS) / (noise + _POWER_EPS)).log10().mean()
 
     def _counted(self, ref: Signal, coded: Signal | torch.Tensor | None) -> torch.Tensor:
-        """1 for the bins that count: ``(bins,)`` or ``(batch, channels, bins)``."""
+        """Mask of the bins that count: ``(bins,)`` or ``(batch, channels, bins)``."""
         n_bins = self._WINDOW // 2 + 1
         hertz = torch.arange(n_bins, device=ref.wav.device) * self.sample_rate / self._WINDOW
         if self.below != "cutoff":
@@ -84,5 +84,5 @@ class SNRLoss(nn.Module):
                 for signal in Signal.pair(coded, ref)
             )
             there = kept > self._KEPT * whole + self._ROUNDING * whole.sum(-1, keepdim=True)
-            # All bands up to the highest that is there.
+            # All bands up to the highest that was kept.
             return (there.flip(-1).cumsum(-1).flip(-1) > 0).to(kept.dtype)[..., band]

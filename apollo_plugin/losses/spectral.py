@@ -1,9 +1,10 @@
-"""Losses of section II-E: reconstruction, adversarial, feature matching, and what may join them.
+"""Losses on spectra: the reconstruction loss of section II-E, and optional ones.
 
-A loss compares two :class:`Signal`, which compute each spectrum once however many losses and
-discriminators look at it. With ``per_item`` the ratios are taken for each item of a batch and then
-averaged, which makes a batch the mean of its items: gradients do not depend on how items are spread
-over processes or accumulated. The published training has one item a process, so it does the same.
+A loss compares two :class:`Signal`, which compute each spectrum once for all losses and
+discriminators. With ``per_item`` the ratios are taken for each item of a batch and then averaged,
+so that the loss of a batch is the mean of its items: gradients do not depend on how items are
+distributed over processes or accumulated. The published training has one item per process, which is
+equivalent.
 """
 
 import math
@@ -51,11 +52,11 @@ class ReconstructionLoss(nn.Module):
 class EnvelopeLoss(nn.Module):
     """Relative error of compressed magnitudes, mean over STFT resolutions.
 
-    Quiet highs count as loud lows do, whatever the phase. Not in the paper.
+    Quiet highs count as much as loud lows; phase does not matter. Not in the paper.
 
     Args:
         windows: in samples; hops are a quarter of them.
-        power: of the magnitudes.
+        power: exponent of the magnitudes.
         per_item: see the module.
     """
 
@@ -87,14 +88,14 @@ class EnvelopeLoss(nn.Module):
 class MelLoss(nn.Module):
     """Mean error of natural log powers in mel bands; phase and fine structure do not matter.
 
-    It asks for the right power where :class:`EnvelopeLoss`, an error of the single bins, is least a
-    little below it. What lies more than 50 dB below the loudest band of its frame is as good as
-    masked and counts as that. Not in the paper.
+    Its minimum is at the right power, while that of :class:`EnvelopeLoss`, an error of single bins,
+    is slightly below it. Levels more than 50 dB below the loudest band of their frame are masked
+    and clamped. Not in the paper.
 
     Args:
         sample_rate: in Hz.
         window: in samples; the hop is a quarter of it.
-        n_mels: bands up to half of the sample rate.
+        n_mels: number of bands up to half of the sample rate.
 
     Example:
         >>> import torch
@@ -119,7 +120,7 @@ class MelLoss(nn.Module):
         return (torch.maximum(est, floor).log() - torch.maximum(ref, floor).log()).abs().mean()
 
     def _powers(self, signal: Signal) -> torch.Tensor:
-        """``(batch, channels, frames, mels)``"""
+        """Powers in mel bands, ``(batch, channels, frames, mels)``."""
         return _in_bands(signal.power(self.window), self.get_buffer("bands"))
 
 
@@ -136,10 +137,10 @@ def _mel_bands(n_bins: int, top_hz: float, n_mels: int) -> torch.Tensor:
 class LogSpectralLoss(nn.Module):
     """Mean error of the natural log powers of single bins, mean over STFT resolutions.
 
-    The power in a mel band can be right while most of its bins are too low and a few too high;
-    this counts bins alike. Phase does not matter. What lies more than 20 dB below the original's
-    mean power around a bin counts as lying there, so that the depth of notches, which is chance,
-    does not drive the gradient. Not in the paper.
+    The power in a mel band can be right while most of its bins are too low and a few too high; this
+    loss weights all bins equally. Phase does not matter. A floor 20 dB below the original's mean
+    power around each bin is added, so that the random depth of notches does not drive the gradient.
+    Not in the paper.
 
     Args:
         windows: in samples; hops are a quarter of them.
@@ -177,22 +178,22 @@ class LogSpectralLoss(nn.Module):
 class BandEnergyLoss(nn.Module):
     """Mean error of the natural log energies of bands of equal width, mean over time scales.
 
-    The envelope that ears follow: short hops tell where an onset lies, long ones what the level is.
-    Phase and fine structure do not matter. Both energies are raised by a floor relative to the
-    original, so that silence neither counts nor drives the gradient. Not in the paper.
+    It compares temporal envelopes: short hops resolve onsets, long ones the level. Phase and fine
+    structure do not matter. A floor relative to the original is added to both energies, so that
+    silence neither counts nor drives the gradient. Not in the paper.
 
     Args:
         sample_rate: in Hz.
         hops_ms: time scales in milliseconds; windows are twice as long.
         band_hz: width of the bands, from 0 Hz to half of the sample rate.
-        floor_db: how far the floor lies below the original's energy, that of all bands and of the
-            whole item, for each channel.
+        floor_db: distance of the floor below the original's energy over all bands and the whole
+            item, for each channel.
 
     Shape:
         estimate and original ``(batch, channels, time)``, tensors or :class:`Signal`.
 
     Raises:
-        ValueError: for hops or bands too short for each other, and for too short a signal.
+        ValueError: for bands too narrow for a hop, and for too short a signal.
 
     Example:
         >>> import torch
@@ -217,9 +218,9 @@ class BandEnergyLoss(nn.Module):
                     f"a hop of {hops_ms[index]:g} ms is too short for bands of {band_hz:g} Hz"
                 )
             hertz = torch.arange(hop + 1) * sample_rate / (2 * hop)
-            # The bin at half of the sample rate may open a band of its own: it joins the last.
+            # The bin at half of the sample rate joins the last band.
             band = (hertz / band_hz).long().clamp(max=math.ceil(sample_rate / 2 / band_hz) - 1)
-            # A product with a matrix: indexing is slow to differentiate.
+            # A product with a matrix, as indexing is slow to differentiate.
             self.register_buffer(f"bands_{index}", nn.functional.one_hot(band).float(), False)
 
     def forward(

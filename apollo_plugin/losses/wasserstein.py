@@ -1,4 +1,4 @@
-"""What SR-GAN is trained with: Wasserstein distance, gradient penalty, and what may join them."""
+"""Losses of SR-GAN: Wasserstein distance, gradient penalty, and optional ones."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -15,8 +15,8 @@ _EPS = 1e-6
 
 
 class WassersteinLoss(nn.Module):
-    """Difference of mean scores (Arjovsky et al., 2017): the critic raises originals over
-    estimates, the generator raises its own."""
+    """Difference of mean scores (Arjovsky et al., 2017): the critic raises originals above
+    estimates, the generator raises its estimates."""
 
     def critic_loss(self, est_scores: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         return est_scores.float().mean() - scores.float().mean()
@@ -26,8 +26,8 @@ class WassersteinLoss(nn.Module):
 
 
 class GradientPenalty(nn.Module):
-    """Mean squared distance to 1 of the slope of a critic's mean score, somewhere between estimate
-    and original (Gulrajani et al., 2017)."""
+    """Mean squared distance to 1 of the gradient norm of a critic's mean score, at random points
+    between estimate and original (Gulrajani et al., 2017)."""
 
     def forward(
         self,
@@ -36,17 +36,17 @@ class GradientPenalty(nn.Module):
         ref: torch.Tensor,
         share: torch.Tensor,
     ) -> torch.Tensor:
-        """The penalty.
+        """Compute the penalty.
 
         Args:
-            critic: from what is judged to scores, ``(batch, ...)``.
+            critic: function from signals to scores, ``(batch, ...)``.
             est: estimates, ``(batch, ...)``.
             ref: originals of the same shape.
-            share: of the original, 0 to 1, ``(batch,)``.
+            share: share of the original, 0 to 1, ``(batch,)``.
         """
         require_equal_shapes(est, ref)
         share = share.view(-1, *[1] * (est.ndim - 1))
-        # A slope of a slope, in float32 at least.
+        # The penalty is differentiated again: in float32 at least.
         with torch.autocast(est.device.type, enabled=False):
             between = torch.lerp(est.detach(), ref.detach(), share).requires_grad_()
             scores = critic(between).flatten(1).mean(1)
@@ -55,11 +55,11 @@ class GradientPenalty(nn.Module):
 
 
 class ProfileLoss(nn.Module):
-    """Distance of two draws of the noise over what they change: against one answer for all noise.
+    """Distance of two draws of the noise relative to the change of output, against mode collapse.
 
     For P the square root of a spectrum's magnitudes, ``|z - z'| / ||mean P - mean P'||_p`` for the
-    mean over bins with p = 1.3, and over frames with p = 1.6, summed. From the open implementation,
-    which has it and does not call it.
+    mean over bins with p = 1.3, and over frames with p = 1.6, summed. The open implementation
+    defines it without calling it.
     """
 
     # Axis of (streams, bins, frames) -> p.
@@ -68,28 +68,28 @@ class ProfileLoss(nn.Module):
     def forward(
         self, one: torch.Tensor, other: torch.Tensor, z: torch.Tensor, other_z: torch.Tensor
     ) -> torch.Tensor:
-        """Two compressed spectra of the same signals, ``(streams, 2, bins, frames)``, and the
-        noise of both, ``(batch, noise_dim)``."""
+        """Compare two compressed spectra of the same signals, ``(streams, 2, bins, frames)``, with
+        the noise of both, ``(batch, noise_dim)``."""
         require_equal_shapes(one, other)
-        # Compressed parts to the power 4 are squared ones.
+        # The fourth power of a compressed part is the square of the part.
         roots = [(parts.pow(4).sum(1) + _EPS).pow(0.25) for parts in (one, other)]
         distance = torch.linalg.vector_norm((z - other_z).float(), dim=-1)
         distance = distance.repeat_interleave(len(one) // len(z))
         ratios = []
         for axis, p in self._PROFILES:
             change = roots[0].mean(axis) - roots[1].mean(axis)
-            # The slope of a power below 2 is steep at zero.
+            # Regularised: a power below 2 has a steep gradient at zero.
             norm = (change.square() + _EPS).pow(p / 2).sum(1).pow(1 / p)
             ratios.append(distance / norm)
         return torch.stack(ratios).sum(0).mean()
 
 
 class MagnitudeLoss(nn.Module):
-    """Mean absolute error of magnitudes of compressed parts. Where phase cannot be known the error
-    of the parts is least for silence, and this one is not. In no source."""
+    """Mean absolute error of the magnitudes of compressed parts. If phase is unpredictable, the
+    error of the parts is smallest for silence; this error is not. Not in a source."""
 
     def forward(self, est: torch.Tensor, ref: torch.Tensor) -> torch.Tensor:
-        """Compressed spectra, ``(streams, 2, bins, frames)``."""
+        """Compare compressed spectra, ``(streams, 2, bins, frames)``."""
         require_equal_shapes(est, ref)
         magnitudes = [(parts.square().sum(1) + _EPS).sqrt() for parts in (est, ref)]
         return (magnitudes[0] - magnitudes[1]).abs().mean()
@@ -110,16 +110,16 @@ class SRGANLoss(nn.Module):
         adversarial: weight of :class:`WassersteinLoss`.
         gradient_penalty: weight of :class:`GradientPenalty`; 10 in Gulrajani et al., 100 in the
             open implementation.
-        reconstruction: weight of the mean absolute error; in no source.
+        reconstruction: weight of the mean absolute error; not in a source.
         magnitude: weight of :class:`MagnitudeLoss`.
-        profile: weight of :class:`ProfileLoss`; its own is not known.
+        profile: weight of :class:`ProfileLoss`; the open implementation names none.
         window, hop: of the STFT in samples.
-        windows: of the reconstruction loss of :class:`~apollo_plugin.losses.GeneratorLoss`, which
-            validation tells too.
+        windows: windows of the reconstruction loss of :class:`~apollo_plugin.losses.GeneratorLoss`,
+            which validation reports too.
 
     Raises:
-        ValueError: where a weight is negative, or those of adversarial, reconstruction and
-            magnitude are all 0.
+        ValueError: if a weight is negative, or those of adversarial, reconstruction and magnitude
+            are all 0.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class SRGANLoss(nn.Module):
         self.profile = ProfileLoss()
 
     def spectrum(self, wav: Signal | torch.Tensor) -> torch.Tensor:
-        """See :func:`~apollo_plugin.losses.compressed_spectrum`."""
+        """Compute :func:`~apollo_plugin.losses.compressed_spectrum`."""
         return compressed_spectrum(wav, self.window, self.hop)
 
     def critic_loss(
@@ -163,14 +163,14 @@ class SRGANLoss(nn.Module):
         coded: torch.Tensor,
         share: torch.Tensor,
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        """The critic's loss and its parts.
+        """Compute the critic's loss and its parts.
 
         Args:
-            critic: whose weights are to be trained.
-            est: the generator's output, a constant.
+            critic: the critic to train.
+            est: the generator's output, detached.
             ref: the original.
             coded: the generator's input.
-            share: for :class:`GradientPenalty`, one for each stream.
+            share: shares of :class:`GradientPenalty`, one for each stream.
         """
         distance = self.adversarial.critic_loss(critic(est, coded), critic(ref, coded))
         parts = {"distance": -distance}
@@ -188,16 +188,16 @@ class SRGANLoss(nn.Module):
         est_scores: torch.Tensor | None = None,
         draws: Draws | None = None,
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        """The generator's loss and its parts; a part of weight 0 is not computed.
+        """Compute the generator's loss and its parts; a part of weight 0 is not computed.
 
         Args:
             est: the generator's output.
             ref: the original.
-            est_scores: what the critic says of the output; without it there is no adversarial part.
-            draws: a second output, for the profile loss.
+            est_scores: the critic's scores of the output; without them no adversarial part.
+            draws: a second output for other noise, for the profile loss.
 
         Raises:
-            SettingError: where nothing is left to learn from.
+            SettingError: if all parts have weight 0.
         """
         require_equal_shapes(est, ref)
         parts: dict[str, torch.Tensor] = {}

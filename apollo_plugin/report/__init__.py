@@ -1,4 +1,4 @@
-"""The listening page: sounds side by side, their pictures and their numbers, in one HTML file."""
+"""The listening page: versions of a sound with their pictures and metrics, in one HTML file."""
 
 from .comparison import Comparison, Version, compare, compare_files
 from .page import MAX_ITEMS, build, check_target, excerpt_seconds, write

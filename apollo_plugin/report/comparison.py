@@ -1,6 +1,6 @@
-"""A file, its restoration and the original beside each other: excerpt, levels, spectra, metrics.
+"""Comparison of a file, its restoration and the original: excerpt, levels, spectra, metrics.
 
-What the listening page (:mod:`apollo_plugin.report`) shows of one file.
+It is the content of the listening page (:mod:`apollo_plugin.report`) for one file.
 """
 
 import math
@@ -21,28 +21,28 @@ from ..sounds import array
 from ..spectra import hann, stft
 from .envelope import Envelope, envelope
 
-# What a song is cut to: long enough to hear, short enough to send.
+# Length of the excerpt of a song: long enough to judge, short enough to send.
 EXCERPT_SECONDS = 12.0
-# Decoders differ in how late an MP3 comes (1105 samples is common); more is another recording.
+# Decoders delay an MP3 differently (1105 samples is common); a larger shift is another recording.
 _MAX_SHIFT_SECONDS = 0.2
 _MAX_LENGTH_DIFFERENCE = 1.0
-# Spectra: windows of 46 ms, so that partials are lines, and pictures of so many columns and rows.
+# Spectra: windows of 46 ms, which resolve partials; pictures of so many columns and rows.
 _WINDOW_SECONDS = 0.046
 _COLUMNS, _ROWS = 900, 320
 _FLOOR = 1e-12
-# Formats that give an input its label.
+# Formats that serve as the label of an input.
 _LOSSY = ("MP3", "AAC", "M4A", "OGG", "OPUS", "WMA", "AC3")
 
 
 @dataclass(frozen=True)
 class Version:
-    """One of the sounds that are compared.
+    """One version of the sound.
 
     Args:
         label: ``"Restored"``, ``"Original"``, and for the input its format or ``"Input"``.
         wav: level-matched excerpt, ``(1 or 2, time)``.
-        gain: in dB, by which it was matched.
-        metrics: of the excerpt against the original; empty where that is unknown.
+        gain: gain of the level matching in dB.
+        metrics: metrics of the excerpt against the original; empty if there is none.
     """
 
     label: str
@@ -53,20 +53,20 @@ class Version:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One file as a page shows it.
+    """Everything that a page shows of one file.
 
     Args:
         name: of the file.
         sample_rate: in Hz.
-        start: of the excerpt, in seconds.
+        start: begin of the excerpt in seconds.
         seconds: length of the excerpt.
         total_seconds: length of the file.
-        versions: as it came, restored, and the original where it is known.
+        versions: the input, the restoration, and the original if there is one.
         spectrograms: dB by label, ``(rows, columns)``, low frequencies first; full scale sine is 0.
-        averages: dB over frequency by label, mean over time.
-        envelope: of the band above the cut-off, where there is one.
-        diagnosis: of the input.
-        notes: whatever else the reader has to know.
+        averages: mean over time in dB over frequency, by label.
+        envelope: envelope of the band above the cut-off, if there is one.
+        diagnosis: diagnosis of the input.
+        notes: further remarks for the reader.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Comparison:
     notes: list[str]
 
 
-# The label of what the restoration changed: restored less input.
+# Label of the difference, restored minus input.
 CHANGE = "Change"
 
 
@@ -91,26 +91,27 @@ def compare_files(
     source: str | os.PathLike,
     restored: str | os.PathLike,
     original: str | os.PathLike | None = None,
+    *,
     reading: Mapping[str, Any] | None = None,
     label: str | None = None,
     notes: Sequence[str] = (),
     **kwargs,
 ) -> Comparison:
-    """:func:`compare` for files; the original is resampled and aligned first.
+    """Compare files by :func:`compare`; the original is resampled and aligned first.
 
     Args:
-        name: of the file.
-        source: as it came.
+        name: title of the file on the page.
+        source: the input.
         restored: its restoration.
-        original: what it was coded from, where it is known.
-        reading: how ``source`` was read: further arguments of :func:`apollo_plugin.audio.read_all`.
-            The original is cut likewise.
-        label: what the input is called; by its suffix unless given.
-        notes: whatever else the reader has to know.
+        original: the recording that the input was coded from, if there is one.
+        reading: further arguments of :func:`apollo_plugin.audio.read_all` for ``source``. The
+            original is cut likewise.
+        label: label of the input; by its suffix unless given.
+        notes: further remarks for the reader.
         **kwargs: for :func:`compare`.
 
     Raises:
-        AudioError: for files that cannot be read, or an original that is another recording.
+        AudioError: if a file cannot be read, or the original is another recording.
     """
     reading = reading or {}
     read = audio.read_all(source, **reading)
@@ -119,7 +120,7 @@ def compare_files(
     if (output.shape, output_rate) != (coded.shape, rate):
         raise AudioError(
             f"'{restored}' is no restoration of '{source}': their rates, channels or lengths "
-            "differ; restore it anew with --overwrite"
+            "differ; restore it again with --overwrite"
         )
     notes = [*notes, *(f"{note[:1].upper()}{note[1:]}." for note in read.notes)]
     reference = None
@@ -133,8 +134,8 @@ def compare_files(
             notes.append(f"The original was resampled from {reference_rate} to {rate} Hz.")
         if shift:
             notes.append(
-                f"The original was moved by {shift} samples ({1000 * shift / rate:.1f} ms) to lie "
-                "in line with the input."
+                f"The original was moved by {shift} samples ({1000 * shift / rate:.1f} ms) to "
+                "align it with the input."
             )
     suffix = Path(source).suffix[1:].upper()
     label = label or (suffix if suffix in _LOSSY else "Input")
@@ -147,26 +148,27 @@ def compare(
     restored: np.ndarray,
     sample_rate: int,
     original: np.ndarray | None = None,
+    *,
     seconds: float = EXCERPT_SECONDS,
     metrics: Sequence[str] = METRICS,
     label: str = "MP3",
     notes: Sequence[str] = (),
 ) -> Comparison:
-    """Prepares a file and its restoration for the page.
+    """Prepare a signal and its restoration for the page.
 
-    A long file is cut to the stretch in which the restoration changed most. The metrics are those
-    of the excerpt, before its levels are matched (ITU-R BS.1770, RMS below 0.4 s).
+    A long signal is cut to the excerpt that the restoration changed most. The metrics are those of
+    the excerpt, before its levels are matched (by loudness of ITU-R BS.1770, below 0.4 s by RMS).
 
     Args:
-        name: of the file.
-        coded: as it came, ``(channels, time)``.
-        restored: of the same shape.
+        name: title of the file on the page.
+        coded: the input, ``(channels, time)``.
+        restored: its restoration, of the same shape.
         sample_rate: in Hz.
-        original: of the same shape, where it is known.
+        original: the original, of the same shape, if there is one.
         seconds: length of the excerpt.
-        metrics: which of :data:`apollo_plugin.metrics.METRICS`.
-        label: what the input is called.
-        notes: whatever else the reader has to know.
+        metrics: names from :data:`apollo_plugin.metrics.METRICS`.
+        label: label of the input.
+        notes: further remarks for the reader.
 
     Raises:
         ValueError: for signals of different shapes.
@@ -181,13 +183,13 @@ def compare(
         n_broken = int((~np.isfinite(wav)).sum())
         if n_broken:
             waves[key] = np.where(np.isfinite(wav), wav, np.float32(0))
-            notes.append(f"{key}: {n_broken} samples are NaN or infinite and taken as silence.")
+            notes.append(f"{key}: {n_broken} samples are NaN or infinite and set to 0.")
     coded, restored = waves[label], waves["Restored"]
     diagnosis = diagnose(coded, sample_rate)
     n_total, n_keep = coded.shape[-1], round(seconds * sample_rate)
     start = 0
     if n_total > n_keep:
-        start = _busiest(coded, restored, n_keep, sample_rate)
+        start = _find_excerpt(coded, restored, n_keep, sample_rate)
         waves = {key: wav[:, start : start + n_keep] for key, wav in waves.items()}
     measured = {}
     for key, wav in waves.items():
@@ -195,11 +197,11 @@ def compare(
             measured[key], reasons = _measure(wav, waves["Original"], sample_rate, metrics)
             notes += [f"{key}: {reason}." for reason in reasons if reason not in " ".join(notes)]
     if coded.shape[0] > 2:
-        notes.append(f"Channels 1 and 2 of {coded.shape[0]} are heard.")
+        notes.append(f"Only channels 1 and 2 of {coded.shape[0]} are played.")
     waves[CHANGE] = waves["Restored"] - waves[label]
     spectra = {key: _spectrogram(wav, sample_rate) for key, wav in waves.items()}
     del waves[CHANGE]
-    over_time = envelope(waves, sample_rate, diagnosis.cutoff)
+    band_envelope = envelope(waves, sample_rate, diagnosis.cutoff)
     gains, level_note = _match_levels(waves, sample_rate)
     if level_note:
         notes.append(level_note)
@@ -215,7 +217,7 @@ def compare(
         ],
         spectrograms={key: picture for key, (picture, _) in spectra.items()},
         averages={key: average for key, (_, average) in spectra.items()},
-        envelope=over_time,
+        envelope=band_envelope,
         diagnosis=diagnosis,
         notes=notes,
     )
@@ -224,7 +226,7 @@ def compare(
 def _measure(
     wav: np.ndarray, original: np.ndarray, rate: int, metrics: Sequence[str]
 ) -> tuple[dict[str, float], list[str]]:
-    """Figures, and why some are no numbers; what cannot be measured is still heard and seen."""
+    """Compute the metrics, and the reasons why some are undefined."""
     reasons: dict[str, str] = {}
     try:
         return evaluate(wav, original, rate, metrics, reasons), list(reasons.values())
@@ -235,7 +237,7 @@ def _measure(
 def _align(
     reference: np.ndarray, wav: np.ndarray, rate: int, name: str, other: str
 ) -> tuple[np.ndarray, int]:
-    """Moves a reference to where it fits best, and to the length of ``wav``; samples moved."""
+    """Align a reference with ``wav`` and match its length; return it and the shift in samples."""
     if reference.shape[0] != wav.shape[0]:
         raise AudioError(
             f"{name} has {reference.shape[0]} channel(s) and '{other}' has {wav.shape[0]}; "
@@ -245,7 +247,7 @@ def _align(
     if difference > _MAX_LENGTH_DIFFERENCE:
         raise AudioError(
             f"{name} is {reference.shape[-1] / rate:.1f} s long and '{other}' "
-            f"{wav.shape[-1] / rate:.1f} s; it has to be the same recording"
+            f"{wav.shape[-1] / rate:.1f} s; both have to be the same recording"
         )
     reach = round(_MAX_SHIFT_SECONDS * rate)
     # The first minute tells; correlation by FFT, padded so that nothing wraps.
@@ -262,8 +264,8 @@ def _align(
     return np.pad(moved, ((0, 0), (0, wav.shape[-1] - moved.shape[-1]))), shift
 
 
-def _busiest(coded: np.ndarray, restored: np.ndarray, n_keep: int, rate: int) -> int:
-    """Start of the stretch where most was changed, in steps of a quarter second."""
+def _find_excerpt(coded: np.ndarray, restored: np.ndarray, n_keep: int, rate: int) -> int:
+    """Find the start of the excerpt that was changed most, in steps of a quarter second."""
     step = max(1, rate // 4)
     change = np.square(restored - coded).sum(0)
     blocks = change[: len(change) // step * step].reshape(-1, step).sum(-1, dtype=np.float64)
@@ -274,7 +276,7 @@ def _busiest(coded: np.ndarray, restored: np.ndarray, n_keep: int, rate: int) ->
 
 
 def _match_levels(waves: dict[str, np.ndarray], rate: int) -> tuple[dict[str, float], str]:
-    """Gains in dB that bring all to the loudness of the first, and lower where one would clip."""
+    """Compute gains in dB to the loudness of the first, all lowered if one would clip; a note."""
     loudness = {key: _loudness(wav[:2], rate) for key, wav in waves.items()}
     first = next(iter(loudness.values()))
     gains = {
@@ -286,12 +288,12 @@ def _match_levels(waves: dict[str, np.ndarray], rate: int) -> tuple[dict[str, fl
     if peak > 1:
         lower = 20 * math.log10(peak)
         gains = {key: gain - lower for key, gain in gains.items()}
-        note = f"All were lowered by {lower:.1f} dB, so that none clips."
+        note = f"All versions were lowered by {lower:.1f} dB to avoid clipping."
     return gains, note
 
 
 def _loudness(wav: np.ndarray, rate: int) -> float:
-    """In LUFS, in dB where a signal is too short for that; NaN for silence."""
+    """Measure loudness in LUFS, of a signal too short for that RMS in dB; NaN for silence."""
     meter = Meter(rate, len(wav))
     meter.add(wav.T)
     level = meter.level()

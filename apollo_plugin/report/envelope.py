@@ -1,6 +1,6 @@
-"""Energy over time of a high band: whether what was added comes and goes as the original does.
+"""Energy of the high band over time, to compare the dynamics of restored highs with the original's.
 
-It is what ViSQOL hears most: transients that stand, or smear.
+ViSQOL is most sensitive to it: to transients that are sharp or smeared.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ import numpy as np
 
 from ..spectra import hann, stft
 
-# The band ends where hearing does; where no codec's edge was found it begins at _LOW_HZ.
+# Upper end of the band, and its lower end if no cut-off was found.
 _LOW_HZ, _HIGH_HZ = 8000.0, 16000.0
 _FRAME_SECONDS, _HOP_SECONDS = 0.02, 0.01
 _MOST_POINTS = 1200
 _FLOOR = 1e-12
-# Frames this far below the original's loudest do not count in the figures.
+# Frames more than this below the original's loudest are not counted.
 _RANGE_DB = 40.0
 
 
@@ -24,9 +24,9 @@ class Envelope:
     """Levels of a band over time.
 
     Args:
-        low: of the band, in Hz.
-        high: of the band, in Hz.
-        levels: dB by label, each ``(frames,)``; a sine of full scale in the band is at 0.
+        low: lower edge of the band in Hz.
+        high: upper edge of the band in Hz.
+        levels: dB by label, each ``(frames,)``; a full-scale sine in the band is at 0.
     """
 
     low: float
@@ -34,9 +34,8 @@ class Envelope:
     levels: Mapping[str, np.ndarray]
 
     def error(self, label: str, original: str) -> tuple[float, float] | None:
-        """How much louder a version is than the original, in dB: in the mean over the frames in
-        which the original sounds, and how that varies from frame to frame (standard deviation).
-        None where the original is silent in the band."""
+        """Compute mean and standard deviation of a version's level above the original's in dB, over
+        the frames in which the original has content in the band; None if it has none."""
         ref = self.levels[original]
         counted = (ref > ref.max() - _RANGE_DB) & (ref > 10 * np.log10(_FLOOR) + 1)
         if not counted.any():
@@ -48,15 +47,15 @@ class Envelope:
 def envelope(
     waves: Mapping[str, np.ndarray], sample_rate: int, cutoff: float | None
 ) -> Envelope | None:
-    """Levels of the band above the cut-off, to 16 kHz or to where the file ends.
+    """Measure the level of the band from the cut-off to 16 kHz, or to half of the sample rate.
 
     Args:
         waves: ``(channels, time)`` by label.
         sample_rate: in Hz.
-        cutoff: of the input in Hz, if it has one.
+        cutoff: cut-off of the input in Hz, if it has one.
 
     Returns:
-        None where the file's rate leaves no band.
+        the envelope; None if the sample rate leaves no band.
     """
     nyquist = sample_rate / 2
     low = cutoff or min(_LOW_HZ, nyquist / 2)

@@ -1,7 +1,7 @@
 """The listening page: one self-contained HTML file that opens from disk, without network.
 
-Sound is 16-bit FLAC, which every browser decodes without delay; pictures are palette PNGs; the page
-forbids itself to load anything (Content-Security-Policy). ``page.html`` holds markup and style,
+Sound is 16-bit FLAC, which every browser decodes without delay; pictures are palette PNGs; the
+page's Content-Security-Policy forbids to load anything. ``page.html`` holds markup and style,
 ``page.js`` the player.
 """
 
@@ -26,29 +26,29 @@ from .plots import data_uri, level_over_time, mean_spectrum, scale, spectrogram
 from .tables import Table, decibels, escape, table_html
 
 GENERATOR = '<meta name="generator" content="apollo_plugin">'
-# A page of more is too large to send, or to open on a phone.
+# A page with more files is too large to send, or to open on a phone.
 MAX_ITEMS = 24
 _SECONDS_IN_ALL = 96.0
 _BETTER = {1: "higher is better", -1: "lower is better"}
 
 
 def excerpt_seconds(n_items: int) -> float:
-    """How much of each file fits on a page of so many: 12 s of a few, 4 s of many."""
+    """Length of the excerpts on a page of so many files: 12 s of few, 4 s of many."""
     return min(EXCERPT_SECONDS, max(4.0, _SECONDS_IN_ALL / max(1, n_items)))
 
 
 def check_target(path: str | os.PathLike, overwrite: bool = False) -> None:
-    """Raises a SettingError where a page cannot be written; pages of before may be replaced."""
+    """Raise a SettingError if a page cannot be written; earlier pages may be replaced."""
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
-        raise SettingError(f"'{path}' is no name of a page; it has to end in .html")
+        raise SettingError(f"'{path}' has to end in .html to be a page")
     if path.is_dir():
         raise SettingError(f"'{path}' is a folder; a page needs the name of a file")
     if path.exists() and not overwrite:
         with path.open("rb") as file:
             if GENERATOR.encode() not in file.read(2000):
                 raise SettingError(
-                    f"'{path}' is there already and no listening page; --overwrite replaces it"
+                    f"'{path}' exists and is not a listening page; --overwrite replaces it"
                 )
 
 
@@ -60,21 +60,21 @@ def write(
     tables: Sequence[Table] = (),
     pictures: Sequence[tuple[str, bytes]] = (),
 ) -> int:
-    """Writes the page whole or not at all.
+    """Write the page, completely or not at all.
 
     Args:
-        path: of the file.
-        items: what is compared.
+        path: HTML file to write.
+        items: comparisons to show.
         title: heading of the page.
         intro: a sentence below it.
         tables: results above the items.
         pictures: PNG files above the items, each with its description.
 
     Returns:
-        its size in bytes.
+        size of the file in bytes.
 
     Raises:
-        DataError: where it cannot be written.
+        DataError: if it cannot be written.
     """
     page = build(items, title, intro, tables, pictures).encode(errors="replace")
     try:
@@ -92,7 +92,7 @@ def build(
     tables: Sequence[Table] = (),
     pictures: Sequence[tuple[str, bytes]] = (),
 ) -> str:
-    """The page as text; arguments are those of :func:`write`."""
+    """Build the page as text; arguments are those of :func:`write`."""
     folder = files(__package__)
     script = (folder / "page.js").read_text("utf-8")
     results = "".join(map(table_html, tables)) + "".join(
@@ -103,7 +103,7 @@ def build(
     body += _index(items)
     body += "".join(_item(item, index, title) for index, item in enumerate(items))
     count = f"{len(items)} files; this" if len(items) > 1 else "This"
-    # Markup and script are small beside the sound; the size is told to a tenth of a megabyte.
+    # Markup and script are small beside the sound; the size is shown to a tenth of a megabyte.
     megabytes = (len(body) + len(script) + 12000) / 1e6
     lines = [escape(intro)] if intro else []
     lines.append(f"{count} page is {megabytes:.1f} MB and needs no network.")
@@ -127,7 +127,7 @@ def _keys(n_versions: int) -> str:
 
 
 def _index(items: Sequence[Comparison]) -> str:
-    """Links to the files, where there are several."""
+    """Links to the files, if there are several."""
     if len(items) < 2:
         return ""
     links = "".join(
@@ -140,8 +140,8 @@ def _index(items: Sequence[Comparison]) -> str:
 def _item(item: Comparison, index: int, title: str) -> str:
     labels = [version.label for version in item.versions]
     name = escape(item.name)
-    # The page's title may have said it.
-    seen = ' class="hidden"' * (item.name == title)
+    # Hidden if it repeats the page's title.
+    hidden = ' class="hidden"' * (item.name == title)
     buttons = "".join(
         f'<button type="button" aria-pressed="false"><kbd aria-hidden="true">{number}</kbd>'
         f"<span>{escape(label)}</span></button>"
@@ -158,12 +158,12 @@ def _item(item: Comparison, index: int, title: str) -> str:
         "seconds": item.seconds,
         "audio": [_flac(version, item.sample_rate) for version in item.versions],
     }
-    # Nothing in it may end the element that holds it.
+    # Escaped, so that no text can close the script element that holds it.
     data = json.dumps(sound).replace("<", "\\u003c")
     pictures = "".join(spectrogram(item, label) for label in item.spectrograms)
     return f"""
 <section class="item" aria-labelledby="item-{index}">
-<h2 id="item-{index}"{seen}>{name}</h2>
+<h2 id="item-{index}"{hidden}>{name}</h2>
 {_description(item)}
 <div class="deck">
 <button type="button" class="play" aria-label="Play">
@@ -171,7 +171,7 @@ def _item(item: Comparison, index: int, title: str) -> str:
 <svg class="pause" viewBox="0 0 16 16" aria-hidden="true">
 <path d="M2 1h4v14H2zM10 1h4v14h-4z"/></svg>
 </button>
-<div class="versions" role="group" aria-label="What is heard">{buttons}</div>
+<div class="versions" role="group" aria-label="Version">{buttons}</div>
 <span class="clock" aria-hidden="true"></span>
 <input type="range" class="seek" aria-label="Position" min="0" max="{item.seconds:.3f}" step="0.01"
 value="0">
@@ -182,8 +182,8 @@ value="0">
 {level_over_time(item)}
 {_metrics(item)}
 <details><summary>Blind test</summary>
-<p class="soft">A is {escape(labels[0])}, B is {escape(labels[1])}, X is one of them by
-chance. Listen with the three buttons or keys above, as often as you like.</p>
+<p class="soft">A is {escape(labels[0])}, B is {escape(labels[1])}, X is one of them, chosen
+at random. Listen with the three buttons or keys above, as often as you like.</p>
 <div class="trial"><button type="button" data-answer="a">X is A</button>
 <button type="button" data-answer="b">X is B</button><output></output></div>
 </details>
@@ -197,7 +197,7 @@ def _description(item: Comparison) -> str:
     if item.seconds < item.total_seconds:
         end = item.start + item.seconds
         length = (
-            f"{item.seconds:.1f} of {_clock(item.total_seconds)} are here, from "
+            f"an excerpt of {item.seconds:.1f} s of {_clock(item.total_seconds)}, from "
             f"{_clock(item.start)} to {_clock(end)}, where the restoration changed most"
         )
     gains = ", ".join(f"{v.label} {decibels(v.gain, 1, '+')} dB" for v in item.versions)

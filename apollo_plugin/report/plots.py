@@ -1,6 +1,6 @@
-"""Pictures of a comparison as pieces of HTML: spectrograms and mean spectra over one scale.
+"""Pictures of a comparison as HTML fragments: spectrograms and mean spectra on a common scale.
 
-Images hold data only; axes are text, so they are crisp at every size and follow the page's colours.
+Images hold data only; axes are text, crisp at every size and in the page's colours.
 """
 
 import base64
@@ -19,20 +19,20 @@ STOPS = "000004 1c1044 4f127b 812581 b5367a e55964 fb8761 fec287 fcfdbf"
 RANGE_DB = 90
 _COLOURS = {"Restored": "var(--v1)", "Original": "var(--v2)", CHANGE: "var(--v3)"}
 _MEAN_POINTS = 500
-# Levels over time: what lies further below the loudest moment is not heard beside it.
+# Range of levels over time: levels further below the loudest are masked by it.
 _BAND_RANGE_DB = 60
 
 
 def spectrogram(item: Comparison, label: str) -> str:
-    """The picture of one version, over the decibels of :func:`scale`, with the cut-off's line."""
+    """Draw the spectrogram of one version on the scale of :func:`scale`, with a cut-off line."""
     labels = [version.label for version in item.versions]
     top = _top(item)
     scaled = np.clip((item.spectrograms[label] - (top - RANGE_DB)) / RANGE_DB, 0, 1)
     image = data_uri(png((scaled[::-1] * 255).round().astype(np.uint8)))
     khz = item.sample_rate / 2000
     if label == CHANGE:
-        attribute, title = "", f"{CHANGE}</strong>, restored less {escape(labels[0])}"
-        alt = "Spectrogram of what the restoration changed"
+        attribute, title = "", f"{CHANGE}</strong>, restored minus {escape(labels[0])}"
+        alt = "Spectrogram of the change by the restoration"
     else:
         attribute, title = (
             f' data-version="{labels.index(label)}"',
@@ -49,9 +49,9 @@ def spectrogram(item: Comparison, label: str) -> str:
 
 
 def mean_spectrum(item: Comparison) -> str:
-    """Mean levels over frequency as lines, over the decibels of :func:`scale`."""
+    """Draw mean levels over frequency as lines, on the scale of :func:`scale`."""
     khz, top = item.sample_rate / 2000, _top(item)
-    # The change lies below the lines that it explains.
+    # The change is drawn first, below the other lines.
     labels = sorted(item.averages, key=lambda label: label != CHANGE)
     curves = {}
     for label in labels:
@@ -59,7 +59,7 @@ def mean_spectrum(item: Comparison) -> str:
         pool = max(1, len(level) // _MEAN_POINTS)
         curves[label] = level[: len(level) // pool * pool].reshape(-1, pool).mean(1)
     return _lines(
-        "<strong>Mean spectrum</strong>, over the same decibels",
+        "<strong>Mean spectrum</strong>, on the same scale",
         f"Mean level over frequency: {', '.join(item.averages)}",
         curves,
         (top - RANGE_DB, top),
@@ -69,30 +69,30 @@ def mean_spectrum(item: Comparison) -> str:
 
 
 def level_over_time(item: Comparison) -> str:
-    """The level of the band above the cut-off over time, and in words how far each version is from
-    the original; nothing where the file has no such band."""
+    """Draw the level of the band above the cut-off over time, and describe how far each version is
+    from the original; empty if the file has no such band."""
     if item.envelope is None:
         return ""
     band = f"{item.envelope.low / 1000:.1f} to {item.envelope.high / 1000:.1f} kHz"
     levels = item.envelope.levels
     top = 5.0 * math.ceil(max(level.max() for level in levels.values()) / 5)
     labels = [version.label for version in item.versions]
-    said = []
+    differences = []
     for label in labels:
         error = item.envelope.error(label, labels[-1]) if len(labels) == 3 else None
         if error and label != labels[-1]:
             mean, deviation = decibels(error[0], 1, "+"), decibels(error[1], 1)
-            said.append(f"{label} {mean} dB on average, varying by {deviation} dB")
-    words = f"Against the original: {'; '.join(said)}." if said else ""
+            differences.append(f"{label} {mean} dB on average, varying by {deviation} dB")
+    words = f"Relative to the original: {'; '.join(differences)}." if differences else ""
     return _lines(
         f"<strong>Level of {band} over time</strong>",
         f"Level of {band} over time: {', '.join(labels)}. {words}".strip(),
-        # What came in lies below what was made of it, and the original, thin, above.
+        # Drawn in the order of the versions: the input lowest, the original on top.
         {label: levels[label] for label in labels},
         (top - _BAND_RANGE_DB, top),
         _axis("x", _ticks(item.seconds, 6), 0, item.seconds, "s"),
         '<div class="head"></div>',
-        f'<p class="soft">{escape(words)}</p>' if words else "",
+        below=f'<p class="soft">{escape(words)}</p>' if words else "",
     )
 
 
@@ -103,9 +103,20 @@ def _lines(
     decibel_range: tuple[float, float],
     x_axis: str,
     over: str,
+    *,
     below: str = "",
 ) -> str:
-    """Levels as lines over a common axis; the later ones lie above."""
+    """Draw levels as lines over a common axis, later ones on top.
+
+    Args:
+        title: HTML of the caption.
+        alt: description for screen readers.
+        curves: levels in dB by label.
+        decibel_range: lower and upper end of the vertical axis.
+        x_axis: HTML of the horizontal axis.
+        over: HTML drawn over the lines.
+        below: HTML below the picture.
+    """
     low, high = decibel_range
     lines, keys = [], {}
     for label, level in curves.items():
@@ -134,29 +145,29 @@ def _lines(
 
 
 def scale(item: Comparison) -> str:
-    """The colours' legend."""
+    """Draw the legend of the colours."""
     top = _top(item)
     bar = data_uri(png(np.arange(256, dtype=np.uint8)[None]))
     return (
         f'<div class="scale"><span>{_from_full_scale(top - RANGE_DB)}</span>'
         f'<img src="{bar}" alt="Colour scale"><span>{_from_full_scale(top)}</span>'
-        "<span class=scale-note>the same in all pictures</span></div>"
+        "<span class=scale-note>the same scale in all pictures</span></div>"
     )
 
 
 def _from_full_scale(level: float) -> str:
-    """A level in dB, in words; a sine that fills the scale is at 0."""
+    """Describe a level in dB relative to full scale."""
     where = "below" if level < 0 else "above"
     return f"{decibels(abs(level))} dB {where} full scale" if level else "full scale"
 
 
 def png(indices: np.ndarray) -> bytes:
-    """A palette PNG (RFC 2083) of ``(rows, columns)`` bytes."""
+    """Encode ``(rows, columns)`` bytes as a palette PNG (RFC 2083)."""
     stops = np.array([[int(s[i : i + 2], 16) for i in (0, 2, 4)] for s in STOPS.split()])
     places = np.linspace(0, 255, len(stops))
     palette = np.stack([np.interp(np.arange(256), places, stops[:, c]) for c in range(3)], -1)
     rows, columns = indices.shape
-    # Each row begins with the number of its filter; 0 is none.
+    # Each row begins with its filter type; 0 is none.
     raw = np.concatenate((np.zeros((rows, 1), np.uint8), indices), 1).tobytes()
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -173,12 +184,12 @@ def png(indices: np.ndarray) -> bytes:
 
 
 def data_uri(image: bytes) -> str:
-    """A PNG as an address that holds it."""
+    """Encode a PNG as a data URI."""
     return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
 def _top(item: Comparison) -> float:
-    """The scale's upper end in dB, one for all versions of a file."""
+    """Upper end of the scale in dB, common to all versions of a file."""
     return 5.0 * math.ceil(max(picture.max() for picture in item.spectrograms.values()) / 5)
 
 
@@ -191,7 +202,7 @@ def _cut(item: Comparison, side: str) -> str:
 
 
 def _axis(name: str, ticks: Sequence[float], start: float, end: float, unit: str) -> str:
-    """Labels along a side; the last one bears the unit, those at the ends stay inside."""
+    """Draw the labels of an axis; the last one has the unit, those at the ends stay inside."""
     spans = []
     for tick in ticks:
         place = 100 * (tick - start) / (end - start)
@@ -203,7 +214,7 @@ def _axis(name: str, ticks: Sequence[float], start: float, end: float, unit: str
 
 
 def _ticks(end: float, at_most: int) -> list[float]:
-    """Round numbers from 0 to ``end``."""
+    """Choose round numbers from 0 to ``end``."""
     power = 10 ** math.floor(math.log10(end / at_most))
     step = next(power * k for k in (1, 2, 5, 10) if end / (power * k) <= at_most)
     return [round(k * step, 6) for k in range(int(end / step + 1e-9) + 1)]

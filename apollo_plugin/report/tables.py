@@ -1,4 +1,4 @@
-"""Tables as HTML and as Markdown, and numbers as they are printed."""
+"""Tables as HTML and as Markdown, and the formatting of numbers."""
 
 import html
 import math
@@ -11,12 +11,12 @@ from ..errors import printable
 
 @dataclass(frozen=True)
 class Table:
-    """A table on the page.
+    """Content of a table.
 
     Args:
-        caption: what it shows.
+        caption: title of the table.
         header: names of the columns.
-        rows: cells; the first of each row names it.
+        rows: cells; the first of each row is its name.
     """
 
     caption: str
@@ -25,12 +25,12 @@ class Table:
 
 
 def escape(text: str) -> str:
-    """Text, such as a file's name, as HTML shows it: as it stands, on its line."""
+    """Escape text, such as the name of a file, for HTML on a single line."""
     return html.escape(printable(text))
 
 
 def table_html(table: Table) -> str:
-    """A table as HTML; a cell between asterisks is bold."""
+    """Render a table as HTML; a cell between asterisks is bold."""
 
     def cell(text: str, tag: str, scope: str = "") -> str:
         strong = re.fullmatch(r"\*(.+)\*", text)
@@ -42,7 +42,7 @@ def table_html(table: Table) -> str:
         f"<tr>{cell(row[0], 'th', ' scope=row')}{''.join(cell(c, 'td') for c in row[1:])}</tr>"
         for row in table.rows
     )
-    # The caption stands outside, where it wraps while a wide table scrolls.
+    # The caption is outside of the table, so that it wraps while a wide table scrolls.
     caption = escape(table.caption)
     return (
         f'<p class="soft caption">{caption}</p>'
@@ -53,7 +53,7 @@ def table_html(table: Table) -> str:
 
 
 def markdown(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
-    """Tables with their captions, and notes below."""
+    """Render tables with their captions, and notes below, as Markdown."""
     parts = []
     for table in tables:
         lines = [table.header, ("---",) * len(table.header), *table.rows]
@@ -63,7 +63,7 @@ def markdown(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
 
 
 def decibels(value: float, digits: int = 0, sign: str = "") -> str:
-    """A number as it is printed: minus signs, infinity, a dash for none."""
+    """Format a number, with a minus sign, an infinity sign, and a dash for NaN."""
     if math.isnan(value):
         return "\N{EN DASH}"
     text = f"{round(value, digits) + 0.0:{sign}.{digits}f}"

@@ -1,4 +1,4 @@
-"""Tags and covers: what a sound file carries beside its sound, from any format to any other."""
+"""Tags and covers of sound files, carried from any format to any other."""
 
 from . import mark
 from .files import Track, add_album_gain, read, write

@@ -1,4 +1,4 @@
-"""Tags from files and into files."""
+"""Reading tags from files, and writing them to files."""
 
 import contextlib
 import shutil
@@ -26,7 +26,7 @@ from ..files import atomic_write, imitate
 from . import gain, id3, mark, others, parts, riff, vorbis
 from .model import Tags
 
-# How the formats that hold tags are opened.
+# Readers of the formats that hold tags.
 _KINDS: dict[str, list[Any]] = {
     "WAV": [WAVE],
     "FLAC": [FLAC],
@@ -38,12 +38,12 @@ _KINDS: dict[str, list[Any]] = {
 
 @dataclass(frozen=True)
 class Track:
-    """A track of an album whose loudness is told.
+    """A track of an album with tags of loudness.
 
     Args:
-        album: tells it from others in the same folder.
-        kinds: in which ways the source told the loudness.
-        level: of the result.
+        album: key that distinguishes albums in the same folder.
+        kinds: kinds of loudness tags in the source.
+        level: level of the result.
     """
 
     album: str
@@ -51,26 +51,26 @@ class Track:
     level: Level
 
 
-# mutagen and what it finds in broken files raise errors of all kinds. None of them may cost the
-# sound, so all of them are told, here only.
+# mutagen raises errors of all kinds on broken files. None of them may prevent a restoration, so all
+# of them are caught and reported, only in this module.
 
 
 def read(path: Path, whole: bool = True) -> Tags:
-    """What a file carries; whatever is wrong with it, its notes say so.
+    """Read the tags of a file; problems are added to their notes.
 
     Args:
-        path: of the file.
-        whole: False where a part of the sound is taken, which times of the whole do not fit.
+        path: path of the file.
+        whole: False if only a part of the sound is used, so that tags with times are dropped.
     """
     tags = Tags()
     try:
-        if path.is_file():  # a device may have no end
+        if path.is_file():  # not a device, which may have no end
             id3.begin_file()
             _read(tags, path)
-            if id3.left_out():
-                tags.notes.append("some of its tags unpack to too much; those were left out")
+            if id3.is_over_limit():
+                tags.notes.append("some of its tags unpack to too many bytes; those were left out")
     except Exception as error:
-        tags.notes.append(f"its tags are broken ({_reason(error)}); what could be read was carried")
+        tags.notes.append(f"its tags are broken ({_reason(error)}); readable ones were carried")
     if not whole:
         parts.drop_times(tags)
     return tags
@@ -82,7 +82,7 @@ def _read(tags: Tags, path: Path) -> None:
     except mutagen.MutagenError:
         file = None
     if file is None or isinstance(file, MP3):
-        # Also where no frame of sound is found behind the tag.
+        # Also if no frame of sound follows the tag.
         with contextlib.suppress(ID3NoHeaderError):
             id3.read(tags, ID3(path))
         with contextlib.suppress(APENoHeaderError):
@@ -105,39 +105,39 @@ def _read(tags: Tags, path: Path) -> None:
     if file is None or isinstance(file, (WAVE, AIFF)):
         common = file is not None and file.tags is not None
         others.read_by_ffmpeg(tags, path, common)
-        # It shows markers as chapters, and those are among the chunks.
+        # FFmpeg shows markers as chapters, but they are among the chunks already.
         if file is not None and others.CHAPTERS in tags.other:
             tags.other.remove(others.CHAPTERS)
 
 
 def write(path: Path, tags: Tags, format: str, level: Level | None, made: str = "") -> list[str]:
-    """Puts tags into a file, in its format's own way.
+    """Write tags to a file, in the way of its format.
 
     Args:
-        path: of the file, which has none yet.
-        tags: as they were read.
-        format: soundfile's name of it.
-        level: of its sound, told instead of the loudness that the source told, if it did.
+        path: path of the file, which has no tags yet.
+        tags: tags as they were read.
+        format: soundfile's name of the format.
+        level: level of its sound, which replaces the source's loudness, if that had any.
         made: its mark, see :mod:`.mark`.
 
     Returns:
-        a line on what could not be carried, if anything.
+        a line on tags that could not be carried, if any.
 
     Raises:
-        TagError: the file may be damaged then.
+        TagError: if writing fails; the file may be damaged then.
     """
-    held = tags.text, tags.pictures, tags.id3, tags.loudness, tags.blocks, tags.chunks, tags.other
-    carried = any(held)
-    if not carried and not made:
+    found = tags.text, tags.pictures, tags.id3, tags.loudness, tags.blocks, tags.chunks, tags.other
+    has_tags = any(found)
+    if not has_tags and not made:
         return []
     try:
         file = _open(path, format)
         if file is None:
-            return [f"{format} holds no tags; they were left out"] if carried else []
+            return [f"{format} holds no tags; they were left out"] if has_tags else []
         opus = isinstance(file, OggOpus)
         loudness, peak = (level.loudness, level.true_peak) if level else (None, 0.0)
         extra = gain.fields(tags.loudness, "track", loudness, peak, opus)
-        told, left = bool(extra), []
+        has_gain, left = bool(extra), []
         extra |= {mark.KEY: made} if made else {}
         if format != "WAV":
             left = riff.names(tags.chunks)
@@ -148,7 +148,7 @@ def write(path: Path, tags: Tags, format: str, level: Level | None, made: str = 
         _save(file)
     except Exception as error:
         raise TagError(_reason(error)) from error
-    if tags.loudness and not told:
+    if tags.loudness and not has_gain:
         left.append("the loudness of silence")
     if not left:
         return []
@@ -157,16 +157,16 @@ def write(path: Path, tags: Tags, format: str, level: Level | None, made: str = 
 
 
 def add_album_gain(path: Path, format: str, kinds: frozenset[str], levels: Iterable[Level]) -> None:
-    """Tells the loudness of an album in one of its tracks, which is there whole or as it was.
+    """Write the loudness of an album to one of its tracks, atomically.
 
     Args:
-        path: of the file.
-        format: soundfile's name of it.
-        kinds: in which ways its source told it.
-        levels: of all tracks.
+        path: path of the track.
+        format: soundfile's name of its format.
+        kinds: kinds of loudness tags in its source.
+        levels: levels of all tracks.
 
     Raises:
-        TagError: where that fails; the file is as it was.
+        TagError: if that fails; the file is unchanged.
     """
     levels = list(levels)
     peak = max(level.true_peak for level in levels)
@@ -186,7 +186,7 @@ def add_album_gain(path: Path, format: str, kinds: frozenset[str], levels: Itera
             _save(file)
             imitate(beside, path)
     except Exception as error:
-        raise TagError(f"'{path}': its album's loudness is not told ({_reason(error)})") from error
+        raise TagError(f"'{path}': its album's loudness is missing ({_reason(error)})") from error
 
 
 def _open(path: Path, format: str) -> Any:
@@ -194,7 +194,7 @@ def _open(path: Path, format: str) -> Any:
         if format not in _KINDS or file.read(4) == b"RF64":
             return None
     kinds = _KINDS[format]
-    # MP3 is not known by its first bytes at all rates.
+    # MP3 cannot be recognised by its first bytes at all sample rates.
     return kinds[0](path) if len(kinds) == 1 else mutagen.File(path, kinds)
 
 
@@ -208,14 +208,14 @@ def _fill(file: Any, tags: Tags, extra: dict[str, str]) -> list[str]:
 
 def _save(file: Any) -> None:
     if isinstance(file.tags, ID3):
-        # Several values stay several in version 2.3 too.
+        # Multiple values stay separate in version 2.3 too.
         file.save(v2_version=id3.to_version(file.tags), v23_sep=None)
     else:
         file.save()
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said, where mutagen passes that on."""
+    """Return the system's message if mutagen has wrapped one, else the error's own."""
     inner: BaseException | None = error
     while inner and not isinstance(inner, OSError):
         inner = inner.__context__

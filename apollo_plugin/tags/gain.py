@@ -1,26 +1,26 @@
-"""Tags of loudness: ReplayGain 2.0, R128 as Opus has it, iTunes' Sound Check."""
+"""Tags of loudness: ReplayGain 2.0, R128 as in Opus, Sound Check of iTunes."""
 
 from collections.abc import Collection
 
 # In LUFS.
 _REPLAYGAIN, _R128 = -18.0, -23.0
-# R128 gains are fixed-point numbers: so many steps a dB, in 16 bits.
+# R128 gains are fixed-point numbers of 16 bits with so many steps per dB.
 _Q78, _MOST = 256, 2**15
-# Sound Check's numbers: volumes at two references of power, and peaks in 16 bits.
+# Numbers of Sound Check: volumes at two reference powers, and peaks in 16 bits.
 _REFERENCES, _VOLUME_LIMIT, _PEAK = (1000, 2500), 65534, 32768
 
 
 def fields(
     kinds: Collection[str], scope: str, loudness: float | None, true_peak: float, opus: bool = False
 ) -> dict[str, str]:
-    """Fields of a track or an album; none for silence.
+    """Compute the fields of a track or an album; none for silence.
 
     Args:
-        kinds: in which ways the source had it.
+        kinds: kinds of loudness tags in the source.
         scope: ``track`` or ``album``.
         loudness: in LUFS.
         true_peak: full scale 1.0.
-        opus: whether they are for an Opus file, which has R128 only.
+        opus: True for an Opus file, which has R128 only.
     """
     found: dict[str, str] = {}
     if loudness is None or not kinds:
@@ -38,7 +38,7 @@ def fields(
 
 
 def _sound_check(gain: float, true_peak: float) -> str:
-    """Ten numbers, of which players read volumes and peaks, each left and right."""
+    """Format the ten numbers of Sound Check: volumes and peaks of left and right, others 0."""
     volumes = [min(round(10 ** (-gain / 10) * each), _VOLUME_LIMIT) for each in _REFERENCES]
     peak = min(round(true_peak * _PEAK), 2**16 - 1)
     numbers = [n for each in (*volumes, 0, peak, 0) for n in (each, each)]

@@ -1,4 +1,4 @@
-"""ID3v2 of all versions: frames to fields and back."""
+"""ID3v2 of all versions: conversion between frames and fields."""
 
 import threading
 import zlib
@@ -24,13 +24,13 @@ from . import timed
 from .model import ID3_NAMES, Tags, free_name, key_of, numbered
 
 _KEYS = {name: key for key, name in ID3_NAMES.items()} | {"GRP1": "grouping"}
-# What is said of the coded file: lengths, sizes, places in it; and gains of old.
+# Frames on the coded file: lengths, sizes, positions; and obsolete gains.
 _OF_THE_CODING = "TSSE TLEN TSIZ TFLT TDLY MLLT ASPI SEEK RBUF".split()
 _GAINS = "RVA2 RVAD RGAD".split()
-# Frames with times of the file.
+# Frames with times.
 TIMED = "CHAP CTOC SYLT SYTC ETCO".split()
 _MUSICBRAINZ = "http://musicbrainz.org"
-# Who did what (TIPL); others played (TMCL).
+# Roles in TIPL; performers are in TMCL.
 _ROLES = {
     "producer": "producer",
     "engineer": "engineer",
@@ -38,24 +38,24 @@ _ROLES = {
     "mix": "mixer",
     "DJ-mix": "djmixer",
 }
-# Frames of 2.4 that are other ones in 2.3.
+# Frames of 2.4 that are replaced by others in 2.3.
 _REPLACED = ("TDRC", "TDOR", "TIPL", "TMCL")
 _ENCODING = 3  # UTF-8
 _LANGUAGE = "XXX"  # unknown
 
-# A compressed frame unpacks to so many times its size at most, all of a file to so many bytes.
+# Largest ratio of a compressed frame, and largest size of all unpacked frames of a file.
 _MOST_TIMES, _MOST_BYTES = 100, 1 << 26
 
 
-class _Bounded(threading.local):
-    """What mutagen uses of zlib, with an end: two megabytes unpacked to two gigabytes."""
+class _BoundedZlib(threading.local):
+    """Replacement of zlib for mutagen with a size limit: two megabytes can unpack to gigabytes."""
 
     error = zlib.error
     left, too_much = _MOST_BYTES, False
 
     def decompress(self, data: bytes) -> bytes:
         unpacker = zlib.decompressobj()
-        # None would be no bound to zlib.
+        # At least 1, as zlib takes 0 for no limit.
         most = max(1, min(_MOST_TIMES * len(data), self.left))
         unpacked = unpacker.decompress(data, most)
         self.left -= len(unpacked)
@@ -65,22 +65,22 @@ class _Bounded(threading.local):
         return unpacked
 
 
-_bounded = _Bounded()
-vars(reader)["zlib"] = _bounded  # mutagen bounds nothing, and has no option to
+_zlib = _BoundedZlib()
+vars(reader)["zlib"] = _zlib  # mutagen has no limit and no option for one
 
 
 def begin_file() -> None:
-    """Gives the compressed frames of the next file that this thread reads their room."""
-    _bounded.left, _bounded.too_much = _MOST_BYTES, False
+    """Reset the size limit for the next file that this thread reads."""
+    _zlib.left, _zlib.too_much = _MOST_BYTES, False
 
 
-def left_out() -> bool:
-    """Whether compressed frames of that file would have unpacked to too much."""
-    return _bounded.too_much
+def is_over_limit() -> bool:
+    """Return True if compressed frames of the current file exceeded the size limit."""
+    return _zlib.too_much
 
 
 def read(tags: Tags, id3: ID3) -> None:
-    """Takes all frames; what is stale, or a picture that is none, leaves ``id3`` itself."""
+    """Add all frames to ``tags``; remove stale frames and invalid pictures from ``id3``."""
     for key, frame in list(id3.items()):
         name = frame.FrameID
         keep = True
@@ -112,7 +112,7 @@ def _names(unknown: list[bytes]) -> list[str]:
 
 
 def _read_text(tags: Tags, frame: Any) -> bool:
-    """Takes a frame that can be said as a field of text."""
+    """Add a frame to the fields of text; return False if it is not text."""
     name = frame.FrameID
     if name == "USLT":
         tags.add("lyrics", [frame.text])
@@ -125,8 +125,8 @@ def _read_text(tags: Tags, frame: Any) -> bool:
         tags.add("musicbrainz_trackid", [frame.data.decode("ascii", "replace")])
     elif name in ("TIPL", "TMCL"):
         for role, person in frame.people:
-            known = _ROLES.get(role) if name == "TIPL" else None
-            tags.add(known or "performer", [person if known or not role else f"{person} ({role})"])
+            key = _ROLES.get(role) if name == "TIPL" else None
+            tags.add(key or "performer", [person if key or not role else f"{person} ({role})"])
     elif name == "TCON":
         tags.add("genre", frame.genres)
     elif issubclass(type(frame), TextFrame):
@@ -141,18 +141,18 @@ def _read_text(tags: Tags, frame: Any) -> bool:
 
 
 def fill(id3: ID3, tags: Tags, extra: dict[str, str]) -> list[str]:
-    """Puts tags into an ID3 tag.
+    """Write tags to an ID3 tag.
 
     Args:
-        id3: what was in it is replaced.
-        tags: to put there.
+        id3: tag whose content is replaced.
+        tags: tags to write.
         extra: further fields.
 
     Returns:
-        names of what cannot be held.
+        names of tags that ID3 cannot hold.
     """
     id3.clear()
-    said, native = Tags(), tags.id3
+    written, native = Tags(), tags.id3
     id3.version = (2, version(native), 0)
     if native is not None:
         for frame in native.values():
@@ -161,29 +161,29 @@ def fill(id3: ID3, tags: Tags, extra: dict[str, str]) -> list[str]:
         id3._unknown_v2_version = native._unknown_v2_version
         copy = ID3()
         copy.update(native)
-        read(said, copy)
-    for frame in _frames({k: v for k, v in tags.text.items() if k not in said.text}):
+        read(written, copy)
+    for frame in _frames({k: v for k, v in tags.text.items() if k not in written.text}):
         if frame.HashKey not in id3:
             id3.add(frame)
     add(id3, extra)
-    if native is None or not said.pictures:
+    if native is None or not written.pictures:
         for picture in tags.pictures:
             text = picture.desc
-            while f"APIC:{text}" in id3:  # frames of one description replace each other
+            while f"APIC:{text}" in id3:  # frames of equal description replace each other
                 text += " "
             arguments = dict(mime=picture.mime, type=picture.type, desc=text, data=picture.data)
             id3.add(APIC(encoding=_ENCODING, **arguments))
     if native is None:
         return list(tags.other)
-    # Unknown ones are written for the version that they came from only, and that is not 2.2.
+    # Unknown frames can be written to a tag of their own version only, which excludes 2.2.
     unknown = _names(native.unknown_frames)
-    kept = {frame.FrameID for frame in native.values()}
-    kept |= set(unknown if native.version >= (2, 3) else [])
-    return [name for name in tags.other if name not in kept]
+    carried = {frame.FrameID for frame in native.values()}
+    carried |= set(unknown if native.version >= (2, 3) else [])
+    return [name for name in tags.other if name not in carried]
 
 
 def add(id3: ID3, fields: dict[str, str]) -> None:
-    """Adds fields of the loudness to an ID3 tag."""
+    """Add fields of the loudness to an ID3 tag."""
     for key, value in fields.items():
         if key == "itunnorm":
             id3.add(COMM(encoding=0, lang="eng", desc="iTunNORM", text=[value]))
@@ -192,14 +192,14 @@ def add(id3: ID3, fields: dict[str, str]) -> None:
 
 
 def version(id3: ID3 | None) -> int:
-    """Of ID3v2, in which a tag is written: that which it came in, or 4."""
+    """Minor version of ID3v2 to write a tag in: that of the source if it is 3, else 4."""
     return 3 if id3 is not None and id3.version[:2] == (2, 3) else 4
 
 
 def to_version(id3: ID3) -> int:
-    """Brings a tag's frames to the version that it is written in, and returns that."""
+    """Convert a tag's frames to the version that it is written in, and return that version."""
     if version(id3) == 3:
-        # Others of 2.4 have nothing in their place, and players know them in 2.3 too.
+        # Other frames of 2.4 have no replacement, and players read them in 2.3 too.
         newer = [frame for frame in id3.values() if frame.FrameID not in _REPLACED]
         id3.update_to_v23()
         for frame in newer:
@@ -213,7 +213,7 @@ def _frames(text: dict[str, list[str]]) -> list[Frame]:
     for key, values in text.items():
         if key in ("tracktotal", "disctotal") and key.replace("total", "number") in text:
             continue
-        role = next((role for role, known in _ROLES.items() if known == key), None)
+        role = next((role for role, field in _ROLES.items() if field == key), None)
         name = ID3_NAMES.get(key, key.upper())
         kind = Frames.get(name)
         if key in ("tracknumber", "discnumber"):
@@ -228,9 +228,9 @@ def _frames(text: dict[str, list[str]]) -> list[Frame]:
         elif key == "lyrics":
             joined = "\n".join(values)
             frames.append(USLT(encoding=_ENCODING, lang=_LANGUAGE, desc="", text=joined))
-        elif key == "syncedlyrics" and (lines := timed.synchronized("\n".join(values))):
+        elif key == "syncedlyrics" and (lines := timed.lyrics_frame("\n".join(values))):
             frames.append(lines)
-        elif key == "rating" and (stars := timed.rated(values[0])):
+        elif key == "rating" and (stars := timed.rating_frame(values[0])):
             frames.append(stars)
         elif key == "musicbrainz_trackid" and len(values) == 1:
             frames.append(UFID(owner=_MUSICBRAINZ, data=values[0].encode("ascii", "replace")))
@@ -248,7 +248,7 @@ def _is_address(values: list[str]) -> bool:
 
 
 def _holds(kind: Any, values: list[str]) -> bool:
-    """Whether a frame says the same: dates have a form of their own."""
+    """Return True if a kind of frame holds the values unchanged; dates are reformatted."""
     try:
         return [str(text) for text in kind(encoding=_ENCODING, text=values).text] == values
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""What tags say, whatever the format; and the formats' names for it."""
+"""Tags independent of the format, and the formats' names of fields."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mutagen.flac import MetadataBlock, Picture
 from mutagen.id3 import ID3
 
-# Ours are the names of Vorbis comments, as MusicBrainz Picard maps them; an underscore is none.
+# Our names are those of Vorbis comments, as mapped by MusicBrainz Picard; an underscore means none.
 _TABLE = """
 title              TIT2  ©nam  Title            Title
 artist             TPE1  ©ART  Artist           Author
@@ -60,7 +60,7 @@ def _column(index: int) -> dict[str, str]:
 
 # From our names to those of ID3v2.4, MP4, APE and ASF.
 ID3_NAMES, MP4_NAMES, APE_NAMES, ASF_NAMES = (_column(index) for index in range(1, 5))
-# Other names that are in use for the same.
+# Alternative names in use.
 _ALIASES = {
     "album artist": "albumartist",
     "album_artist": "albumartist",
@@ -82,7 +82,7 @@ _ALIASES = {
     "musicbrainz album status": "releasestatus",
     "musicbrainz album release country": "releasecountry",
 }
-# Names of free fields that ID3 and MP4 write in another way than Vorbis comments.
+# Names of free fields that differ between ID3 and MP4 and Vorbis comments.
 _FREE = {
     key: name
     for name, key in (
@@ -104,7 +104,7 @@ _FREE = {
     )
 }
 _KEYS = {name.lower(): key for key, name in _FREE.items()} | _ALIASES
-# What is said of the coded file, not of the music in it.
+# Fields on the coded file, not on the music in it.
 _OF_THE_CODING = {
     "encoder",
     "encodersettings",
@@ -122,7 +122,7 @@ _OF_THE_CODING = {
     "waveformatextensible_channel_mask",
     "time_reference",
     "umid",
-    # Of a track of Matroska, as its writer counted them.
+    # Statistics of a Matroska track.
     "duration",
     "bps",
     "number_of_frames",
@@ -131,7 +131,7 @@ _OF_THE_CODING = {
     "_statistics_writing_date_utc",
     "_statistics_tags",
 }
-# What loudness is written as, by how the names of its tags begin.
+# Kinds of loudness tags, by prefixes of their names.
 _LOUDNESS = {
     "replaygain_": "replaygain",
     "mp3gain_": "replaygain",
@@ -149,42 +149,40 @@ _PICTURES = (
     (re.compile(rb"....ftyp(?:hei|hev|mif1|msf1)", re.DOTALL), "image/heic"),
     (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), "image/jxl"),
 )
-# Of a picture that is an address.
+# MIME type of a picture given by a URL.
 _LINK = "-->"
 
 
 def key_of(name: str) -> str:
-    """Our name for a field that a format leaves to the user."""
+    """Convert the name of a user-defined field to ours."""
     name = name.lower().strip()
-    # As Picard has them in Windows Media.
+    # As written by Picard to Windows Media.
     name = re.sub("^(musicbrainz|acoustid)/", r"\1 ", name)
     return _KEYS.get(name, name)
 
 
 def free_name(key: str) -> str:
-    """How ID3 and MP4 call such a field."""
+    """Name of a user-defined field in ID3 and MP4."""
     return _FREE.get(key, key.upper())
 
 
 @dataclass
 class Tags:
-    """What a file carries.
+    """Tags of a file.
 
     Args:
         text: values by our names, which are those of Vorbis comments in lower case.
-        pictures: covers and others, as FLAC has them.
-        id3: all frames of an ID3v2 tag, where the file had one, but for pictures that are none,
-            loudness and what describes the coded file.
-        comments: Vorbis comments as they stand, likewise.
+        pictures: covers and other pictures, in FLAC's form.
+        id3: all frames of the file's ID3v2 tag, if any, without invalid pictures, loudness and
+            descriptions of the coded file.
+        comments: original Vorbis comments, likewise.
         blocks: FLAC's other metadata.
-        chunks: of WAV that are neither sound nor tags.
-        other: names of what only the same format can carry: by format.
-        rate: of the sound that places in ``blocks`` and ``chunks`` are counted at, in Hz; 0 where
-            nobody counts.
-        loudness: the ways in which the loudness was written: ``replaygain``, ``r128``,
-            ``soundcheck``.
-        has_album_gain: whether it was written for an album.
-        notes: a line each on what was wrong.
+        chunks: chunks of WAV that are neither sound nor tags.
+        other: names of metadata that only the same format can carry.
+        rate: sample rate in Hz of the positions in ``blocks`` and ``chunks``; 0 if there are none.
+        loudness: kinds of loudness tags: ``replaygain``, ``r128``, ``soundcheck``.
+        has_album_gain: True if there were loudness tags for the album.
+        notes: a line for each problem.
     """
 
     text: dict[str, list[str]] = field(default_factory=dict)
@@ -201,15 +199,15 @@ class Tags:
 
     @property
     def album(self) -> str:
-        """What tells the album from others in the same folder."""
+        """Key that distinguishes albums in the same folder."""
         return "\0".join(self.text.get("album", []) + self.text.get("albumartist", []))
 
     def add(self, key: str, values: Iterable[object]) -> None:
-        """Takes the values of a field, unless they are of the loudness or the coding.
+        """Add the values of a field, unless it is on loudness or the coding.
 
         Args:
-            key: our name.
-            values: texts; a null character stands between two.
+            key: our name of the field.
+            values: texts, which may hold several values separated by null characters.
         """
         if self.is_stale(key):
             return
@@ -222,12 +220,12 @@ class Tags:
             self._add(key, texts)
 
     def _add(self, key: str, texts: list[str]) -> None:
-        known = self.text.get(key, [])
-        if new := [text for text in dict.fromkeys(texts) if text.strip() and text not in known]:
-            self.text[key] = known + new
+        old = self.text.get(key, [])
+        if new := [text for text in dict.fromkeys(texts) if text.strip() and text not in old]:
+            self.text[key] = old + new
 
     def is_stale(self, key: str) -> bool:
-        """Whether a field is of the loudness, which is noted, or of the coding."""
+        """Return True for fields on loudness, whose kind is noted, and on the coding."""
         for begin, kind in _LOUDNESS.items():
             if key.startswith(begin):
                 self.loudness.add(kind)
@@ -236,16 +234,16 @@ class Tags:
         return key in _OF_THE_CODING
 
     def add_picture(self, data: bytes, kind: int, text: str, mime: str = "") -> bool:
-        """Takes a picture.
+        """Add a picture.
 
         Args:
-            data: the file.
-            kind: ID3's number of what it shows; 3 is the front cover.
-            text: what is said of it.
-            mime: its type where it is an address.
+            data: content of the picture's file.
+            kind: ID3's number of its kind; 3 is the front cover.
+            text: description.
+            mime: MIME type if it is a URL.
 
         Returns:
-            whether it is one.
+            True if it is a valid picture.
         """
         types = [name for magic, name in _PICTURES if magic.match(data)]
         if not types and mime != _LINK:
@@ -259,11 +257,11 @@ class Tags:
 
 
 def clean(text: str) -> str:
-    """A text that any encoding of Unicode can hold."""
+    """Remove characters from a text that not all encodings of Unicode can hold."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def numbered(text: dict[str, list[str]], key: str) -> str:
-    """A track's or a disc's number with their total behind a slash, where it is known."""
+    """Format a track's or a disc's number, with the total after a slash if it is known."""
     total = text.get(key.replace("number", "total"))
     return text[key][0] + (f"/{total[0]}" if total else "")

@@ -1,4 +1,4 @@
-"""Formats that are read only: MP4, APE, ASF, and what FFmpeg shows of the rest."""
+"""Tags of formats that are only read: MP4, APE, ASF, and others by FFmpeg."""
 
 import struct
 from collections.abc import Iterable
@@ -14,16 +14,16 @@ from .model import APE_NAMES, ASF_NAMES, ID3_NAMES, MP4_NAMES, Tags, clean, key_
 _MP4_KEYS = {name: key for key, name in MP4_NAMES.items()}
 _APE_KEYS = {name.lower(): key for key, name in APE_NAMES.items()}
 _ASF_KEYS = {name: key for key, name in ASF_NAMES.items()}
-# Who coded, and that there is no pause: said of the file.
+# Atoms on the coded file: its encoder, and gapless playback.
 _OF_THE_CODING = ("©too", "pgap")
 _FRONT, _BACK = 3, 4
 CHAPTERS = "chapters"
-# A picture of ASF: its kind and size, then two texts in UTF-16 that end in a null, then the file.
+# A picture of ASF: kind and size, two null-terminated texts in UTF-16, and the picture's file.
 _ASF_HEAD = struct.Struct("<BI")
 
 
 def read_mp4(tags: Tags, file: MP4) -> None:
-    """Takes the atoms of an MP4."""
+    """Add the atoms of an MP4."""
     atoms: Any = file.tags or {}
     for name, values in atoms.items():
         if name == "covr":
@@ -46,22 +46,22 @@ def read_mp4(tags: Tags, file: MP4) -> None:
 
 
 def read_ape(tags: Tags, ape: APEv2) -> None:
-    """Takes the items of an APEv2 tag; those that are known already stay."""
-    known, known_pictures = set(tags.text), [picture.data for picture in tags.pictures]
+    """Add the items of an APEv2 tag that are not among the tags yet."""
+    old_keys, old_pictures = set(tags.text), [picture.data for picture in tags.pictures]
     for name, value in ape.items():
         key = _APE_KEYS.get(name.lower()) or key_of(name)
         if value.kind == BINARY and key.startswith("cover art"):
-            data = value.value.partition(b"\0")[2]  # behind the file's name
-            if data not in known_pictures:
+            data = value.value.partition(b"\0")[2]  # after the file's name
+            if data not in old_pictures:
                 tags.add_picture(data, _BACK if "back" in key else _FRONT, "")
         elif value.kind == BINARY:
             tags.other.append(name)
-        elif key not in known:
+        elif key not in old_keys:
             tags.add(key, str(value).split("\0"))
 
 
 def read_asf(tags: Tags, asf: Iterable[tuple[str, Any]]) -> None:
-    """Takes the attributes of a Windows Media file."""
+    """Add the attributes of a Windows Media file."""
     for name, value in asf:
         if name == "WM/Picture":
             kind, size = _ASF_HEAD.unpack_from(value.value)
@@ -71,23 +71,23 @@ def read_asf(tags: Tags, asf: Iterable[tuple[str, Any]]) -> None:
             tags.other.append(name)
         else:
             key = _ASF_KEYS.get(name) or key_of(name.removeprefix("WM/"))
-            # Of 1, 25, 50, 75 and 99 each is a star more.
+            # 1, 25, 50, 75 and 99 mean one to five stars.
             stars = key == "rating" and isinstance(value.value, int) and value.value > 0
             tags.add(key, [20 * (round(value.value / 25) + 1) if stars else value.value])
 
 
 def read_by_ffmpeg(tags: Tags, path: Path, common: bool) -> None:
-    """Takes what FFmpeg shows (RIFF INFO, BWF, AIFF's texts, CAF, Matroska ...) and is not known.
+    """Add fields from FFmpeg (RIFF INFO, BWF, AIFF's texts, CAF, Matroska ...) that are new.
 
-    RIFF INFO has no stated encoding: it is UTF-8 where it can be, else Windows's.
+    RIFF INFO has no stated encoding: UTF-8 if it is valid, else that of Windows.
 
     Args:
-        tags: to add to.
-        path: of the file.
-        common: take those fields only that every format has; where the file has an ID3 tag too,
-            FFmpeg shows that by names of its own.
+        tags: tags to add to.
+        path: path of the file.
+        common: add only fields that every format has. If the file has an ID3 tag too, FFmpeg shows
+            its frames under names of its own.
     """
-    known: set[str] = set(tags.text)
+    old_keys: set[str] = set(tags.text)
     found: dict[str, str] = {}
     for encoding, errors in (("utf-8", "strict"), ("cp1252", "replace")):
         try:
@@ -107,5 +107,5 @@ def read_by_ffmpeg(tags: Tags, path: Path, common: bool) -> None:
         if data and not (common or tags.add_picture(data, kind, "")):
             tags.other.append(f"the attachment {clean(name)}")
     for name, value in found.items():
-        if (key := key_of(name)) not in known and (key in ID3_NAMES or not common):
+        if (key := key_of(name)) not in old_keys and (key in ID3_NAMES or not common):
             tags.add(key, [value])

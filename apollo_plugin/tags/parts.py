@@ -1,4 +1,4 @@
-"""Tags of a part of the sound: without what holds times of the whole."""
+"""Tags of a part of the sound, without tags that hold times of the whole."""
 
 from mutagen.id3 import ID3
 
@@ -10,14 +10,14 @@ _NAMES = (*id3.TIMED, vorbis.CUESHEET, others.CHAPTERS)
 
 
 def drop_times(tags: Tags) -> None:
-    """Takes out what holds times of the whole, and notes its names."""
+    """Remove tags that hold times of the whole, and note their names."""
     left = [key for key, values in tags.text.items() if is_timed(key, values)]
     for key in left:
         del tags.text[key]
     tags.comments = [(name, text) for name, text in tags.comments if key_of(name) not in left]
     if tags.id3 is not None:
         for name, frame in list(tags.id3.items()):
-            if frame.FrameID in _NAMES or not left_in(frame).isdisjoint(left):
+            if frame.FrameID in _NAMES or not _keys_of(frame).isdisjoint(left):
                 del tags.id3[name]
     left = [key.upper() for key in left] + [each for each in tags.other if _holds_places(each)]
     tags.other = [name for name in tags.other if not _holds_places(name)]
@@ -33,9 +33,9 @@ def _holds_places(name: str) -> bool:
     return name in _NAMES or riff.holds_places(name)
 
 
-def left_in(frame) -> set[str]:
-    """Our names for what a frame says."""
-    said, alone = Tags(), ID3()
+def _keys_of(frame) -> set[str]:
+    """Our names of the fields that a frame holds."""
+    tags, alone = Tags(), ID3()
     alone.add(frame)
-    id3.read(said, alone)
-    return set(said.text)
+    id3.read(tags, alone)
+    return set(tags.text)

@@ -1,4 +1,4 @@
-"""Texts with times in them, and ratings: between ID3's frames and fields."""
+"""Texts with times, and ratings: conversion between frames of ID3 and fields."""
 
 import re
 from collections.abc import Iterable
@@ -8,19 +8,19 @@ from mutagen.id3 import POPM, SYLT
 
 _LINE = re.compile(r"\[(\d+):(\d\d(?:\.\d+)?)\] ?(.*)")
 _KEYS = re.compile(r"cuesheet|syncedlyrics|chapter\d+\D*")
-# The numbers that Windows Media Player writes for 0 to 5 stars; others near them mean the same.
+# Numbers that Windows Media Player writes for 0 to 5 stars; others are rounded to them.
 _STARS = (0, 1, 64, 128, 196, 255)
 _LANGUAGE, _ENCODING, _MILLISECONDS, _LYRICS = "XXX", 3, 2, 1
 
 
 def is_timed(key: str, values: Iterable[str]) -> bool:
-    """Whether a field holds times of the sound: a cue sheet, chapters, lyrics line by line."""
+    """Return True if a field holds times: a cue sheet, chapters, synchronised lyrics."""
     lrc = key.startswith("lyrics") and any(re.search(r"^\[\d+:\d\d", v, re.M) for v in values)
     return bool(_KEYS.fullmatch(key)) or lrc
 
 
 def lrc(frame: Any) -> str | None:
-    """Synchronized lyrics as text, each line with its time; None of what has no times in ms."""
+    """Format synchronised lyrics as text, each line with its time; None without times in ms."""
     if frame.format != _MILLISECONDS or frame.type != _LYRICS:
         return None
     lines = []
@@ -30,8 +30,8 @@ def lrc(frame: Any) -> str | None:
     return "\n".join(lines)
 
 
-def synchronized(text: str) -> SYLT | None:
-    """A frame that says the same; None where not each line has its time."""
+def lyrics_frame(text: str) -> SYLT | None:
+    """Make a frame of such lyrics; None unless each line has its time."""
     found = [_LINE.fullmatch(line) for line in text.splitlines() if line.strip()]
     if not found or None in found:
         return None
@@ -47,13 +47,13 @@ def synchronized(text: str) -> SYLT | None:
 
 
 def rating(number: int) -> str | None:
-    """ID3's number of 1 to 255 as a rating of 20 to 100, by stars; None for 0, which is unknown."""
+    """Convert ID3's rating of 1 to 255 to one of 20 to 100, by stars; None for 0, unknown."""
     stars = min(range(1, 6), key=lambda each: abs(_STARS[each] - number))
     return str(20 * stars) if number else None
 
 
-def rated(text: str) -> POPM | None:
-    """A frame that says the same as a rating of 1 to 5 or 6 to 100; None where that is neither."""
+def rating_frame(text: str) -> POPM | None:
+    """Make a frame of a rating of 1 to 5 or 6 to 100; None for any other text."""
     try:
         value = float(text)
     except ValueError:

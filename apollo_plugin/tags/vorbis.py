@@ -1,4 +1,4 @@
-"""Vorbis comments, of Ogg and FLAC: comments to fields and back."""
+"""Vorbis comments of Ogg and FLAC: conversion between comments and fields."""
 
 import base64
 import binascii
@@ -17,17 +17,17 @@ from ..audio.layouts import FLAC_MASK
 from .model import Tags, key_of
 
 _PICTURE = "metadata_block_picture"
-# Pictures as they were written before there was a way.
+# Pictures in the form used before the standard one.
 _OLD_PICTURE = "coverart"
-# FLAC's blocks that are neither comments, pictures, padding nor about the coding.
+# Codes of FLAC's blocks that are neither comments, pictures, padding nor on the coding.
 _APPLICATION, CUESHEET_CODE = 2, 5
 CUESHEET, _OF_PROGRAMS = "CUESHEET", "APPLICATION"
-# A block of FLAC counts its bytes in 24 bits; what a comment takes beside its text.
+# Largest block of FLAC, and overhead of a comment, in bytes.
 _BLOCK_BYTES, _BESIDE = 2**24 - 1, 64
 
 
 def read(tags: Tags, file: Any) -> None:
-    """Takes comments, pictures and FLAC's other blocks."""
+    """Add comments, pictures and FLAC's other blocks."""
     for name, value in file.tags or []:
         key = key_of(name)
         if key in (_PICTURE, _OLD_PICTURE):
@@ -57,23 +57,23 @@ def _read_picture(tags: Tags, key: str, value: str) -> None:
 
 
 def fill(file: Any, tags: Tags, extra: dict[str, str]) -> list[str]:
-    """Puts tags into a file's comments.
+    """Write tags to a file's comments.
 
     Args:
-        file: its tags are replaced; it is not saved yet.
-        tags: to put there.
+        file: file whose tags are replaced, without saving it.
+        tags: tags to write.
         extra: further fields.
 
     Returns:
-        names of what cannot be held.
+        names of tags that the file cannot hold.
     """
     if file.tags is None:
         file.add_tags()
-    # The layout of the channels was written with them.
+    # The layout of the channels is a comment too, written with the sound.
     comments = [(FLAC_MASK, value) for value in file.tags.get(FLAC_MASK, [])] + tags.comments
-    said = {key_of(name) for name, _ in tags.comments}
+    commented = {key_of(name) for name, _ in tags.comments}
     for key, values in tags.text.items():
-        if key not in said:
+        if key not in commented:
             comments += [(key.upper(), value) for value in values]
     comments += [(key.upper(), value) for key, value in extra.items()]
     left = [name for name, _ in comments if not _is_name(name)]
@@ -87,12 +87,12 @@ def fill(file: Any, tags: Tags, extra: dict[str, str]) -> list[str]:
             else:
                 left.append(f"a picture of {len(picture.data) / 1e6:.0f} MB")
         ratio = file.info.sample_rate / (tags.rate or file.info.sample_rate)
-        file.metadata_blocks += [_copied(block, ratio) for block in tags.blocks]
+        file.metadata_blocks += [_copy_block(block, ratio) for block in tags.blocks]
     else:
         left += tags.other
         coded = [base64.b64encode(picture.write()).decode() for picture in tags.pictures]
         comments += [(_PICTURE.upper(), value) for value in coded]
-    file.tags[:], longest = _shortened(comments)
+    file.tags[:], longest = _limit_size(comments)
     left += longest
     return left
 
@@ -101,12 +101,12 @@ def _is_name(name: str) -> bool:
     return bool(name) and all(" " <= c <= "}" and c != "=" for c in name)
 
 
-def _copied(block: Any, ratio: float) -> MetadataBlock:
-    """A block for a file whose rate is so many times the source's."""
+def _copy_block(block: Any, ratio: float) -> MetadataBlock:
+    """Copy a block, with positions scaled by the ratio of the sample rates."""
     copy: Any = MetadataBlock(block.write())
     if block.code == CUESHEET_CODE and ratio != 1:
         copy = CueSheet(block.write())
-        # A CD's are counted in its sectors.
+        # Positions of a CD would be counted in its sectors.
         copy.compact_disc, copy.lead_in_samples = False, 0
         for track in copy.tracks:
             track.start_offset = round(track.start_offset * ratio)
@@ -117,17 +117,17 @@ def _copied(block: Any, ratio: float) -> MetadataBlock:
     return copy
 
 
-def _shortened(
+def _limit_size(
     comments: list[tuple[str, str]],
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """As many comments as a block of FLAC can hold, and the names of the longest, left out.
+    """Remove the longest comments until a block of FLAC can hold the others; return both.
 
-    Ogg could hold more, and mutagen would take minutes to write it.
+    Ogg could hold more, but mutagen would take minutes to write it.
     """
-    kept, left = list(comments), []
-    sizes = [len(name) + len(value.encode()) + _BESIDE for name, value in kept]
+    remaining, left = list(comments), []
+    sizes = [len(name) + len(value.encode()) + _BESIDE for name, value in remaining]
     while sum(sizes) + _BESIDE > _BLOCK_BYTES:
         longest = max(range(len(sizes)), key=sizes.__getitem__)
-        name, _ = kept.pop(longest)
+        name, _ = remaining.pop(longest)
         left.append(f"{name} of {sizes.pop(longest) / 1e6:.0f} MB")
-    return kept, left
+    return remaining, left

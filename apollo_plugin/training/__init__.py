@@ -1,4 +1,4 @@
-"""Training: the two optimizers' steps, a run from a configuration, what is published of it."""
+"""Training: systems with their optimizer steps, runs from a configuration, and publishing."""
 
 from ..errors import TrainingError
 from .build import make_system, make_trainer, n_devices

@@ -1,4 +1,4 @@
-"""Batches as they come from any data set: their shapes, and items that tell nothing."""
+"""Checks of batches: their shapes, and items that no metric can be computed of."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from torch.utils.data import DataLoader, default_collate
 
 from ..errors import DataError
 
-# Of an original, full scale 1.0 (-120 dB): less is no music, and errors relative to it no figures.
+# Least peak of an original, -120 dB: below it relative errors are meaningless.
 _LEAST_PEAK = 1e-6
 
 
-def checked(batch: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The coded and the original signal of a batch, ``(batch, channels, time)`` each.
+def check_batch(batch: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check a batch; return coded and original signal, ``(batch, channels, time)`` each.
 
     Args:
-        batch: the two, of equal shape; ``(batch, time)`` stands for one channel.
+        batch: coded and original, of equal shape; ``(batch, time)`` stands for one channel.
 
     Raises:
         DataError: for anything else.
     """
     if not isinstance(batch, (list, tuple)) or len(batch) != 2:
-        what = f"{len(batch)} things" if isinstance(batch, (list, tuple)) else type(batch).__name__
-        raise DataError(f"a batch is (coded, original), two tensors; the loader gave {what}")
+        given = f"{len(batch)} items" if isinstance(batch, (list, tuple)) else type(batch).__name__
+        raise DataError(f"a batch is (coded, original), two tensors; the loader gave {given}")
     for name, wav in zip(("coded", "original"), batch):
         if not torch.is_tensor(wav) or not wav.is_floating_point():
             kind = wav.dtype if torch.is_tensor(wav) else type(wav).__name__
             raise DataError(f"the {name} signal of a batch is {kind}, not a floating point tensor")
         if wav.ndim not in (2, 3) or wav.numel() == 0:
             raise DataError(
-                f"the {name} signal of a batch has shape {tuple(wav.shape)}; it takes "
+                f"the {name} signal of a batch has shape {tuple(wav.shape)}; expected "
                 "(batch, channels, time) or (batch, time)"
             )
     coded, original = (wav.unsqueeze(1) if wav.ndim == 2 else wav for wav in batch)
@@ -44,7 +44,7 @@ def checked(batch: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def collate(items: list) -> object:
-    """torch's ``default_collate``, which says in one line what does not fit.
+    """Collate as torch's ``default_collate``, with a readable error.
 
     Raises:
         DataError: for items of different shapes.
@@ -60,20 +60,19 @@ def collate(items: list) -> object:
         if len(set(shapes)) < 2:
             raise
         raise DataError(
-            f"items of one batch have different shapes: {', '.join(shapes)}; cut them to one "
-            "length, or take a batch_size of 1"
+            f"items of one batch have different shapes: {', '.join(shapes)}; cut them to the same "
+            "length, or set batch_size to 1"
         ) from error
 
 
-def with_checks(loader: DataLoader | None) -> DataLoader | None:
-    """A loader whose batches are made by :func:`collate` where they would be by torch's own."""
+def use_collate(loader: DataLoader | None) -> None:
+    """Make a loader use :func:`collate` in place of torch's default."""
     if isinstance(loader, DataLoader) and loader.collate_fn is default_collate:
         loader.collate_fn = collate
-    return loader
 
 
-def useless(coded: torch.Tensor, original: torch.Tensor) -> dict[int, str]:
-    """Items of a batch that no figure can be made of, each with the reason."""
+def find_unusable(coded: torch.Tensor, original: torch.Tensor) -> dict[int, str]:
+    """Find the items of a batch that no metric can be computed of, each with the reason."""
     reasons = {}
     for index, pair in enumerate(zip(coded, original)):
         for name, wav in zip(("coded", "original"), pair):

@@ -1,4 +1,4 @@
-"""What happens around the steps of a training run: checkpoints, examples, a line for each epoch."""
+"""Callbacks of a training run: checkpoints, early stopping, a line for each epoch, examples."""
 
 import io
 import os
@@ -15,30 +15,30 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from ..errors import TrainingError
 from ..files import atomic_write, write_json
-from .batches import checked
+from .batches import check_batch
 
-# Decibels below its loudest point at which a spectrogram is black.
+# Range of a spectrogram in dB below its loudest point.
 _RANGE_DB = 100.0
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints beside their place and renames them; Lightning's own writes them to the
-    system's temporary folder and may copy them from there."""
+    """Writer of checkpoints that writes beside the target and renames. Lightning's own writes to
+    the system's temporary folder and may copy from there."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
         _save(checkpoint, path)
 
 
 class BestModels(ModelCheckpoint):
-    """Keeps the last and the best checkpoints; ``best_k_models.json`` and ``best_model.pth`` (an
-    Asteroid package) follow them, so that a killed run has them too. A checkpoint names its
-    siblings without their folder, so a run that was moved or renamed goes on with them.
+    """Callback that keeps the last and the best checkpoints, and updates ``best_k_models.json`` and
+    ``best_model.pth`` (an Asteroid package) with them, so that a killed run has these too. A
+    checkpoint names its siblings without their folder, so a run can be resumed after it was moved.
 
     Args:
         exp_dir: folder of the run.
-        save_top_k: how many of the best to keep beside the last; -1 for all, 0 for none.
-        forget: scores of an earlier run, which were those of another loss.
-        validated: whether there are scores; else ``best_model.pth`` follows the last.
+        save_top_k: number of best checkpoints beside the last; -1 for all, 0 for none.
+        forget: discard the scores of an earlier run, which had another loss.
+        validated: True if there are scores; otherwise ``best_model.pth`` follows the last.
     """
 
     def __init__(
@@ -55,49 +55,50 @@ class BestModels(ModelCheckpoint):
         self.exp_dir, self.forget = exp_dir, forget
 
     def state_dict(self) -> dict[str, Any]:
-        return _elsewhere(super().state_dict(), lambda path: Path(path).name) | {"dirpath": ""}
+        return _rename_paths(super().state_dict(), lambda path: Path(path).name) | {"dirpath": ""}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.forget:
             return
         folder = Path(self.dirpath or "")
-        # Windows' separators too: a folder may come from another machine.
-        state = _elsewhere(
+        # Windows' separators too: the folder may come from another machine.
+        state = _rename_paths(
             state_dict, lambda path: str(folder / path.replace("\\", "/").rpartition("/")[2])
         )
-        kept = {p: score for p, score in state["best_k_models"].items() if Path(p).exists()}
-        state |= {"best_k_models": kept, "dirpath": self.dirpath}
-        if kept:
-            worst = max(kept, key=lambda path: kept[path])
-            state |= {"kth_best_model_path": worst, "kth_value": kept[worst]}
+        scores = {p: score for p, score in state["best_k_models"].items() if Path(p).exists()}
+        state |= {"best_k_models": scores, "dirpath": self.dirpath}
+        if scores:
+            worst = max(scores, key=lambda path: scores[path])
+            state |= {"kth_best_model_path": worst, "kth_value": scores[worst]}
         super().load_state_dict(state)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        before, kept = self.best_model_score, dict(self.best_k_models)
+        best_before, models_before = self.best_model_score, dict(self.best_k_models)
         super().on_train_epoch_end(trainer, pl_module)
-        if self.save_top_k == 0 and self.monitor:  # Lightning looks at no score then
+        if self.save_top_k == 0 and self.monitor:  # Lightning ignores scores then
             score = trainer.callback_metrics[self.monitor]
-            if before is None or score < before:
+            if best_before is None or score < best_before:
                 self.best_model_score = score
-        if trainer.is_global_zero and self.best_k_models != kept:
+        if trainer.is_global_zero and self.best_k_models != models_before:
             scores = {Path(k).name: v.item() for k, v in self.best_k_models.items()}
             write_json(self.exp_dir / "best_k_models.json", scores)
-        if trainer.is_global_zero and (self.best_model_score is not before or not self.monitor):
-            # What the data set says of itself, for publishing.
+        improved = self.best_model_score is not best_before or not self.monitor
+        if trainer.is_global_zero and improved:
+            # Information on the data set, for publishing.
             infos = getattr(pl_module.train_loader.dataset, "get_infos", dict)()
             package = pl_module.best_weights.serialize() | infos
             _save(package, self.exp_dir / "best_model.pth")
-        # After the files above, which a run that is resumed from it takes for written. Not
-        # Lightning's, which leaves it as it is where an epoch is not among the best.
+        # After the files above, as a resumed run assumes that they are written. Not by Lightning,
+        # which does not update it after an epoch that is not among the best.
         trainer.save_checkpoint(self.exp_dir / "checkpoints" / "last.ckpt")
 
 
 class Patience(EarlyStopping):
-    """Early stopping whose patience is the configuration's, after a resume too.
+    """Early stopping with the patience of the configuration, after a resume too.
 
     Args:
-        patience: epochs without a lower ``val_loss``.
-        forget: the lowest of an earlier run, which was that of another loss.
+        patience: number of epochs without a lower ``val_loss``.
+        forget: discard the best score of an earlier run, which had another loss.
     """
 
     def __init__(self, patience: int, forget: bool = False):
@@ -106,7 +107,7 @@ class Patience(EarlyStopping):
 
     @property
     def state_key(self) -> str:
-        # As Lightning's own is called in checkpoints.
+        # Name of Lightning's own callback in checkpoints.
         return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -115,7 +116,7 @@ class Patience(EarlyStopping):
 
 
 class EpochLine(Callback):
-    """One line for each epoch."""
+    """Callback that prints a line for each epoch."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.monotonic()
@@ -137,10 +138,10 @@ class EpochLine(Callback):
 
 
 class Examples(Callback):
-    """The first validation pairs as sound and spectrogram in TensorBoard.
+    """Callback that logs the first validation pairs to TensorBoard, as sound and spectrogram.
 
     Args:
-        n_examples: how many.
+        n_examples: number of pairs.
     """
 
     def __init__(self, n_examples: int):
@@ -152,9 +153,9 @@ class Examples(Callback):
         skipped = trainer.sanity_checking or not trainer.is_global_zero or trainer.logger is None
         if skipped or batch_idx >= self.n_examples:
             return
-        coded, original = checked(batch)
+        coded, original = check_batch(batch)
         log, epoch = trainer.logger.experiment, trainer.current_epoch
-        if not hasattr(log, "add_audio"):  # only TensorBoard's takes sound
+        if not hasattr(log, "add_audio"):  # only TensorBoard's logger takes sound
             return
         signals = dict(restored=outputs)
         if epoch == 0:
@@ -166,14 +167,14 @@ class Examples(Callback):
 
 
 def _spectrogram(wav: torch.Tensor) -> torch.Tensor:
-    """Levels from 0 to 1, highest frequency first: ``(bins, frames)``."""
+    """Compute levels from 0 to 1, highest frequency first: ``(bins, frames)``."""
     spec = torch.stft(wav, 2048, 512, window=torch.hann_window(2048), return_complex=True)
     level = 20 * spec.abs().clamp(min=1e-8).log10()
     return ((level - level.max()) / _RANGE_DB + 1).clamp(0, 1).flip(0)
 
 
 def _save(value: Any, path: str | os.PathLike) -> None:
-    """Through memory: what torch makes of a full disk is no OSError."""
+    """Save through a buffer in memory: on a full disk torch itself raises no OSError."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     try:
@@ -181,15 +182,15 @@ def _save(value: Any, path: str | os.PathLike) -> None:
             beside.write_bytes(buffer.getbuffer())
     except OSError as error:
         raise TrainingError(
-            f"'{path}' cannot be written: {error.strerror or error}; what was there is kept, and "
-            "--resume 1 goes on from the last checkpoint"
+            f"'{path}' cannot be written: {error.strerror or error}; the previous file is kept, "
+            "and --resume 1 continues from the last checkpoint"
         ) from error
 
 
-def _elsewhere(state: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
-    """The state of a ModelCheckpoint with its paths renamed."""
-    moved = {
+def _rename_paths(state: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    """Rename the paths in the state of a ModelCheckpoint."""
+    renamed = {
         key: rename(value) if key.endswith("_path") and value else value
         for key, value in state.items()
     }
-    return moved | {"best_k_models": {rename(k): v for k, v in state["best_k_models"].items()}}
+    return renamed | {"best_k_models": {rename(k): v for k, v in state["best_k_models"].items()}}

@@ -1,4 +1,4 @@
-"""Configurations of two levels: read, checked, typed on a command line, compared with a run's."""
+"""Configurations of two levels: reading, checking, command-line options, comparison with a run."""
 
 import argparse
 import difflib
@@ -13,30 +13,30 @@ import yaml
 from ..errors import SettingError, TrainingError
 from ..model import Apollo
 from .keys import APOLLO, SRGAN
-from .schema import Key, key_like, keys_of, typed
+from .schema import Key, convert_types, key_like, keys_of
 
 Conf = dict[str, dict[str, Any]]
 
 
 def load_conf(path: str | os.PathLike, base: str | os.PathLike | None = None) -> Conf:
-    """Reads a configuration of two levels; its values get the types of their keys.
+    """Read a configuration of two levels, and convert its values to the types of their keys.
 
     Args:
         path: YAML file.
-        base: file with every key there is; ``path`` then holds only what differs from it.
+        base: file with all keys; ``path`` then holds only the keys that differ from it.
 
     Raises:
-        ValueError: for keys that ``base`` does not have, values that are none of their key's, and
-            files that are no configuration.
+        ValueError: for keys that are not in ``base``, invalid values, and files that are no
+            configuration.
     """
     try:
         conf = yaml.safe_load(Path(path).read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
+        raise SettingError(f"'{path}' is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(conf, dict) or not all(isinstance(group, dict) for group in conf.values()):
         raise SettingError(f"'{path}' has to hold groups of keys, as local/conf.yml does")
     if base is None:
-        return typed(conf, groups_of(conf), f"'{path}': ")
+        return convert_types(conf, groups_of(conf), f"'{path}': ")
     merged = load_conf(base)
     keys = keys_in(merged)
     for name, group in conf.items():
@@ -48,12 +48,12 @@ def load_conf(path: str | os.PathLike, base: str | os.PathLike | None = None) ->
 
 
 def groups_of(conf: Mapping[str, Any]) -> Mapping[str, type]:
-    """The groups that a configuration is made of: SR-GAN's where its model has a hop."""
+    """Return the groups of a configuration: SR-GAN's if its model has a hop."""
     return SRGAN if "hop" in conf.get("model", {}) else APOLLO
 
 
 def keys_in(conf: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Key]]:
-    """The keys of a configuration, by group and name."""
+    """Return the keys of a configuration, by group and name."""
     groups = {name: keys_of(group) for name, group in groups_of(conf).items()}
     return {
         name: {key: groups.get(name, {}).get(key) or key_like(group[key]) for key in group}
@@ -61,25 +61,25 @@ def keys_in(conf: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Key]]:
     }
 
 
-def _require(name: str, known: Mapping[str, Any], complaint: str) -> None:
-    if name not in known:
-        close = difflib.get_close_matches(str(name), known, 1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+def _require(name: str, names: Mapping[str, Any], complaint: str) -> None:
+    if name not in names:
+        close = difflib.get_close_matches(str(name), names, 1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
         raise SettingError(f"{complaint} '{name}'; {hint}")
 
 
 def parse_conf(parser: argparse.ArgumentParser, base: str | os.PathLike) -> Conf:
-    """A configuration from a command line: ``--conf FILE``, and every key of ``base`` an option.
+    """Parse a configuration from the command line: ``--conf FILE``, and an option for every key.
 
     Args:
-        parser: with the script's own options; it is not changed. They come as ``main_args``.
-        base: file with every key there is.
+        parser: parser with the script's own options, which go to ``main_args``; it is not changed.
+        base: file with all keys.
 
     Raises:
         SettingError: as :func:`load_conf` does.
     """
     conf_option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    conf_option.add_argument("--conf", default=base, help=f"what differs from {Path(base).name}")
+    conf_option.add_argument("--conf", default=base, help=f"changes to {Path(base).name}")
     conf = load_conf(conf_option.parse_known_args()[0].conf, base)
     whole = argparse.ArgumentParser(
         description=parser.description,
@@ -91,29 +91,30 @@ def parse_conf(parser: argparse.ArgumentParser, base: str | os.PathLike) -> Conf
     for name, group in keys.items():
         about = groups_of(conf).get(name, object).__doc__ if name in groups_of(conf) else None
         options = whole.add_argument_group(name, about)
-        for key, its in group.items():
-            text = f"{its.about + '; ' if its.about else ''}{its.allowed} ({conf[name][key]})"
+        for key, definition in group.items():
+            text = f"{definition.about}; " if definition.about else ""
+            text += f"{definition.allowed} ({conf[name][key]})"
             options.add_argument(
                 f"--{key}", metavar="X", default=argparse.SUPPRESS, help=text.replace("%", "%%")
             )
     args = vars(whole.parse_args())
     for name, group in keys.items():
-        for key, its in group.items():
+        for key, definition in group.items():
             if key in args:
-                conf[name][key] = its.convert(args.pop(key), f"--{key}")
+                conf[name][key] = definition.convert(args.pop(key), f"--{key}")
     args.pop("conf")
     return {**conf, "main_args": args}
 
 
 def parse_model_conf(parser: argparse.ArgumentParser, folder: Path) -> Conf:
-    """:func:`parse_conf` with the base of the model that ``--model`` names.
+    """Parse by :func:`parse_conf`, with the base configuration of the model named by ``--model``.
 
     Args:
-        parser: as there; it gets the option.
-        folder: holds ``conf.yml``, and ``conf_srgan.yml``.
+        parser: as in :func:`parse_conf`; ``--model`` is added to it.
+        folder: folder of ``conf.yml`` and ``conf_srgan.yml``.
     """
     bases = dict(apollo="conf.yml", srgan="conf_srgan.yml")
-    parser.add_argument("--model", default="apollo", choices=bases, help="what is trained")
+    parser.add_argument("--model", default="apollo", choices=bases, help="model to train")
     model_option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     model_option.add_argument("--model", default="apollo")
     name = model_option.parse_known_args()[0].model
@@ -121,27 +122,29 @@ def parse_model_conf(parser: argparse.ArgumentParser, folder: Path) -> Conf:
 
 
 def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
-    """A run goes on with the networks it has; everything else may change.
+    """Check that a configuration describes the networks of the run it resumes; all else may change.
 
     Args:
-        conf: what is asked for; an ``init_from`` is forgotten, and gives way to the run's model.
-        before: the run's own.
-        exp_dir: for messages.
+        conf: new configuration; its ``init_from`` is dropped in favour of the run's model.
+        before: configuration of the run.
+        exp_dir: folder of the run, for messages.
 
     Raises:
-        TrainingError: where the networks differ.
+        TrainingError: if the networks differ.
     """
-    asked, kept = (one.get("main_args", {}).get("model") or "apollo" for one in (conf, before))
-    if asked != kept:
+    wanted, trained = (
+        each.get("main_args", {}).get("model") or "apollo" for each in (conf, before)
+    )
+    if wanted != trained:
         raise TrainingError(
-            f"'{exp_dir}' holds a run of {kept}, not of {asked}; pass --model {kept} or another "
-            "--tag"
+            f"'{exp_dir}' holds a run of {trained}, not of {wanted}; pass --model {trained} or "
+            "another --tag"
         )
     if conf["main_args"].get("init_from"):
         conf["model"] = before.get("model", conf["model"])
-    arguments = inspect.signature(Apollo).parameters if kept == "apollo" else {}
+    arguments = inspect.signature(Apollo).parameters if trained == "apollo" else {}
     defaults = {key: argument.default for key, argument in arguments.items()}
-    # The level at which recordings are restored is no part of the network.
+    # The level at which recordings are restored is not part of the network.
     keys = {**conf["model"], **before.get("model", {})}.keys() - {"input_peak"}
     networks = [("model", key) for key in sorted(keys)]
     networks += [
@@ -151,12 +154,12 @@ def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
     if conf["discriminator"]["adversarial_training"]:
         networks.append(("data", "mono"))  # channels that the discriminators take
     for name, key in networks:
-        # What a run did not know yet it had as it is by default, or went without.
+        # A key that the run did not know yet had its default, or nothing.
         old = before.get(name, {}).get(key, defaults.get(key) if name == "model" else None)
         new = conf[name].get(key)
         if (old or None) != (new or None):
             raise TrainingError(
-                f"'{exp_dir}' was trained with {key} {old}, not {new}; pass --{key} {old} or "
-                "train anew under another --tag"
+                f"'{exp_dir}' was trained with {key} {old}, not {new}; pass --{key} {old} or start "
+                "a new training under another --tag"
             )
     conf["main_args"]["init_from"] = None

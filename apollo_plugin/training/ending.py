@@ -1,6 +1,6 @@
-"""How a run ends before its time: by a signal, a process or a worker that was lost.
+"""Early end of a run: by a signal, or after the loss of a process or worker.
 
-The last whole epoch is kept and the exit status says that the run is not finished.
+The last complete epoch is kept, and the exit status tells that the run is not finished.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from ..errors import TrainingError, is_out_of_memory, one_line
 
-# What schedulers, containers and people end a run with.
+# Signals by which schedulers, containers and users end a run.
 _SIGNALS = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU")
-# Patience with processes that were told to end.
+# Time that processes get to end themselves.
 _SECONDS = 5.0
 
 
 class Terminated(SystemExit):
-    """A run that a signal ended, with the shell's status: 128 + its number."""
+    """Exit of a run by a signal, with the shell's status: 128 + number of the signal."""
 
     def __init__(self, number: int):
         super().__init__(128 + number)
@@ -33,8 +33,8 @@ class Terminated(SystemExit):
 
 
 class Signals(Callback):
-    """Ends the run at once where a signal asks for it. Lightning's own handler waits for the batch
-    and for the other processes, and then for a status of 0."""
+    """Callback that ends the run at once on a signal. Lightning's own handler waits for the batch
+    and for the other processes, and exits with a status of 0."""
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._listen(trainer)
@@ -54,7 +54,7 @@ class Signals(Callback):
 
 
 def _handle(name: str, action: Callable | signal.Handlers) -> None:
-    """Sets a signal's handler, where there is such a signal and it is not ignored (by nohup)."""
+    """Set the handler of a signal, if it exists and is not ignored (by nohup)."""
     number = getattr(signal, name, None)
     if number is not None and signal.getsignal(number) != signal.SIG_IGN:
         with contextlib.suppress(ValueError):  # not in the main thread
@@ -62,7 +62,7 @@ def _handle(name: str, action: Callable | signal.Handlers) -> None:
 
 
 def end_children(trainer: pl.Trainer) -> None:
-    """Ends the processes that Lightning has started for this one."""
+    """End the processes that Lightning has started for this run."""
     children: list[subprocess.Popen] = getattr(trainer.strategy.launcher, "procs", [])
     for child in children:
         child.terminate()
@@ -73,34 +73,34 @@ def end_children(trainer: pl.Trainer) -> None:
             child.kill()
 
 
-def told(error: BaseException, cure: str) -> BaseException:
-    """What a run ended with, as an error that a user can mend where it is one; else itself.
+def explain(error: BaseException, cure: str) -> BaseException:
+    """Turn an error that ended a run into one that tells a user the cure; defects stay themselves.
 
     Args:
-        error: that left the Trainer.
-        cure: for a memory that does not suffice.
+        error: error raised by the Trainer.
+        cure: advice against a lack of memory.
     """
     text = str(error)
-    again = "--resume 1 goes on after the last whole epoch"
+    again = "--resume 1 continues after the last complete epoch"
     if isinstance(error, Terminated) or not isinstance(error, Exception):
         return error
     if is_out_of_memory(error):
         return TrainingError(f"out of memory: {cure}")
     if "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed" in text):
         return TrainingError(
-            f"a data loader's worker was lost, of too little memory perhaps ({one_line(error, 120)}"
-            f"); lower --num_workers, {again}"
+            "a worker of the data loader died, perhaps for lack of memory "
+            f"({one_line(error, 120)}); lower --num_workers, {again}"
         )
     if isinstance(error, torch.distributed.DistError) or "gloo" in text.lower():
         return TrainingError(
-            f"another process of the training was lost ({one_line(error, 120)}); see its own last "
+            f"another process of the training died ({one_line(error, 120)}); see its own last "
             f"line, {again}"
         )
-    return _of_worker(error)
+    return _strip_traceback(error)
 
 
-def _of_worker(error: Exception) -> BaseException:
-    """An error of a DataLoader's worker without the traceback that is its message there."""
+def _strip_traceback(error: Exception) -> BaseException:
+    """Replace the traceback in the message of a DataLoader worker's error by the message itself."""
     lines = str(error).strip().splitlines()
     if not (lines and lines[0].startswith("Caught ") and "DataLoader worker" in lines[0]):
         return error
@@ -111,31 +111,31 @@ def _of_worker(error: Exception) -> BaseException:
 
 
 def fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> None:
-    """``trainer.fit`` that ends in one line and with a true exit status, whatever ends it.
+    """Run ``trainer.fit``; whatever ends it, print one line and exit with a true status.
 
     Args:
-        trainer: with :class:`Signals` among its callbacks.
-        system: to be trained.
-        resumed: checkpoint to go on from.
-        cure: for a memory that does not suffice.
+        trainer: trainer with :class:`Signals` among its callbacks.
+        system: system to train.
+        resumed: checkpoint to continue from.
+        cure: advice against a lack of memory.
     """
     try:
         trainer.fit(system, ckpt_path=resumed, weights_only=True)
     except Terminated as ended:
         last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-        kept = "the last whole epoch is kept, --resume 1 goes on after it"
+        kept = "the last complete epoch is kept, --resume 1 continues after it"
         rank_zero_info(
             f"ended by {ended.name} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: "
-            + (kept if last.exists() else "no epoch was finished yet")
+            + (kept if last.exists() else "no epoch was complete yet")
         )
         raise
     except SystemExit as ended:
-        if trainer.interrupted:  # by the keyboard; Lightning makes a status of 1 of it
+        if trainer.interrupted:  # by the keyboard; Lightning exits with status 1
             raise KeyboardInterrupt from ended
         raise
     except Exception as error:
         end_children(trainer)
-        better = told(error, cure)
-        if better is error:
+        explained = explain(error, cure)
+        if explained is error:
             raise
-        raise better from error
+        raise explained from error

@@ -1,7 +1,7 @@
-"""The groups of a configuration, with the paper's values (sections II-E and III) as defaults; see
+"""Groups of a configuration, with the paper's values (sections II-E and III) as defaults; see
 :mod:`.schema`. A class's docstring is the comment over its group."""
 
-# ruff: noqa: RUF009 (key() makes a dataclass's field)
+# ruff: noqa: RUF009 (key() makes a field of a dataclass)
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,31 +11,31 @@ from .schema import key
 
 @dataclass
 class Data:
-    """Items of section III-A; an epoch is n_items of them."""
+    """Training items of section III-A; an epoch has n_items of them."""
 
-    n_items: int = key(40000, "items of an epoch", low=1)
-    segment: float = key(3.0, "seconds", above=0)
-    max_stems: int = key(8, "stems of a mix at most", low=1, high=11)
-    gain_db: float = key(10.0, "stems are scaled by -gain_db to gain_db", low=0)
+    n_items: int = key(40000, "items per epoch", low=1)
+    segment: float = key(3.0, "length of an item in seconds", above=0)
+    max_stems: int = key(8, "largest number of stems in a mix", low=1, high=11)
+    gain_db: float = key(10.0, "stems are scaled by a random gain from -gain_db to gain_db", low=0)
     bit_rates: list[int] = key(
-        [24, 32, 48, 64, 96, 128], "kbit/s, drawn from; up to 320", low=8, high=512
+        [24, 32, 48, 64, 96, 128], "to draw from, in kbit/s; up to 320", low=8, high=512
     )
     mixture_share: float = key(
-        0.0, "share of items that are a song as it is; the published code has 0.5", low=0, high=1
+        0.0, "share of items that are unaltered songs; the published code has 0.5", low=0, high=1
     )
-    codec: str = key("mp3", "of data/codecs.py, or everyday to draw from them")
+    codec: str = key("mp3", "a codec of data/codecs.py, or everyday to draw from them")
     level_db: float = key(
-        0.0, "both signals are turned down by 0 to this much; not in the paper", low=0
+        0.0, "both signals are attenuated by 0 to this many dB; not in the paper", low=0
     )
     tilt_db: float = key(
         0.0,
-        "mixes are made darker or brighter by up to this much an octave; not in the paper",
+        "mixes are made darker or brighter by up to this many dB per octave; not in the paper",
         low=0,
     )
-    mono: bool = key(False, "items are one of the two channels; not in the paper")
+    mono: bool = key(False, "items hold one of the two channels; not in the paper")
     uncoded_share: float = key(
         0.0,
-        "share of items that are not coded: no change is right; not in the paper",
+        "share of uncoded items, to be left unchanged; not in the paper",
         low=0,
         high=1,
     )
@@ -47,32 +47,32 @@ class ApolloModel:
 
     sample_rate: float = key(44100, "Hz", above=0)
     win_ms: float = key(20, "window in milliseconds; the hop is half of it", above=0)
-    n_bands: int = key(80, "bands of equal width, and a last with what remains", low=1)
+    n_bands: int = key(80, "bands of equal width, and a last one with the remaining bins", low=1)
     feature_dim: int = key(256, "N of the paper", low=1)
     n_layers: int = key(6, "B of the paper", low=1)
-    n_heads: int = key(8, "of the attention over bands", low=1)
-    kernel_size: int = key(7, "of the convolutions over time, in frames", low=1)
-    causal: bool = key(False, "look back only: for live signals")
-    mlp_ratio: int = key(4, "width of the Roformer's hidden layer over feature_dim", low=1)
-    tcn_ratio: int = key(4, "likewise of the TCN", low=1)
-    tcn_blocks: int = key(3, "of a layer", low=1)
+    n_heads: int = key(8, "heads of the attention over bands", low=1)
+    kernel_size: int = key(7, "kernel of the convolutions over time, in frames", low=1)
+    causal: bool = key(False, "use past frames only, for live signals")
+    mlp_ratio: int = key(4, "width of the Roformer's hidden layer relative to feature_dim", low=1)
+    tcn_ratio: int = key(4, "likewise for the TCN", low=1)
+    tcn_blocks: int = key(3, "TCN blocks per layer", low=1)
     band_width_hz: float | None = key(None, "160 for the bands of the paper's text", above=0)
-    residual: bool = key(False, "residual and band_gain help small models; not in the paper")
+    residual: bool = key(False, "residual and band_gain help small models; neither is in the paper")
     band_gain: bool = key(False)
-    band_bins: list[int] | None = key(None, "or the bins of each band, in place of n_bands", low=1)
+    band_bins: list[int] | None = key(None, "bins of each band, in place of n_bands", low=1)
     excitation: bool = key(
         False, "fill emptied highs with tiles of the mids and noise; not in the paper"
     )
     gain_shape: str = key(
-        "band", "bin for eq. (2) as printed, 3 values a bin; the published code has 2 and 1 a band"
+        "band", "bin: eq. (2) as printed, 3 values per bin; band: 2 and 1 per band, as published"
     )
     envelope_dim: int = key(
-        0, "width of the path that expects their levels, such as 256; 0 for none", low=0
+        0, "width of the path that predicts their levels, such as 256; 0 for none", low=0
     )
-    envelope_kernel: int = key(13, "of its convolutions, in frames", low=1)
+    envelope_kernel: int = key(13, "kernel of its convolutions, in frames", low=1)
     input_peak: float | None = key(
         1.0,
-        "of the data, where level_db is 0: recordings get it before the model",
+        "peak of the data, if level_db is 0; recordings are scaled to it before the model",
         above=0,
         high=1,
     )
@@ -84,14 +84,14 @@ class Discriminator:
 
     adversarial_training: bool = key(True, "train discriminators")
     windows: list[int] = key(
-        [32, 64, 128, 256, 512, 1024, 2048], "in samples, a discriminator each"
+        [32, 64, 128, 256, 512, 1024, 2048], "in samples, one discriminator each"
     )
     channels: int = key(8, "F of Table I", low=1)
 
 
 @dataclass
 class Loss:
-    """Weights of eq. (6); the rest is not in the paper."""
+    """Weights of eq. (6); the other losses are not in the paper."""
 
     reconstruction: float = key(1.0, "alpha", low=0)
     feature_matching: float = key(1.0, "beta", low=0)
@@ -103,18 +103,18 @@ class Loss:
     band_energy: float = key(0.0, "log energies of bands of 250 Hz, every 5, 10 and 40 ms", low=0)
     snr_below: float | Literal["cutoff"] | None = key(
         None,
-        "the SNR counts everything; or below so many Hz; or cutoff: each item's own",
+        "upper limit of the SNR: null for none, a frequency in Hz, or cutoff: each item's own",
         above=0,
     )
 
 
 @dataclass
 class Optim:
-    """AdamW for both networks, learning rates times lr_decay every lr_step epochs."""
+    """AdamW for both networks; learning rates are multiplied by lr_decay every lr_step epochs."""
 
     g_lr: float = key(0.001, "learning rate of the generator", low=0)
     g_betas: list[float] = key([0.9, 0.999], length=2, low=0, below=1)
-    d_lr: float = key(0.0001, "of the discriminators", low=0)
+    d_lr: float = key(0.0001, "learning rate of the discriminators", low=0)
     d_betas: list[float] = key([0.5, 0.99], length=2, low=0, below=1)
     weight_decay: float = key(0.01, low=0)
     lr_decay: float = key(0.98, above=0)
@@ -124,28 +124,28 @@ class Optim:
 
 @dataclass
 class Common:
-    """batch_size items in each of eight processes."""
+    """The paper: batch_size items in each of eight processes."""
 
     epochs: int = key(500, low=0)
-    batch_size: int = key(1, "items of a process", low=1)
-    accumulate: int = key(1, "batches a step", low=1)
+    batch_size: int = key(1, "items per process", low=1)
+    accumulate: int = key(1, "batches per step", low=1)
     devices: int | None = key(
         None,
-        "processes of a machine; null: all GPUs, or one CPU process",
+        "processes per machine; null: one for each GPU, or one on the CPU",
         low=1,
         meant={"auto": None, -1: None, "-1": None},
     )
     num_nodes: int = key(1, "machines", low=1)
-    num_workers: int = key(4, "data loaders of each process", low=0)
-    precision: str = key("32-true", "bf16-mixed where the device likes it")
+    num_workers: int = key(4, "data loading workers of each process", low=0)
+    precision: str = key("32-true", "or bf16-mixed, if the device supports it")
     warmup_steps: int = key(0, "steps before the adversarial losses join", low=0)
     ema_decay: float = key(
-        0.0, "of a running average of the weights, such as 0.999", low=0, below=1
+        0.0, "decay of a running average of the weights, such as 0.999", low=0, below=1
     )
     early_stop: int = key(20, "epochs without a lower val_loss", low=0)
-    save_top_k: int = key(5, "best checkpoints kept beside the last; -1: all", low=-1)
-    n_examples: int = key(3, "validation pairs to hear and see in TensorBoard", low=0)
-    log_every: int = key(50, "steps", low=1)
+    save_top_k: int = key(5, "best checkpoints to keep beside the last; -1: all", low=-1)
+    n_examples: int = key(3, "validation pairs to log to TensorBoard", low=0)
+    log_every: int = key(50, "steps between two log entries", low=1)
 
 
 @dataclass
@@ -153,7 +153,7 @@ class Training(Common):
     __doc__ = Common.__doc__
 
     recompute: bool = key(
-        True, "keeps few activations: 8 GB in place of 30 for a step, and faster on a CPU"
+        True, "store few activations: 8 GB instead of 30 per step, and faster on a CPU"
     )
     compile: bool = key(False, "torch.compile, layer by layer")
 
@@ -165,17 +165,17 @@ class SRGANModel:
     sample_rate: float = key(44100, "Hz", above=0)
     window: int = key(2048, "in samples", low=4)
     hop: int = key(512, "in samples", low=1)
-    channels: list[int] = key([18, 38, 38], "of the aggregating layers", low=1)
-    n_rows: int = key(32, "of what they come to", low=1)
-    width: int = key(256, "of the gated convolutions", low=1)
-    noise_dim: int = key(64, "z of each item", low=1)
+    channels: list[int] = key([18, 38, 38], "channels of the aggregating layers", low=1)
+    n_rows: int = key(32, "rows of their output", low=1)
+    width: int = key(256, "channels of the gated convolutions", low=1)
+    noise_dim: int = key(64, "size of each item's noise z", low=1)
     dilations: list[int] = key([1, 2, 4, 8, 16, 1, 2, 4, 8, 16], "in frames", low=1)
-    residual: bool = key(False, "true adds the input's compressed spectrum; in no source")
-    noise_seed: int = key(0, "of the z that restores; training draws its own", low=0)
-    n_draws: int = key(1, "restorations whose mean is given back", low=1)
+    residual: bool = key(False, "add the input's compressed spectrum; not in a source")
+    noise_seed: int = key(0, "seed of z in restoration; training draws its own", low=0)
+    n_draws: int = key(1, "number of restorations to average", low=1)
     input_peak: float | None = key(
         1.0,
-        "of the data above: recordings are brought to it before the model and back",
+        "peak of the data; recordings are scaled to it before the model, and back",
         above=0,
         high=1,
     )
@@ -187,7 +187,7 @@ class Critic:
 
     adversarial_training: bool = key(True, "train the critic")
     conditional: bool = key(
-        True, "it sees the MP3 (ours; open: false, where nothing ties output to input)"
+        True, "give it the MP3 (ours; open: false, so that nothing ties output to input)"
     )
 
 
@@ -198,14 +198,12 @@ class SRGANLoss:
     adversarial: float = key(1.0, "Wasserstein distance", low=0)
     gradient_penalty: float = key(10.0, "Gulrajani et al., 2017; open: 100", low=0)
     reconstruction: float = key(
-        0.0, "error of the compressed real and imaginary parts; in no source", low=0
+        0.0, "error of the compressed real and imaginary parts; not in a source", low=0
     )
     magnitude: float = key(
-        0.0, "error of their magnitudes, which phase has no part in; in no source", low=0
+        0.0, "error of their magnitudes, regardless of phase; not in a source", low=0
     )
-    profile: float = key(
-        0.0, "against one answer for all noise (open, where it is not called)", low=0
-    )
+    profile: float = key(0.0, "against mode collapse (open, but not called there)", low=0)
 
 
 @dataclass
@@ -223,8 +221,8 @@ class SRGANOptim(Optim):
 
 @dataclass
 class SRGANTraining(Common):
-    """One step of the critic for each of the generator (open). As in conf.yml, but for what only
-    Apollo can do."""
+    """One step of the critic for each of the generator (open). The keys of conf.yml, without those
+    for Apollo only."""
 
     warmup_steps: int = key(0, "steps without the critic", low=0)
 
@@ -238,8 +236,8 @@ APOLLO = dict(
     training=Training,
 )
 APOLLO_HEAD = """\
-The paper's values (sections II-E and III). Other configurations hold only what differs from this.
-Made of apollo_plugin/training/keys.py."""
+The paper's values (sections II-E and III). Other configurations hold only keys that differ.
+Generated from apollo_plugin/training/keys.py."""
 SRGAN = dict(
     data=Data,
     model=SRGANModel,
@@ -249,6 +247,6 @@ SRGAN = dict(
     training=SRGANTraining,
 )
 SRGAN_HEAD = """\
-SR-GAN (Lattner and Nistal, 2021), every key there is. "Open": an open implementation of it, not its
-authors'; "ours": no source says. Data and training are Apollo's, so that only the model differs.
-Made of apollo_plugin/training/keys.py."""
+SR-GAN (Lattner and Nistal, 2021), all keys. "Open": as in an open implementation, not its authors';
+"ours": not in a source. Data and training are Apollo's, so that only the model differs.
+Generated from apollo_plugin/training/keys.py."""

@@ -1,9 +1,9 @@
-"""One training in a folder: a lock that tells who holds it, and that dies with its owner.
+"""A lock on the folder of a training: it names its holder and ends with the holder's process.
 
-It is a POSIX lock (``fcntl.lockf``): the system frees it when the process ends, however it ends,
-and NFS keeps it on the server, so other machines see it too. ``flock`` is local to a machine in
-older NFS; a file that is there or not outlives whoever is killed; a heartbeat takes a clock that
-all machines agree on and leaves minutes in which nobody may start.
+It is a POSIX lock (``fcntl.lockf``): the system releases it when the process ends in any way, and
+NFS keeps it on the server, so other machines see it too. The alternatives are worse: ``flock`` is
+local to a machine in older NFS, the existence of a file outlives a killed process, and a heartbeat
+needs synchronous clocks and blocks a restart for minutes.
 """
 
 import contextlib
@@ -27,21 +27,21 @@ except ImportError:  # Windows
 
 _NAME = ".lock"
 _HELD = (errno.EACCES, errno.EAGAIN)
-# File systems that keep no locks.
+# Errors of file systems without locks.
 _UNABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-# This process's own: to the system a process does not stand in its own way.
+# Files locked by this process, as POSIX locks do not exclude their own process.
 _held: set[tuple[int, int]] = set()
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike) -> Iterator[None]:
-    """Holds a folder for this process. Of a run of several processes the first one does.
+def lock_folder(folder: str | os.PathLike) -> Iterator[None]:
+    """Lock a folder for this process; in a run of several processes the first one does.
 
     Args:
-        folder: made where it is missing. ``.lock`` stays in it, empty.
+        folder: created if missing. An empty ``.lock`` stays in it.
 
     Raises:
-        TrainingError: where another process holds it, with its machine, number and begin.
+        TrainingError: if another process holds it, with its machine, process number and start.
     """
     if fcntl is None or getattr(rank_zero_only, "rank", 0) != 0:
         yield
@@ -61,8 +61,8 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
             if error.errno not in _UNABLE:
                 raise
             warnings.warn(
-                f"'{folder}' lies on a file system without locks: see to it yourself that no other "
-                "training runs in it",
+                f"'{folder}' is on a file system without locks: make sure that no other training "
+                "uses it",
                 stacklevel=3,
             )
         _held.add(place)
@@ -78,7 +78,7 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
             yield
         finally:
             _held.discard(place)
-            # Not removed: another process may have it open already.
+            # Not removed, as another process may have opened it already.
             file.truncate(0)
 
 

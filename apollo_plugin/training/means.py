@@ -1,4 +1,4 @@
-"""Means over the items of all processes: sums and counts meet once and are divided once."""
+"""Means over the items of all processes: sums and counts are reduced, then divided."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Means:
     """Running means by name, each over the values that were added in any process.
 
-    Lightning's own divide the mean of the sums by the mean of the counts, rounded down.
+    Lightning divides the mean of the sums by the mean of the counts, rounded down.
 
     Example:
         >>> means = Means()
@@ -27,18 +27,18 @@ class Means:
         self._sums: dict[str, torch.Tensor] = {}
 
     def add(self, name: str, values: torch.Tensor | list[float]) -> None:
-        """Adds values of any shape; none are a count of 0, which makes the name known."""
-        # On the CPU: in double precision, which Apple's GPUs do not have.
+        """Add values of any shape; an empty tensor adds the name with a count of 0."""
+        # On the CPU, as Apple's GPUs have no double precision.
         values = torch.as_tensor(values).detach().cpu().double().flatten()
         both = torch.stack((values.sum(), torch.tensor(values.numel(), dtype=torch.float64)))
         self._sums[name] = self._sums.get(name, 0) + both
 
     def reduce(self, trainer: pl.Trainer | None = None) -> dict[str, float]:
-        """The means, the same in every process; what was added is forgotten. NaN for a name that
-        got no value anywhere.
+        """Compute the means, the same in every process, and start afresh. A name without any value
+        is NaN.
 
         Args:
-            trainer: whose processes take part. All of them have to call, with the same names.
+            trainer: trainer of the processes. All of them have to call, with the same names.
         """
         names, sums = list(self._sums), list(self._sums.values())
         self._sums = {}

@@ -1,9 +1,9 @@
-"""Memory of a training step: what it will take, and activations computed anew in place of kept.
+"""Memory of a training step: its estimate, and recomputation of activations.
 
-A band-sequence module keeps some 75 N numbers for each band and frame, 20 GB for the published
-size on 3 s of stereo. :func:`recomputed` keeps what goes into each layer and computes the rest a
-second time, on the way back. Frames do not see each other in a Roformer, nor bands in a TCN: on a
-CPU both passes go piece by piece, so that a piece stays in the cache. The numbers are the same.
+A band-sequence module stores some 75 N numbers for each band and frame, 20 GB for the published
+size on 3 s of stereo. :func:`recomputed` stores the input of each layer and recomputes the rest in
+the backward pass. Frames are independent in a Roformer, and bands in a TCN: on a CPU both passes go
+piece by piece, so that a piece stays in the cache. The results are the same.
 """
 
 import contextlib
@@ -17,43 +17,43 @@ from .. import memory
 from ..losses import SRGANCritic
 from ..model import Apollo, RestorationModel
 
-# What a piece's input takes on a CPU. Its widest layer has eight times as much.
+# Size of a piece's input on a CPU. The widest layer has eight times as much.
 _PIECE_BYTES = 1 << 20
-# All that a layer keeps over its input.
+# Size of all activations of a layer relative to its input.
 _LAYER_SIZES = 40
-# Length of the signal that a forward pass is measured with; activations grow with length.
+# Length of the signal on which a forward pass is measured; activations grow with length.
 _PROBE_SECONDS = 0.25
 
 
 @contextlib.contextmanager
 def recomputed(model: Apollo) -> Iterator[None]:
-    """Forward passes in this context keep only the input of each layer for the way back.
+    """Make forward passes store only the input of each layer for the backward pass.
 
     Args:
-        model: any Apollo; a whole signal is one step, streams are not for training.
+        model: any Apollo, on whole signals; streams are not for training.
     """
     layers = [
         (module, wrapper)
         for layer in model.layers
-        for module, wrapper in [(layer.roformer, _by_frames)]
-        + [(block, _by_bands) for block in layer.tcn]
+        for module, wrapper in [(layer.roformer, _run_by_frames)]
+        + [(block, _run_by_bands) for block in layer.tcn]
     ]
     with contextlib.ExitStack() as stack:
         for module, wrapper in layers:
-            own = {k: v for k, v in vars(module).items() if k == "forward"}  # a compiled one
+            own = {k: v for k, v in vars(module).items() if k == "forward"}  # if compiled
             stack.callback(vars(module).update, own)
             stack.callback(vars(module).pop, "forward")
             module.forward = partial(wrapper, module.forward)
         yield
 
 
-def _by_frames(forward, x, rotation):
+def _run_by_frames(forward, x, rotation):
     rows = x.flatten(0, 1).unsqueeze(0)
     pieces = rows.split(_piece_size(rows, 1), 1)
     return torch.cat([_checkpoint(forward, piece, rotation) for piece in pieces], 1).view(x.shape)
 
 
-def _by_bands(forward, x, state, last):
+def _run_by_bands(forward, x, state, last):
     size = _piece_size(x, 2)
     pieces = [
         _checkpoint(forward, piece, piece_state, last)
@@ -80,23 +80,23 @@ def training_bytes(
     device: torch.device | None = None,
     critic: SRGANCritic | None = None,
 ) -> int:
-    """About what a training step of a model takes: weights, gradients, AdamW's two moments, a
-    running average, and the activations, measured on a short signal and scaled.
+    """Estimate the memory of a training step: weights, gradients, AdamW's two moments, a running
+    average, and the activations, measured on a short signal and scaled.
 
     Args:
-        model: it computes a few frames.
-        batch_size: audio channels, over all items of a batch.
+        model: model to train; it computes a few frames.
+        batch_size: number of audio channels, over all items of a batch.
         seconds: length of an item.
-        recompute: whether the step runs under :func:`recomputed`.
-        device: where it will run; where the model is unless given.
-        critic: of SR-GAN, which is built as its model is.
+        recompute: True if the step runs under :func:`recomputed`.
+        device: device of the training; by default that of the model.
+        critic: critic of SR-GAN, whose structure is that of its model.
     """
     weight = next(model.parameters())
-    kept: dict[int, int] = {}
+    stored: dict[int, int] = {}
 
     def note(tensor):
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        stored[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     wav = torch.zeros(1, int(_PROBE_SECONDS * model.sample_rate), device=weight.device)
@@ -105,19 +105,19 @@ def training_bytes(
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), context:
         held.append(model(wav))
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    activations = sum(size for address, size in kept.items() if address not in own)
+    activations = sum(size for address, size in stored.items() if address not in own)
 
     def frames(seconds):
         return seconds * model.sample_rate / model.filterbank.stride + 2 * model.filterbank.margin
 
     activations *= batch_size * frames(seconds) / frames(_PROBE_SECONDS)
-    # What flows back, and a layer's activations while it is computed anew.
+    # Gradients of activations, and a layer's activations while it is recomputed.
     flow = batch_size * frames(seconds) * model.frame_bytes * weight.element_size() / 4
     again = min(flow, _PIECE_BYTES) if (device or weight.device).type == "cpu" else flow
     of_critic = 0
     if critic is not None:
-        # It keeps what the model does for estimate, original, and what lies between, twice for its
-        # slope; of that the model keeps one, while the critic judges.
+        # It stores as much as the model for each of estimate, original, and the point between
+        # them, twice for its gradient; the model's own are stored meanwhile.
         of_critic = 4 * _weight_bytes(critic) + 4 * activations
     return int(
         5 * _weight_bytes(model)
@@ -133,7 +133,7 @@ def _weight_bytes(network: torch.nn.Module) -> int:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device; None where nothing tells."""
+    """Free memory of a device in bytes; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return memory.available_bytes()

@@ -1,4 +1,4 @@
-"""What a resumed run takes from its checkpoint, and what from its command."""
+"""Resuming of a run: state from its checkpoint, settings from its command."""
 
 import pickle
 import zipfile
@@ -14,15 +14,15 @@ from torch.optim.lr_scheduler import StepLR
 from ..errors import TrainingError
 
 
-def refused(reason: str) -> BaseException:
-    """One process says why, the others end with it."""
+def refusal(reason: str) -> BaseException:
+    """Error that ends all processes of a run; only the first one reports the reason."""
     return TrainingError(reason) if rank_zero_only.rank == 0 else SystemExit(1)
 
 
 def epochs_done(last: Path) -> int:
-    """Whole epochs that a checkpoint holds."""
+    """Number of complete epochs in a checkpoint."""
     if not last.exists():
-        raise refused(f"nothing to resume: '{last}' is missing; leave --resume away")
+        raise refusal(f"nothing to resume: '{last}' is missing; omit --resume")
     try:
         with zipfile.ZipFile(last) as file:
             damaged = file.testzip()
@@ -36,47 +36,47 @@ def epochs_done(last: Path) -> int:
     ) as error:
         others = [path for path in last.parent.glob("*.ckpt") if path != last]
         newest = max(others, key=lambda path: path.stat().st_mtime, default=None)
-        cure = f"copy '{newest.name}' over it" if newest else "train anew under another --tag"
-        raise refused(f"'{last}' is damaged, or no checkpoint of a training; {cure}") from error
+        cure = f"copy '{newest.name}' over it" if newest else "start again under another --tag"
+        raise refusal(f"'{last}' is damaged, or not a checkpoint of a training; {cure}") from error
 
 
 def apply_settings(
     checkpoint: dict[str, Any], optimizers: Sequence[Optimizer], schedulers: Sequence[Any]
 ) -> None:
-    """Puts the settings of optimizers and schedules into a checkpoint that is about to be loaded:
-    weight decay, betas, and learning rates as if the schedule had been so from the start. The
-    moments stay. Schedules other than ``StepLR`` stay as they were.
+    """Apply the settings of optimizers and schedules to a checkpoint before it is loaded: weight
+    decay, betas, and learning rates as if the schedule had been in use from the start. Moments stay
+    unchanged, and so do schedules other than ``StepLR``.
 
     Args:
-        checkpoint: Lightning's; it is changed.
-        optimizers: as the configuration has made them, before anything is loaded into them.
+        checkpoint: Lightning's checkpoint, changed in place.
+        optimizers: optimizers made from the configuration, before any state is loaded.
         schedulers: likewise.
     """
     for index, optimizer in enumerate(optimizers):
-        kept = checkpoint["optimizer_states"][index]["param_groups"]
+        groups = checkpoint["optimizer_states"][index]["param_groups"]
         rates = [group["lr"] for group in optimizer.param_groups]
         place = next((i for i, s in enumerate(schedulers) if s.optimizer is optimizer), None)
         if place is not None:
             scheduler, state = schedulers[place], checkpoint["lr_schedulers"][place]
             if not isinstance(scheduler, StepLR):
                 continue
-            asked = {key: getattr(scheduler, key) for key in ("step_size", "gamma", "base_lrs")}
-            if all(state[key] == value for key, value in asked.items()):
-                rates = [group["lr"] for group in kept]  # to the last bit
+            settings = {key: getattr(scheduler, key) for key in ("step_size", "gamma", "base_lrs")}
+            if all(state[key] == value for key, value in settings.items()):
+                rates = [group["lr"] for group in groups]  # exact to the last bit
             else:
                 factor = scheduler.gamma ** (state["last_epoch"] // scheduler.step_size)
                 rates = [base * factor for base in scheduler.base_lrs]
-            state.update(asked, _last_lr=rates)
-        for old, new, rate in zip(kept, optimizer.param_groups, rates):
+            state.update(settings, _last_lr=rates)
+        for old, new, rate in zip(groups, optimizer.param_groups, rates):
             old.update({key: value for key, value in new.items() if key != "params"}, lr=rate)
 
 
 def match_average(weights: dict[str, torch.Tensor], wanted: bool) -> None:
-    """A running average that is new begins at the weights; one that is gone is dropped.
+    """Add a running average to a checkpoint, starting at its weights, or remove it, as needed.
 
     Args:
-        weights: state dict of the system; it is changed.
-        wanted: whether the run goes on with an average.
+        weights: state dict of the system, changed in place.
+        wanted: True if the run continues with an average.
     """
     averaged = [key for key in weights if key.startswith("average.")]
     if not wanted:

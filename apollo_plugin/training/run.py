@@ -1,4 +1,4 @@
-"""A training run from a configuration: what the recipe's ``train.py`` calls."""
+"""A training run from a configuration, as started by the recipe's ``train.py``."""
 
 import time
 import warnings
@@ -18,13 +18,13 @@ from ..memory import keep_freed_memory
 from . import ending, memory
 from .build import is_srgan, make_system, make_trainer, n_channels
 from .config import Conf, compare, groups_of, load_conf
-from .lock import locked
-from .resuming import epochs_done, refused
-from .schema import typed
+from .lock import lock_folder
+from .resuming import epochs_done, refusal
+from .schema import convert_types
 from .system import ApolloSystem
 
-# Of Lightning's own code; and while gradients are accumulated or warmed up an epoch may end before
-# an optimizer's first step.
+# Warnings to ignore: about Lightning's own code; and about an epoch that ends before the first step
+# of an optimizer, which is normal with accumulation or warm-up.
 _NOISE = (
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     "Detected call of `lr_scheduler.step\\(\\)` before",
@@ -32,53 +32,53 @@ _NOISE = (
 
 
 def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str, Any] | None:
-    """Trains and leaves ``conf.yml``, ``checkpoints/``, ``logs/``, ``best_k_models.json``,
-    ``best_model.pth`` and, at the end, ``train_metrics.json`` in ``exp_dir``.
+    """Train, and write ``conf.yml``, ``checkpoints/``, ``logs/``, ``best_k_models.json``,
+    ``best_model.pth`` and, at the end, ``train_metrics.json`` to ``exp_dir``.
 
     Args:
-        conf: groups as in the recipe's ``local/conf.yml``, and ``main_args`` with ``exp_dir``,
+        conf: the groups of the recipe's ``local/conf.yml``, and ``main_args`` with ``exp_dir``,
             ``seed``, ``resume`` and ``init_from``.
         train_set: items ``(coded, original)``.
-        valid_set: likewise; without one the last weights count as the best.
+        valid_set: likewise; without it the last weights count as the best.
 
     Returns:
-        the figures of ``train_metrics.json``; None where the run had been finished before.
+        the content of ``train_metrics.json``; None if the run was finished before.
 
     Raises:
-        TrainingError: where a run is there already or under way, there is none to resume, memory
-            does not suffice, numbers ran away, or a process was lost.
-        SystemExit: with 128 and its number, where a signal ended the run.
+        TrainingError: if a run exists already or is in progress, there is none to resume, memory is
+            too small, training diverges, or a process dies.
+        SystemExit: if a signal ends the run, with 128 + its number.
     """
-    conf = typed(conf, groups_of(conf))
+    conf = convert_types(conf, groups_of(conf))
     exp_dir = Path(conf["main_args"]["exp_dir"])
     last = exp_dir / "checkpoints" / "last.ckpt"
     finished = exp_dir / FINISHED
     resume = bool(conf["main_args"].get("resume"))
     epochs = conf["training"]["epochs"]
-    # Every process asks, and all come to the same answer: one alone would wait for ever.
+    # All processes check and come to the same result; otherwise one would wait forever.
     if epochs < 1:
-        raise refused(f"epochs {epochs}: there is nothing to train; pass --epochs 1 or more")
+        raise refusal(f"nothing to train with epochs {epochs}; pass --epochs 1 or more")
     if not resume and finished.exists():
         rank_zero_info(f"'{exp_dir}' holds a finished training, which is kept")
         return None
     if not resume and last.exists():
-        raise refused(f"'{exp_dir}' holds a run; pass --resume 1 or another --tag")
+        raise refusal(f"'{exp_dir}' holds a run; pass --resume 1 or another --tag")
     forget = False
     if resume:
         n_done, before = epochs_done(last), load_conf(exp_dir / "conf.yml")
         compare(conf, before, exp_dir)
         if epochs < n_done:
-            raise refused(
+            raise refusal(
                 f"'{exp_dir}' has trained {n_done} epochs, more than --epochs {epochs}; pass more, "
-                "or train anew under another --tag"
+                "or start a new training under another --tag"
             )
         if epochs == n_done and finished.exists():
             rank_zero_info(f"'{exp_dir}' has trained all of its {epochs} epochs")
             return None
         forget = conf["loss"] != before.get("loss", conf["loss"])
         if forget:
-            rank_zero_info("the loss is another one: val_loss begins anew, and so does the best")
-    with locked(exp_dir):
+            rank_zero_info("the loss has changed: earlier val_loss and best models are discarded")
+    with lock_folder(exp_dir):
         return _train(conf, train_set, valid_set, last if resume else None, forget)
 
 
@@ -89,7 +89,7 @@ def _train(
     resumed: Path | None,
     forget: bool,
 ) -> dict[str, Any]:
-    """The run itself, whose folder is this process's."""
+    """Run the training in a locked folder."""
     exp_dir = Path(conf["main_args"]["exp_dir"])
     finished = exp_dir / FINISHED
     pl.seed_everything(conf["main_args"]["seed"], workers=True, verbose=False)
@@ -101,7 +101,7 @@ def _train(
             beside.write_text(yaml.safe_dump(conf, sort_keys=False))
     _require_memory(conf, system, trainer.strategy.root_device)
     if rank_zero_only.rank == 0:
-        # Until it is finished again no later stage takes it for finished.
+        # Removed until the run is finished again, so that no later stage takes it for finished.
         finished.unlink(missing_ok=True)
     start = time.monotonic()
     with warnings.catch_warnings():
@@ -138,11 +138,11 @@ def _require_memory(conf: Conf, system: ApolloSystem, device: torch.device) -> N
             system.discriminator if is_srgan(conf) else None,
         )
     if device.type == "cpu":
-        # The holes that a heap of large and small blocks gets, measured at full size.
+        # Fragmentation of the heap, measured at full size.
         needed = int(needed * (3 if settings.get("recompute") else 1.3))
     free = memory.available_bytes(device)
     if free is not None and needed > free:
         raise TrainingError(
-            f"a step takes about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free on "
+            f"a step needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free on "
             f"{device}: {_cure(conf)}"
         )

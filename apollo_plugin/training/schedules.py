@@ -1,5 +1,5 @@
-"""Learning rate schedules of any kind, stepped by hand: Lightning leaves them alone where there are
-two optimizers."""
+"""Learning rate schedules of any kind, stepped manually, as Lightning does not step them if there
+are two optimizers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,17 +13,17 @@ from ..errors import SettingError, TrainingError
 _INTERVALS = ("epoch", "step")
 
 
-def configured(schedulers: Any, monitor: str = "val_loss") -> list[dict[str, Any]]:
-    """Schedules as Lightning wants them.
+def normalize(schedulers: Any, monitor: str = "val_loss") -> list[dict[str, Any]]:
+    """Bring schedules into Lightning's form.
 
     Args:
         schedulers: None, one schedule or several. Each is one of torch's, or a mapping with
-            ``scheduler`` and, if need be, ``interval`` (``"epoch"``, or ``"step"``: steps of its
-            optimizer), ``frequency`` and ``monitor``, as Asteroid and Lightning have it.
-        monitor: what a ``ReduceLROnPlateau`` follows unless told.
+            ``scheduler`` and optionally ``interval`` (``"epoch"``, or ``"step"``: steps of its
+            optimizer), ``frequency`` and ``monitor``, as in Asteroid and Lightning.
+        monitor: default metric of a ``ReduceLROnPlateau``.
 
     Raises:
-        SettingError: for what is none.
+        SettingError: for any other object.
     """
     if schedulers is None:
         return []
@@ -34,14 +34,14 @@ def configured(schedulers: Any, monitor: str = "val_loss") -> list[dict[str, Any
         config = dict(schedule) if isinstance(schedule, Mapping) else dict(scheduler=schedule)
         interval = config.get("interval", "epoch")
         config |= dict(
-            # Asteroid's older word.
+            # "batch" is Asteroid's older name.
             interval="step" if interval == "batch" else interval,
             frequency=config.get("frequency", 1),
             monitor=config.get("monitor", monitor),
         )
         if not hasattr(config.get("scheduler"), "step"):
             raise SettingError(
-                f"{type(schedule).__name__} is no schedule; it takes one of torch.optim's, or a "
+                f"{type(schedule).__name__} is no schedule; pass one of torch.optim's, or a "
                 "mapping with 'scheduler'"
             )
         if config["interval"] not in _INTERVALS or not config["frequency"] >= 1:
@@ -53,28 +53,28 @@ def configured(schedulers: Any, monitor: str = "val_loss") -> list[dict[str, Any
     return found
 
 
-def plain(schedulers: Any) -> list[Any]:
-    """The schedules alone."""
-    return [config["scheduler"] for config in configured(schedulers)]
+def unwrap(schedulers: Any) -> list[Any]:
+    """List the schedules without their settings."""
+    return [config["scheduler"] for config in normalize(schedulers)]
 
 
-def after_step(
+def end_step(
     trainer: pl.Trainer, configs: Sequence[dict[str, Any]], optimizer: Optimizer, n_steps: int
 ) -> None:
-    """Steps the schedules by step of an optimizer that has just made its ``n_steps``-th."""
+    """Advance the schedules by step of an optimizer that has just made its ``n_steps``-th step."""
     for config in configs:
         mine = getattr(config["scheduler"], "optimizer", None) is optimizer
         if mine and config["interval"] == "step" and n_steps % config["frequency"] == 0:
             _step(trainer, config)
 
 
-def after_epoch(trainer: pl.Trainer, configs: Sequence[dict[str, Any]], validated: bool) -> None:
-    """Steps the schedules by epoch.
+def end_epoch(trainer: pl.Trainer, configs: Sequence[dict[str, Any]], validated: bool) -> None:
+    """Advance the schedules by epoch.
 
     Args:
-        trainer: in ``on_train_epoch_end``.
-        configs: of :func:`configured`. Lightning's own forget what to follow.
-        validated: whether this epoch was; a plateau is seen in new figures only.
+        trainer: trainer, in ``on_train_epoch_end``.
+        configs: result of :func:`normalize`. Lightning's own lose the metric to monitor.
+        validated: True if this epoch was validated; a plateau needs new metrics.
     """
     for config in configs:
         due = (trainer.current_epoch + 1) % config["frequency"] == 0
@@ -90,8 +90,8 @@ def _step(trainer: pl.Trainer, config: dict[str, Any]) -> None:
         return
     value = trainer.callback_metrics.get(monitor)
     if value is None:
-        known = ", ".join(sorted(trainer.callback_metrics)) or "nothing yet"
+        measured = ", ".join(sorted(trainer.callback_metrics)) or "nothing yet"
         raise TrainingError(
-            f"ReduceLROnPlateau follows '{monitor}', which is not measured; known: {known}"
+            f"ReduceLROnPlateau follows '{monitor}', which is not measured; known: {measured}"
         )
     scheduler.step(float(value))

@@ -1,7 +1,7 @@
-"""Every key of a configuration: its type, range, default and meaning.
+"""Schema of a configuration: type, range, default and meaning of every key.
 
-``train.py --help`` and the recipe's ``local/conf.yml`` and ``conf_srgan.yml`` are made of this:
-by ``tools/make_conf.py``.
+``train.py --help`` is generated from it, and by ``tools/make_conf.py`` the recipe's
+``local/conf.yml`` and ``conf_srgan.yml``.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A key that a group may have.
+    """Definition of a key.
 
     Args:
-        kinds: types of its value; ``list[int]`` and ``list[float]`` are two of them.
+        kinds: types of the value, such as ``int`` or ``list[float]``.
         default: the paper's value.
         about: meaning, in a few words.
-        low, high: range of a number, or of those in a list, ends included.
+        low, high: range of a number, or of the numbers in a list, ends included.
         above, below: likewise, ends excluded.
-        length: of a list.
-        meant: values that are written otherwise -> what they mean.
+        length: length of a list.
+        meant: alternative spellings of values -> their meaning.
     """
 
     kinds: tuple[Any, ...]
@@ -44,14 +44,14 @@ class Key:
     meant: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
 
     def convert(self, value: Any, name: str) -> Any:
-        """The value as its type; text and whole floats are taken for what they mean.
+        """Convert a value to its type; text and whole floats are accepted for numbers.
 
         Args:
-            value: from YAML, a command line or Python.
-            name: of the key, for messages.
+            value: value from YAML, a command line or Python.
+            name: name of the key, for messages.
 
         Raises:
-            SettingError: with name, value and what is allowed.
+            SettingError: with name, value and the allowed values.
         """
         for kind in self.kinds:
             try:
@@ -81,7 +81,7 @@ class Key:
 
     @property
     def allowed(self) -> str:
-        """Types and range in words."""
+        """Description of types and range."""
         names = [*map(_kind_name, self.kinds), *(str(word) for word in self.meant)]
         text = " or ".join(["null" if name == "null" else name for name in names])
         if self.length:
@@ -108,7 +108,7 @@ def _kind_name(kind: Any) -> str:
 
 
 def _convert(value: Any, kind: Any) -> Any:
-    """A value as a type; ValueError or TypeError where it is none of it."""
+    """Convert a value to a type; raise ValueError or TypeError if that is impossible."""
     if kind is type(None):
         if value is None or (isinstance(value, str) and value.lower() in ("null", "none", "~")):
             return None
@@ -131,7 +131,7 @@ def _convert(value: Any, kind: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise TypeError
         return str(value)
-    # Numbers. YAML takes 1e-3 for text, and .inf is its own.
+    # Numbers. YAML reads 1e-3 as text, and writes infinity as .inf.
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise TypeError
     number = float(value.replace(".inf", "inf")) if isinstance(value, str) else value
@@ -145,28 +145,28 @@ def _convert(value: Any, kind: Any) -> Any:
 
 
 def key(default: Any, about: str = "", **limits: Any) -> Any:
-    """A field of a group below; see :class:`Key`."""
+    """Define a field of a group; arguments are those of :class:`Key`."""
     return dataclasses.field(
         default_factory=lambda: default, metadata=dict(about=about, default=default, **limits)
     )
 
 
 def keys_of(group: type) -> dict[str, Key]:
-    """The keys of a group, by name."""
+    """List the keys of a group, by name."""
     hints = typing.get_type_hints(group)
     found = {}
     for field in dataclasses.fields(group):
         hint = hints[field.name]
         union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
         kinds = typing.get_args(hint) if union else (hint,)
-        # What is nothing is tried first: null is no text.
+        # None is tried first, so that null is not read as text.
         kinds = tuple(sorted(kinds, key=lambda kind: kind is not type(None)))
         found[field.name] = Key(kinds, **field.metadata)
     return found
 
 
 def key_like(value: Any) -> Key:
-    """For a key that no group here knows: whatever is of its default's type."""
+    """Define a key that is in no group by the type of its default."""
     if value is None:
         return Key((type(None), int, float, bool, list[float], str), None)
     if isinstance(value, list):
@@ -176,30 +176,30 @@ def key_like(value: Any) -> Key:
     return Key((type(value),), value)
 
 
-def typed(
+def convert_types(
     conf: Mapping[str, Mapping[str, Any]], groups: Mapping[str, type], where: str = ""
 ) -> dict[str, dict[str, Any]]:
-    """A configuration whose values have the types of their keys.
+    """Convert the values of a configuration to the types of their keys.
 
     Args:
-        conf: groups of keys; those that ``groups`` does not know stay as they are.
+        conf: groups of keys; keys that are not in ``groups`` stay unchanged.
         groups: ``APOLLO`` or ``SRGAN`` of :mod:`.keys`.
-        where: the file, for messages.
+        where: name of the file, for messages.
 
     Raises:
-        SettingError: for a value that is none of its key's, with the key and what is allowed.
+        SettingError: for an invalid value, with its key and the allowed values.
     """
-    found = {name: dict(group) for name, group in conf.items()}
+    converted = {name: dict(group) for name, group in conf.items()}
     for name, group in groups.items():
-        known = keys_of(group)
-        for each, value in found.get(name, {}).items():
-            if each in known:
-                found[name][each] = known[each].convert(value, f"{where}{name}.{each}")
-    return found
+        keys = keys_of(group)
+        for each, value in converted.get(name, {}).items():
+            if each in keys:
+                converted[name][each] = keys[each].convert(value, f"{where}{name}.{each}")
+    return converted
 
 
 def render(groups: Mapping[str, type], head: str) -> str:
-    """The text of a configuration with every key, its default and its meaning.
+    """Write a configuration with every key, its default and its meaning as text.
 
     Args:
         groups: ``APOLLO`` or ``SRGAN`` of :mod:`.keys`.

@@ -1,4 +1,4 @@
-"""Which process sees which items."""
+"""Distribution of items over processes."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -7,21 +7,21 @@ from typing import Any
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 
-def items_of(loader: Any, batch: int) -> list[int]:
-    """Indices of a batch's items in the data set; none where their order is not known.
+def item_indices(loader: Any, batch: int) -> list[int]:
+    """Indices of a batch's items in the data set; empty if their order is unknown.
 
     Args:
-        loader: what Lightning trains with; under DDP its sampler shuffles, by the epoch.
-        batch: its number.
+        loader: Lightning's loader; under DDP its sampler shuffles, seeded by the epoch.
+        batch: number of the batch.
     """
-    known = isinstance(getattr(loader, "sampler", None), (SequentialSampler, DistributedSampler))
+    ordered = isinstance(getattr(loader, "sampler", None), (SequentialSampler, DistributedSampler))
     sampler = getattr(loader, "batch_sampler", None)
-    return list(next(islice(iter(sampler), batch, None), [])) if known and sampler else []
+    return list(next(islice(iter(sampler), batch, None), [])) if ordered and sampler else []
 
 
-def shared(loader: DataLoader, n_processes: int, rank: int) -> DataLoader:
-    """A loader of a process's share of the items, none of them twice; one with a sampler of its own
-    stays as it is."""
+def share_loader(loader: DataLoader, n_processes: int, rank: int) -> DataLoader:
+    """Make a loader of a process's share of the items, each item once; a loader with a sampler of
+    its own stays unchanged."""
     if not isinstance(loader.sampler, SequentialSampler):
         return loader
     return DataLoader(
@@ -35,18 +35,18 @@ def shared(loader: DataLoader, n_processes: int, rank: int) -> DataLoader:
 
 
 def is_padded(loader: Any) -> bool:
-    """Whether a process's share is an item that another one has, and that does not count here."""
+    """Return True if a process has no share, only a padding item that must not be counted."""
     return getattr(getattr(loader, "sampler", None), "padded", False)
 
 
 class _Share(DistributedSampler):
-    """Every so many-th item from a process's own on, and none twice: torch's own repeats some, so
-    that all processes have as many, which a mean must not see."""
+    """Sampler of every ``n_processes``-th item. torch's own repeats items so that all processes
+    have equally many, which would distort means."""
 
     def __init__(self, dataset: Any, n_processes: int, rank: int):
         super().__init__(dataset, n_processes, rank, shuffle=False)
         self.mine = range(rank, len(dataset), n_processes)
-        # A process without items has one that does not count: without any it would not take part in
+        # A process without items gets one that is not counted: otherwise it would not take part in
         # validation, and the others would wait for it.
         self.padded = not self.mine
         if self.padded:

@@ -1,4 +1,4 @@
-"""The training of SR-GAN: Apollo's System with a critic in the discriminator's place."""
+"""Training of SR-GAN: Apollo's System with a critic for a discriminator."""
 
 from collections.abc import Sequence
 
@@ -6,23 +6,23 @@ import numpy as np
 import torch
 
 from ..losses import Draws, Signal, SRGANCritic, SRGANLoss
-from .batches import checked
+from .batches import check_batch
 from .system import ApolloSystem, frozen
 
 
 class SRGANSystem(ApolloSystem):
-    """Trains SR-GAN, one step of the critic and one of the generator a batch, as the open
-    implementation does.
+    """System that trains SR-GAN, with one step of the critic and one of the generator per batch, as
+    the open implementation does.
 
-    The monitored ``val_loss`` is the error of the compressed spectra's magnitudes, whatever the
-    weights: that of their parts is least for silence where phase cannot be known, and so prefers
-    the untouched MP3 to any restoration. Noise and shares follow from the seed, epoch and
-    batch, so a resumed run draws what an uninterrupted one would have drawn.
+    The monitored ``val_loss`` is the error of the magnitudes of compressed spectra, whatever the
+    weights of the losses: the error of their parts is smallest for silence if phase is
+    unpredictable, and so prefers the untouched MP3 to any restoration. Noise and shares are
+    determined by seed, epoch and batch, so a resumed run draws the same as an uninterrupted one.
 
     Args:
         model: an SRGAN.
-        *args: as of :class:`~apollo_plugin.ApolloSystem`.
-        seed: of the noise.
+        *args: see :class:`~apollo_plugin.ApolloSystem`.
+        seed: seed of the noise.
         **kwargs: likewise; ``loss_func`` is an :class:`~apollo_plugin.losses.SRGANLoss`, the
             discriminator an :class:`~apollo_plugin.losses.SRGANCritic`.
     """
@@ -35,8 +35,8 @@ class SRGANSystem(ApolloSystem):
         self.seed = seed
 
     def training_step(self, batch: Sequence[torch.Tensor], batch_nb: int) -> None:
-        """Critic step, then generator step with the critic that came of it."""
-        coded, original = batch = checked(batch)
+        """Make a critic step, then a generator step with the updated critic."""
+        coded, original = batch = check_batch(batch)
         z, other_z, share = self._draw(coded, batch_nb)
         given, ref = self.loss_func.spectrum(coded), self.loss_func.spectrum(original)
         est, scores, log = self.model.spectrum(coded, z), None, {}
@@ -61,7 +61,7 @@ class SRGANSystem(ApolloSystem):
     def _draw(
         self, wav: torch.Tensor, batch_nb: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Two draws of z for each item, and for each channel of them a share."""
+        """Draw two z for each item, and a share for each channel of each item."""
         place = self.seed, self.current_epoch, batch_nb, self.global_rank
         random = np.random.default_rng(place)
         size = self.model.get_model_args()["noise_dim"]

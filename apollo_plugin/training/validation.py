@@ -1,4 +1,4 @@
-"""Figures of validation: of the model, and of the coded signal, which it has to beat."""
+"""Metrics of validation, of the model and of the coded signal as its baseline."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import torch
 from ..errors import TrainingError
 from ..losses import Signal
 from ..metrics import si_sdr
-from .batches import useless
+from .batches import find_unusable
 from .means import Means
-from .sharing import is_padded, items_of
+from .sharing import is_padded, item_indices
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-# Of the model; of the coded signal with "_coded" behind.
+# Metrics of the model; those of the coded signal have the suffix "_coded".
 _NAMES = ("val_loss", "val_reconstruction", "val_si_snr")
 Loss = Callable[[Signal, Signal, Signal], torch.Tensor]
 
 
 class Figures:
-    """Means over all items of validation, in whatever process. Items that no figure can be made of
+    """Means over all items of validation, in all processes. Items that no metric can be computed of
     are named once and left out.
 
     Args:
-        val_loss: of estimate, original and coded signal of one item.
+        val_loss: loss of estimate, original and coded signal of one item.
         reconstruction: likewise.
     """
 
@@ -41,52 +41,52 @@ class Figures:
     def add(
         self, est: torch.Tensor, coded: torch.Tensor, original: torch.Tensor, loader, batch_nb: int
     ) -> None:
-        """Measures a batch, ``(batch, channels, time)`` each.
+        """Measure a batch, ``(batch, channels, time)`` each.
 
         Args:
             est: the model's output.
             coded: its input.
-            original: what it should be.
-            loader: that the batch is of.
-            batch_nb: its number there.
+            original: its target.
+            loader: loader of the batch.
+            batch_nb: number of the batch in the loader.
         """
         padded = is_padded(loader)
-        reasons = useless(coded, original)
+        reasons = find_unusable(coded, original)
         values: dict[str, list[float]] = {f"{n}{end}": [] for end in ("", "_coded") for n in _NAMES}
-        # One by one: what is no mean over items would depend on how they are spread.
+        # One by one: losses that are no mean over items would depend on their distribution.
         for index in range(0 if padded else len(coded)):
             if index in reasons:
-                self._say(reasons[index], index, items_of(loader, batch_nb), batch_nb)
+                self._warn(reasons[index], index, item_indices(loader, batch_nb), batch_nb)
                 continue
-            one, given, ref = (Signal(wav[index, None]) for wav in (est, coded, original))
-            for end, signal in (("", one), ("_coded", given)):
+            restored, given, ref = (Signal(wav[index, None]) for wav in (est, coded, original))
+            for end, signal in (("", restored), ("_coded", given)):
                 for name, loss in zip(_NAMES, self.losses):
                     values[name + end].append(float(loss(signal, ref, given)))
-                # On the CPU: it takes double precision, which Apple's GPUs do not have.
+                # On the CPU, as Apple's GPUs have no double precision.
                 si_snr = si_sdr(signal.wav[0].detach().cpu(), ref.wav[0].cpu())
                 if math.isfinite(si_snr):
                     values[f"{_NAMES[-1]}{end}"].append(si_snr)
         for name, added in values.items():
             self.means.add(name, added)
 
-    def _say(self, reason: str, index: int, items: list[int], batch_nb: int) -> None:
+    def _warn(self, reason: str, index: int, items: list[int], batch_nb: int) -> None:
         name = f"{items[index]}" if items else f"{index} of batch {batch_nb}"
         if name not in self.left_out:
             self.left_out.add(name)
             warnings.warn(f"validation item {name} is left out: {reason}", stacklevel=2)
 
     def reduce(self, trainer: pl.Trainer) -> Mapping[str, float]:
-        """The means of all processes.
+        """Compute the means over all processes.
 
         Raises:
-            TrainingError: in all of them, where ``val_loss`` is no number.
+            TrainingError: in all of them, if ``val_loss`` is not finite.
         """
         means = self.means.reduce(trainer)
         if not trainer.sanity_checking and not math.isfinite(means.get("val_loss", 0.0)):
             raise TrainingError(
-                "no item of validation could be counted: each is silent or holds NaN"
+                "no item of validation can be used: each is silent or holds NaN"
                 if math.isnan(means["val_reconstruction_coded"])
                 else f"val_loss is {means['val_loss']} in epoch {trainer.current_epoch}; lower the "
-                "learning rate, --resume goes on from the last checkpoint"
+                "learning rate, --resume continues from the last checkpoint"
             )
         return means

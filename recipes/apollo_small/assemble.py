@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from levels import mean_errors
+from highs.levels import mean_errors
 from safetensors.torch import load_file
 from torch import nn
 
@@ -66,8 +66,8 @@ def assembled(
     low: float = 1.0,
 ) -> Apollo:
     """``model`` with an envelope path of the mean of the weights in ``envelopes``, whose bands are
-    right in the mean on ``valid`` and ``coded`` (:func:`~levels.mean_errors`), and with excitation;
-    ``low`` is for :func:`hold_back`."""
+    right in the mean on ``valid`` and ``coded`` (:func:`~highs.levels.mean_errors`), and with
+    excitation; ``low`` is for :func:`hold_back`."""
     several = [load_file(envelope) for envelope in envelopes]
     if any(path.keys() != several[0].keys() for path in several):
         raise CheckpointError(f"'{envelopes[0]}' and the other envelope paths are of two kinds")

@@ -53,7 +53,8 @@ class Source:
 
 def sources() -> list[Source]:
     """Those of records.tsv."""
-    with open(Path(__file__).with_name("records.tsv"), encoding="utf-8", newline="") as file:
+    path = Path(__file__).with_name("material") / "records.tsv"
+    with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [Source(*row[:4], tuple(row[4].split("|"))) for row in rows[1:]]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mixes import MP3_SHARES, RATE, Bank, draw, load
+from material.mixes import MP3_SHARES, RATE, Bank, draw, load
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec

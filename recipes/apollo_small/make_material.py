@@ -16,8 +16,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from song import make_song
-from sounds import Sources
+from material.song import make_song
+from material.sounds import Sources
 from tqdm import tqdm
 
 from apollo_plugin.cli.terminal import run
@@ -35,6 +35,7 @@ def main():
     parser.add_argument(
         "--font", type=Path, default=Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"), help="sound font"
     )
+    parser.add_argument("--no_font", action="store_true", help="only what samples and voice play")
     parser.add_argument("--out", type=Path, required=True, help="folder for songs and lists")
     parser.add_argument("--n_train", type=int, default=100, help="songs")
     parser.add_argument("--n_valid", type=int, default=10)
@@ -43,11 +44,12 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--n_jobs", type=int, help="processes")
     args = parser.parse_args()
-    for path in (args.samples, args.font, args.real, args.real_valid):
+    font = None if args.no_font else args.font
+    for path in (args.samples, font, args.real, args.real_valid):
         if path and not path.exists():
             raise DataError(f"'{path}' does not exist")
     pools = ["valid"] * args.n_valid + ["test"] * args.n_test + ["train"] * args.n_train
-    sources = Sources(args.samples, args.font, args.real, args.real_valid)
+    sources = Sources(args.samples, font, args.real, args.real_valid)
     work = partial(make_song, out=args.out, sources=sources, seconds=args.seconds, seed=args.seed)
     songs: dict[str, list] = {name: [] for name in splits.SPLITS}
     jobs = [(pool, index) for index, pool in enumerate(pools)]

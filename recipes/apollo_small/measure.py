@@ -17,7 +17,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from ridge import Baseline
+from highs.ridge import Baseline
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.cli.terminal import run

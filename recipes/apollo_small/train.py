@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.data.codecs import BIT_RATES, mp3
 from apollo_plugin.data.demo import song
+from apollo_plugin.losses import GeneratorLoss
 from apollo_plugin.metrics import lsd, si_sdr
 
 RATE = 44100
@@ -120,35 +121,13 @@ def read_sounds(folder: Path) -> list[np.ndarray]:
     return sounds
 
 
-def loss_function(est, ref, snr_weight):
-    """Envelope and waveform: relative L1 of compressed magnitudes, mean over three windows, less
-    ``snr_weight`` tenths of the signal-to-noise ratio in dB.
-
-    The first term sees quiet highs as well as loud lows and asks for the right level, whatever the
-    phase; the second counts energy, so it keeps what is sure and costs the quiet highs next to
-    nothing. (A relative L1 of complex spectra in its place left the highs too low.)
-    """
-    envelope = 0
-    for window in (256, 1024, 2048):
-        hann = torch.hann_window(window)
-        both = torch.stft(
-            torch.cat((est, ref)), window, window // 4, window=hann, return_complex=True
-        )
-        # |S| to the power 0.3
-        est_mag, ref_mag = (both.real.square() + both.imag.square() + 1e-9).pow(0.15).chunk(2)
-        envelope = envelope + (est_mag - ref_mag).abs().mean() / ref_mag.mean()
-    noise = (est - ref).square().mean(-1) + 1e-9
-    snr = torch.log10((ref.square().mean(-1) + 1e-9) / noise)
-    return envelope / 3 - snr_weight * snr.mean()
-
-
 @torch.no_grad()
-def validate(model, batches, snr_weight):
+def validate(model, batches, loss_function):
     """Mean loss, and SI-SNR and LSD of the MP3 and of the model."""
     losses, figures = [], []
     for coded, clean in batches:
         est = model(coded)
-        losses.append(loss_function(est, clean, snr_weight).item())
+        losses.append(loss_function(est[:, None], clean[:, None])[0].item())
         figures += [
             [measure(x[None], ref[None]) for measure in (si_sdr, lsd) for x in pair]
             for *pair, ref in zip(coded, est, clean)
@@ -187,6 +166,9 @@ def main() -> None:
     train_loader = DataLoader(train, args.batch, num_workers=1, prefetch_factor=4)
     valid_batches = list(DataLoader(valid, 8))
 
+    # Magnitudes ask for the right level of quiet highs too, whatever the phase; the SNR keeps what
+    # is sure and costs the highs next to nothing. No discriminators.
+    loss_function = GeneratorLoss(0, 0, 0, snr=args.snr_weight, envelope=1.0)
     model = Apollo(sample_rate=RATE, **MODEL)
     # An average over the newest tenth of the steps, at most 200 of them.
     average = torch.optim.swa_utils.AveragedModel(
@@ -202,7 +184,7 @@ def main() -> None:
     best, start, recent = math.inf, time.time(), []
     for step, (coded, clean) in enumerate(train_loader, 1):
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_function(model(coded), clean, args.snr_weight)
+        loss, _ = loss_function(model(coded)[:, None], clean[:, None])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
@@ -215,7 +197,7 @@ def main() -> None:
             recent.clear()
         if step % args.validate_every == 0 or step == args.steps:
             value, (mp3_snr, snr, mp3_lsd, distance) = validate(
-                average, valid_batches, args.snr_weight
+                average, valid_batches, loss_function
             )
             print(
                 f"{step:5d}  validation {value:.4f}  SI-SNR {mp3_snr:.2f} -> {snr:.2f} dB"

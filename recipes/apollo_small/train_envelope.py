@@ -24,13 +24,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from clock import Learner, kept, rate_at, until_over
-from levels import SCALES, UNKNOWN, known, loss_function, report, validate
-from mixes import RATE
-from ridge import Ridge
+from highs.levels import SCALES, UNKNOWN, known, loss_function, report, validate
+from highs.ridge import Ridge
+from highs.similarity import Dissimilarity
+from highs.widening import widened
+from material.mixes import RATE
+from material.stream import Stream, add_arguments, opened
 from safetensors.torch import load_file, save_file
-from similarity import Dissimilarity
-from stream import Stream, add_arguments, opened
-from widening import widened
 
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import DataError, SettingError

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from clock import Learner, kept, rate_at, until_over
-from mixes import RATE
+from material.mixes import RATE
+from material.stream import Stream, add_arguments, opened
 from scipy.signal.windows import tukey
-from stream import Stream, add_arguments, opened
 
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.cli.terminal import run

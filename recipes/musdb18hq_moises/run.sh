@@ -3,7 +3,7 @@
 set -e
 set -o pipefail
 
-# Options: --name value on the command line. Say ./run.sh --help.
+# Options: --name value on the command line; see ./run.sh --help.
 stage=0
 stop_stage=6
 model=apollo
@@ -40,43 +40,43 @@ help_message="Usage: $0 [--option value]...
 Trains and evaluates Apollo, or SR-GAN. Stages (--stage N to start at, --stop_stage M to stop after):
   0  check the data sets (--download 1 fetches MUSDB18-HQ, --demo 1 makes synthetic ones)
   1  index songs and stems, divide them into train, valid and test
-  2  find where each stem sounds
+  2  detect the active segments of each stem
   3  make the fixed validation and test pairs, at six bit rates, of four kinds of music
   4  train
-  5  evaluate: the paper's Table II and Figure 2 with the untouched MP3 beside it
+  5  evaluate: the paper's Table II and Figure 2, with the untouched MP3
   6  publish: Asteroid package, safetensors, model card
 
 Data
   --musdb18hq_dir DIR  with train/ and test/       --moisesdb_dir DIR   with moisesdb_v0.1/
   --songs_dir DIR      songs without stems         --pairs_dir DIR      with original/ and coded/
-                       (one of the four is enough) --data_dir DIR       what stages 1 to 3 leave (data)
-  --allow_lossy 1      take songs of --songs_dir that are cut off themselves (left out)
-  --download 1         fetch MUSDB18-HQ (22 GB) to --musdb18hq_dir
-  --demo 1             everything small and synthetic, in minutes: tries the whole recipe
+                       (one of the four is enough) --data_dir DIR       results of stages 1 to 3 (data)
+  --allow_lossy 1      include songs of --songs_dir that are cut off themselves
+  --download 1         download MUSDB18-HQ (22 GB) to --musdb18hq_dir
+  --demo 1             run the whole recipe in minutes, on small synthetic data
   --n_valid N          validation pairs for each bit rate and kind (25; demo: 1)
   --n_test N           test pairs for each bit rate and kind (200; demo: 2; the paper has 5000)
   --segment S          length of training items and pairs in seconds (3; demo: 1, 3)
-  --seed N             of splits, pairs and training ($seed)
+  --seed N             seed of splits, pairs and training ($seed)
 Machine
-  --n_jobs N           processes of stages 0, 2, 3 and 5 (one for each core)
-  --dask ADDRESS       a Dask cluster in their place, such as tcp://host:8786
+  --n_jobs N           processes for stages 0, 2, 3 and 5 (one for each core)
+  --dask ADDRESS       a Dask cluster instead, such as tcp://host:8786
   --id IDS             CUDA devices to use, such as 0,1
-  --python_path PATH   python that has apollo_plugin ($python_path)
+  --python_path PATH   python with apollo_plugin installed ($python_path)
 Training and evaluation
   --model NAME         apollo, or srgan, which the paper compares with ($model)
   --tag NAME           results go to exp/NAME (apollo, srgan; demo, demo_srgan)
   --conf FILE          configuration (local/conf.yml, conf_demo.yml, conf_srgan.yml or conf_srgan_demo.yml)
-  --resume 1           go on from the last checkpoint of exp/NAME
-  --allow_partial 1    evaluate and publish a training that is not finished
+  --resume 1           continue from the last checkpoint of exp/NAME
+  --allow_partial 1    evaluate and publish an unfinished training
   --init_from NAME     start from the weights of a checkpoint: path, Hub id or bundled name
-  --devices N          processes of one machine, one for each GPU; --num_nodes N machines
+  --devices N          processes per machine, one for each GPU; --num_nodes N machines
   --use_gpu 0|1        evaluate on a GPU (where there is one)
   --n_examples N       examples on the listening page ($n_examples)
-  --iterations N       runs that the real-time factor is the mean of (1000; demo: 100)
-  --beside DIRS        other experiments to put beside this one in tables and figure, such as
+  --iterations N       runs for the mean real-time factor (1000; demo: 100)
+  --beside DIRS        other experiments to compare in tables and figure, such as
                        'exp/one exp/two' (with --model srgan: exp/apollo or exp/demo, if there)
 
-Whatever a stage has finished is kept when it runs again. README.md tells times and sizes."
+A stage that runs again keeps its finished results. README.md lists times and sizes."
 
 options="stage stop_stage model tag python_path id musdb18hq_dir moisesdb_dir songs_dir pairs_dir data_dir"
 options="$options download demo seed segment n_valid n_test n_jobs dask conf resume allow_partial allow_lossy init_from"
@@ -85,13 +85,8 @@ options="$options devices num_nodes use_gpu n_examples iterations beside"
 caller=$PWD
 cd "$(dirname "$0")"
 . utils/parse_options.sh
+. utils/stages.sh
 
-must_match() {
-  if [[ ! ${!1} =~ ^($2)$ ]]; then
-    echo "$0: --$1 is '${!1}', not $3; see $0 --help" >&2
-    exit 1
-  fi
-}
 for name in stage stop_stage; do must_match "$name" '[0-9]+' "a number"; done
 for name in download demo resume allow_partial allow_lossy; do must_match "$name" '0|1' "0 or 1"; done
 must_match model 'apollo|srgan' "apollo or srgan"
@@ -102,12 +97,7 @@ must_match n_test '[0-9]*' "a number"
 must_match iterations '([1-9][0-9]*)?' "a number from 1 up"
 must_match n_jobs '([1-9][0-9]*)?' "a number from 1 up"
 
-# Paths on the command line are the caller's.
-for name in musdb18hq_dir moisesdb_dir songs_dir pairs_dir data_dir conf; do
-  value=${!name}
-  [[ -z $value || $value = /* ]] || printf -v "$name" '%s' "$caller/$value"
-done
-[[ $python_path != */* || $python_path = /* ]] || python_path=$caller/$python_path
+from_caller musdb18hq_dir moisesdb_dir songs_dir pairs_dir data_dir conf
 [[ -z $init_from || ! -e $caller/$init_from ]] || init_from=$caller/$init_from
 data_dir=${data_dir:-data}
 
@@ -131,44 +121,14 @@ if [ "$model" != apollo ] && [ -z "$beside" ] && [ -f "$apollo/best_model.pth" ]
 fi
 [ -z "$id" ] || export CUDA_VISIBLE_DEVICES=$id
 
-if ! "$python_path" -c 'import apollo_plugin' 2>/dev/null; then
-  echo "$0: '$python_path' has no apollo_plugin; activate its environment or pass --python_path" >&2
-  exit 1
-fi
+require_python
 
-# Options that are left empty are left to the scripts.
+# Empty options are left to the scripts' defaults.
 sets=()
 for name in musdb18hq_dir moisesdb_dir songs_dir pairs_dir; do
   [ -z "${!name}" ] || sets+=("--$name" "${!name}")
 done
 work=(${n_jobs:+--n_jobs "$n_jobs"} ${dask:+--dask "$dask"})
-
-# A script of a stage, which hears of signals that are sent to this one: bash alone would end and
-# leave it running. In a group of its own, so that the keyboard's interrupt comes from here too.
-child=
-ended=
-run_script() {
-  local status
-  set -m
-  "$python_path" "$@" &
-  child=$!
-  set +m
-  while :; do
-    status=0
-    wait "$child" || status=$?
-    kill -0 "$child" 2>/dev/null || break
-  done
-  child=
-  [ -z "$ended" ] || exit "$ended"
-  return "$status"
-}
-for signal in TERM INT HUP USR1 USR2; do
-  # shellcheck disable=SC2064
-  trap "ended=$((128 + $(kill -l "$signal"))); kill -s $signal \$child 2>/dev/null || exit \$ended" "$signal"
-done
-
-due() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
-say() { echo "Stage $1: $2"; }
 
 if due 0; then
   say 0 "data sets"

@@ -1,4 +1,4 @@
-"""Stage 4: trains Apollo, or SR-GAN. Every key of its configuration in local/ is an option too."""
+"""Stage 4: train Apollo, or SR-GAN. Every key of the configuration in local/ is an option too."""
 
 import argparse
 from pathlib import Path
@@ -12,12 +12,14 @@ LOCAL = Path(__file__).parent / "local"
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--exp_dir", default="exp/apollo", help="where the results go")
-    parser.add_argument("--data_dir", default="data", help="what stages 1 to 3 left")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and mixtures")
-    parser.add_argument("--resume", type=int, default=0, help="1: go on from the last checkpoint")
+    parser.add_argument("--exp_dir", default="exp/apollo", help="folder of the results")
+    parser.add_argument("--data_dir", default="data", help="result of stages 1 to 3")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and mixtures")
+    parser.add_argument(
+        "--resume", type=int, default=0, help="1: continue from the last checkpoint"
+    )
     parser.add_argument("--init_from", help="start from a checkpoint: path, Hub id, bundled name")
-    parser.add_argument("--envelope_from", help="start the envelope path from train_envelope.py's")
+    parser.add_argument("--envelope_from", help="start from an envelope path of train_envelope.py")
     conf = parse_model_conf(parser, LOCAL)
 
     data = Path(conf["main_args"]["data_dir"])

@@ -72,7 +72,7 @@ def test_weights_of_other_programs_take_their_arguments_from_the_configuration(t
     assert torch.equal(Apollo.from_pretrained(folder)(wav), model(wav))
     for content in ("{}", "[1]", "no json", '{"model_args": 3}'):
         (folder / "config.json").write_text(content)
-        with pytest.raises(CheckpointError, match="nothing of its model's arguments"):
+        with pytest.raises(CheckpointError, match="does not hold its model's arguments"):
             Apollo.from_pretrained(folder)
 
 
@@ -224,7 +224,9 @@ def test_sharded_weights(tmp_path, monkeypatch):
 )
 def test_an_index_that_is_none(tmp_path, index):
     (tmp_path / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(CheckpointError, match="is damaged, or no index of safetensors") as caught:
+    with pytest.raises(
+        CheckpointError, match="is damaged, or not an index of safetensors"
+    ) as caught:
         Apollo.from_pretrained(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -299,7 +301,7 @@ def test_the_command(tmp_path, capsys):
     )
     assert "is there already and kept" in capsys.readouterr().err
     assert main(["apollo-small", "--format", "published", "-o", str(tmp_path)]) == 1
-    assert "cannot be written in that layout: the published network has no" in (
+    assert "does not fit the published layout: the published network has no" in (
         capsys.readouterr().err
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soxr
 import torch
-from helpers import chirps, encoded, load, save, snr
+from helpers import chirps, encoded, load, resample, save, snr
 
 from apollo_plugin.data import activity, own, tracks
 from apollo_plugin.data.codecs import mp3
@@ -119,8 +119,8 @@ def test_items_come_as_often_as_their_sources_last(both, found, tmp_path):
 
 def test_fixed_pairs(both):
     with ThreadPoolExecutor(1) as pool:
-        assert make_pairs(both, 2, pool, (32, 64), seconds=0.5) == (8, [])
-        assert make_pairs(both, 2, pool, (32, 64), seconds=0.5) == (0, [])
+        assert make_pairs(both, 2, pool, bit_rates=(32, 64), seconds=0.5) == (8, [])
+        assert make_pairs(both, 2, pool, bit_rates=(32, 64), seconds=0.5) == (0, [])
     pairs = PairDataset(both).pairs
     assert sorted((pair.kbps, pair.kind) for pair in pairs) == (
         4 * [(0, "pair")] + 2 * [(32, "song")] + 2 * [(64, "song")]
@@ -153,13 +153,13 @@ def drifting(wav):
 @pytest.mark.parametrize(
     "spoilt, reason",
     [
-        (late, "not in line: at 0.0 s the coded one comes 1105 samples at 44100 Hz too late"),
+        (late, "not aligned: at 0.0 s the coded one comes 1105 samples at 44100 Hz too late"),
         (early, "comes 40 samples at 44100 Hz too early"),
-        (lambda wav: wav[:, :-22050], "last 3.00 s and 3.50 s"),
-        (lambda wav: chirps(99), "do not hold the same music at 0.0 s"),
-        (drifting, "do not hold the same music|not in line"),
-        (lambda wav: -wav, "do not hold the same music"),
-        (lambda wav: 0 * wav, "do not hold the same music"),
+        (lambda wav: wav[:, :-22050], "are 3.00 s and 3.50 s long"),
+        (lambda wav: chirps(99), "hold different music at 0.0 s"),
+        (drifting, "hold different music|not aligned"),
+        (lambda wav: -wav, "hold different music"),
+        (lambda wav: 0 * wav, "hold different music"),
         (lambda wav: wav[:1], "have 1 and 2 channels"),
     ],
 )
@@ -176,8 +176,6 @@ def test_pairs_that_do_not_fit(tmp_path, spoilt, reason):
 
 def test_pairs_of_other_rates_levels_and_phases_fit(tmp_path):
     wav = chirps(0)
-    from apollo_plugin.audio import resample
-
     sides = torch.stack((wav[0], -wav[0]))
     for name, original, coded, rate in (
         ("rate", wav, resample(wav, 44100, 22050), 22050),
@@ -203,17 +201,22 @@ def test_silent_pairs_and_files_without_a_partner(tmp_path):
     assert own.pairs(tmp_path, problems) == []
     text = "\n".join(sorted(problems))
     assert len(problems) == 4 and "silent.wav' are silent" in text
-    assert "alone.wav': no file of its name in" in text and "b.wav': no file of its name" in text
-    assert "'twice.w64' has its name too" in text
+    assert (
+        "alone.wav': no file of the same name in" in text
+        and "b.wav': no file of the same name" in text
+    )
+    assert "'twice.w64' has the same name" in text
 
 
-@pytest.mark.parametrize("names, reason", [((), "is no folder"), (("original",), "is no folder")])
+@pytest.mark.parametrize(
+    "names, reason", [((), "is not a folder"), (("original",), "is not a folder")]
+)
 def test_folders_that_are_none(tmp_path, names, reason):
     for name in names:
         save(tmp_path / name / "a.wav", torch.zeros(2, 9))
     with pytest.raises(AudioError, match=reason):
         own.pairs(tmp_path, [])
-    with pytest.raises(AudioError, match="is no folder"):
+    with pytest.raises(AudioError, match="is not a folder"):
         own.songs(tmp_path / "nowhere", [])
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match="holds no sound files"):
@@ -249,8 +252,8 @@ def test_songs_that_are_cut_off_themselves_are_named_and_left_out(tmp_path):
     assert found == ["best", "silent", "whole"]
     reasons = {Path(line.split("'")[1]).name: line for line in problems}
     assert set(reasons) == {"worse.mp3", "low.wav", "up.flac"}
-    assert all(line.endswith("it would teach empty highs; song left out") for line in problems)
-    assert "nothing above 11.025 kHz" in reasons["low.wav"]
+    assert all(line.endswith("so it cannot teach highs; song left out") for line in problems)
+    assert "so ends at 11.025 kHz" in reasons["low.wav"]
     for name, least, most in (("worse.mp3", 15.5, 17.5), ("up.flac", 9.5, 11.5)):
         cutoff = float(reasons[name].split("cut off at ")[1].split(" kHz")[0])
         assert least < cutoff < most
@@ -258,4 +261,4 @@ def test_songs_that_are_cut_off_themselves_are_named_and_left_out(tmp_path):
     problems.clear()
     taken = own.songs(tmp_path, problems, lossy)
     assert len(taken) == 6 and not problems and len(lossy) == 3
-    assert all(line.endswith("; taken all the same") for line in lossy)
+    assert all(line.endswith("; included all the same") for line in lossy)

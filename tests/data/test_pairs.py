@@ -7,9 +7,9 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import pytest
 import soundfile
 import torch
-from helpers import snr
+from helpers import read, snr
 
-from apollo_plugin.audio import AudioError, read
+from apollo_plugin.audio import AudioError
 from apollo_plugin.data import pairs
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.dataset import PairDataset
@@ -27,7 +27,7 @@ def split(prepared, tmp_path):
 
 def make(root, n_pairs=2, bit_rates=(32, 128), n_threads=2, **options):
     with ThreadPoolExecutor(n_threads) as pool:
-        return make_pairs(root, n_pairs, pool, bit_rates, **{"seconds": 0.5, **options})
+        return make_pairs(root, n_pairs, pool, bit_rates=bit_rates, **{"seconds": 0.5, **options})
 
 
 def state(root):
@@ -146,7 +146,7 @@ def test_processes_give_what_threads_give(split, prepared, tmp_path):
         path.unlink()
         (path.parent / "mix.json").unlink(missing_ok=True)
     with executor(2) as pool:
-        assert make_pairs(split, 1, pool, (32, 128), 0.5)[0] == 8
+        assert make_pairs(split, 1, pool, bit_rates=(32, 128), seconds=0.5)[0] == 8
     assert {path: content for path, (_, content) in state(split).items()} == expected
 
 
@@ -175,7 +175,7 @@ def test_a_full_disk_stops_and_says_where(split, monkeypatch):
         raise AudioError(f"'{path}' cannot be written: No space left on device")
 
     monkeypatch.setattr(pairs, "write", full)
-    with pytest.raises(AudioError, match=r"was not made: .*No space left"):
+    with pytest.raises(AudioError, match=r"could not be made: .*No space left"):
         make(split)
     assert not list(split.rglob("*.flac")) and not (split / "pairs.json").exists()
     assert not [p for p in split.rglob("*") if p.name.endswith(".part")]
@@ -193,7 +193,7 @@ def test_a_kind_without_stems_is_said(split):
 def test_a_song_that_is_gone(split):
     text = (split / "tracks.json").read_text()
     (split / "tracks.json").write_text(text.replace(".wav", ".gone"))
-    with pytest.raises(AudioError, match=r"was not made: .*\.gone' cannot be read"):
+    with pytest.raises(AudioError, match=r"could not be made: .*\.gone' cannot be read"):
         make(split)
 
 
@@ -239,5 +239,5 @@ class Elsewhere(Executor):
 def test_workers_stand_in_another_folder(split, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(split.parent)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    assert make_pairs(split.name, 1, Elsewhere(elsewhere), (64,), seconds=0.5)[0] == 4
+    assert make_pairs(split.name, 1, Elsewhere(elsewhere), bit_rates=(64,), seconds=0.5)[0] == 4
     assert not list(elsewhere.iterdir()) and len(PairDataset(split)) == 4

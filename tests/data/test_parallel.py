@@ -78,7 +78,7 @@ def test_processes_that_cannot_share_memory(monkeypatch):
 
     no_processes.cache_clear()
     monkeypatch.setattr(parallel.multiprocessing, "get_context", lambda kind: Context())
-    words = "shm, which .* .Read-only file system.: one after another"
+    words = "shm, which .* .Read-only file system.; working in a single process"
     try:
         with pytest.warns(UserWarning, match=words), executor(2) as pool:
             assert dict(each(pool, abs, [-3, 4], 2, "x", "item")) == {-3: 3, 4: 4}
@@ -109,7 +109,7 @@ def test_a_dask_cluster_of_two_workers(prepared, tmp_path):
         ids = {pid for _, pid in each(pool, slow_pid, range(8), 8, "x", "item")}
         assert len(ids) == 2 and os.getpid() not in ids
         activity.detect_all(tmp_path, activity.Detector(), pool)
-        assert make_pairs(tmp_path, 1, pool, (64,), 0.5)[0] == 4
+        assert make_pairs(tmp_path, 1, pool, bit_rates=(64,), seconds=0.5)[0] == 4
     expected = (prepared / "test" / "segments.json").read_bytes()
     assert (tmp_path / "segments.json").read_bytes() == expected
 

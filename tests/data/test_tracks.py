@@ -83,7 +83,7 @@ def test_sources_of_another_rate_and_mono(tmp_path):
     wav = tone(48000, 1, 48000)
     path = write(tmp_path / "a.wav", wav.numpy(), 48000)
     stem = Stem((str(path),), 1.0, 48000)
-    whole = resample(wav, 48000, 44100).numpy()
+    whole = resample(wav, 48000, 44100)
     part = stem.read(0.25, 0.5)
     assert part.shape == (2, 22050)
     np.testing.assert_array_equal(part[0], part[1])
@@ -291,12 +291,12 @@ def test_a_folder_that_is_no_data_set(tmp_path, reader):
         (
             '{"song": "a", "artist": "b", "stems": [{"stemName": "bass", "tracks": '
             '[{"id": "../../x", "extension": "wav"}]}]}',
-            "is no name of a file",
+            "is not a file name",
         ),
         (
             '{"song": "a", "artist": "b", "stems": [{"stemName": "bass", "tracks": '
             '[{"id": "\\u0000", "extension": "wav"}]}]}',
-            "is no name of a file",
+            "is not a file name",
         ),
         (
             '{"song": "a", "artist": "b", "stems": [{"stemName": "bass", "tracks": '

@@ -363,6 +363,6 @@ def test_too_little_memory(model, tmp_path, monkeypatch):
     answers = [1000, 10**9, 1000]
     monkeypatch.setattr(loading, "available_bytes", lambda: answers.pop(0))
     for n_left in (2, 0):  # for the file, for the model
-        with pytest.raises(CheckpointError, match="srgan.*' takes 0.0 GB of memory and 0.0 GB are"):
+        with pytest.raises(CheckpointError, match="srgan.*' needs 0.0 GB of memory and 0.0 GB are"):
             SRGAN.from_pretrained(tmp_path / "srgan.safetensors")
         assert len(answers) == n_left

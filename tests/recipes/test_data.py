@@ -69,7 +69,7 @@ def test_one_s_own_songs_and_pairs_alone(recipe, own_dirs):
     given = ("--songs_dir", songs_dir, "--pairs_dir", pairs_dir, "--n_jobs", 1, *SMALL)
     done = run(recipe, *given, "--stop_stage", 3)
     assert done.returncode == 0, done.stderr
-    assert "of one's own: 4 songs, 4 pairs" in done.stdout
+    assert "your own material: 4 songs, 4 pairs" in done.stdout
     data = recipe / "data"
     for split in ("valid", "test"):
         kinds = [pair.kind for pair in PairDataset(data / split).pairs]
@@ -143,8 +143,8 @@ def test_help_explains_stages_and_options(recipe):
         (("--PATH", "x"), "unknown option --PATH"),
         (("--stop-stage", 0), "pass --musdb18hq_dir, --moisesdb_dir, --songs_dir or --pairs_dir"),
         (("--stop_stage=0", "--musdb18hq_dir", "/nowhere"), "'/nowhere' holds no MUSDB18-HQ"),
-        (("--stop_stage", 0, "--songs_dir", "/nowhere"), "'/nowhere' is no folder"),
-        (("--stop_stage", 0, "--pairs_dir", "/usr/bin"), "'/usr/bin/original' is no folder"),
+        (("--stop_stage", 0, "--songs_dir", "/nowhere"), "'/nowhere' is not a folder"),
+        (("--stop_stage", 0, "--pairs_dir", "/usr/bin"), "'/usr/bin/original' is not a folder"),
         (("--stop_stage", 0, "--download", 1), "needs --musdb18hq_dir"),
         (("--stage", 2), "run stage 1 first"),
         (("--stage", 3), "run stage 1 first"),

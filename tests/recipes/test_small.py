@@ -74,10 +74,8 @@ def test_configurations_differ_from_the_recipe_s_in_known_keys(path):
     model = Apollo(**conf["model"])
     name = "apollo-small-streaming" if "streaming" in path.stem else "apollo-small"
     bundled = Apollo.from_pretrained(name).get_model_args()
-    if "joint" not in path.stem:  # their tokens alone
-        bundled |= dict(excitation=False, envelope_dim=0, envelope_kernel=13)
-    if "lean" not in path.stem:  # that one is not bundled
-        assert {**model.get_model_args(), "kernel_size": bundled["kernel_size"]} == bundled
+    bundled |= dict(excitation=False, envelope_dim=0, envelope_kernel=13)  # the tokens alone
+    assert {**model.get_model_args(), "kernel_size": bundled["kernel_size"]} == bundled
     if "finish" in path.stem:
         assert model.get_model_args() == bundled
     GeneratorLoss(**conf["loss"])
@@ -87,7 +85,7 @@ def test_configurations_differ_from_the_recipe_s_in_known_keys(path):
 
 
 def song(real, pool="train", seed=0, seconds=2):
-    from sounds import CHORDS, Song, Sources
+    from material.sounds import CHORDS, Song, Sources
 
     sources = Sources(real, Path("none"), real)
     random = np.random.default_rng(seed)
@@ -95,7 +93,7 @@ def song(real, pool="train", seed=0, seconds=2):
 
 
 def test_every_tenth_real_sound_is_held_out(recipe, real_sounds):
-    from sounds import choose_real
+    from material.sounds import choose_real
 
     heard = {}
     for pool in ("train", "valid"):
@@ -108,7 +106,7 @@ def test_every_tenth_real_sound_is_held_out(recipe, real_sounds):
 
 
 def test_an_excerpt_begins_with_an_onset(recipe):
-    from sounds import excerpt
+    from material.sounds import excerpt
 
     wav = np.zeros((2, 44100))
     wav[:, 20000:20100] = 1.0
@@ -118,7 +116,7 @@ def test_an_excerpt_begins_with_an_onset(recipe):
 
 
 def test_real_sounds_are_played(recipe, real_sounds):
-    from performers import real_kit, real_notes, real_phrases
+    from material.performers import real_kit, real_notes, real_phrases
 
     for performer, kinds in (
         (real_kit, ()),
@@ -130,7 +128,7 @@ def test_real_sounds_are_played(recipe, real_sounds):
 
 
 def test_stems_of_a_loud_song_add_up_to_a_compressed_record(recipe):
-    from song import brightened, squashed
+    from material.song import brightened, squashed
 
     random = np.random.default_rng(1)
     stems = {name: 0.1 * random.standard_normal((2, 44100)) for name in ("a", "b")}
@@ -205,8 +203,8 @@ def test_from_recordings_to_an_envelope(prepared, real_sounds, tmp_path, command
 def test_a_training_goes_on_where_it_was_stopped(recipe, real_sounds, tmp_path, monkeypatch):
     import clock
     import train_envelope
-    from mixes import load
-    from stream import Stream
+    from material.mixes import load
+    from material.stream import Stream
 
     monkeypatch.setattr(clock, "SAVED_EVERY", 0.0)
     stream = Stream(load(real_sounds, None, None, None), 1, 4, 2.0, 0)
@@ -241,7 +239,7 @@ class Mean:
 
 
 def test_mastering_gives_white_noise_the_spectrum_of_records(recipe):
-    from mixes import RECORD_DB, RECORD_HZ, mastered
+    from material.mixes import RECORD_DB, RECORD_HZ, mastered
 
     noise = np.random.default_rng(0).standard_normal((2, 5 * 44100)).astype(np.float32)
     power = np.square(np.abs(np.fft.rfft(mastered(noise, Mean(), (0.0, 1.0))))).mean(0)
@@ -255,7 +253,7 @@ def test_mastering_gives_white_noise_the_spectrum_of_records(recipe):
 
 
 def test_faster_is_higher_and_as_long(recipe):
-    from mixes import _faster
+    from material.mixes import _faster
 
     wav = (20000 * np.sin(2 * np.pi * 1000 / 44100 * np.arange(44100))).astype(np.int16)[None]
     higher = _faster(wav, 100, 20000, 1.5)
@@ -268,8 +266,8 @@ def test_faster_is_higher_and_as_long(recipe):
 
 
 def test_batches_are_mixes_and_what_codecs_leave_of_them(recipe, real_sounds):
-    from mixes import DataError, draw, load
-    from stream import HEARD, Stream
+    from material.mixes import DataError, draw, load
+    from material.stream import HEARD, Stream
 
     bank = load(real_sounds, None, None, None)
     one, other = (draw(bank, np.random.default_rng(3), 30000) for _ in range(2))
@@ -298,7 +296,7 @@ def test_batches_are_mixes_and_what_codecs_leave_of_them(recipe, real_sounds):
 
 
 def test_similarity_is_a_textbook_s(recipe):
-    from similarity import _C1, _C3, HOP, SLOPES, WINDOW, Dissimilarity, hearing_bands
+    from highs.similarity import _C1, _C3, HOP, SLOPES, WINDOW, Dissimilarity, hearing_bands
 
     random = torch.Generator().manual_seed(0)
     est, ref = (2 * torch.randn(1, 60, 88, generator=random) for _ in range(2))
@@ -332,7 +330,7 @@ def test_similarity_is_a_textbook_s(recipe):
 
 
 def test_only_noise_varies_by_chance(recipe):
-    from similarity import Dissimilarity
+    from highs.similarity import Dissimilarity
 
     ref, measure = torch.randn(1, 60, 88), Dissimilarity(88)
     nothing, everything = torch.zeros_like(ref), torch.ones_like(ref)
@@ -365,7 +363,7 @@ def test_recordings_for_validation(tmp_path, command):
 
 
 def test_ridge_is_least_squares(recipe):
-    from ridge import Ridge
+    from highs.ridge import Ridge
 
     random = np.random.default_rng(0)
     x = random.standard_normal((500, 4))
@@ -527,7 +525,7 @@ def test_songs_of_packages_are_gathered(packages, tmp_path, command):
 
 
 def test_records_are_heard_in_mixes(recipe, real_sounds, packages, tmp_path, command):
-    from mixes import RECORDS, DataError, draw, load
+    from material.mixes import RECORDS, DataError, draw, load
 
     out = tmp_path / "records"
     command("gather_records.py", "--root", packages, "--out", out)
@@ -546,7 +544,7 @@ def test_records_are_heard_in_mixes(recipe, real_sounds, packages, tmp_path, com
 
 
 def test_dark_mixes_lose_6_or_12_db_an_octave(recipe, monkeypatch):
-    import mixes
+    from material import mixes
 
     noise = np.random.default_rng(0).standard_normal((2, 2 * 44100)).astype(np.float32)
     monkeypatch.setattr(mixes, "OF_DARK", 1.0)
@@ -562,7 +560,7 @@ def test_dark_mixes_lose_6_or_12_db_an_octave(recipe, monkeypatch):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_wider_path_does_what_the_narrower_one_did(recipe, causal):
-    from widening import widened
+    from highs.widening import widened
 
     torch.manual_seed(0)
     narrow = EnvelopePath(n_features=176, kernel_size=5, causal=causal)
@@ -592,7 +590,7 @@ def test_a_wider_path_does_what_the_narrower_one_did(recipe, causal):
 
 
 def test_what_lies_above_a_low_pass_of_an_original_is_not_known(recipe):
-    from levels import FALL, UNKNOWN, WITHIN, known
+    from highs.levels import FALL, UNKNOWN, WITHIN, known
 
     levels = torch.zeros(5, 30, 88)
     levels[1, :, 66:] = -4.0  # 35 dB
@@ -608,7 +606,7 @@ def test_what_lies_above_a_low_pass_of_an_original_is_not_known(recipe):
 
 
 def test_mean_errors_are_what_a_bias_adds(recipe, tmp_path):
-    from levels import SMOOTH, mean_errors, validate
+    from highs.levels import SMOOTH, mean_errors, validate
 
     torch.manual_seed(0)
     levels = torch.randn(2, 40, 88)

@@ -127,11 +127,11 @@ def test_ended_by_a_signal(prepared, tmp_path, name, status, devices):
     process.send_signal(getattr(signal, name))
     error = process.communicate(timeout=300)[1]
     assert process.returncode == status, error
-    assert f"ended by {name} in epoch" in error and "--resume 1 goes on after it" in error
+    assert f"ended by {name} in epoch" in error and "--resume 1 continues after it" in error
     assert "Traceback" not in error
     epoch = last(exp)["epoch"]
     assert not (exp / "train_metrics.json").exists() and (exp / "best_model.pth").exists()
-    with pytest.raises(CheckpointError, match="is not finished: go on with it .*--allow_partial 1"):
+    with pytest.raises(CheckpointError, match="is not finished: continue it .*--allow_partial 1"):
         next(evaluate_experiment(exp, prepared / "test", None))
     with pytest.raises(CheckpointError, match="is not finished"):
         publish(exp)

@@ -165,7 +165,7 @@ def test_odd_sound_ends_no_page(kind, which):
     assert kind in text and "nan" not in "".join(re.findall('points="[^"]*"', text)).lower()
     assert all(np.isfinite(version.wav).all() for version in item.versions)
     if kind in ("NaN", "infinity"):
-        assert any("are NaN or infinite and taken as silence" in note for note in item.notes)
+        assert any("are NaN or infinite and set to 0" in note for note in item.notes)
 
 
 def test_what_a_metric_cannot_do_is_a_note(tmp_path):

@@ -305,7 +305,7 @@ def test_the_high_band_over_time(tab, items):
     band, labels = items[0].envelope, "MP3, Restored, Original"
     name = svg.get_attribute("aria-label")
     assert name.startswith(
-        f"Level of {band.low / 1000:.1f} to 16.0 kHz over time: {labels}. Against"
+        f"Level of {band.low / 1000:.1f} to 16.0 kHz over time: {labels}. Relative"
     )
     mean, deviation = band.error("Restored", "Original")
     assert (
@@ -315,7 +315,7 @@ def test_the_high_band_over_time(tab, items):
     field.click(position={"x": field.bounding_box()["width"] / 4, "y": 20})
     assert state(tab)[1] == pytest.approx(1, abs=0.05)
     # Without an original there is nothing to say.
-    assert "Against" not in tab.locator("figure.average svg").nth(3).get_attribute("aria-label")
+    assert "Relative" not in tab.locator("figure.average svg").nth(3).get_attribute("aria-label")
 
 
 def test_one_item_plays_at_a_time(tab):
@@ -431,7 +431,7 @@ def test_report_with_the_original(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, content, reason",
     [
-        ("page.html", "my own words", "no listening page; --overwrite"),
+        ("page.html", "my own words", "not a listening page; --overwrite"),
         ("page.txt", None, "has to end in .html"),
         ("folder.html", "", "is a folder"),
     ],

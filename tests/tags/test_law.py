@@ -174,7 +174,7 @@ def test_ratings_there(number, stars):
     "text, number", [("5", 255), ("1", 1), ("20", 1), ("60", 128), ("100", 255), ("ok", None)]
 )
 def test_ratings_back(text, number):
-    frame = timed.rated(text)
+    frame = timed.rating_frame(text)
     assert (frame and frame.rating) == number
 
 
@@ -189,7 +189,7 @@ def test_timed_lyrics_become_lrc_and_back(tmp_path):
     # In MPEG frames, nobody knows of which length.
     source = with_id3(tmp_path / "d.mp3", SYLT=(3, "eng", 1, 1, "", lines))
     assert "SYLT" in carried(source, tmp_path / "e.flac").notes[0]
-    assert timed.synchronized("no times") is None and timed.synchronized("") is None
+    assert timed.lyrics_frame("no times") is None and timed.lyrics_frame("") is None
 
 
 # ------------------------------------------------------------------------------------ covers

@@ -387,7 +387,7 @@ def test_a_frame_that_unpacks_to_gigabytes_is_left_out(tmp_path):
     told = carried(tmp_path / "a.mp3", tmp_path / "b.flac")
     got = FLAC(tmp_path / "b.flac").tags
     assert got["artist"] == ["somebody"] and got["album"] == ["packed well"] and "title" not in got
-    assert any("unpack to too much" in note for note in told.notes)
+    assert any("unpack to too many bytes" in note for note in told.notes)
 
 
 def test_frames_that_unpack_to_gigabytes_together_are_left_out(tmp_path):
@@ -406,7 +406,7 @@ def test_frames_that_unpack_to_gigabytes_together_are_left_out(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 160 << 20  # of 200 MB, twice
-    assert any("unpack to too much" in note for note in got.notes)
+    assert any("unpack to too many bytes" in note for note in got.notes)
     # The next file has its own room.
     (tmp_path / "b.mp3").write_bytes(head[:6] + bytes((0, 0, 0, 0)) + encode_mp3(tone(9), kbps=64))
     assert not tags.read(tmp_path / "b.mp3").notes

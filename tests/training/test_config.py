@@ -12,7 +12,7 @@ from apollo_plugin.errors import SettingError
 from apollo_plugin.training import load_conf, parse_model_conf, train
 from apollo_plugin.training.config import keys_in
 from apollo_plugin.training.keys import APOLLO, APOLLO_HEAD, SRGAN, SRGAN_HEAD
-from apollo_plugin.training.schema import keys_of, render, typed
+from apollo_plugin.training.schema import convert_types, keys_of, render
 
 BASES = {"conf.yml": (APOLLO, APOLLO_HEAD), "conf_srgan.yml": (SRGAN, SRGAN_HEAD)}
 
@@ -25,7 +25,7 @@ def test_the_recipes_files_are_made_of_the_schema(name):
     assert {group: list(conf[group]) for group in conf} == {
         group: list(keys_of(cls)) for group, cls in BASES[name][0].items()
     }
-    assert typed(conf, BASES[name][0]) == conf == load_conf(LOCAL / name)
+    assert convert_types(conf, BASES[name][0]) == conf == load_conf(LOCAL / name)
 
 
 def loaded(tmp_path, text, base="conf.yml"):

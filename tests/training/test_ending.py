@@ -1,4 +1,4 @@
-"""What ends a run before its time is told in one line; what is a defect stays one."""
+"""Errors that end a run are explained in one line; defects stay themselves."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from helpers import Noisy, with_args, with_settings
 
 from apollo_plugin.errors import DataError
 from apollo_plugin.training import TrainingError, train
-from apollo_plugin.training.ending import Terminated, told
+from apollo_plugin.training.ending import Terminated, explain
 
 WORKER = """Caught DataError in DataLoader worker process 0.
 Original Traceback (most recent call last):
@@ -38,7 +38,7 @@ def test_a_worker_that_is_killed(conf, tmp_path):
     train(with_settings(conf, epochs=1), Noisy(), Noisy(2))
     last = tmp_path / "exp" / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
-    with pytest.raises(TrainingError, match="a data loader's worker was lost.*--num_work") as lost:
+    with pytest.raises(TrainingError, match="a worker of the data loader died.*--num_work") as lost:
         train(with_args(conf, resume=1), Deadly(), Noisy(2))
     assert "\n" not in str(lost.value) and last.read_bytes() == before
     assert not (tmp_path / "exp" / "train_metrics.json").exists()
@@ -54,18 +54,18 @@ def test_an_error_of_a_worker_is_its_own_line(conf):
     "error, line",
     [
         (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), "was lost"),
-        (torch.distributed.DistBackendError("NCCL error"), "another process of the training was"),
+        (torch.distributed.DistBackendError("NCCL error"), "another process of the training died"),
         (torch.OutOfMemoryError("CUDA out of memory"), "^out of memory: buy more$"),
         (DataError(WORKER), "^'a.wav' is damaged$"),
     ],
 )
 def test_what_a_user_can_mend(error, line):
     with pytest.raises((TrainingError, DataError), match=line) as caught:
-        raise told(error, "buy more")
+        raise explain(error, "buy more")
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_a_defect_stays_one():
     for error in (RuntimeError("shape"), KeyError("a"), Terminated(signal.SIGTERM)):
-        assert told(error, "") is error
+        assert explain(error, "") is error
     assert Terminated(signal.SIGTERM).code == 143 and Terminated(signal.SIGUSR1).name == "SIGUSR1"

@@ -10,14 +10,14 @@ import pytest
 from helpers import Noisy, with_args, with_settings
 
 from apollo_plugin.training import TrainingError, lock, train
-from apollo_plugin.training.lock import locked
+from apollo_plugin.training.lock import lock_folder
 
 pytestmark = pytest.mark.skipif(lock.fcntl is None, reason="no fcntl: Windows")
 
 HOLDER = """if True:
     import sys, time
-    from apollo_plugin.training.lock import locked
-    with locked(sys.argv[1]):
+    from apollo_plugin.training.lock import lock_folder
+    with lock_folder(sys.argv[1]):
         print("held", flush=True)
         time.sleep(600)
 """
@@ -52,14 +52,14 @@ def test_another_process_is_told_who_holds_it_until_that_is_killed(holder, conf,
 
 
 def test_the_same_process_does_not_hold_it_twice(tmp_path):
-    with locked(tmp_path):
-        with pytest.raises(TrainingError, match=f"in use by process {os.getpid()}"), locked(
+    with lock_folder(tmp_path):
+        with pytest.raises(TrainingError, match=f"in use by process {os.getpid()}"), lock_folder(
             tmp_path
         ):
             pass
-        with locked(tmp_path / "other"):
+        with lock_folder(tmp_path / "other"):
             pass
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         pass
     assert (tmp_path / ".lock").read_text() == ""
 
@@ -69,7 +69,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(lock.fcntl, "lockf", unable)
-    with pytest.warns(UserWarning, match="file system without locks: see to it yourself"), locked(
+    with pytest.warns(UserWarning, match="file system without locks: make sure"), lock_folder(
         tmp_path
     ):
         pass
@@ -77,14 +77,14 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
 def test_other_processes_of_a_run_do_not_ask(tmp_path, monkeypatch):
     monkeypatch.setattr(lock.rank_zero_only, "rank", 1)
-    with locked(tmp_path / "exp"):
+    with lock_folder(tmp_path / "exp"):
         assert not (tmp_path / "exp").exists()
 
 
 def test_what_the_holder_wrote_may_be_damaged(holder, tmp_path):
     for text in ("", "{", "[]", '{"host": 1}'):
         (tmp_path / "exp" / ".lock").write_text(text)
-        with pytest.raises(TrainingError, match="is in use by another process"), locked(
+        with pytest.raises(TrainingError, match="is in use by another process"), lock_folder(
             tmp_path / "exp"
         ):
             pass

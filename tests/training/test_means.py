@@ -13,7 +13,7 @@ from helpers import Noisy
 from torch.utils.data import DataLoader
 
 from apollo_plugin.training.means import Means
-from apollo_plugin.training.sharing import is_padded, shared
+from apollo_plugin.training.sharing import is_padded, share_loader
 
 # Run by torchrun, alone too: what each number of validation pairs comes to.
 SCRIPT = """
@@ -114,6 +114,6 @@ def test_means_of_one_process():
 
 def test_a_process_without_items_takes_part():
     loader = DataLoader(Noisy(2), 1)
-    shares = [shared(loader, 3, rank) for rank in range(3)]
+    shares = [share_loader(loader, 3, rank) for rank in range(3)]
     assert [len(share) for share in shares] == [1, 1, 1]
     assert [is_padded(share) for share in shares] == [False, False, True]

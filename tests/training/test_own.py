@@ -239,9 +239,9 @@ def test_lengths_that_differ(n_workers):
         ((torch.ones(2, 900), torch.ones(2, 800)), r"shape \(2, 2, 900\), the original \(2, 2, 8"),
         ((torch.ones(1, 900), torch.ones(2, 900)), "they have to be equal"),
         ((torch.ones(2, 900).int(),) * 2, "coded signal of a batch is torch.int32"),
-        ((torch.ones(1, 1, 2, 900),) * 2, r"has shape \(2, 1, 1, 2, 900\); it takes"),
+        ((torch.ones(1, 1, 2, 900),) * 2, r"has shape \(2, 1, 1, 2, 900\); expected"),
         ((torch.ones(2, 0),) * 2, "has shape"),
-        ((torch.ones(2, 900),) * 3, "the loader gave 3 things"),
+        ((torch.ones(2, 900),) * 3, "the loader gave 3 items"),
         (torch.ones(2, 900), "the loader gave Tensor"),
         (("a", "b"), "coded signal of a batch is tuple|list"),
     ],
@@ -269,7 +269,7 @@ def test_items_of_validation_that_tell_nothing():
     for name in ("val_loss", "val_loss_coded", "val_si_snr"):
         assert mixed[name] == pytest.approx(plain[name].item(), rel=1e-5), name
     nothing = make_system(valid=Items(silent, broken))
-    with pytest.raises(TrainingError, match="no item of validation could be counted"):
+    with pytest.raises(TrainingError, match="no item of validation can be used"):
         fit(nothing)
 
 

@@ -157,7 +157,7 @@ class Evil:
         ("final_metrics.json", None, "run stage 5"),
         ("final_metrics.json", b'{"sdr": ', "run stage 5 again"),
         ("final_metrics.json", b"[1, 2]", "run stage 5 again"),
-        ("conf.yml", b"a: [1,\nb: }", "no configuration in YAML"),
+        ("conf.yml", b"a: [1,\nb: }", "not a configuration in YAML"),
     ],
 )
 def test_bad_input(experiment, capsys, name, content, reason):

@@ -130,7 +130,7 @@ def test_a_best_checkpoint_that_was_removed_is_not_missed(begun, tmp_path):
 
 
 def test_epochs_that_make_no_sense(begun, tmp_path):
-    with pytest.raises(TrainingError, match="epochs 0: there is nothing to train"):
+    with pytest.raises(TrainingError, match="nothing to train with epochs 0"):
         train(with_settings(begun, epochs=0), Noisy(), Noisy(2))
     train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
     with pytest.raises(

@@ -199,7 +199,7 @@ def test_too_little_memory(conf, monkeypatch):
         ("model: {n_layer: 2}", "model has no key 'n_layer'; did you mean 'n_layers'?"),
         ("loss: {qqqq: 2}", "loss has no key 'qqqq'; known: reconstruction"),
         ("model: 3", "has to hold groups of keys"),
-        ("model: {n_layers", "is no YAML"),
+        ("model: {n_layers", "is not YAML"),
     ],
 )
 def test_configurations_with_mistakes(tmp_path, text, complaint):

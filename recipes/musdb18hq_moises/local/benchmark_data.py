@@ -1,4 +1,4 @@
-"""How many training pairs a second one core makes, and where the time goes.
+"""Training pairs per second on one core, and the time of each step.
 
 python local/benchmark_data.py --data_dir data
 """
@@ -20,12 +20,12 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="what stage 2 left")
-    parser.add_argument("--n_items", type=int, default=100, help="pairs to make")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="result of stage 2")
+    parser.add_argument("--n_items", type=int, default=100, help="number of pairs to make")
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = MixtureDataset(args.data_dir / "train", n_items=args.n_items)
-    data[0]  # opens what is opened once
+    data[0]  # opens files for the first time
     begin = time.perf_counter()
     for index in range(args.n_items):
         data[index]
@@ -50,10 +50,10 @@ def main():
         n_stems += len(stems)
         n_files += sum(len(stem.files) for stem in stems)
     seconds["mixing, scaling"] = max(0.0, total - seconds.total())
-    print(f"{args.n_items / total:.1f} pairs of {data.segment:g} s a second on one core")
-    print(f"{n_stems / args.n_items:.1f} stems of {n_files / args.n_items:.1f} files a pair")
+    print(f"{args.n_items / total:.1f} pairs of {data.segment:g} s per second on one core")
+    print(f"{n_stems / args.n_items:.1f} stems of {n_files / args.n_items:.1f} files per pair")
     for name, value in seconds.most_common():
-        print(f"{name:16}{1000 * value / args.n_items:7.1f} ms a pair{value / total:8.0%}")
+        print(f"{name:16}{1000 * value / args.n_items:7.1f} ms per pair{value / total:8.0%}")
 
 
 if __name__ == "__main__":

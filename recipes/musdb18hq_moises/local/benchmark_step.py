@@ -1,4 +1,4 @@
-"""Time and memory of one training step, and where they go. Needs no data.
+"""Time and memory of one training step, by its parts. Needs no data.
 
 python local/benchmark_step.py [--model srgan] [--conf local/conf_demo.yml] [--any_key value]
 """
@@ -19,7 +19,7 @@ N_CHANNELS = 2
 
 
 class Noise(torch.utils.data.Dataset):
-    """Noise as music, and noisier noise as MP3."""
+    """Pairs of noise: an original, and the same with more noise for the MP3."""
 
     def __init__(self, n_items, n_samples):
         self.n_items, self.n_samples = n_items, n_samples
@@ -39,7 +39,7 @@ def now():
 
 
 def clock(owner, method, name, spent):
-    """Adds what a method takes to ``spent[name(*args)]``."""
+    """Replace a method by one that adds its seconds to ``spent[name(*args)]``."""
     bare = getattr(owner, method)
 
     def timed(*args, **kwargs):
@@ -52,7 +52,7 @@ def clock(owner, method, name, spent):
 
 
 def matmul_rate(device):
-    """Billions of float32 operations a second in a matrix product, the measure of a machine."""
+    """Measure GFLOP/s of a float32 matrix product, as a measure of the machine."""
     a = torch.randn(2048, 2048, device=device)
     times = []
     for _ in range(8):
@@ -62,40 +62,32 @@ def matmul_rate(device):
     return 2e-9 * 2048**3 / min(times)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n_steps", type=int, default=3, help="the first one warms up")
-    parser.add_argument("--n_threads", type=int, help="of a CPU")
-    conf = parse_model_conf(parser, LOCAL)
-    conf["training"]["num_workers"] = 0
-    n_steps, n_threads = max(2, conf["main_args"]["n_steps"]), conf["main_args"]["n_threads"]
-    conf["main_args"] = {"exp_dir": ".", "model": conf["main_args"]["model"]}
-    if n_threads:
-        torch.set_num_threads(n_threads)
+def time_parts(system, model_name):
+    """Clock the parts of a training step.
 
-    size = conf["training"]["batch_size"]
-    n_samples = int(conf["data"]["segment"] * conf["model"]["sample_rate"])
-    torch.manual_seed(0)
-    data = Noise(n_steps * size, n_samples)
-    system = make_system(conf, data, data)
-    trainer = make_trainer(
-        conf,
-        logger=False,
-        callbacks=[],
-        enable_checkpointing=False,
-        limit_val_batches=0,
-        max_epochs=1,
-    )
-    spent, steps, cpu_seconds = defaultdict(float), [], []
+    Returns:
+        seconds by part, filled as the system runs.
+    """
+    spent = defaultdict(float)
     clock(system, "forward", lambda *_: "generator forward", spent)
     clock(system.loss_func, "forward", lambda *_: "generator loss", spent)
-    if conf["main_args"]["model"] == "srgan":
+    if model_name == "srgan":
         clock(system.model, "spectrum", lambda *_: "generator forward", spent)
         clock(system.loss_func, "critic_loss", lambda *_: "discriminator loss", spent)
     elif system.discriminator is not None:
         clock(system.discriminator, "judge", lambda *_: "discriminator forward", spent)
     label = {system.model: "generator", system.discriminator: "discriminator"}
     clock(system, "_step", lambda _, network, *__: f"{label[network]} backward, update", spent)
+    return spent
+
+
+def time_steps(system, spent):
+    """Clock whole steps; the first one warms up, after it ``spent`` is cleared.
+
+    Returns:
+        seconds and seconds of processor time of each step, filled as the system runs.
+    """
+    steps, cpu_seconds = [], []
     bare = system.training_step
 
     def training_step(*batch):
@@ -107,11 +99,50 @@ def main():
         cpu_seconds.append(time.process_time() - busy)
 
     system.training_step = training_step
-    trainer.fit(system)
+    return steps, cpu_seconds
 
-    device = trainer.strategy.root_device
-    rate, step = matmul_rate(device), sum(steps[1:]) / len(steps[1:])
-    audio = size * conf["data"]["segment"]
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--n_steps", type=int, default=3, help="number of steps; the first warms up"
+    )
+    parser.add_argument("--n_threads", type=int, help="threads on a CPU")
+    conf = parse_model_conf(parser, LOCAL)
+    conf["training"]["num_workers"] = 0
+    return conf
+
+
+def main():
+    conf = parse_arguments()
+    n_steps, n_threads = max(2, conf["main_args"]["n_steps"]), conf["main_args"]["n_threads"]
+    conf["main_args"] = {"exp_dir": ".", "model": conf["main_args"]["model"]}
+    if n_threads:
+        torch.set_num_threads(n_threads)
+
+    size, seconds = conf["training"]["batch_size"], conf["data"]["segment"]
+    torch.manual_seed(0)
+    data = Noise(n_steps * size, int(seconds * conf["model"]["sample_rate"]))
+    system = make_system(conf, data, data)
+    trainer = make_trainer(
+        conf,
+        logger=False,
+        callbacks=[],
+        enable_checkpointing=False,
+        limit_val_batches=0,
+        max_epochs=1,
+    )
+    spent = time_parts(system, conf["main_args"]["model"])
+    steps, cpu_seconds = time_steps(system, spent)
+    trainer.fit(system)
+    report(trainer.strategy.root_device, size, seconds, steps[1:], cpu_seconds[1:])
+    for part, total in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"  {part:32s} {total / (len(steps) - 1):8.2f} s {total / sum(steps[1:]):6.1%}")
+
+
+def report(device, size, seconds, steps, cpu_seconds):
+    """Print the speed of the machine, and time and memory of a step of ``size`` items."""
+    rate, step = matmul_rate(device), sum(steps) / len(steps)
     if device.type == "cuda":
         name, peak = torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device)
     else:
@@ -119,13 +150,11 @@ def main():
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"{name}: {rate:.0f} GFLOP/s in a float32 matrix product")
     print(
-        f"one step of {size} x {conf['data']['segment']:g} s stereo: {step:.2f} s "
-        f"({sum(cpu_seconds[1:]) / len(cpu_seconds[1:]):.2f} s of processor time), "
-        f"{audio / step:.3f} s of audio a second, {step * rate:.0f} GFLOP of matrix product; "
-        f"peak {peak / 1e9:.2f} GB"
+        f"one step of {size} x {seconds:g} s stereo: {step:.2f} s "
+        f"({sum(cpu_seconds) / len(cpu_seconds):.2f} s of processor time), "
+        f"{size * seconds / step:.3f} s of audio a second, {step * rate:.0f} GFLOP of matrix "
+        f"product; peak {peak / 1e9:.2f} GB"
     )
-    for part, seconds in sorted(spent.items(), key=lambda item: -item[1]):
-        print(f"  {part:32s} {seconds / (len(steps) - 1):8.2f} s {seconds / sum(steps[1:]):6.1%}")
 
 
 if __name__ == "__main__":

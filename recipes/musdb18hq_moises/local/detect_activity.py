@@ -1,4 +1,4 @@
-"""Stage 2: source activity detection, for every stem of every song."""
+"""Stage 2: detect source activity in every stem of every song."""
 
 import argparse
 from pathlib import Path
@@ -9,9 +9,9 @@ from apollo_plugin.data import activity, parallel, splits
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="what stage 1 left")
-    parser.add_argument("--n_jobs", type=int, help="processes")
-    parser.add_argument("--dask", help="address of a Dask scheduler, in place of processes")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="result of stage 1")
+    parser.add_argument("--n_jobs", type=int, help="number of processes")
+    parser.add_argument("--dask", help="address of a Dask scheduler, instead of processes")
     args = parser.parse_args()
     with parallel.executor(args.n_jobs, args.dask) as pool:
         for name in splits.SPLITS:

@@ -1,4 +1,4 @@
-"""SDR of separating MUSDB's test songs from MP3, with restoration before, after, and without."""
+"""SDR of MUSDB's test songs separated from MP3, with restoration before, after, and without."""
 
 import argparse
 import hashlib
@@ -30,20 +30,20 @@ _RATE = 44100
 def score_song(
     song: Song, separator: Separator, restorer: Apollo, kbps: int, seconds: float | None = None
 ) -> dict[str, dict[str, float]]:
-    """Scores of one song.
+    """Score one song.
 
     Args:
-        song: of MUSDB18-HQ; its ``mixture.wav`` lies beside its stems.
-        separator: whose sources are MUSDB's four, in any order.
+        song: song of MUSDB18-HQ; its ``mixture.wav`` is beside its stems.
+        separator: separator into MUSDB's four sources, in any order.
         restorer: an Apollo.
         kbps: bit rate of the MP3 in kbit/s.
-        seconds: length of the excerpt, from the song's middle; the whole song unless given.
+        seconds: length of an excerpt from the middle; by default the whole song.
 
     Returns:
         way (one of ``WAYS``) -> source -> SDR in dB.
 
     Raises:
-        AudioError: for a file that cannot be read.
+        AudioError: if a file cannot be read.
         SeparatorError: for other sources than MUSDB's.
     """
     if sorted(separator.sources or ()) != sorted(SOURCES):
@@ -79,18 +79,18 @@ def score_songs(
     out: Path,
     settings: dict[str, Any],
 ) -> Iterator[tuple[str, dict | AudioError]]:
-    """Scores songs one by one, each to a file of its own; songs scored under the same settings
-    before are read from there.
+    """Score songs one by one, each to a file of its own; results of earlier runs with the same
+    settings are read from these files.
 
     Args:
-        songs: of MUSDB18-HQ.
+        songs: songs of MUSDB18-HQ.
         separator: see :func:`score_song`.
         restorer: an Apollo.
         out: folder for ``<song>.json``.
-        settings: ``kbps``, ``seconds``, and whatever else tells runs apart.
+        settings: ``kbps``, ``seconds``, and any others that distinguish runs.
 
     Yields:
-        the song's id, and its scores or what was wrong with it.
+        id of the song, and its scores or the error.
     """
     for song in songs:
         path = out / f"{song.id.split('/')[-1]}.json"
@@ -111,7 +111,7 @@ def score_songs(
 
 
 def weights_digest(model: Apollo) -> str:
-    """sha256 of a model's arguments and of its tensors in the order of its state dict."""
+    """Compute the sha256 of a model's arguments and tensors, in the order of its state dict."""
     digest = hashlib.sha256(json.dumps(model.get_model_args()).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -119,11 +119,11 @@ def weights_digest(model: Apollo) -> str:
 
 
 def table(scores: list[dict[str, dict[str, float]]]) -> str:
-    """Markdown: the median over songs for each way and source, and their mean."""
+    """Tabulate medians over songs for each way and source, and their means, as Markdown."""
     lines = [f"| SDR (museval, dB) | {' | '.join(SOURCES)} | mean |", "| --- " * 6 + "|"]
     for way in WAYS:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a source that is silent in all songs
+            warnings.simplefilter("ignore")  # a source that is silent in all songs
             medians = [np.nanmedian([song[way][source] for song in scores]) for source in SOURCES]
             cells = [*medians, np.nanmean(medians)]
         lines.append(f"| {way} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
@@ -135,10 +135,15 @@ def main():
     add = parser.add_argument
     add("--musdb18hq_dir", required=True, help="folder with test/<song>/{mixture,vocals,...}.wav")
     add("--separator", default="HDEMUCS_HIGH_MUSDB", help="bundle, Hub id or file (%(default)s)")
-    add("--sources", nargs=4, metavar="NAME", help="the separator's, if it does not name them")
-    add("--checkpoint", default="apollo-small", help="of the restorer (%(default)s)")
+    add(
+        "--sources",
+        nargs=4,
+        metavar="NAME",
+        help="names of the separator's sources, if it has none",
+    )
+    add("--checkpoint", default="apollo-small", help="checkpoint of the restorer (%(default)s)")
     add("--kbps", type=int, default=64, help="bit rate of the MP3 (%(default)s)")
-    add("--seconds", type=float, help="of the middle of each song; the whole unless given")
+    add("--seconds", type=float, help="length of an excerpt of each song (whole songs)")
     add("--out", type=Path, default=Path("exp/pipelines"), help="folder (%(default)s)")
     args = parser.parse_args()
     missing = metrics.unavailable(("sdr_v4",))
@@ -150,7 +155,7 @@ def main():
     separator = separators.load(args.separator, sources=args.sources)
     restorer = Apollo.from_pretrained(args.checkpoint)
     settings = {key: getattr(args, key) for key in ("separator", "checkpoint", "kbps", "seconds")}
-    # Scores belong to weights, whatever the name of their file.
+    # Scores belong to weights, not to the name of their file.
     settings["weights"] = weights_digest(restorer)
     scored = []
     for name, scores in score_songs(songs, separator, restorer, args.out, settings):

@@ -1,4 +1,4 @@
-"""Stage 1: songs and stems of all data sets under one set of names, and the splits."""
+"""Stage 1: index the songs and stems of all data sets, and divide them into splits."""
 
 import argparse
 from functools import partial
@@ -17,12 +17,12 @@ def main():
     parser.add_argument("--songs_dir", type=Path, help="folder of songs without stems")
     parser.add_argument("--pairs_dir", type=Path, help="folder with original/ and coded/")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder to write to")
-    parser.add_argument("--seed", type=int, default=0, help="of the splits")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the splits")
     parser.add_argument(
         "--allow_lossy",
         type=int,
         default=0,
-        help="1: take songs of --songs_dir that are cut off themselves",
+        help="1: include songs of --songs_dir that are cut off themselves",
     )
     args = parser.parse_args()
     problems: list[str] = []
@@ -51,11 +51,11 @@ def main():
         hours = sum(max(s.seconds for s in song.stems.values()) for song in members) / 3600
         print(f"{name}: {len(members)} songs, {hours:.2f} hours")
         if not members:
-            print(f"{name}: none, but stages 3 to 5 need some; add songs of other artists")
+            print(f"{name}: empty, but stages 3 to 5 need songs; add some of other artists")
     if problems:
         print(f"{len(problems)} songs or pairs left out")
     if lossy:
-        print(f"{len(lossy)} songs are cut off and taken: what they lack is learnt as silence")
+        print(f"{len(lossy)} songs are cut off: models will learn to leave their highs empty")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 0: are the data sets there, and whole? Fetches or makes them when asked."""
+"""Stage 0: check that the data sets are complete; download or make them on request."""
 
 import argparse
 from pathlib import Path
@@ -13,11 +13,11 @@ WHERE = """\
 MUSDB18-HQ: https://doi.org/10.5281/zenodo.3338373 (22 GB, non-commercial); --download 1 fetches it.
 MoisesDB: https://developer.moises.ai/research (83 GB, CC BY-NC-SA 4.0); accept its licence there,
 unpack it and pass the folder that holds moisesdb_v0.1/."""
-# Songs of the whole sets.
+# Number of songs in the complete sets.
 WHOLE = {"musdb18hq/train": 100, "musdb18hq/test": 50, "moisesdb": 240}
 
 
-def main():
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=WHERE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -25,11 +25,15 @@ def main():
     parser.add_argument("--moisesdb_dir", type=Path, help="folder with moisesdb_v0.1/")
     parser.add_argument("--songs_dir", type=Path, help="folder of songs without stems")
     parser.add_argument("--pairs_dir", type=Path, help="folder with original/ and coded/")
-    parser.add_argument("--download", type=int, default=0, help="1: fetch MUSDB18-HQ")
+    parser.add_argument("--download", type=int, default=0, help="1: download MUSDB18-HQ")
     parser.add_argument("--demo", type=int, default=0, help="1: make small synthetic sets")
-    parser.add_argument("--n_jobs", type=int, help="processes")
-    parser.add_argument("--dask", help="address of a Dask scheduler, in place of processes")
-    args = parser.parse_args()
+    parser.add_argument("--n_jobs", type=int, help="number of processes")
+    parser.add_argument("--dask", help="address of a Dask scheduler, instead of processes")
+    return parser.parse_args()
+
+
+def provide_sets(args: argparse.Namespace) -> None:
+    """Make the synthetic data sets, or download MUSDB18-HQ, if requested."""
     if args.demo:
         sets = {args.musdb18hq_dir.parent, args.moisesdb_dir.parent}
         names = {args.musdb18hq_dir.name, args.moisesdb_dir.name}
@@ -40,19 +44,15 @@ def main():
             )
         with parallel.executor(args.n_jobs, args.dask) as pool:
             n_made = write_demo_sets(sets.pop(), pool)
-        print(f"{n_made} synthetic songs made, the others were there")
+        print(f"{n_made} synthetic songs made, the others existed")
     elif args.download:
         if not args.musdb18hq_dir:
-            raise SettingError("--download 1 needs --musdb18hq_dir: where to")
+            raise SettingError("--download 1 needs --musdb18hq_dir, the folder to download to")
         fetch_musdb18hq(args.musdb18hq_dir)
-    own_dirs = args.songs_dir or args.pairs_dir
-    if not (args.musdb18hq_dir or args.moisesdb_dir or own_dirs):
-        print(WHERE)
-        raise SettingError(
-            "pass --musdb18hq_dir, --moisesdb_dir, --songs_dir or --pairs_dir (or --demo 1)"
-        )
 
-    problems: list[str] = []
+
+def list_songs(args: argparse.Namespace, problems: list[str]) -> list[tracks.Song]:
+    """List the songs of the data sets; print where to get a set that is missing."""
     songs = []
     for root, read in (
         (args.musdb18hq_dir, tracks.musdb18hq),
@@ -65,7 +65,22 @@ def main():
         except ApolloError:
             print(WHERE)
             raise
-    # Stage 1 listens to them.
+    return songs
+
+
+def main():
+    args = parse_arguments()
+    provide_sets(args)
+    own_dirs = args.songs_dir or args.pairs_dir
+    if not (args.musdb18hq_dir or args.moisesdb_dir or own_dirs):
+        print(WHERE)
+        raise SettingError(
+            "pass --musdb18hq_dir, --moisesdb_dir, --songs_dir or --pairs_dir (or --demo 1)"
+        )
+
+    problems: list[str] = []
+    songs = list_songs(args, problems)
+    # Their content is checked in stage 1.
     n_files = len(own.sounds(args.songs_dir)) if args.songs_dir else 0
     n_pairs = len(own.pair_files(args.pairs_dir, problems)) if args.pairs_dir else 0
     for line in problems:
@@ -80,9 +95,9 @@ def main():
         elif args.demo or n_songs == n_whole:
             print(f"{part}: {n_songs} songs")
         else:
-            print(f"{part}: {n_songs} of {n_whole} songs are there and whole")
+            print(f"{part}: {n_songs} of {n_whole} songs are complete")
     if own_dirs:
-        print(f"of one's own: {n_files} songs, {n_pairs} pairs")
+        print(f"your own material: {n_files} songs, {n_pairs} pairs")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 6: Asteroid package, safetensors and model card; nothing is uploaded."""
+"""Stage 6: make Asteroid package, safetensors and model card; nothing is uploaded."""
 
 import argparse
 from pathlib import Path
@@ -9,9 +9,9 @@ from apollo_plugin.training.publishing import publish
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--exp_dir", type=Path, required=True, help="what stages 4 and 5 left")
+    parser.add_argument("--exp_dir", type=Path, required=True, help="result of stages 4 and 5")
     parser.add_argument(
-        "--allow_partial", type=int, default=0, help="1: a training that is not finished too"
+        "--allow_partial", type=int, default=0, help="1: publish an unfinished training too"
     )
     args = parser.parse_args()
     folder, lines = publish(args.exp_dir, bool(args.allow_partial))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from performers import perform
+from material.performers import perform, playable
+from material.sounds import CHORDS, RATE, Song, Sources
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
-from sounds import CHORDS, RATE, Song, Sources
 
 from apollo_plugin.data import tracks
 from apollo_plugin.files import atomic_write
@@ -130,7 +130,9 @@ def make_song(job: tuple[str, int], out: Path, sources: Sources, seconds: float,
     folder = out / "songs" / f"{pool}{index:04d}"
     # Records are dense: half of the songs have 5 stems or more.
     names = ["drums"] * (random.random() < 0.9) + ["bass"] * (random.random() < 0.85)
-    rest = [name for name in tracks.STEMS if name not in ("drums", "bass")]
+    rest = [
+        name for name in tracks.STEMS if name not in ("drums", "bass") and playable(name, sources)
+    ]
     names += list(random.permutation(rest)[: random.integers(2, 7)])
     if not folder.is_dir():
         stems = {}

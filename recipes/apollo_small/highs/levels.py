@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mixes import RATE
+from material.mixes import RATE
 
 from apollo_plugin.diagnose import MP3_EDGES
 from apollo_plugin.errors import DataError

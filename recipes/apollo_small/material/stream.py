@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mixes import RATE, Bank, coded, draw, load
+from material.mixes import RATE, Bank, coded, draw, load
 
 from apollo_plugin.errors import DataError
 

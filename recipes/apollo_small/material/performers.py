@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import mido
 import numpy as np
 import soundfile
 import soxr
-from sounds import (
+from material.sounds import (
     BASSES,
     CYMBALS,
     GUITARS,
@@ -23,6 +22,7 @@ from sounds import (
     TEXTURES,
     TOMS,
     Song,
+    Sources,
     choose_program,
     choose_real,
     choose_sample,
@@ -101,6 +101,8 @@ def voice(song: Song) -> np.ndarray:
 
 def midi(song: Song, stem: str) -> np.ndarray:
     """Chords, arpeggios or a melody on the sound font."""
+    import mido  # which is not needed without a sound font
+
     random = song.random
     if stem in ("drums", "percussion"):
         channel, program = 9, int(random.choice([0, 8, 16, 24, 25, 32, 40]))
@@ -271,8 +273,19 @@ REAL_PERFORMERS = dict(
 )
 
 
+def _performers(stem: str, sources: Sources) -> tuple[list, list]:
+    """Those that play real sounds, and the others; without a sound font some stems have none."""
+    real = REAL_PERFORMERS.get(stem, []) if sources.real else []
+    return real, [p for p in PERFORMERS[stem] if sources.font or getattr(p, "func", p) is not midi]
+
+
+def playable(stem: str, sources: Sources) -> bool:
+    return any(_performers(stem, sources))
+
+
 def perform(song: Song, stem: str) -> np.ndarray:
-    """``(2, time)`` of a stem, by real sounds in two cases of three where there are any."""
-    real = REAL_PERFORMERS.get(stem, []) if song.sources.real else []
-    performers = real if real and song.random.random() < 0.67 else PERFORMERS[stem]
+    """``(2, time)`` of one of :func:`playable`'s stems, by real sounds in two cases of three where
+    there are any."""
+    real, others = _performers(stem, song.sources)
+    performers = real if real and (not others or song.random.random() < 0.67) else others
     return performers[song.random.integers(len(performers))](song)

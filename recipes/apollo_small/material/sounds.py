@@ -60,13 +60,13 @@ class Sources:
 
     Args:
         samples: folder of samples whose names begin with what they play.
-        font: General MIDI sound font.
+        font: General MIDI sound font, or None.
         real: folder whose subfolders of FLAC files are named by what they play, or None.
         real_valid: the same for validation and test songs, beside what is held out of ``real``.
     """
 
     samples: Path
-    font: Path
+    font: Path | None
     real: Path | None = None
     real_valid: Path | None = None
 

@@ -12,8 +12,8 @@ import scipy.fft
 import scipy.signal
 import soundfile
 import torch
-from song import balanced, limited, squashed, treated
-from sounds import onsets
+from material.song import balanced, limited, squashed, treated
+from material.sounds import onsets
 
 from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
 from apollo_plugin.errors import DataError, one_line
