@@ -286,12 +286,12 @@ class ApolloNetwork(RestorationNetwork):
         return restored * sounding
 
 
-def _forget_older_layers(network, state, prefix, metadata, strict, missing, unexpected, errors):
-    """Of files of older versions."""
+def _forget_older_layers(network, state, prefix, *rest) -> None:
+    """Drop layers of older versions from a state dict; a hook of ``load_state_dict``."""
     try:
         kept = without_older_layers(state, prefix)
     except ValueError as error:
-        errors.append(str(error))
+        rest[-1].append(str(error))  # error messages
         return
     state.clear()
     state.update(kept)
