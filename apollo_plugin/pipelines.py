@@ -234,7 +234,6 @@ class RestoreThenSeparate(Pipeline):
     def __init__(
         self,
         restorer: Restorer | Mapping[str, Restorer],
-        *,
         separator: Any,
         **options: Any,
     ):

@@ -159,7 +159,7 @@ def test_damaged_files_are_salvaged_on_request(run, tmp_path):
 
 @pytest.fixture
 def no_work(monkeypatch):
-    monkeypatch.setattr(restore, "restore_wav", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr(restore, "restore_audio", lambda *_, **__: pytest.fail("too late"))
 
 
 @pytest.mark.parametrize("folder", ["/proc/apollo", "file/new", "n" * 256])
