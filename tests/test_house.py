@@ -167,7 +167,6 @@ FIXED_SIGNATURES = {
 # Parts whose docstrings still begin with What, Where ... This list only shrinks.
 RIDDLES = [
     "apollo_plugin/benchmark.py",
-    "apollo_plugin/cli/",
     "apollo_plugin/diagnose.py",
     "apollo_plugin/errors.py",
     "apollo_plugin/export.py",
