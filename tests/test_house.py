@@ -168,7 +168,6 @@ FIXED_SIGNATURES = {
 RIDDLES = [
     "apollo_plugin/network/",
     "apollo_plugin/training/build.py",
-    "recipes/apollo_small/",
 ]
 QUESTIONS = {"What", "Where", "Who", "Whose", "Whether", "How"}
 
