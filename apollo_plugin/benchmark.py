@@ -1,12 +1,12 @@
 """Cost of a model on this machine: ``python -m apollo_plugin.benchmark``.
 
-For each model, device and precision: parameters, the real-time factor as the paper's Table II has
-it (mean over runs on 1 s of mono), a song, a stream, memory; on a CPU also what one process on one
-core restores and what as many as there are cores do. Tables, and all figures as JSON.
+For each model, device and precision: parameters, the real-time factor of the paper's Table II (mean
+over runs on 1 s of mono), a song, a stream, memory; on a CPU also the speed of one process on one
+core and of one process per core. Printed as tables, and all figures as JSON.
 
 A model is a bundled name, a checkpoint, ``published`` (the paper's 16.54 M parameters, random
-weights) or ``streaming`` (causal, about 1 M parameters, random weights). docs/speed.md holds what
-was measured, and what was tried and did not pay.
+weights) or ``streaming`` (causal, about 1 M parameters, random weights). docs/speed.md holds
+measurements, and optimizations that did not help.
 """
 
 import argparse
@@ -46,18 +46,18 @@ class Result:
 
     Args:
         model: its name.
-        device: kind of it.
-        precision: name of it.
+        device: its type.
+        precision: its name.
         parameters: their number.
         rtf_ms: milliseconds for 1 s of mono, mean over runs: Table II's RTF.
         rtf_best_ms: of the fastest run.
         rtf_runs: number of runs.
-        start_s: seconds of the first run, with all that is done only once.
+        start_s: seconds of the first run, including one-time work.
         song_seconds: lengths of the stereo songs.
         song_speed: times real time, for each.
-        song_peak_mb: megabytes at the peak beyond model and song, for each; the result is in them.
+        song_peak_mb: peak memory in megabytes beyond model and song, for each, with the result.
         hop_ms: length of a hop of the stream in milliseconds.
-        hop_median_ms: milliseconds that the streamer took for one.
+        hop_median_ms: median time of the streamer for a hop, in milliseconds.
         hop_p99_ms: the same, 99th percentile.
         hops: number of hops.
     """
@@ -89,7 +89,7 @@ def measure(
     stream_seconds: float = 60.0,
     limit: float = 30.0,
 ) -> Result:
-    """Measures one model.
+    """Measure one model.
 
     Args:
         model: float32, on the CPU.
@@ -99,7 +99,7 @@ def measure(
         iterations: runs on 1 s of mono.
         song_seconds: lengths of stereo songs.
         stream_seconds: length of the mono stream, fed hop by hop.
-        limit: seconds that any one figure may take; runs, songs and stream are cut to that.
+        limit: seconds that any figure may take; runs, songs and stream are shortened to fit.
     """
     rate = int(model.sample_rate)
     generator = torch.Generator().manual_seed(0)
@@ -108,7 +108,7 @@ def measure(
     start = real_time_factor(model, device, 1, warm_up=0)[0]
     times = real_time_factor(model, device, iterations, limit)
     rtf = statistics.mean(times)
-    # Two channels, and a first guess at how long it takes.
+    # Two channels, and a first estimate of the time.
     lengths = sorted({max(1.0, min(seconds, limit / (2 * rtf))) for seconds in song_seconds})
     speeds, peaks = [], []
     for seconds in lengths:
@@ -199,7 +199,7 @@ def _markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures hold for."""
+    """Describe the machine that the figures apply to: processor, threads, GPU, torch."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -213,8 +213,8 @@ def machine() -> dict[str, str | int]:
 
 
 def _unfit(precision: str, device: str, asked: bool) -> str:
-    """Why a precision does not run on a device, or is slower there than float32 and was not asked
-    for; empty where nothing speaks against it."""
+    """Reason for leaving out a precision on a device: unsupported, or slower than float32 and not
+    requested; empty if there is none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if asked else "error")

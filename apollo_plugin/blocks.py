@@ -1,4 +1,4 @@
-"""Signals of any length at the model's rate, restored block by block, in PyTorch."""
+"""Restoration block by block of signals at the model's rate, in PyTorch."""
 
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # An activation's size in a block of restore_wav; the widest layers make eight of it. Twice this
 # size is no faster; eight times takes half as long again and 1.5 GB more (full size, two cores).
 _BLOCK_BYTES = 2 << 20
-# A GPU wants more to do at once.
+# GPUs need larger blocks.
 _GPU_BLOCK_BYTES = 64 << 20
 
 
@@ -27,7 +27,7 @@ def restore_wav(
     state: Any = None,
     level: float = 1.0,
 ) -> torch.Tensor:
-    """Restores a signal of any length at the model's rate, block by block; the result is that of
+    """Restore a signal of any length at the model's rate, block by block; the result equals
     ``model(wav)``.
 
     Memory beyond the signal and its restoration depends on ``block_seconds`` only.
@@ -35,11 +35,11 @@ def restore_wav(
     Args:
         model: an Apollo, or another network of restoration.
         wav: ``(..., time)``, on any device; blocks are moved to the model's.
-        block_seconds: length of a block; unless given, such that caches hold the activations.
-        progress: True for a progress bar, or a function of the step's name, the seconds that are
-            done and the seconds in all.
-        state: that the model's first step starts from, where not its own.
-        level: the model gets the signal divided by it, and what it gives is multiplied by it.
+        block_seconds: length of a block; unless given, one whose activations fit into caches.
+        progress: True for a progress bar, or a function of the step's name, the seconds done and
+            the total.
+        state: of the model's first step, in place of its own.
+        level: divisor of the model's input and factor of its output.
 
     Returns:
         restored signal of the same shape, type and device as ``wav``.
@@ -74,7 +74,7 @@ def restore_wav(
             except torch.OutOfMemoryError:
                 if n_block == 1:
                     raise
-                # The step left its state as it was, so half of the block can be tried.
+                # The step has not changed its state, so half of the block can be tried.
                 n_block = (n_block + 1) // 2
                 warnings.warn(
                     f"out of memory on {device}; going on with blocks of {n_block / rate:.3g} s",
@@ -82,7 +82,7 @@ def restore_wav(
                 )
                 continue
             stop = start + out.shape[-1]
-            if model.adds and level != 1:  # what is not changed stays what it is, to the last bit
+            if model.adds and level != 1:  # unchanged samples stay bit-identical
                 source = streams[:, start:stop]
                 out = source + ((out - source.to(device) / level) * level).to(source)
             else:

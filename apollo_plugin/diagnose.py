@@ -1,18 +1,18 @@
-"""Where a lossy codec cut a file off, or that it looks as if none did.
+"""Detection of a lossy codec's cut-off in a signal.
 
 A codec's low-pass is a cliff: within a few hundred hertz the spectrum falls from music to nothing,
-and stays there. Music alone slopes. So: the spectrum of the louder frames (within 40 dB of the
-loudest; of each frequency the level that a tenth of them exceed), and in it the largest fall from
-one half kilohertz to the next, at medians, so that single partials are no cliff.
+and stays there. Music alone slopes. The method: take the spectrum of the louder frames (within
+40 dB of the loudest; at each frequency the level that a tenth of them exceed), and in it the
+largest fall from one half kilohertz to the next, by medians, so that single partials do not count
+as a cliff.
 
-How well that works, measured on five stereo excerpts of real music and the 195 CC0 samples that
-come with Sonic Pi:
+Results on five stereo excerpts of real music and the 195 CC0 samples that come with Sonic Pi:
 
 * The originals look uncoded, all five. Coded as MP3 at 24 to 128 kbit/s, an edge is found in all
-  thirty, up to 96 kbit/s within 0.25 kHz of LAME's -70 dB edges but for one (1 kHz too low). The
+  thirty, up to 96 kbit/s within 0.25 kHz of LAME's -70 dB edges except one (1 kHz too low). The
   same MP3s faded, between silences, mono or in 16 bits differ by 0.2 kHz at most.
 * Of the samples, many a fraction of a second long, 187 of 195 look uncoded; the other eight end at
-  an edge of their own making. Coded at 24 to 96 kbit/s, an edge is found in 187 to 190.
+  an edge of their own. Coded at 24 to 96 kbit/s, an edge is found in 187 to 190.
 * Not found: an edge below the noise of a 16-bit file that is 30 to 40 dB too quiet, or under
   clipping by 12 dB.
 """
@@ -25,18 +25,18 @@ import numpy as np
 from .sounds import array
 from .spectra import hann
 
-# Edges below are pitches rather than codecs'; edges above leave nothing worth restoring.
+# Lower edges are pitches rather than codecs'; higher ones leave nothing worth restoring.
 _LOWEST_HZ = 2500.0
 FULL_BAND_HZ = 19000.0
-_FULL_BAND = 0.86  # of the Nyquist frequency, where that is lower
-# dB of a fall that is a cliff on its own, or only if what lies above is flat to within so many dB.
+_FULL_BAND = 0.86  # of the Nyquist frequency, if that is lower
+# Fall in dB that counts as a cliff; and a smaller one, with the flatness in dB required above it.
 _CLIFF = 30.0
 _SMALL_CLIFF, _FLAT = 15.0, 6.0
 _BAND_HZ, _GAP_HZ = 500.0, 150.0
 _LOUD = 1e-4
 _QUANTILE = 0.9
 _WINDOW_SECONDS = 0.09
-# Of a long file this many frames are looked at, spread evenly.
+# Frames analysed of a long file, spread evenly.
 _MAX_FRAMES = 3000
 # LAME's low-pass edges (-70 dB) in Hz for stereo, by kbit/s.
 MP3_EDGES = {24: 4400, 32: 5700, 48: 7700, 64: 11200, 96: 15200, 128: 16500}
@@ -44,15 +44,15 @@ MP3_EDGES = {24: 4400, 32: 5700, 48: 7700, 64: 11200, 96: 15200, 128: 16500}
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the spectrum of a file says.
+    """Result of :func:`diagnose`.
 
     Args:
-        cutoff: frequency in Hz above which there is nothing; None where no codec's edge was found.
+        cutoff: frequency in Hz above which there is nothing; None without a codec's edge.
         drop: height of the edge in dB.
         sample_rate: of the file, in Hz.
-        silent: there is no sound to judge by.
-        coding: how the file is coded, where it is so coarse that something is missing although no
-            edge shows it: some codecs fill what they left out with noise.
+        silent: True if there is no sound to analyse.
+        coding: the file's coding, if it is so coarse that something is missing although no edge
+            shows it: some codecs fill with noise what they left out.
     """
 
     cutoff: float | None
@@ -63,12 +63,12 @@ class Diagnosis:
 
     @property
     def uncoded(self) -> bool:
-        """Whether it looks as if no codec took anything."""
+        """True if no codec seems to have removed anything."""
         return self.cutoff is None and not self.coding
 
     @property
     def like_kbps(self) -> int | None:
-        """Bit rate at which LAME cuts stereo off there; None where there is none."""
+        """Bit rate at which LAME cuts stereo off there; None if there is none."""
         near = (kbps for kbps, hz in MP3_EDGES.items() if abs((self.cutoff or 0) - hz) < 0.07 * hz)
         return next(near, None)
 
@@ -85,7 +85,7 @@ class Diagnosis:
 
 
 def diagnose(wav: np.ndarray, sample_rate: int) -> Diagnosis:
-    """Estimates the coding cut-off of a signal.
+    """Estimate the coding cut-off of a signal.
 
     Args:
         wav: ``(channels, time)``, full scale 1.0.
@@ -104,7 +104,7 @@ def diagnose(wav: np.ndarray, sample_rate: int) -> Diagnosis:
         return Diagnosis(None, 0.0, sample_rate, silent=True)
     band, gap, first = (math.ceil(hz / step) for hz in (_BAND_HZ, _GAP_HZ, _LOWEST_HZ))
     medians = np.median(np.lib.stride_tricks.sliding_window_view(level, band), axis=-1)
-    # medians[i] is of the band that begins at i: one ends a gap below the edge, one begins above.
+    # medians[i] is the band that begins at i: one ends a gap below the edge, one begins above.
     edges = np.arange(max(first, band + gap), len(level) - band - gap)
     if not len(edges):
         return Diagnosis(None, 0.0, sample_rate)
@@ -121,11 +121,11 @@ def diagnose(wav: np.ndarray, sample_rate: int) -> Diagnosis:
 
 
 def _refine(level: np.ndarray, edge: int, band: int, gap: int) -> int:
-    """The bin where the spectrum last lies above the middle of the fall."""
+    """Last bin in which the spectrum lies above the middle of the fall."""
     start = edge - gap - band
     around = level[start : edge + gap + band]
     middle = (np.median(around[:band]) + np.median(around[-band:])) / 2
-    # Smoothed over some bins, so that a lone partial or a click does not count.
+    # Smoothed over some bins, so that a single partial or a click does not count.
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(around, 5), axis=-1)
     return start + 2 + int(np.flatnonzero(smooth > middle).max(initial=0))
 
@@ -137,7 +137,7 @@ def _spectrum(wav: np.ndarray, sample_rate: int) -> tuple[np.ndarray | None, flo
     frames = np.lib.stride_tricks.sliding_window_view(wav, n_fft, -1)[:, :: n_fft // 2]
     frames = frames[:, :: -(-frames.shape[1] // _MAX_FRAMES)]
     window = hann(n_fft)
-    # Frame by frame: the power of all channels, whatever their phases.
+    # Frame by frame: the sum of the channels' powers, independent of their phases.
     power = np.stack(
         [
             np.square(np.abs(np.fft.rfft(frames[:, index] * window))).sum(0)

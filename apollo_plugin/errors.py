@@ -1,4 +1,4 @@
-"""What can go wrong that a user can mend. Anything else that is raised is a defect."""
+"""Errors that a user can fix. Any other exception is a defect."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 
 class ApolloError(Exception):
-    """Base of the errors below: one line that names the thing, what is wrong, and what helps."""
+    """Base of the errors below: one line that names the object, what is wrong, and the cure."""
 
 
 class SettingError(ApolloError, ValueError):
@@ -20,7 +20,7 @@ class AudioError(ApolloError, ValueError):
 
 
 class RateError(AudioError, RuntimeError):
-    """A sound file of another sample rate than the model's; Asteroid promises a RuntimeError."""
+    """A sound file of another sample rate than the model's; a RuntimeError too, as in Asteroid."""
 
 
 class TagError(ApolloError):
@@ -28,7 +28,7 @@ class TagError(ApolloError):
 
 
 class Uncoded(ApolloError):
-    """A sound file that is left as it is, because no codec took anything from it."""
+    """A sound file that is left unchanged, since no codec removed anything from it."""
 
 
 class DataError(ApolloError, ValueError):
@@ -56,10 +56,10 @@ class ExportError(ApolloError, ValueError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's, NumPy's, or a device's in PyTorch."""
+    """True for errors of exhausted memory: Python's, NumPy's, or a device's in PyTorch."""
     if isinstance(error, MemoryError):
         return True
-    # torch.OutOfMemoryError is one; on a CPU its allocator raises a plain RuntimeError.
+    # torch.OutOfMemoryError is a RuntimeError; on a CPU torch's allocator raises a plain one.
     text = str(error).lower()
     return isinstance(error, RuntimeError) and (
         "out of memory" in text or "can't allocate memory" in text or "cannot allocate" in text
@@ -67,8 +67,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def library_at_fault(error: BaseException) -> str | None:
-    """Name of the library that raised an error, whichever, while it was imported, or that is not
-    there to be imported; None for any other error."""
+    """Name of the library that is missing or raised the error while it was imported; None for any
+    other error."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if frame.f_code.co_name == "<module>" and name not in ("__main__", _PACKAGE):
@@ -78,7 +78,7 @@ def library_at_fault(error: BaseException) -> str | None:
 
 
 def does_not_load(error: BaseException) -> str:
-    """Why a library does not load, on one line: its first cause, and files without their folders.
+    """Reason that a library does not load, in one line: the first cause, without folders of files.
 
     Example:
         >>> does_not_load(OSError("/usr/lib/libtorch.so: undefined symbol: _ZN3c10"))
@@ -90,13 +90,13 @@ def does_not_load(error: BaseException) -> str:
 
 
 _PACKAGE = __name__.partition(".")[0]
-# Of sound; no file here has more.
+# Most channels of sound; no file here has more.
 _MAX_CHANNELS = 64
 
 
 def check_time_is_last(shape: Sequence[int], name: str = "wav") -> None:
-    """Raises a ValueError for ``(time, channels)``, as soundfile gives it: what has more channels
-    than samples, and more than sound has."""
+    """Raise a ValueError for the shape ``(time, channels)`` of soundfile: more channels than
+    samples, and more than sound has."""
     if len(shape) > 1 and shape[-2] > max(shape[-1], _MAX_CHANNELS):
         raise ValueError(
             f"{name} of shape {tuple(shape)} has {shape[-2]} channels of {shape[-1]} sample(s); "
@@ -105,11 +105,11 @@ def check_time_is_last(shape: Sequence[int], name: str = "wav") -> None:
 
 
 def install(extra: str = "") -> str:
-    """The command that installs all that the package needs, and an extra: by name, or in the clone
-    that this was installed from."""
+    """Command that installs the package's requirements and an extra: by name, or in the clone that
+    it was installed from."""
     extra = f"[{extra}]" if extra else ""
     try:
-        # PEP 610: written by pip where a package came from no index.
+        # PEP 610: written by pip for packages that did not come from an index.
         origin = json.loads(distribution("apollo-plugin").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:
         origin = {"dir_info": {}}
@@ -122,7 +122,7 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     """An error's message on one line of at most ``limit`` characters.
 
     Args:
-        error: any exception; an ``OSError`` is told by the system's own words and its file's name.
+        error: any exception; of an ``OSError`` the system's message and the file's name.
         limit: longer messages end in three dots.
 
     Example:
@@ -137,8 +137,8 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that stays on its line and in its direction: what cannot be printed, such as marks that
-    turn what follows from right to left, is spelt out. What joins letters and emoji stays.
+    """Escape unprintable characters, such as line breaks and marks that reverse the direction of
+    text. Characters that join letters and emoji stay.
 
     Example:
         >>> printable("a\\n\\u202e3pm.exe")

@@ -1,6 +1,7 @@
-"""Apollo without this package: programs for ONNX and ``torch.export``, and the authors' layout.
+"""Export of models to ONNX and ``torch.export``, for use without this package.
 
-Two programs: the whole signal, and the streaming step with its state as inputs and outputs.
+There are two programs: the whole signal, and the streaming step with its state as inputs and
+outputs.
 """
 
 import copy
@@ -27,18 +28,18 @@ from .network.lean import lean
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 KINDS = ("whole", "stream")
 PRECISIONS = ("fp32", "int8")
-# What an exported program may differ from the model by, full scale 1.0.
+# Largest difference of an exported program from the model, full scale 1.0.
 TOLERANCE = 1e-4
-# What one in int8 has to reach, in dB; less is a fault of the quantization.
+# Least SNR of an int8 program in dB; less is an error of the quantization.
 _LEAST_SNR = 10.0
-# The first with attention and rotary embedding.
+# The first opset with attention and rotary embedding.
 _OPSET = 23
-# Numbers of a weight below which a cast is not worth it.
+# Size of a weight below which half precision is not worth a cast.
 _LEAST_HALVED = 64
 
 
 def metadata(model: Apollo, kind: str) -> dict[str, Any]:
-    """What a host must know: rate, sizes in samples, the state's shapes, the checkpoint's name."""
+    """Metadata for a host: rate, sizes in samples, the state's shapes, the checkpoint's name."""
     bank = model.filterbank
     info = {
         "kind": kind,
@@ -51,7 +52,7 @@ def metadata(model: Apollo, kind: str) -> dict[str, Any]:
     if kind == "stream":
         step = StreamStep(model)
         shapes = {name: list(value.shape) for name, value in step.initial_state(1).items()}
-        # Of one stream; the first axis is the streams'.
+        # Of one stream; the first axis is that of streams.
         info.update(latency=model.latency, delay_hops=step.delay, state=shapes)
     return info
 
@@ -62,11 +63,11 @@ def program(model: Apollo, kind: str, onnx_operators: bool = False) -> torch.exp
     Args:
         model: an Apollo.
         kind: ``"whole"`` for :class:`WholeSignal`, ``"stream"`` for :class:`StreamStep`.
-        onnx_operators: made of the operators of ONNX where that is faster there, see
+        onnx_operators: use ONNX's own operators if they are faster there, see
             :mod:`apollo_plugin.network.lean`.
 
     Raises:
-        ExportError: for what cannot be exported.
+        ExportError: for a model that cannot be exported.
     """
     if kind not in KINDS:
         raise ExportError(f"unknown kind '{kind}'; known: {', '.join(KINDS)}")
@@ -88,7 +89,7 @@ def program(model: Apollo, kind: str, onnx_operators: bool = False) -> torch.exp
         shapes = ({0: streams, 1: hops}, None, None, (first,) * (len(state) - 1))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Guards that torch's solver cannot prove of time // hop are left to the run.
+        # Guards on time // hop that torch's solver cannot prove are checked at run time.
         return torch.export.export(
             module,
             arguments,
@@ -105,7 +106,7 @@ def export(
     format: str = "onnx",
     precision: str = "fp32",
 ) -> float:
-    """Writes a program, whole or not at all, once it has been run and compared with the model.
+    """Write a program atomically, after it has been run and compared with the model.
 
     Metadata are a JSON text under ``"apollo"``: in the ONNX file's metadata, or in the extra files
     of ``torch.export.load(path, extra_files={"apollo": ""})``.
@@ -123,8 +124,8 @@ def export(
 
     Raises:
         ExportError: for an unknown kind, format or precision, a missing package, a model that
-            cannot be exported, or a program that differs from the model by more than 1e-4 (of
-            int8: that is less than 10 dB from it).
+            cannot be exported, or a program that differs from the model by more than 1e-4 (in
+            int8: whose SNR is below 10 dB).
     """
     if format not in FORMATS:
         raise ExportError(f"unknown format '{format}'; known: {', '.join(FORMATS)}")
@@ -167,7 +168,7 @@ def _save_onnx(
     outs = ["restored", *(f"next_{name}" for name in names[2:])]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in ("onnxscript", "torch.onnx"):  # that torchvision is not there
+        for logger in ("onnxscript", "torch.onnx"):  # they warn that torchvision is missing
             logging.getLogger(logger).setLevel(logging.ERROR)
         written = torch.onnx.export(
             exported,
@@ -178,7 +179,7 @@ def _save_onnx(
             opset_version=_OPSET,
             optimize=False,
         )
-    # The exporter's own optimization takes terms up to 1e-8 for zeros and leaves them out.
+    # The exporter's own optimization treats terms up to 1e-8 as zeros and removes them.
     passes.common.InlinePass()(written.model)
     optimizer.fold_constants(written.model)
     optimizer.remove_unused_nodes(written.model)
@@ -194,9 +195,10 @@ def _save_onnx(
 
 
 def _quantized(proto: Any) -> Any:
-    """Weights of matrix products in 8 bits, a scale for each column; what goes in is quantized as
-    it comes. Before weights are halved: behind a cast nothing is quantized. Stacked matrices stay,
-    which onnxruntime has no kernel for, and so do the Fourier transform's, which are constants."""
+    """Quantize the weights of matrix products to 8 bits, with a scale per column; inputs are
+    quantized dynamically. To be called before weights are stored in half precision: products after
+    a cast are not quantized. Stacked matrices stay, for which onnxruntime has no kernel, and so do
+    the Fourier transform's, which are constants."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -223,13 +225,13 @@ def _quantized(proto: Any) -> Any:
 
 
 def _quiet(record: logging.LogRecord) -> bool:
-    """Without onnxruntime's advice to preprocess."""
+    """Filter out onnxruntime's advice to preprocess."""
     return "pre-processing" not in record.getMessage()
 
 
 def _slim(proto: Any) -> None:
-    """Weights that are numbers of half precision, as in most checkpoints, are stored as such;
-    runtimes cast them as they load. What the exporter noted beside the nodes is left out."""
+    """Store weights whose values fit half precision, as in most checkpoints, as such; runtimes cast
+    them when they load. The exporter's notes on nodes are removed."""
     import onnx
 
     casts = []
@@ -254,8 +256,8 @@ def _slim(proto: Any) -> None:
 
 
 def difference(model: Apollo, path: str | os.PathLike, kind: str) -> float:
-    """Largest absolute difference of an exported program's output from the model's, on 1 s of music
-    in stereo that went through MP3; the streaming step takes it in pieces of 1 to 29 hops."""
+    """Largest absolute difference of an exported program's output from the model's, on 1 s of
+    stereo music coded as MP3; the streaming step gets it in pieces of 1 to 29 hops."""
     est, ref = _outputs(model, path, kind)
     return float(np.abs(est - ref).max())
 
@@ -274,7 +276,7 @@ def _snr(est: np.ndarray, ref: np.ndarray) -> float:
 def _outputs(model: Apollo, path: str | os.PathLike, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """A program's output and the model's."""
     rate = round(model.sample_rate)
-    # What was never coded would be left alone. MP3 has few rates; any goes for 44.1 kHz here.
+    # Uncoded music would be left unchanged. MP3 has few rates; any is treated as 44.1 kHz here.
     music = torch.from_numpy(mixture(1.0, seed=7, sample_rate=rate)[:, : rate - 77])
     wav = mp3(music, kbps=32).numpy()
     run = _runner(Path(path))

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files."""
 
 import contextlib
 import errno
@@ -19,10 +19,9 @@ from secrets import token_hex
 from typing import Any
 
 _STALE_SECONDS = 24 * 3600
-# Machine and process that write it, and a name of its own: see _owner.
+# Temporary names: machine and process that write the file, and a random part.
 _PART = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part(?:\.\w+)?")
-# Folders that this process has looked through for what killed ones left, and those that it has
-# results for.
+# Folders that this process has searched for remains of killed ones, and folders of its own results.
 _swept: set[tuple[int, int]] = set()
 _places: set[Path] = set()
 _sweeping = threading.Lock()
@@ -30,18 +29,18 @@ _sweeping = threading.Lock()
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
-    """A place beside ``path`` to write to; renamed to it at the end, removed after an error.
+    """Give a temporary path beside ``path``, renamed to it at the end, or removed after an error.
 
-    What processes that were killed left in the folder is removed first.
+    Remains of killed processes in the folder are removed first.
 
     Args:
-        path: of the file (or folder) that is to be; its parent folder is made where it is missing.
-            What a link leads to is written, and a pipe or a device written into, not replaced.
-        suffix: that the place's name has to end in, for writers that go by it.
+        path: of the file (or folder) to write; its parent folder is made if missing. The target of
+            a link is replaced; pipes and devices are written into.
+        suffix: of the temporary name, for writers that choose the format by it.
 
     Yields:
-        hidden path in the same folder, whose name is no longer than file systems allow, whatever
-        the file's is.
+        hidden path in the same folder, with a name that file systems accept for any name of the
+        file.
 
     Example:
         >>> import tempfile
@@ -51,7 +50,7 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
         >>> target.read_text(), len(list(target.parent.iterdir()))
         ('all of it', 1)
     """
-    # A link stays one: what it leads to is written.
+    # A link stays one: its target is written.
     path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     if is_special(path):
         with _poured(path, suffix) as beside:
@@ -73,7 +72,7 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
 
 
 def is_special(path: str | os.PathLike) -> bool:
-    """Whether something is there that is neither file nor folder: a pipe, a device, a socket."""
+    """True if the path is neither file nor folder: a pipe, a device, a socket."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
@@ -83,7 +82,7 @@ def is_special(path: str | os.PathLike) -> bool:
 
 @contextlib.contextmanager
 def _poured(path: Path, suffix: str) -> Iterator[Path]:
-    """A place elsewhere, whose content goes into a pipe or a device at the end."""
+    """Give a temporary path elsewhere, whose content is copied to a pipe or a device at the end."""
     _check_pourable(path)
     with tempfile.TemporaryDirectory(prefix="apollo_") as folder:
         place = Path(folder, f"result{suffix}")
@@ -101,7 +100,7 @@ def _check_pourable(path: Path) -> None:
 
 
 def imitate(path: Path, source: Path) -> None:
-    """Gives a file the modification time and the permissions of another, as far as one may."""
+    """Copy modification time and permissions of a file to another, as far as the system permits."""
     with contextlib.suppress(OSError):
         status = os.stat(source)
         if path.is_file():
@@ -110,8 +109,8 @@ def imitate(path: Path, source: Path) -> None:
 
 
 def check_place(path: str | os.PathLike) -> None:
-    """Raises the OSError that writing a file would end with: for a folder that cannot be made or
-    written to, or a name that is too long. Leaves everything as it was."""
+    """Raise the OSError that writing a file would raise: for a folder that cannot be made or
+    written to, or a name that is too long. Nothing is changed."""
     path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     if is_special(path):
         return _check_pourable(path)
@@ -123,7 +122,7 @@ def check_place(path: str | os.PathLike) -> None:
             folder.mkdir()
             made.append(folder)
         with contextlib.suppress(FileNotFoundError):
-            path.lstat()  # a name too long for any file
+            path.lstat()  # raises for a name that is too long
         beside = _partial(path.parent)
         with beside.open("xb"):
             pass
@@ -137,7 +136,7 @@ def check_place(path: str | os.PathLike) -> None:
 
 
 def free_bytes(folder: str | os.PathLike) -> int:
-    """What the disk of a folder, which may be still to be made, has free for this user."""
+    """Bytes that this user has free on the disk of a folder, which need not exist yet."""
     for place in (Path(folder), *Path(folder).absolute().parents):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return shutil.disk_usage(place).free
@@ -150,7 +149,7 @@ def _partial(folder: Path, suffix: str = "") -> Path:
 
 @functools.lru_cache(maxsize=1)
 def _machine() -> str:
-    """Of this machine since it was started: where a process's number says who it is."""
+    """Identifier of this machine since boot, within which a process id is unique."""
     name = platform.node()
     with contextlib.suppress(OSError):
         name += Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -159,7 +158,7 @@ def _machine() -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed processes left half written in a folder, once for each process."""
+    """Remove partial files of killed processes from a folder, once in each process."""
     with _sweeping, contextlib.suppress(OSError):
         status = folder.stat()
         if (status.st_dev, status.st_ino) in _swept:
@@ -169,8 +168,8 @@ def sweep(folder: Path) -> None:
 
 
 def sweep_all() -> None:
-    """Removes what this process and killed ones left half written wherever this one has results;
-    it writes nothing any more."""
+    """Remove partial files of this process and of killed ones from all folders of its results; for
+    the end of the process."""
     for folder in _places:
         with contextlib.suppress(OSError):
             _sweep(folder)
@@ -187,7 +186,7 @@ def _is_stale(entry: os.DirEntry, machine: str, process: int) -> bool:
     with contextlib.suppress(OSError):
         if time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS:
             return True
-    # This process has written nothing here yet. On Windows signal 0 is no question.
+    # This process has written nothing here yet. On Windows signal 0 would end the process.
     if machine != _machine() or os.name == "nt":
         return False
     return process == os.getpid() or not _is_alive(process)
@@ -200,7 +199,7 @@ def _is_alive(process: int) -> bool:
         return False
     except (OSError, OverflowError):  # another user's
         return True
-    with contextlib.suppress(OSError, IndexError):  # ended, but nobody asked how
+    with contextlib.suppress(OSError, IndexError):  # a zombie: ended, but not yet waited for
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
@@ -214,11 +213,11 @@ def _remove(path: Path) -> None:
 
 
 def sha256(path: str | os.PathLike, progress: Callable[[int], object] | None = None) -> str:
-    """Digest of a file, in hexadecimal.
+    """SHA-256 of a file, in hexadecimal.
 
     Args:
         path: of the file.
-        progress: told how many more bytes are done.
+        progress: called with the number of further bytes done.
     """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -230,6 +229,6 @@ def sha256(path: str | os.PathLike, progress: Callable[[int], object] | None = N
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 1) -> None:
-    """Writes JSON whole or not at all."""
+    """Write JSON atomically."""
     with atomic_write(path) as beside:
         beside.write_text(json.dumps(value, indent=indent) + "\n")

@@ -1,10 +1,10 @@
-"""Names of results: what ends them, and the formats that suffixes mean."""
+"""Suffixes of results, and the formats they stand for."""
 
 from pathlib import Path
 
-# Ends the names of restored files; folders are searched for everything else.
+# End of restored files' names; a search of folders skips these.
 MARK = "_restored"
-# What can be written.
+# Writable formats.
 BY_SUFFIX = {
     ".wav": "WAV",
     ".flac": "FLAC",
@@ -17,7 +17,7 @@ BY_SUFFIX = {
     ".rf64": "RF64",
     ".au": "AU",
 }
-# Names of sound files that cannot be written.
+# Suffixes of sound files that cannot be written.
 FOREIGN = (".m4a", ".aac", ".opus", ".wma", ".webm", ".mp4", ".m4b", ".mka", ".mkv")
 
 
@@ -27,5 +27,5 @@ def format_of(path: Path) -> str | None:
 
 
 def refusal(path: Path) -> str:
-    """Why a file of that name cannot be written."""
+    """Message that a file of that name cannot be written."""
     return f"{path}: {path.suffix} cannot be written; known: {' '.join(sorted(BY_SUFFIX))}"

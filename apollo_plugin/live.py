@@ -1,4 +1,4 @@
-"""Live signals of any rate."""
+"""Restoration of live signals of any rate."""
 
 import math
 from typing import Any
@@ -9,29 +9,29 @@ import soxr
 from .engine.protocol import Wav
 from .restore import as_engine
 
-# 20 bits, as soxr says; its VHQ doubles the delay.
+# 20 bits, by soxr's documentation; its VHQ doubles the delay.
 _QUALITY = "HQ"
-# Blocks that a resampler's delay is measured by, in Hz, and for how many seconds.
+# For measuring a resampler's delay: blocks per second, and seconds.
 _PROBE_HZ, _PROBE_SECONDS = 1000, 1
 
 
 class LiveRestorer:
-    """Feeds a live signal of any rate to a model, block by block; the samples equal
-    :func:`apollo_plugin.restore.restore_audio` of the whole, if its peak is 1: that of a live
-    signal is not known, so full scale is brought to the model's ``input_peak``, and back.
+    """Live restorer of a signal of any rate, block by block; its samples equal those of
+    :func:`apollo_plugin.restore.restore_audio` on the whole signal, if its peak is 1: the peak of a
+    live signal is unknown, so full scale is scaled to the model's ``input_peak``, and back.
 
-    At the model's own rate this is its stream. Else what the model changes is computed at its
+    At the model's own rate this is its stream. Otherwise the model's change is computed at its
     rate and added to the signal at the signal's, so that nothing above the model's range is lost.
 
     Args:
         model: an engine or an :class:`~apollo_plugin.Apollo`, at best a causal one.
         sample_rate: of the signal, in Hz.
         n_channels: of the signal.
-        keep_level: the model gets the signal at the level that it has.
+        keep_level: give the signal to the model at its own level.
 
     Attributes:
-        latency: delay in samples of the signal: after feeding ``n`` samples at least
-            ``n - latency`` are out.
+        latency: delay in samples of the signal: after ``n`` samples in, at least ``n - latency``
+            are out.
 
     Example:
         >>> from apollo_plugin import Apollo
@@ -61,11 +61,11 @@ class LiveRestorer:
             self.latency = math.ceil((self.latency / rate + delays) * sample_rate)
             self._down = _Resampler(sample_rate, rate, n_channels)
             self._up = _Resampler(rate, sample_rate, n_channels)
-            # As they came: what is not out yet, and what the model has not given back.
+            # Unchanged samples that are not out yet, and those that the model has not returned.
             self._came = self._at_model = np.zeros((n_channels, 0), np.float32)
 
     def feed(self, block: Wav) -> Wav:
-        """Takes new samples and gives back those that are finished.
+        """Take new samples and return those that are finished.
 
         Args:
             block: float32 ``(n_channels, n)``, any ``n`` from 0 up.
@@ -74,18 +74,18 @@ class LiveRestorer:
             ``(n_channels, m)``; ``m`` may be 0.
 
         Raises:
-            ValueError: where the channels are not those of the signal.
+            ValueError: for another number of channels.
         """
         if self._same:
             return self._stream.feed(block * self._scale) / self._scale
         return self._add(block, last=False)
 
     def flush(self) -> Wav:
-        """Ends the signal and gives back what is left: in all as many samples as went in."""
+        """End the signal and return the rest; in total as many samples as went in."""
         if self._same:
             return self._stream.flush() / self._scale
         out = self._add(self._came[:, :0], last=True)
-        # The resampler rounds the length in its own way, by a sample at most.
+        # The resampler rounds lengths differently, by a sample at most.
         return np.concatenate((out, self._came), 1)
 
     def _add(self, block: Wav, last: bool) -> Wav:
@@ -105,7 +105,7 @@ class LiveRestorer:
 
 
 class _Resampler:
-    """soxr's, on ``(channels, time)``."""
+    """soxr's streaming resampler, on ``(channels, time)``."""
 
     def __init__(self, old_rate: int, new_rate: int, n_channels: int):
         self._stream = soxr.ResampleStream(old_rate, new_rate, n_channels, "float32", _QUALITY)
@@ -116,7 +116,7 @@ class _Resampler:
 
 
 def _delay(old_rate: int, new_rate: int) -> float:
-    """Seconds by which a resampler is late at most: it works in blocks of its own."""
+    """Largest delay of a resampler in seconds: it works in blocks of its own."""
     resample = _Resampler(old_rate, new_rate, 1)
     n = max(1, old_rate // _PROBE_HZ)
     n_in = n_out = 0

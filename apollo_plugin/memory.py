@@ -1,4 +1,4 @@
-"""Cores and memory of this machine: how many, what is free, who takes it."""
+"""Cores and memory of this machine: number, available bytes, and a shared budget."""
 
 import contextlib
 import ctypes
@@ -9,15 +9,15 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 
 _PROC, _GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-# Seconds between two looks at whether to wait on.
+# Seconds between two checks while waiting.
 _PATIENCE = 0.5
-# Of malloc.h.
+# From malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 
 def available_bytes() -> int | None:
-    """Memory that is free for this process: the machine's, or what its control groups (a
-    container's, a service's) leave of it; None where nothing tells."""
+    """Memory available to this process: the machine's, or the limit of its control groups (a
+    container's, a service's); None if unknown."""
     try:
         lines = (_PROC / "meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
@@ -30,14 +30,14 @@ def available_bytes() -> int | None:
             with contextlib.suppress(OSError, ValueError):  # "max": no limit
                 most = int((group / limit).read_text())
                 stat = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
-                # Pages of files that were read once are given up when memory runs short.
+                # Cached pages of files are released when memory runs short.
                 taken = int((group / used).read_text()) - int(stat.get(cached, 0))
                 free = min(free, max(0, most - taken))
     return free
 
 
 def control_groups(controller: str) -> Iterator[Path]:
-    """Folders of the control groups that this process is in, from its own to the root (Linux).
+    """Yield the folders of this process's control groups, from its own to the root (Linux).
 
     Args:
         controller: ``"memory"`` or ``"cpu"``; groups of version 2 have all of them.
@@ -48,16 +48,16 @@ def control_groups(controller: str) -> Iterator[Path]:
             if controllers and controller not in controllers.split(","):
                 continue
             root = _GROUPS / controller if controllers else _GROUPS
-            # In a container the place may be the host's name for what is the root there.
+            # In a container the path may be the host's path of the container's root.
             folder = root / place.lstrip("/")
             yield from (up for up in (folder, *folder.parents) if up.is_relative_to(root))
 
 
 def n_cores() -> int:
-    """Cores that this process may use: its affinity, and what a container's quota leaves."""
+    """Number of cores that this process may use, by its affinity and a container's quota."""
     try:
         n = len(os.sched_getaffinity(0))
-    except AttributeError:  # Linux has it
+    except AttributeError:  # Linux only
         n = os.cpu_count() or 1
     for group in control_groups("cpu"):
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # "max": none
@@ -71,10 +71,10 @@ def n_cores() -> int:
 
 
 class Purse:
-    """Bytes that processes share: each takes what it needs for a while, or waits for it.
+    """Memory budget shared by processes: each reserves what it needs for a while, or waits for it.
 
     Args:
-        n_bytes: how many there are.
+        n_bytes: size of the budget.
         context: of the processes.
     """
 
@@ -85,11 +85,11 @@ class Purse:
 
     @contextlib.contextmanager
     def take(self, n_bytes: int, go_on: Callable[[], object]) -> Iterator[None]:
-        """Holds so many bytes, or all that there are where they are fewer.
+        """Reserve ``n_bytes``, or the whole budget if it is smaller.
 
         Args:
-            n_bytes: to hold.
-            go_on: called now and then while waiting; what it raises ends that.
+            n_bytes: to reserve.
+            go_on: called periodically while waiting; an exception from it ends the wait.
         """
         taken = min(n_bytes, self._all)
         with self._changed:
@@ -106,15 +106,16 @@ class Purse:
 
 
 def keep_freed_memory(every_size: bool = False) -> None:
-    """Has this process keep the memory that it frees, where it runs on glibc (Linux).
+    """Make this process keep the memory that it frees, if it runs on glibc (Linux).
 
-    By default glibc gives large blocks back to the system at once and gets them anew, zeroed page
-    by page, for the next operation: a quarter of the time of a small model on a CPU, of restoring
-    as of training. The command line and the recipe call this; other programs may.
+    By default glibc returns large blocks to the system at once and gets them again, zeroed page by
+    page, for the next operation: a quarter of the time of a small model on a CPU, in restoration
+    and in training. The command line and the recipe call this; other programs may.
 
     Args:
-        every_size: blocks of more than 32 MiB too, as a training step has them. Without it, signals
-            go back to the system as before, and what is kept does not grow with them.
+        every_size: keep blocks of more than 32 MiB too, as training steps have them. Otherwise
+            signals are returned to the system as before, and the kept memory does not grow with
+            them.
     """
     _glibc("mallopt", _M_TRIM_THRESHOLD, 1 << 30)
     if every_size:
@@ -124,7 +125,7 @@ def keep_freed_memory(every_size: bool = False) -> None:
 
 
 def give_freed_memory_back() -> None:
-    """Gives the system what is free at present, kept or not, where this runs on glibc."""
+    """Return all free memory to the system, kept or not, if this runs on glibc."""
     _glibc("malloc_trim", 0)
 
 

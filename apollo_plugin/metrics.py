@@ -1,4 +1,4 @@
-"""How far a restoration is from the original.
+"""Metrics of a restoration, compared with the original.
 
 ============= ================================================================== ===============
 ``si_sdr``    scale-invariant SDR, zero mean: the paper's SI-SNR                 dB, higher
@@ -9,16 +9,16 @@
               (needs museval, and so ffmpeg and ffprobe)
 ``lsd``       log-spectral distance                                              lower
 ``visqol``    ViSQOL, audio mode, mono mix at 48 kHz (needs visqol-python)       1 to 4.7, higher
-``zimtohrli`` Zimtohrli, mono mix at 48 kHz: made for differences that can just  1 to 5, higher
-              be heard; no loss here is made of it (needs zimtohrli)
+``zimtohrli`` Zimtohrli, mono mix at 48 kHz: made for just audible differences;  1 to 5, higher
+              no loss here is made of it (needs zimtohrli)
 ============= ================================================================== ===============
 
 ``si_sdr``, ``snr``, ``sdr`` and ``lsd`` are means over channels, the first three over those whose
-reference is not silent. Equal signals are at infinity (``lsd`` at 0, ``visqol`` and ``zimtohrli``
-at their maxima). Where the whole reference is silent only ``lsd`` is a number and the others are
-NaN; where only the estimate is, ``si_sdr``, ``sdr`` and ``sdr_v4`` are minus infinity (nothing of
-the reference is in it), ``visqol`` and ``zimtohrli`` are 1 and ``snr`` is 0 dB. A constant is
-silent, except to ``snr``.
+reference is not silent. Equal signals give infinity (``lsd`` 0, ``visqol`` and ``zimtohrli`` their
+maxima). If the whole reference is silent, only ``lsd`` is a number and the others are NaN; if only
+the estimate is, ``si_sdr``, ``sdr`` and ``sdr_v4`` are minus infinity (it contains nothing of the
+reference), ``visqol`` and ``zimtohrli`` are 1 and ``snr`` is 0 dB. A constant counts as silent,
+except for ``snr``.
 """
 
 import importlib.util
@@ -38,12 +38,12 @@ from .errors import install, one_line
 from .sounds import Sound, alike
 from .spectra import stft
 
-# Filters of warnings are the process's, and threads that change them undo one another's.
+# Warning filters belong to the process, and threads that change them undo one another's changes.
 _one_at_a_time = threading.Lock()
 
 
 class Metric(NamedTuple):
-    """A metric in print: name, unit, 1 if higher is better or -1; and the package it needs."""
+    """Label of a metric: name, unit, 1 if higher is better or -1; and the package it needs."""
 
     label: str
     unit: str
@@ -51,7 +51,7 @@ class Metric(NamedTuple):
     package: str | None = None
 
 
-# By the names of the functions below.
+# By names of the functions below.
 ABOUT = {
     "si_sdr": Metric("SI-SNR", "dB", 1),
     "snr": Metric("SNR", "dB", 1),
@@ -75,18 +75,18 @@ def evaluate(
     metrics: Sequence[str] = METRICS,
     reasons: dict[str, str] | None = None,
 ) -> dict[str, float]:
-    """Measures an estimate; the metrics and their edge cases stand at the head of the module.
+    """Measure an estimate; the module's docstring describes the metrics and their edge cases.
 
     Args:
         est: estimate ``(channels, time)``, or ``(time,)`` for one channel.
         ref: reference of the same shape.
         sample_rate: in Hz.
-        metrics: which of :data:`METRICS`.
-        reasons: gets by metric the lines that would be warnings.
+        metrics: names from :data:`METRICS`.
+        reasons: receives the lines by metric, in place of warnings.
 
     Returns:
-        a float for each metric. One whose package is missing, or gives up on this sound, is NaN
-        after a :class:`MetricWarning` of one line.
+        a float for each metric; NaN, after a :class:`MetricWarning` of one line, if its package is
+        missing or fails on this sound.
 
     Raises:
         ValueError: for an unknown metric, signals of different shapes, empty or with NaN, and
@@ -121,7 +121,7 @@ def evaluate(
 
 
 def unavailable(metrics: Sequence[str] = METRICS) -> dict[str, str]:
-    """Which metrics cannot be computed on this machine, each with a line that says why."""
+    """Metrics that cannot be computed on this machine, each with a line on the reason."""
     reasons = {}
     for name in metrics:
         if name not in ABOUT:
@@ -129,7 +129,7 @@ def unavailable(metrics: Sequence[str] = METRICS) -> dict[str, str]:
         package = ABOUT[name].package
         if package and importlib.util.find_spec(package) is None:
             reasons[name] = f"metric {name} is left out: {package} is missing; {install('eval')}"
-    # musdb, which museval imports, looks for both when it is imported, and gives up.
+    # musdb, which museval imports, searches for both at import, and fails without.
     lacking = " and ".join(tool for tool in ("ffmpeg", "ffprobe") if not shutil.which(tool))
     if "sdr_v4" in metrics and lacking:
         line = f"museval needs {lacking} on the PATH; install FFmpeg"
@@ -142,7 +142,7 @@ def _reason(name: str, error: Exception) -> str:
 
 
 def _by_library(function: Callable[..., float]) -> Callable[..., float]:
-    """What a library raises on odd sound ends nothing: NaN, after a :class:`MetricWarning`."""
+    """Decorate a metric: NaN, after a :class:`MetricWarning`, if its library raises an error."""
 
     @wraps(function)
     def guarded(*args, **kwargs) -> float:
@@ -156,7 +156,7 @@ def _by_library(function: Callable[..., float]) -> Callable[..., float]:
 
 
 def _of_sounds(function: Callable[..., float]) -> Callable[..., float]:
-    """Arrays and tensors of any device, with a gradient or without: as :func:`evaluate`."""
+    """Decorate a metric to take arrays and tensors of any device, as :func:`evaluate` does."""
 
     @wraps(function)
     def converted(est: Sound, ref: Sound, *args) -> float:
@@ -195,20 +195,20 @@ def snr(est: np.ndarray, ref: np.ndarray) -> float:
 @_of_sounds
 @_by_library
 def sdr(est: np.ndarray, ref: np.ndarray) -> float:
-    """Signal-to-distortion ratio in dB as BSSEval v3 has it (Vincent et al. 2006): what a filter of
-    512 taps makes of the reference counts as right. Zero mean, whole file, mean over channels. The
-    paper's SDR; arguments are those of :func:`si_sdr`."""
+    """Signal-to-distortion ratio of BSSEval v3 in dB (Vincent et al. 2006), which allows filtering
+    of the reference by 512 taps. Zero mean, whole file, mean over channels. The paper's SDR;
+    arguments are those of :func:`si_sdr`."""
     import fast_bss_eval
 
     est, ref = _centred(est), _centred(ref)
     ratios = np.full(len(ref), math.inf)
     for channel, (one, other) in enumerate(zip(est, ref)):
-        # What is equal, silent or nothing but filter would make the library divide by zero.
+        # Equal, silent and merely filtered signals would make the library divide by zero.
         odd = np.array_equal(one, other) or _is_silent(one) or _is_silent(other)
         if not odd and len(one) > 2:
             taps = min(512, len(one))
-            # Unlike the library's sdr(), its loss permutes nothing: each channel is itself. It
-            # counts on levels far above 1e-10.
+            # Unlike the library's sdr(), its loss does not permute channels. It
+            # needs levels far above 1e-10.
             one, other = one / np.abs(one).max(), other / np.abs(other).max()
             ratios[channel] = -fast_bss_eval.sdr_loss(one, other, taps)
     return _mean(ratios, est, ref)
@@ -217,7 +217,7 @@ def sdr(est: np.ndarray, ref: np.ndarray) -> float:
 @_of_sounds
 @_by_library
 def sdr_v4(est: np.ndarray, ref: np.ndarray, sample_rate: int) -> float:
-    """:func:`bss_eval_v4` of all channels together, as museval and the SiSEC campaigns have it.
+    """BSSEval v4's SDR of all channels together, as in museval and the SiSEC campaigns.
 
     Args:
         est: estimate ``(channels, time)``.
@@ -240,7 +240,7 @@ def bss_eval_v4(references: np.ndarray, estimates: np.ndarray, sample_rate: int)
         sample_rate: in Hz.
 
     Returns:
-        dB for each source; NaN for one that is silent, or whose estimate is, in every frame.
+        dB for each source; NaN if it or its estimate is silent in every frame.
     """
     frame = min(sample_rate, references.shape[-1])
     with _one_at_a_time, warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -249,7 +249,7 @@ def bss_eval_v4(references: np.ndarray, estimates: np.ndarray, sample_rate: int)
 
         sources = (np.moveaxis(part, 1, 2).astype(np.float64) for part in (references, estimates))
         ratios, *_ = museval.evaluate(*sources, win=frame, hop=frame)
-        return [float(median) for median in np.nanmedian(ratios, 1)]  # NaN: a silent frame
+        return [float(median) for median in np.nanmedian(ratios, 1)]  # NaN for silent frames
 
 
 @_of_sounds
@@ -271,9 +271,9 @@ def lsd(est: np.ndarray, ref: np.ndarray) -> float:
 @_of_sounds
 @_by_library
 def visqol(est: np.ndarray, ref: np.ndarray, sample_rate: int) -> float:
-    """ViSQOL (Chinen et al. 2020), audio mode: mean opinion score, 1 (bad) to about 4.7; of the
-    mono mix at 48 kHz. NaN for less than a second, which is too short to be scored. Arguments are
-    those of :func:`sdr_v4`."""
+    """ViSQOL (Chinen et al. 2020), audio mode: mean opinion score, 1 (bad) to about 4.7, of the
+    mono mix at 48 kHz. NaN for less than a second, which is too short to score. Arguments are those
+    of :func:`sdr_v4`."""
     return _heard(hearing.visqol, est, ref, sample_rate)
 
 
@@ -281,8 +281,8 @@ def visqol(est: np.ndarray, ref: np.ndarray, sample_rate: int) -> float:
 @_by_library
 def zimtohrli(est: np.ndarray, ref: np.ndarray, sample_rate: int) -> float:
     """Zimtohrli (Google, 2022 to 2026): mean opinion score, 1 (bad) to 5 (equal), of the mono mix
-    at 48 kHz; of what is longer than half a minute the mean of parts. It knows levels: the same
-    error is heard less in quiet sound. NaN for less than a second. Arguments are those of
+    at 48 kHz; for more than half a minute the mean of parts. It depends on the level: an error is
+    less audible in quiet sound. NaN for less than a second. Arguments are those of
     :func:`sdr_v4`."""
     return _heard(hearing.zimtohrli, est, ref, sample_rate)
 
@@ -302,7 +302,7 @@ def _decibels(signal: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 def _centred(wav: np.ndarray) -> np.ndarray:
-    # A constant has to become zero exactly, which its mean, rounded, does not see to.
+    # A constant has to become exactly zero; subtracting its rounded mean would leave a remainder.
     wav = wav.astype(np.float64) - wav[..., :1].astype(np.float64)
     return wav - wav.mean(-1, keepdims=True)
 
@@ -312,7 +312,7 @@ def _is_silent(wav: np.ndarray) -> bool:
 
 
 def _mean(ratios: np.ndarray, est: np.ndarray | None, ref: np.ndarray) -> float:
-    """Mean of the channels whose reference sounds; minus infinity where the estimate does not."""
+    """Mean over channels whose reference is not silent; minus infinity for a silent estimate."""
     if est is not None:
         ratios = np.where(np.abs(est).max(-1) > 0, ratios, -math.inf)
     ratios = ratios[np.abs(ref).max(-1) > 0]

@@ -1,4 +1,4 @@
-"""``Apollo``: the network with all that people do with it, on Asteroid's interface."""
+"""``Apollo``: the network with loading, saving, sharing and restoration, as an Asteroid model."""
 
 import functools
 import os
@@ -30,9 +30,9 @@ from .settings import Settings
 
 
 class RestorationModel(RestorationNetwork, BaseModel):
-    """A network with what people do with it: load, save, share, restore, separate."""
+    """A network with its uses: load, save, share, restore, separate."""
 
-    # Asteroid's word for "any number of channels".
+    # Asteroid's value for "any number of channels".
     in_channels = None
 
     @torch.no_grad()
@@ -43,27 +43,27 @@ class RestorationModel(RestorationNetwork, BaseModel):
         progress: Progress | bool | None = None,
         level: float = 1.0,
     ) -> torch.Tensor:
-        """Restores a signal of any length in bounded memory; the result is that of ``model(wav)``:
-        the network takes samples as they are. :meth:`separate` and
-        :func:`apollo_plugin.restore.restore_audio` bring recordings to the model's level first.
+        """Restore a signal of any length in bounded memory; the result equals ``model(wav)``,
+        at the signal's own level. :meth:`separate` and
+        :func:`apollo_plugin.restore.restore_audio` scale recordings to the model's level first.
 
         See :func:`apollo_plugin.blocks.restore_wav`.
         """
         return restore_wav(self, wav, block_seconds, progress, level=level)
 
-    # What Asteroid's BaseModel offers, where its own would rescale, drop channels or unpickle.
+    # Methods of Asteroid's BaseModel, whose own would rescale, drop channels or unpickle.
 
     def forward_wav(self, wav: torch.Tensor, keep_level: bool = False, **kwargs) -> torch.Tensor:
-        """:meth:`restore` of recordings, so that whatever runs Asteroid models runs this in bounded
-        memory, and as ``apollo-restore`` does.
+        """Restore recordings as ``apollo-restore`` does and in bounded memory, for programs that
+        run Asteroid models.
 
         Args:
             wav: ``(time,)``, ``(channels, time)`` or ``(batch, channels, time)``; each of a batch
-                is brought to the model's ``input_peak`` and back.
-            keep_level: it is not.
+                is scaled to the model's ``input_peak`` and back.
+            keep_level: leave the level as it is.
             **kwargs: for :meth:`restore`.
         """
-        self._streams(wav)  # says what is no signal
+        self._streams(wav)  # raises for anything but a signal
         many = wav.reshape(-1, *wav.shape[-2:]) if wav.ndim > 2 else wav[None]
         restored = []
         for one in many:
@@ -79,19 +79,19 @@ class RestorationModel(RestorationNetwork, BaseModel):
         resample: bool = False,
         **kwargs,
     ) -> torch.Tensor | np.ndarray | None:
-        """Asteroid's ``separate``, for any channels and without its rescaling. What comes back has
-        the level of what came, and is the same of a file and of its samples.
+        """Asteroid's ``separate``, for any channels and without its rescaling. The result has the
+        level of the input, and is the same for a file and for its samples.
 
         Args:
             wav: tensor, array or name of a file.
             output_dir: folder for the result of a file; beside the file unless given.
             force_overwrite: overwrite a result that exists.
             resample: take files of another sample rate than the model's.
-            **kwargs: for :meth:`forward_wav`, or of a file for
+            **kwargs: for :meth:`forward_wav`, or for a file for
                 :func:`~apollo_plugin.restore.restore_audio`.
 
         Returns:
-            what came in, restored; None for a file.
+            the restored input; None for a file.
         """
         if isinstance(wav, (str, os.PathLike)):
             self.file_separate(wav, output_dir, force_overwrite, resample, **kwargs)
@@ -101,11 +101,11 @@ class RestorationModel(RestorationNetwork, BaseModel):
         return self.torch_separate(wav, **kwargs)
 
     def torch_separate(self, wav: torch.Tensor, **kwargs) -> torch.Tensor:
-        """Restores a tensor, level kept: asteroid's own would rescale it, and silence to NaN."""
+        """Restore a tensor at its level: asteroid's own would rescale it, and silence to NaN."""
         return self.forward_wav(wav, **kwargs)
 
     def numpy_separate(self, wav: np.ndarray, **kwargs) -> np.ndarray:
-        """Restores an array, ``(..., time)``."""
+        """Restore an array, ``(..., time)``."""
         return self.torch_separate(torch.from_numpy(np.ascontiguousarray(wav)), **kwargs).numpy()
 
     def file_separate(
@@ -116,11 +116,11 @@ class RestorationModel(RestorationNetwork, BaseModel):
         resample: bool = False,
         **kwargs,
     ) -> None:
-        """Restores a file, all channels, to ``<name>_est1.wav``; see :meth:`separate`.
+        """Restore a file, all channels, to ``<name>_est1.wav``; see :meth:`separate`.
 
         Raises:
-            AudioError: where the file cannot be read; RateError, which is one and a RuntimeError,
-                where it has another rate without ``resample``.
+            AudioError: if the file cannot be read; RateError, which is also a RuntimeError, if
+                it has another rate without ``resample``.
         """
         path = Path(filename)
         target = Path(output_dir or path.parent) / f"{path.stem}_est1.wav"
@@ -142,7 +142,7 @@ class RestorationModel(RestorationNetwork, BaseModel):
         write_result(target, restored, sample_rate, Settings(), layout=reading.layout, made=made)
 
     def serialize(self) -> dict[str, Any]:
-        """Asteroid's model package, of plain values only, so that it loads with
+        """Make Asteroid's model package, of plain values only, so that it loads with
         ``torch.load(..., weights_only=True)``."""
         package = super().serialize()
         versions = package["infos"]["software_versions"]
@@ -157,19 +157,19 @@ class RestorationModel(RestorationNetwork, BaseModel):
         map_location: str | torch.device | None = None,
         **kwargs,
     ) -> Self:
-        """A trained model in eval mode; called of the base class, of the checkpoint's own class.
+        """Load a trained model in eval mode; called on the base class, of the checkpoint's class.
 
         Args:
             pretrained_model_conf_or_path: name of a bundled checkpoint (``"apollo-small"``), id of
                 a model on the Hugging Face Hub, path of a checkpoint in any layout that
-                :mod:`apollo_plugin.checkpoints` knows, or what :meth:`serialize` gave.
-            map_location: device that the model is put on.
+                :mod:`apollo_plugin.checkpoints` knows, or a package of :meth:`serialize`.
+            map_location: device of the model.
             *args, **kwargs: overwrite the checkpoint's arguments of the model. ``revision``,
                 ``token``, ``cache_dir``, ``local_files_only`` and ``force_download`` are
                 huggingface_hub's, for models on the Hub.
 
         Raises:
-            CheckpointError: one line with what is wrong and with which file.
+            CheckpointError: one line on the file and what is wrong.
         """
         options = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
         asked = kwargs.get("sample_rate"), kwargs.get("win_ms")
@@ -182,12 +182,13 @@ class RestorationModel(RestorationNetwork, BaseModel):
         return model if map_location is None else model.to(map_location)
 
     def save_pretrained(self, folder: str | os.PathLike, **options) -> Path:
-        """Writes weights, configuration and model card to a folder that :meth:`from_pretrained`
-        takes; see :func:`apollo_plugin.hub.save_pretrained`."""
+        """Write weights, configuration and model card to a folder for :meth:`from_pretrained`; see
+        :func:`apollo_plugin.checkpoints.hub.save_pretrained`."""
         return hub.save_pretrained(self, folder, **options)
 
     def push_to_hub(self, repo_id: str, **options) -> str:
-        """Uploads the same to the Hugging Face Hub; see :func:`apollo_plugin.hub.push_to_hub`."""
+        """Upload the same to the Hugging Face Hub; see
+        :func:`apollo_plugin.checkpoints.hub.push_to_hub`."""
         return hub.push_to_hub(self, repo_id, **options)
 
 
@@ -195,15 +196,15 @@ class Apollo(ApolloNetwork, RestorationModel):
     __doc__ = ApolloNetwork.__doc__
 
     def streamer(self, n_channels: int = 1) -> ApolloStreamer:
-        """A live restorer with this model: see :class:`~apollo_plugin.ApolloStreamer`."""
+        """Make a live restorer with this model: see :class:`~apollo_plugin.ApolloStreamer`."""
         return ApolloStreamer(self, n_channels)
 
 
 class OneSource(torch.nn.Module):
-    """A model on the axes of Asteroid's separators: ``(batch, time)``, where one of this package
-    sees channels, to ``(batch, n_src, time)`` with a single source. What takes separators, such as
-    :class:`asteroid.dsp.overlap_add.LambdaOverlapAdd`, takes this; there it is put around models of
-    this package by itself.
+    """A model with the axes of Asteroid's separators: ``(batch, time)``, which this package would
+    take for channels, to ``(batch, n_src, time)`` with a single source. It fits functions for
+    separators, such as :class:`asteroid.dsp.overlap_add.LambdaOverlapAdd`, which wraps models of
+    this package in it automatically.
 
     Args:
         model: an Apollo, or an SRGAN.
@@ -225,14 +226,14 @@ class OneSource(torch.nn.Module):
         return self.model.sample_rate
 
     def forward(self, wav: torch.Tensor) -> torch.Tensor:
-        """``(time,)``, ``(batch, time)`` or ``(batch, 1, time)`` to ``(batch, 1, time)``, the first
-        to ``(1, time)``."""
+        """Map ``(time,)``, ``(batch, time)`` or ``(batch, 1, time)`` to ``(batch, 1, time)``, the
+        first to ``(1, time)``."""
         restored = self.model(wav)
         return restored if wav.ndim == 3 else restored.unsqueeze(-2)
 
 
 def _with_one_source(begin: Callable[..., None]) -> Callable[..., None]:
-    """``LambdaOverlapAdd.__init__`` that puts :class:`OneSource` around our models."""
+    """Make a ``LambdaOverlapAdd.__init__`` that wraps our models in :class:`OneSource`."""
 
     @functools.wraps(begin)
     def wrapped(self, nnet, *args, **kwargs):
@@ -249,8 +250,8 @@ if not hasattr(LambdaOverlapAdd.__init__, "one_source"):
 
 
 def register(model: type[RestorationModel]) -> None:
-    """Makes a model known to Asteroid, which raises on a repeat; a module may be imported anew, and
-    while asteroid itself still is (so its name does not lead to its models yet)."""
+    """Register a model with Asteroid, which raises on a repeat. The module may be imported again,
+    or while asteroid itself is being imported (and ``asteroid.models`` is no attribute yet)."""
     if not hasattr(asteroid_models, model.__name__):
         asteroid_models.register_model(model)
 

@@ -1,4 +1,4 @@
-"""Signals of any length and rate, and files: in, restored, and out."""
+"""Restoration of signals of any length and rate, and of files."""
 
 import contextlib
 import math
@@ -17,22 +17,22 @@ from .errors import AudioError, TagError, Uncoded
 from .files import imitate
 from .settings import Job, Settings
 
-# Beside the samples of a result, for its header and the folder's entry.
+# Bytes of a result besides its samples, for its header and the folder's entry.
 _HEADER_BYTES = 1 << 16
-# What is quieter than -120 dB is amplified no further than that.
+# Signals below -120 dB are amplified as if they were at -120 dB.
 _LEAST_PEAK = 1e-6
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What is to be told of a result.
+    """Facts about one restored file.
 
     Args:
         n_clipped: number of samples that an integer format clipped.
-        true_peak: of what was to be written, full scale 1.0; measured for integer formats only.
-        notes: a line each on what happened to the tags, without the file's name.
-        of_album: where the tags told the loudness of an album, which is to be told anew.
-        diagnosis: of the source, where the settings want it.
+        true_peak: before clipping, full scale 1.0; measured for integer formats only.
+        notes: lines on changes to the tags, without the file's name.
+        of_album: a track whose tags held its album's loudness, to be measured anew.
+        diagnosis: of the source, if the settings ask for it.
     """
 
     n_clipped: int = 0
@@ -52,21 +52,21 @@ def restore_audio(
     keep_level: bool = False,
     progress: Progress | None = None,
 ) -> Wav:
-    """Restores a signal of any rate.
+    """Restore a signal of any rate.
 
-    What the model changes is computed at its own rate and added to the signal at the signal's: so
-    nothing is lost to resampling, above the model's range too. The model gets the signal at the
-    peak that it was trained at, its ``input_peak``, and what it gives is brought back: the effect
-    on quiet and on loud recordings is the same. All that restores recordings does so.
+    The model's change is computed at its own rate and added to the signal at the signal's, so that
+    resampling loses nothing, above the model's range neither. The model gets the signal at the peak
+    that it was trained at, its ``input_peak``, and its output is scaled back, so that quiet and
+    loud recordings are restored alike. Everything that restores recordings does so.
 
     Args:
         model: an engine, or an Apollo or another network of restoration.
-        wav: ``(channels, time)``; a tensor comes back as one.
+        wav: ``(channels, time)``; for a tensor the result is one.
         sample_rate: of ``wav``, in Hz.
         keep_below: in Hz; below it the change is removed by a linear-phase crossover.
         mix: share of the change, 0 to 1.
-        untouched: indices of channels that stay as they came, such as that of low frequencies.
-        keep_level: the model gets the signal at the level that it has.
+        untouched: indices of channels to leave unchanged, such as that of low frequencies.
+        keep_level: give the signal to the model at its own level.
         progress: called as the work goes on.
 
     Returns:
@@ -99,7 +99,7 @@ def restore_audio(
 
 
 def as_engine(model: Any) -> Engine:
-    """An engine as it is; a network of restoration as one, which takes PyTorch."""
+    """Return an engine as it is, and a network of restoration (which needs PyTorch) as one."""
     if hasattr(model, "stream"):
         return model
     from .engine.torch import TorchEngine
@@ -108,8 +108,8 @@ def as_engine(model: Any) -> Engine:
 
 
 def model_level(wav: Any, input_peak: float | None = INPUT_PEAK) -> float:
-    """What a signal is divided by before a model gets it, so that its peak is ``input_peak``; 1
-    where that is None, and where the signal holds NaN or infinity."""
+    """Divisor that brings a signal's peak to ``input_peak`` for a model; 1 if that is None, or if
+    the signal holds NaN or infinity."""
     low, high = float(wav.min()), float(wav.max())
     if input_peak is None or not math.isfinite(low + high):
         return 1.0
@@ -125,19 +125,19 @@ def restore_file(
     settings: Settings,
     progress: Progress | None = None,
 ) -> Restored:
-    """Restores one file.
+    """Restore one file.
 
     Args:
         model: an engine, or an Apollo or another network of restoration.
-        job: which file, and where to.
-        settings: how.
-        progress: told of the work.
+        job: the file and its target.
+        settings: of the restoration.
+        progress: called as the work goes on.
 
     Returns:
-        what is to be told of the result.
+        facts about the result.
 
     Raises:
-        AudioError: one line with the file, what is wrong and what helps. Nothing is written then.
+        AudioError: one line on the file, what is wrong and the cure. Nothing is written then.
     """
     engine = as_engine(model)
     carried, before = read_tags(job, settings)
@@ -152,17 +152,17 @@ def restore_file(
 
 
 def diagnose_file(path: Path, wav: Wav, rate: int) -> Diagnosis:
-    """What the spectrum of a file says, and where that shows no edge, its container."""
+    """Diagnose a file by its spectrum, and by its container if the spectrum shows no edge."""
     found = diagnose(wav, rate)
     coding = audio.coding(path) if found.cutoff is None and not found.silent else None
     return replace(found, coding=str(coding)) if coding and coding.is_coarse else found
 
 
 def read_tags(job: Job, settings: Settings) -> tuple[tags.Tags, str]:
-    """What a source carries to its result, and the mark that it has where it is one itself.
+    """Read the tags that a source passes on to its result, and its mark if it is a restoration.
 
     Raises:
-        AudioError: where it is one, and the settings do not ask for another.
+        AudioError: if it is a restoration, and the settings do not ask for another.
     """
     whole = not {"start", "duration"} & set(settings.reading)
     found = tags.read(job.source, whole)
@@ -184,10 +184,10 @@ def write_result(
     layout: str = "",
     made: str = "",
 ) -> Restored:
-    """Writes a restoration, whole or not at all; tags that cannot be written never cost it.
+    """Write a restoration atomically; if its tags cannot be written, it is kept without them.
 
     Args:
-        place: of the file.
+        place: path of the file.
         wav: ``(channels, time)``.
         rate: in Hz.
         settings: format and level.
@@ -196,13 +196,13 @@ def write_result(
         made: its mark, see :mod:`apollo_plugin.tags.mark`.
 
     Raises:
-        AudioError: where it cannot be written.
+        AudioError: if it cannot be written.
     """
     carried = carried or tags.Tags()
     try:
         return _write(place, wav, rate, settings, carried, layout, made)
     except TagError as error:
-        # What was written is damaged, perhaps; the sound is still here.
+        # The written file may be damaged; the samples are still in memory.
         for mark in (made, ""):
             with contextlib.suppress(TagError):
                 written = _write(place, wav, rate, settings, tags.Tags(), layout, mark)
@@ -221,8 +221,8 @@ def _write(
 ) -> Restored:
     measured = settings.clips or carried.loudness
     meter = audio.Meter(rate, wav.shape[0], layout) if measured else None
-    level: audio.Level | None = None  # of what was to be written
-    heard: audio.Level | None = None  # of what was
+    level: audio.Level | None = None  # before clipping
+    heard: audio.Level | None = None  # as written
     notes = list(carried.notes)
     notes += audio.lost_layout(settings.format, settings.sample_type, layout, wav.shape[0])
 
@@ -244,22 +244,21 @@ def _write(
 def read_source(
     job: Job, settings: Settings, n_results: int = 1
 ) -> tuple[Wav, int, str, Diagnosis]:
-    """Reads what is to be restored, at the rate of its result, once it is known that the result
-    can be written.
+    """Read a source at the rate of its result, after checking that the result can be written.
 
     Args:
-        job: which file, and where to.
-        settings: how it is read, and the result's format and rate.
-        n_results: how many files of its size are to be written.
+        job: the file and its target.
+        settings: for reading, and for the result's format and rate.
+        n_results: number of files of its size to be written.
 
     Returns:
         float32 ``(channels, time)``, the result's rate in Hz, the layout of the channels, and
-        where a codec cut the source off.
+        the diagnosis of the source.
 
     Raises:
-        AudioError: where the file cannot be read, the format cannot hold its rate or channels, or
-            the disk not the result.
-        Uncoded: where the settings want to leave out what looks like that.
+        AudioError: if the file cannot be read, the format cannot hold its rate or channels, or
+            the disk has no room for the result.
+        Uncoded: if it looks uncoded and the settings leave out such files.
     """
     reading = audio.read_all(job.source, **settings.reading)
     wav, rate, layout = reading.warn(job.source)
@@ -270,15 +269,15 @@ def read_source(
     audio.check_writable(settings.format, settings.subtype, out_rate, wav.shape[0], layout)
     n_samples = wav.size * out_rate // rate * n_results
     n_bytes = n_samples * SAMPLE_BYTES.get(settings.sample_type, 4) + _HEADER_BYTES
-    # What is coded, and FLAC, takes less, nobody knows by how much.
+    # Compressed formats need less; how much is unknown.
     if settings.format not in ("FLAC", "OGG", "MP3"):
         audio.check_room(job.target, n_bytes)
     return audio.resample(wav, rate, out_rate), out_rate, layout, found
 
 
 def check_finite(restored: Wav, job: Job, wav: Wav) -> None:
-    """Raises an AudioError where a restoration overflowed."""
-    if not math.isfinite(float(restored.min()) + float(restored.max())):  # NaN makes either NaN
+    """Raise an AudioError if a restoration overflowed."""
+    if not math.isfinite(float(restored.min()) + float(restored.max())):  # a NaN makes both NaN
         raise AudioError(
             f"'{job.source}' made the model overflow; its peak is {np.abs(wav).max():.3g}, scale it"
         )

@@ -1,4 +1,4 @@
-"""What is to be done with a file: which it is, where its result goes, and how it is restored."""
+"""Files to restore, and settings of a restoration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from . import audio
 from .audio.samples import MAX_RATE, MIN_RATE
 from .errors import SettingError
 
-# Beyond it nothing is left in 16 bits.
+# In dB: beyond it nothing is left in 16 bits.
 _MAX_HEADROOM = 60.0
 
 
@@ -20,8 +20,8 @@ class Job:
     """One file to restore.
 
     Args:
-        source: the file as it came.
-        target: where its restoration goes; of stems, their sum.
+        source: the file.
+        target: path of its restoration; for stems, of their sum.
     """
 
     source: Path
@@ -30,28 +30,28 @@ class Job:
 
 @dataclass(frozen=True)
 class Settings:
-    """How files are restored.
+    """Settings of a restoration.
 
     Args:
-        keep_below: in Hz; everything below it stays as it came.
-        mix: 0 (untouched) to 1 (restored).
-        again: restore what is a restoration already.
-        keep_level: models get files at the level that these have.
+        keep_below: in Hz; everything below it stays unchanged.
+        mix: 0 (unchanged) to 1 (restored).
+        again: restore files that are restorations already.
+        keep_level: give files to the model at their own level.
         format: soundfile's name of the output's container.
         subtype: soundfile's name of the output's sample type; float where possible unless given.
-        overwrite: restore again what is there already.
+        overwrite: replace results that exist.
         rate: of the output in Hz; the input's unless given.
         reading: further arguments of :func:`apollo_plugin.audio.read`, by name: ``track``,
             ``start``, ``duration``, ``salvage``.
-        headroom: dB by which results in integers are turned down.
-        dither: add dither to results in 16 bits.
+        headroom: attenuation of integer results in dB.
+        dither: add dither to 16-bit results.
         tags: carry tags and covers from sources to results.
-        diagnose: look where a codec cut sources off.
-        skip_uncoded: leave sources alone that look as if none did.
+        diagnose: look for the frequency at which a codec cut sources off.
+        skip_uncoded: leave out sources that look uncoded.
 
     Raises:
-        SettingError: for values out of range, and for subtypes that the format has not or that
-            need no headroom or dither.
+        SettingError: for values out of range, and for subtypes that the format does not have or
+            that need no headroom or dither.
     """
 
     keep_below: float | None = None
@@ -92,10 +92,10 @@ class Settings:
 
     @property
     def sample_type(self) -> str:
-        """soundfile's name of the output's sample type, the default's too."""
+        """soundfile's name of the output's sample type, also if it is the default."""
         return self.subtype or audio.default_subtype(self.format)
 
     @property
     def clips(self) -> bool:
-        """Whether the output has a full scale that nothing goes beyond."""
+        """True if the output clips samples beyond full scale."""
         return self.sample_type not in audio.UNCLIPPED

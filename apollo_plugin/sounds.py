@@ -1,23 +1,23 @@
-"""Sounds that are compared: arrays, or tensors of any device, with or without a gradient."""
+"""Sounds to compare: arrays, or tensors of any device, with or without a gradient."""
 
 from typing import Any
 
 import numpy as np
 
-_MOST_CHANNELS = 8  # of one sample; more are an array (time, channels)
+_MOST_CHANNELS = 8  # of a single sample; more indicate (time, channels)
 
-Sound = Any  # np.ndarray or torch.Tensor; PyTorch need not be there
+Sound = Any  # np.ndarray or torch.Tensor; PyTorch is optional
 
 
 def alike(est: Sound, ref: Sound) -> tuple[np.ndarray, np.ndarray]:
-    """An estimate and its reference as arrays of one shape.
+    """Convert an estimate and its reference to arrays of the same shape.
 
     Args:
         est: ``(channels, time)``, or ``(time,)`` for one channel.
         ref: likewise.
 
     Raises:
-        ValueError: for shapes that differ, and for what is no sound: empty, of integers, of more
+        ValueError: for different shapes, and for anything but sound: empty, of integers, of more
             axes, or ``(time, channels)``.
     """
     est, ref = _sound(est, "est"), _sound(ref, "ref")
@@ -28,11 +28,11 @@ def alike(est: Sound, ref: Sound) -> tuple[np.ndarray, np.ndarray]:
 
 
 def array(wav: Sound) -> np.ndarray:
-    """An array as it is; a tensor as one."""
+    """Return an array as it is, and a tensor as an array."""
     if not hasattr(wav, "detach"):
         return np.asarray(wav)
     wav = wav.detach().cpu()
-    # NumPy knows no bfloat16.
+    # NumPy has no bfloat16.
     return (wav.float() if wav.is_floating_point() and wav.itemsize < 4 else wav).numpy()
 
 

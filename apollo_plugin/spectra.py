@@ -1,4 +1,4 @@
-"""Short-time spectra of sounds that are measured and shown."""
+"""Short-time spectra of sounds, for measurements and plots."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ def hann(n: int) -> np.ndarray:
 
 
 def stft(wav: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
-    """Spectra of Hann-windowed frames that lie inside a signal, one at least.
+    """Spectra of Hann-windowed frames inside a signal, at least one.
 
     Args:
-        wav: ``(channels, time)``; what is shorter than a frame is padded with zeros.
+        wav: ``(channels, time)``; padded with zeros if shorter than a frame.
         n_fft: length of a frame.
-        hop: from frame to frame.
+        hop: distance of frames.
 
     Returns:
         complex ``(channels, frames, bins)``.

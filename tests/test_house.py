@@ -166,20 +166,8 @@ FIXED_SIGNATURES = {
 }
 # Parts whose docstrings still begin with What, Where ... This list only shrinks.
 RIDDLES = [
-    "apollo_plugin/audio/",
-    "apollo_plugin/batch/",
-    "apollo_plugin/benchmark.py",
-    "apollo_plugin/cli/",
-    "apollo_plugin/diagnose.py",
-    "apollo_plugin/errors.py",
-    "apollo_plugin/export.py",
-    "apollo_plugin/files.py",
-    "apollo_plugin/metrics.py",
     "apollo_plugin/network/",
-    "apollo_plugin/restore.py",
-    "apollo_plugin/settings.py",
     "apollo_plugin/training/build.py",
-    "recipes/apollo_small/",
 ]
 QUESTIONS = {"What", "Where", "Who", "Whose", "Whether", "How"}
 

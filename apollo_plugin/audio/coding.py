@@ -1,4 +1,4 @@
-"""How a file is coded, by its container's word."""
+"""A file's codec and bit rate, as its container gives them."""
 
 import os
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _NAMES = {
     "ac3": "AC-3",
     "eac3": "E-AC-3",
 }
-# Below so many kbit/s a channel no codec keeps everything that can be heard.
+# kbit/s per channel below which a codec loses something audible.
 _COARSE_KBPS = 64
 
 
@@ -30,8 +30,8 @@ class Coding:
 
     Args:
         name: of the codec.
-        kbps: mean bit rate of its packets in kbit/s; 0 where they tell no times.
-        n_channels: how many.
+        kbps: mean bit rate of its packets in kbit/s; 0 if they have no time stamps.
+        n_channels: number of channels.
     """
 
     name: str
@@ -40,8 +40,8 @@ class Coding:
 
     @property
     def is_coarse(self) -> bool:
-        """Whether something is missing for sure, whatever the spectrum looks like: some codecs fill
-        what they left out with noise."""
+        """True if something is certainly missing, whatever the spectrum looks like: some codecs
+        fill with noise what they left out."""
         return 0 < self.kbps < _COARSE_KBPS * self.n_channels
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Coding:
 
 
 def coding(path: str | os.PathLike) -> Coding | None:
-    """How a file is coded; None of what is lossless, and where FFmpeg does not know.
+    """Read a file's coding; None if it is lossless or unknown to FFmpeg.
 
     Args:
         path: of the file.

@@ -1,4 +1,4 @@
-"""What files say about themselves and no decoder passes on: lengths, ends, files joined in one."""
+"""Container facts that decoders do not report: declared lengths, ends, concatenated files."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from mutagen.mp3 import HeaderNotFoundError, MPEGFrame
 
 from .joined import extents, skip_tags, unexplained
 
-# A frame of MPEG audio that holds no sound but the number of those that do.
+# Tags in a frame of MPEG audio without sound that gives the number of frames with sound.
 _MPEG_TAG = re.compile(
     rb"\xff[\xe2-\xff]..(?:"
     rb"(?:.{9}|.{17}|.{32})(?:..)?(?:Xing|Info)\0\0\0([\x01-\x0f])(?P<count>....)"
@@ -21,27 +21,27 @@ _MPEG_TAG = re.compile(
 )
 _MPEG_SYNC = re.compile(rb"\xff[\xe2-\xff]")
 _FREE_FORMAT = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\0-\x0b]")
-# A FLAC file begins so: its mark, and the head of STREAMINFO's 34 bytes.
+# First bytes of a FLAC file: its mark and the header of STREAMINFO, which has 34 bytes.
 _FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")
 # What programs write that pipe a WAV and cannot know its length: everything, or 2 GiB, about.
 UNKNOWN_SIZES = (range(0x7FFE0000, 0x80000001), range(0xFFFE0000, 0x100000000))
 _OGG_PAGE = struct.Struct("<4sBBqIIIB")
 _BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-# Bytes in which a first frame is looked for.
+# Bytes that are searched for the first frame.
 _HEAD = 4096
 
 
 @dataclass(frozen=True)
 class Link:
-    """A file within a file: concatenated Ogg, FLAC and WAV files are read one after the other.
+    """One of several concatenated files: Ogg, FLAC and WAV files are read one after the other.
 
     Args:
-        begin: where it begins, in bytes.
-        end: where it ends.
-        fault: what its container shows to be missing or damaged.
-        note: what its container leaves open.
-        cut: whether ``fault`` is an end that is missing.
-        last_sample: where Ogg says that its one stream ends; None where it does not.
+        begin: its first byte.
+        end: the byte after its last.
+        fault: missing or damaged parts, as its container shows them.
+        note: doubts that its container leaves.
+        cut: True if ``fault`` is a missing end.
+        last_sample: end of its only stream, if it is Ogg and gives one.
     """
 
     begin: int
@@ -53,22 +53,22 @@ class Link:
 
 
 def skip_id3(data: mmap.mmap | bytes) -> int:
-    """Where the sound begins, behind any number of ID3v2 tags."""
+    """Position of the sound, after any number of ID3v2 tags."""
     return min(skip_tags(data, 0), len(data)) if data[:3] == b"ID3" else 0
 
 
 def is_mpeg(head: bytes) -> bool:
-    """Whether a file's first bytes (behind ID3) may be those of MPEG audio, or of nothing."""
+    """True if a file's first bytes (after ID3) may be MPEG audio, or are empty."""
     return bool(_MPEG_SYNC.match(head)) or not head.strip(b"\0")
 
 
 def is_mpeg_frame(packet: bytes) -> bool:
-    """Whether a packet begins as frames of MPEG audio do."""
+    """True if a packet begins like a frame of MPEG audio."""
     return bool(_MPEG_SYNC.match(packet))
 
 
 def is_cut_frame(packet: bytes) -> bool:
-    """Whether a frame of MPEG audio is shorter than its head says."""
+    """True if a frame of MPEG audio is shorter than its header says."""
     file = io.BytesIO(packet)
     with contextlib.suppress(HeaderNotFoundError):
         MPEGFrame(file)  # steps over the frame
@@ -76,7 +76,7 @@ def is_cut_frame(packet: bytes) -> bool:
 
 
 def promised_frames(frame: bytes) -> int:
-    """Number of MPEG frames that a Xing, Info or VBRI tag in these bytes promises; 0 for none."""
+    """Number of MPEG frames declared by a Xing, Info or VBRI tag in these bytes; 0 without one."""
     tag = _MPEG_TAG.search(frame[: 1 << 20])
     if not tag:
         return 0
@@ -86,20 +86,20 @@ def promised_frames(frame: bytes) -> int:
 
 
 def mpeg_head(data: mmap.mmap | bytes) -> int:
-    """Number of frames promised by the tag that an MP3 begins with; 0 for none."""
+    """Number of frames declared by the tag at the beginning of an MP3; 0 without one."""
     begin = skip_id3(data)
     first = _MPEG_SYNC.search(data[begin : begin + _HEAD])
     return promised_frames(data[begin + first.start() :][:256]) if first else 0
 
 
 def is_free_format(data: mmap.mmap | bytes) -> bool:
-    """Whether an MP3's first frame says that its bit rate is none of the usual ones."""
+    """True if an MP3's first frame is free-format: of a bit rate outside the standard's table."""
     begin = skip_id3(data)
     return bool(_FREE_FORMAT.match(data[begin : begin + 4]))
 
 
 def links(data: mmap.mmap) -> list[Link]:
-    """The files that a file is made of; most are made of one."""
+    """List the files that are concatenated in a file: one, in most."""
     begin = skip_id3(data)
     head = data[begin : begin + 12]
     if head.startswith(b"OggS"):
@@ -124,7 +124,7 @@ def _link(data: mmap.mmap, begin: int, end: int) -> Link:
 
 
 def _riff_link(data: mmap.mmap, begin: int, end: int) -> Link:
-    """Compares the size of the chunk of samples with what is there."""
+    """Compare the declared size of the chunk of samples with its actual size."""
     place = begin + 12
     while place + 8 <= end:
         size = int.from_bytes(data[place + 4 : place + 8], "little")
@@ -140,7 +140,7 @@ def _riff_link(data: mmap.mmap, begin: int, end: int) -> Link:
 
 
 def has_open_size(data: mmap.mmap, link: Link) -> bool:
-    """Whether a WAV says that it is empty and is not: so pipes leave it."""
+    """True if a WAV declares no samples but has some, as programs that write to pipes leave it."""
     head = data[link.begin : link.begin + 12]
     size = int.from_bytes(head[4:8], "little")
     return head[:4] == b"RIFF" and head[8:] == b"WAVE" and size + 8 < link.end - link.begin
@@ -148,7 +148,7 @@ def has_open_size(data: mmap.mmap, link: Link) -> bool:
 
 @dataclass
 class _Chain:
-    """One link of a chain of Ogg streams, page by page."""
+    """One link of a chain of Ogg streams, collected page by page."""
 
     begin: int
     pages: dict[int, int]
@@ -171,7 +171,7 @@ class _Chain:
 
 
 def _ogg_links(data: mmap.mmap, begin: int) -> list[Link]:
-    """Walks through all pages: streams that follow each other, checksums, gaps and the end."""
+    """Walk through all pages; check chained streams, checksums, gaps and the end."""
     found: list[Link] = []
     chain = _Chain(begin, {}, set(), set())
     in_heads = True
@@ -196,7 +196,7 @@ def _ogg_links(data: mmap.mmap, begin: int) -> list[Link]:
             found.append(chain.link(place))
             chain = _Chain(place, {}, set(), set())
         in_heads = begins
-        # A stream that is joined late lacks pages between its heads and its sound.
+        # A recording that began in mid-stream lacks pages between its headers and its sound.
         if serial in chain.sounding:
             chain.n_missing += max(0, number - chain.pages.get(serial, number) - 1)
         chain.pages[serial] = number
@@ -209,7 +209,7 @@ def _ogg_links(data: mmap.mmap, begin: int) -> list[Link]:
 
 
 def _ogg_crc(page: bytes) -> int:
-    """Ogg's checksum runs from the highest bit, zlib's from the lowest."""
+    """Ogg's checksum of a page: it runs from the highest bit, zlib's from the lowest."""
     page = (page[:22] + bytes(4) + page[26:]).translate(_BITS_REVERSED)
     reflected = zlib.crc32(page, 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{reflected:032b}"[::-1], 2)

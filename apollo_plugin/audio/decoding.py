@@ -1,4 +1,4 @@
-"""Whatever is coded, decoded by FFmpeg through PyAV, packet by packet."""
+"""Decoding of coded audio by FFmpeg (PyAV), packet by packet."""
 
 import mmap
 from collections.abc import Iterator
@@ -16,26 +16,26 @@ from .frames import ONLY_SOUND, Window, take_layout, to_float
 from .promises import is_timed, promised_seconds
 from .samples import Samples, check_bounds
 
-# Their packets follow each other without a pause; elsewhere a pause may be meant.
+# Containers whose packets have no gaps; in others a gap may be intended.
 _GAPLESS = ("mov", "matroska")
-# Codecs whose checksums tell damage for sure.
+# Codecs with checksums, which prove damage.
 _LOSSLESS = "flac alac wavpack tta ape tak mlp truehd wmalossless".split()
 _MPEG_AUDIO = ("mp3", "mp3float", "mp2", "mp2float", "mp1", "mp1float")
-# A container's word and the samples may differ by this many seconds, and two frames.
+# Tolerated difference between declared and decoded length, in seconds, besides two frames.
 _SLACK = 0.1
 _GAP = 0.5
-# Where a demuxer or a decoder gives nothing this often in a row, it never will.
+# A demuxer or decoder that gives nothing this many times in a row is given up.
 _MOST_ERRORS, _MOST_IDLE = 100, 100_000
 
 
 @dataclass
 class Found:
-    """What decoding one link of a file showed.
+    """Findings of decoding one link of a file.
 
     Args:
-        faults: each says what is missing or damaged.
-        cut: whether the end is missing.
-        promised: seconds of sound by the container's word; 0 where it gives none.
+        faults: a text for each missing or damaged part.
+        cut: True if the end is missing.
+        promised: seconds of sound that the container declares; 0 if it declares none.
     """
 
     faults: list[str]
@@ -44,7 +44,7 @@ class Found:
 
 
 class Undecodable(AudioError):
-    """What this reader does not know; another may."""
+    """Content unknown to this reader; another may know it."""
 
 
 def decode(
@@ -55,22 +55,22 @@ def decode(
     track: int | None = None,
     pcm: bool = True,
 ) -> Found:
-    """Decodes one link of a file into ``samples``, as far as it goes.
+    """Decode one link of a file into ``samples``, as far as possible.
 
     Args:
         path: of the file, for errors.
         data: the whole file.
-        link: which part of it.
-        samples: takes the blocks; its notes tell what was passed over.
-        track: which of several sound tracks, from 1 on; the file's default unless given.
-        pcm: False where what the container calls PCM is known to be coded.
+        link: the part of it.
+        samples: receives the blocks, and notes on skipped parts.
+        track: number of the sound track, from 1 on; the file's default unless given.
+        pcm: False if what the container calls PCM is known to be coded.
 
     Returns:
-        what is missing or damaged.
+        missing or damaged parts.
 
     Raises:
-        Undecodable: where FFmpeg finds no sound.
-        AudioError: for a track that is not there, and for rates and channels out of bounds.
+        Undecodable: if FFmpeg finds no sound.
+        AudioError: for a missing track, and for rates and channels out of bounds.
     """
     window = Window(data, link, path.suffix)
     try:
@@ -117,7 +117,7 @@ class _Decoding:
         self.layout, n_channels = take_layout(stream)
         if codec.sample_rate or n_channels:
             check_bounds(path, codec.sample_rate or 44100, n_channels or 1)
-        codec.thread_type = "NONE"  # errors belong to the packet that was just given
+        codec.thread_type = "NONE"  # so that an error belongs to the packet just decoded
         self.lossless = codec.name in _LOSSLESS
         if self.lossless:
             codec.options = {"err_detect": "crccheck+explode"}
@@ -163,7 +163,7 @@ class _Decoding:
         return self._verdict(data, link, self.samples.seconds - seconds_before)
 
     def _packets(self, stream) -> Iterator["av.Packet"]:
-        """All packets; goes on where the demuxer stumbles."""
+        """Yield all packets, also after errors of the demuxer."""
         n_errors, ended = 0, False
         while not ended and n_errors < _MOST_ERRORS:
             try:
@@ -188,7 +188,7 @@ class _Decoding:
         if packet.size and packet.is_corrupt:
             self.n_corrupt += 1
         if self.mpeg and packet.size and containers.is_mpeg_frame(bytes(packet)):
-            # FFmpeg leaves the first tag out, where it knows it.
+            # FFmpeg leaves out the first tag, if it recognises it.
             self.n_promised_frames += containers.promised_frames(bytes(packet)) or head
         try:
             frames = self.stream.codec_context.decode(packet)
@@ -219,7 +219,7 @@ class _Decoding:
     def _junk(self, packet: "av.Packet") -> None:
         self.n_junk += 1
         if self.n_promised_frames and self.n_frames >= self.n_promised_frames:
-            return  # behind the end
+            return  # after the end
         self.samples.change(
             f"{packet.size} bytes at {self.samples.seconds:.1f} s are no MPEG frames and were "
             "passed over"
@@ -245,22 +245,22 @@ class _Decoding:
         n_wanted = self.samples.n_channels or n_channels
         for block in [frame] if n_channels in (1, n_wanted) else self._mixed(frame):
             samples = self.ends.cut(self._ordered(block), frame.time)
-            # One channel becomes several at its own level; FFmpeg would lower it by 3 dB.
+            # Mono is copied to all channels at its own level; FFmpeg would lower it by 3 dB.
             self.samples.add(np.repeat(samples, n_wanted, 1) if n_channels == 1 else samples, rate)
 
     def _ordered(self, frame: "av.AudioFrame") -> np.ndarray:
-        """Samples of a frame, its channels in the native order."""
+        """Samples of a frame, with channels in the native order."""
         name = frame.layout.name
         if name not in self.orders:
             layout, self.orders[name] = layouts.native(name)
-            if not layout:  # it is said by the container, if at all
+            if not layout:  # only the container may give it
                 layout, self.orders[name] = layouts.native(self.layout)
             self.samples.layout = self.samples.layout if self.samples.n_channels else layout
         order = self.orders[name]
         return to_float(frame) if order is None else to_float(frame)[:, order]
 
     def _mixed(self, frame: "av.AudioFrame") -> list["av.AudioFrame"]:
-        """FFmpeg's own way from one layout of channels to another."""
+        """Mix a frame by FFmpeg from one channel layout to another."""
         key = (frame.format.name, frame.layout.name, frame.sample_rate)
         if key not in self.mixers:
             wanted = self.samples.layout or layouts.usual(self.samples.n_channels)
@@ -268,7 +268,7 @@ class _Decoding:
         return self.mixers[key].resample(frame)
 
     def _watch_gaps(self, frame: "av.AudioFrame", rate: int) -> None:
-        # Of several frames of a packet the first alone has a time.
+        # Of several frames of a packet only the first has a time stamp.
         time = self.next_time if frame.time is None else frame.time
         if time is None:
             return
@@ -282,24 +282,24 @@ class _Decoding:
         promised = self._promised(data, link)
         slack = 0.001 if self.lossless else _SLACK + 2 * self.frame_seconds
         if abs(promised - self.n_good * self.frame_seconds) < 0.001:
-            promised = there  # it counts in whole packets
+            promised = there  # it counts whole packets
         if self.n_corrupt and self.timed and not containers.has_open_size(data, link):
-            cut = True  # a packet that the end of the file cuts
+            cut = True  # the end of the file cuts a packet
         if self.n_promised_frames and self.mpeg:
-            # A frame behind junk is lost with it.
+            # A frame after junk is lost with it.
             missing = self.n_promised_frames - self.n_frames - self.n_junk
             if missing > 1:
                 promised = there * self.n_promised_frames / max(1, self.n_frames)
                 cut = True
         elif promised and there + self.gaps < promised - slack:
-            short = True  # the end is there where a packet reaches it
+            short = True  # the end is present if a packet reaches it
             cut = cut or self.reached < promised - slack
         if (cut or short) and not link.fault:
             of = f" of {promised:.1f}" if promised > there else ""
             faults.append(f"{there:.1f}{of} s are there")
         n_bad = self.n_bad
         if n_bad and self.bad_last and not self.timed and n_bad == 1:
-            self.cut_last, n_bad = True, 0  # nothing tells how long such a file was
+            self.cut_last, n_bad = True, 0  # nothing gives the original length of such a file
         if self.cut_last and not cut:
             self.samples.notes.append("its last frame is cut short; the sound may go on elsewhere")
         if n_bad:

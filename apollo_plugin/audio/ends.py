@@ -1,4 +1,4 @@
-"""Where coded sound begins and ends, to the sample, where FFmpeg leaves that open."""
+"""Exact first and last samples of coded sound, where FFmpeg does not give them."""
 
 import re
 from typing import Any
@@ -8,53 +8,53 @@ import numpy as np
 
 from .containers import Link
 
-# iTunes' word in a tag, in hexadecimal: samples to leave out at the beginning and at the end, and
-# how many are the sound.
+# iTunes' tag, in hexadecimal: samples to remove at the beginning and at the end, and the number of
+# samples of the sound.
 _ITUNES = re.compile(r"\s*[0-9A-F]{8} ([0-9A-F]{8}) ([0-9A-F]{8}) ([0-9A-F]{16})\b", re.IGNORECASE)
 _MOST_PADDING = 20_000
-# A decoder of MPEG's layer III is late by so many samples, which encoders do not count.
+# Delay of a layer III decoder in samples, which encoders do not count.
 _MP3_LATE = 529
 _FRAME = {"mp3": 1152, "mp3float": 1152, "aac": 1024}
-# The coarsest clock by which edit lists of MP4 tell their ends, in seconds.
+# Tick of the coarsest clock of MP4 edit lists, in seconds.
 _TICK = 1 / 600
 
 
 class Ends:
-    """Cuts decoded blocks.
+    """Trimmer of decoded blocks.
 
     Args:
-        container: that is decoded.
-        stream: which of its streams; it has not been decoded yet.
-        link: which part of the file it is.
+        container: the container being decoded.
+        stream: one of its streams, not decoded yet.
+        link: the part of the file that it is.
     """
 
     def __init__(self, container: Any, stream: Any, link: Link):
         self._stream, self._mov = stream, "mov" in container.format.name.split(",")
         self._skip, self._left = 0, None
-        # In seconds: begin of the first packet that sounds, end of the latest.
+        # In seconds: begin of the first packet with sound, end of the latest.
         self._begin: float | None = None
         self._end = 0.0
         self._ogg = stream.codec_context.name == "vorbis" and bool(link.last_sample)
         if self._ogg:
             self._left = link.last_sample
         if container.format.name == "caf" and stream.codec_context.name == "alac":
-            # Its last packet is short already; FFmpeg shortens it once more.
+            # The last packet is short already; FFmpeg would shorten it again.
             self._keep_all()
         told = {**container.metadata, **stream.metadata}.get("iTunSMPB", "")
         if found := _ITUNES.match(told):
             self._believe(*(int(number, 16) for number in found.groups()))
 
     def _keep_all(self) -> None:
-        """FFmpeg leaves out nothing from now on."""
+        """Make FFmpeg keep all samples from now on."""
         self._stream.codec_context.flags2 |= int(av.codec.context.Flags2.skip_manual)
 
     def _believe(self, delay: int, padding: int, total: int) -> None:
-        """Takes iTunes' word where it fits the file and FFmpeg does not know better."""
+        """Use iTunes' numbers if they fit the file and FFmpeg has no better ones."""
         stream = self._stream
         frame = _FRAME.get(stream.codec_context.name)
         if not (frame and total > 0 and delay + padding < _MOST_PADDING):
             return
-        if self._mov:  # FFmpeg sees to the beginning
+        if self._mov:  # FFmpeg trims the beginning
             there = (stream.duration or 0) * (stream.time_base or 0) * (stream.rate or 0)
             self._left = total if abs(there - total) < _MOST_PADDING else None
         elif not stream.start_time and (delay + padding + total) % frame == 0:
@@ -62,18 +62,18 @@ class Ends:
             self._left = total
 
     def see(self, packet: Any) -> None:
-        """Takes note of a packet of the stream."""
+        """Note the times of a packet of the stream."""
         if packet.size and packet.pts is not None and packet.time_base:
             end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
             self._end = max(self._end, end)
 
     def cut(self, block: np.ndarray, time: float | None) -> np.ndarray:
-        """What of a block ``(time, channels)`` is sound; ``time`` is its begin in seconds."""
+        """Trim a block ``(time, channels)`` that begins at ``time`` seconds to its sound."""
         if self._begin is None:
             self._begin = time
             if self._ogg:
-                # FFmpeg leaves the padding of a file of one page, and takes a block too much from
-                # others; what it leaves out at the beginning is right, and done by now.
+                # FFmpeg keeps the padding of a file of one page, and removes a block too many from
+                # others; what it removes at the beginning is right, and already removed here.
                 self._keep_all()
         skipped = min(self._skip, len(block))
         self._skip -= skipped
@@ -84,12 +84,12 @@ class Ends:
         return block
 
     def surplus(self, n_samples: int, sample_rate: int, n_frame: int) -> int:
-        """How many samples at the end of an MP4 are padding, by its last packet and edit list.
+        """Number of padding samples at the end of an MP4, by its last packet and edit list.
 
         Args:
-            n_samples: number of samples that were decoded.
+            n_samples: number of decoded samples.
             sample_rate: in Hz.
-            n_frame: of samples that a packet holds.
+            n_frame: samples per packet.
         """
         if not self._mov or self._begin is None or self._left is not None:
             return 0
@@ -98,6 +98,6 @@ class Ends:
         if self._stream.duration:
             edited = float(self._stream.duration * self._stream.time_base) * sample_rate
             more = n_samples - surplus - round(edited)
-            # Less than a tick may be how the clock was rounded.
+            # Less than a tick may be rounding of the clock.
             surplus += more if _TICK * sample_rate < more < n_frame else 0
         return surplus

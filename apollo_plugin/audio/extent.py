@@ -1,4 +1,4 @@
-"""How much sound a file holds, by its header alone."""
+"""Length of a file's sound, from its header alone."""
 
 import os
 
@@ -8,16 +8,16 @@ from .frames import opened, take_layout
 
 
 def expected_bytes(path: str | os.PathLike, seconds: float | None = None) -> int:
-    """What a file's samples will take in memory as float32: what its header says, in milliseconds.
+    """Estimate the memory of a file's samples as float32 from its header, within milliseconds.
 
-    No more than a guess, for planning: headers may be wrong, and some containers tell no length.
+    An estimate for planning only: headers may be wrong, and some containers give no length.
 
     Args:
         path: of the file.
-        seconds: most that will be read; all unless given.
+        seconds: limit of what will be read; everything unless given.
 
     Returns:
-        bytes; 0 where the file cannot be read or tells nothing.
+        bytes; 0 if the file cannot be read or gives no length.
     """
     try:
         with opened(path, "ignore") as container:

@@ -1,18 +1,18 @@
-"""Finite impulse responses by FFT, and a linear-phase high-pass made of one."""
+"""FIR filtering by FFT, and a linear-phase high-pass."""
 
 import math
 
 import numpy as np
 
-# The rise above its frequency in Hz, and what is left below it in dB.
+# Width of the transition band in Hz, and the attenuation in the stop band in dB.
 _WIDTH = 200.0
 _DB = 100.0
-# Transforms are so many times as long as the response, rounded up to a power of two.
+# Length of transforms in lengths of the response, before rounding up to a power of two.
 _TIMES = 4
 
 
 class Filter:
-    """Convolution of a signal that comes in parts with a finite impulse response (overlap-save).
+    """Convolution of a signal in parts with a finite impulse response (overlap-save).
 
     Args:
         taps: the impulse response.
@@ -26,7 +26,7 @@ class Filter:
         self._before = np.zeros((n_channels, self._n_before))
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """Filter the next ``(channels, n)``; as many come out, float64."""
+        """Filter the next ``(channels, n)`` samples; returns as many, float64."""
         samples = np.concatenate((self._before, samples), 1)
         n = samples.shape[1] - self._n_before
         self._before = samples[:, n:]
@@ -39,18 +39,18 @@ class Filter:
 
 
 def high_pass(wav: np.ndarray, cutoff: float, sample_rate: int) -> np.ndarray:
-    """A linear-phase crossover's upper side: what lies below it is gone.
+    """Linear-phase high-pass: the upper side of a crossover.
 
     Args:
         wav: ``(channels, time)``.
-        cutoff: in Hz; all of it passes from 200 Hz above.
+        cutoff: in Hz; the pass band begins 200 Hz above it.
         sample_rate: in Hz.
     """
     nyquist = sample_rate / 2
     if cutoff + _WIDTH >= nyquist:
         return np.zeros_like(wav)
     taps = _high_pass_taps((cutoff + _WIDTH / 2) / nyquist, _WIDTH / nyquist)
-    # Symmetric taps, cut in the middle: no delay, no phase.
+    # Symmetric taps, trimmed by half their length: neither delay nor phase distortion.
     half = len(taps) // 2
     filtered, out = Filter(taps, len(wav)), np.empty_like(wav)
     n_samples, n_block = wav.shape[1], 1 << 18
@@ -66,15 +66,15 @@ def high_pass(wav: np.ndarray, cutoff: float, sample_rate: int) -> np.ndarray:
 
 
 def _high_pass_taps(middle: float, width: float) -> np.ndarray:
-    """Kaiser's window on an ideal high-pass (Oppenheim and Schafer, 7.5): an odd number of taps.
+    """Kaiser-windowed ideal high-pass (Oppenheim and Schafer, 7.5), with an odd number of taps.
 
     Args:
-        middle: frequency of half the amplitude, where Nyquist's is 1.
-        width: of the transition, likewise.
+        middle: frequency of half the amplitude, in units of the Nyquist frequency.
+        width: of the transition band, likewise.
     """
     n_taps = math.ceil((_DB - 7.95) / (2.285 * math.pi * width) + 1) | 1
     time = np.arange(n_taps) - n_taps // 2
     window = np.kaiser(n_taps, 0.1102 * (_DB - 8.7))
     taps = window * (np.sinc(time) - middle * np.sinc(middle * time))
-    # So that Nyquist's frequency passes as it is.
+    # Unit gain at the Nyquist frequency.
     return taps / (taps * np.cos(np.pi * time)).sum()

@@ -1,22 +1,22 @@
-"""FLAC's own word on its samples: the MD5 of what was coded."""
+"""FLAC's checksum of its samples: the MD5 of what was coded."""
 
 import hashlib
 from typing import BinaryIO
 
 import numpy as np
 
-# STREAMINFO comes first: 4 bytes of mark, 4 of head, then 34 that end in the digest.
+# STREAMINFO comes first: 4 bytes of mark, 4 of header, then 34 that end in the digest.
 _BEGIN, _BITS, _DIGEST = 8, 12, slice(18, 34)
-# Floats hold integers of so many bits.
+# Bits of the integers that floats represent exactly.
 _MOST_BITS = 24
 
 
 class Digest:
-    """MD5 of samples as they come, beside that which a file tells.
+    """MD5 of decoded samples, to compare with the one in the file.
 
     Args:
-        file: at its begin; what lies before its mark is passed over.
-        begin: where its mark is, in bytes.
+        file: at its beginning; anything before the mark is skipped.
+        begin: position of its mark, in bytes.
     """
 
     def __init__(self, file: BinaryIO, begin: int):
@@ -28,7 +28,7 @@ class Digest:
         self._md5 = hashlib.md5(usedforsecurity=False) if known else None
 
     def add(self, samples: np.ndarray) -> None:
-        """Takes the next ``(time, channels)``, full scale 1.0."""
+        """Add the next ``(time, channels)`` samples, full scale 1.0."""
         if self._md5:
             n_bytes = -(-self._n_bits // 8)
             steps = np.rint(samples * np.float32(2 ** (self._n_bits - 1))).astype("<i4")
@@ -36,5 +36,5 @@ class Digest:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether all that was added is something else than what was coded."""
+        """True if the added samples differ from those that were coded."""
         return self._md5 is not None and self._md5.digest() != self._told

@@ -1,4 +1,4 @@
-"""What goes into FFmpeg and what comes out of it."""
+"""FFmpeg's inputs and outputs: opened containers, and frames as arrays."""
 
 import bisect
 import contextlib
@@ -15,7 +15,7 @@ import numpy as np
 from .containers import Link
 from .joined import packed_frames
 
-# Demuxers of single files of sound or video; none that opens other files, addresses or devices.
+# Demuxers of single sound or video files, without those that open other files, URLs or devices.
 FORMATS = (
     "aa aac aax ac3 ac4 act adp adx aea aiff aix amr amrnb amrwb ape apm aptx aptx_hd asf "
     "asf_o ast au avi avr bonk brstm bfstm caf codec2 dsf dss dts dtshd dxa eac3 epaf f4v "
@@ -24,20 +24,20 @@ FORMATS = (
     "nsv nut ogg oma osq paf pvf qcp qoa rka rm rso sbc sds shn siff sln smjpeg sol sox swf "
     "tak truehd tta txd vag vividas voc vqf w64 wav wavarc wsaud wtv wv wve xa xmv xwma "
 ).split()
-# How FFmpeg opens what it is given.
+# FFmpeg's options for opening inputs.
 ONLY_SOUND = {"format_whitelist": ",".join(FORMATS)}
-# From so many planes on a frame cannot be taken as it is.
+# Number of planes from which on a frame has to be converted first.
 _MOST_PLANES = 8
 
 
 class Window(io.RawIOBase):
-    """A link of a file as a file of its own; no frame of its ID3 tags is compressed."""
+    """File object over one link of a file, with the compression flags of ID3 frames cleared."""
 
     def __init__(self, data: mmap.mmap, link: Link, suffix: str):
         self._data, self._begin, self._size = data, link.begin, link.end - link.begin
         self._place = 0
         self._packed = [at - link.begin for at in packed_frames(data, link.begin, link.end)]
-        # FFmpeg knows some formats by their suffix alone.
+        # FFmpeg recognises some formats only by their suffix.
         self.name = f"audio{suffix}" if suffix.isascii() else "audio"
 
     def readable(self) -> bool:
@@ -70,15 +70,15 @@ class Window(io.RawIOBase):
 def opened(
     path: str | os.PathLike, errors: str, encoding: str = "utf-8"
 ) -> Iterator["av.container.InputContainer"]:
-    """A file as FFmpeg shows it, for what it says of itself; see :class:`Window`.
+    """Open a file by FFmpeg to read its metadata; see :class:`Window`.
 
     Args:
         path: of the file.
-        errors: what is done with texts that are not in ``encoding``, as in ``bytes.decode``.
+        errors: treatment of texts that are not in ``encoding``, as in ``bytes.decode``.
         encoding: of texts.
 
     Raises:
-        OSError: for what cannot be opened, and for what is no file: a pipe may never end.
+        OSError: if it cannot be opened, or is not a regular file: a pipe may never end.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(errno.EINVAL, "is no file", str(path))
@@ -96,11 +96,11 @@ def opened(
 
 
 def take_layout(stream: "av.AudioStream") -> tuple[str, int]:
-    """A stream's layout of channels by FFmpeg's name, and how many they are.
+    """Take a stream's channel layout by FFmpeg's name, and the number of channels.
 
-    To be asked for once, before anything is decoded. PyAV frees the memory of an order that a file
-    lays down itself whenever it shows it, and again with the stream: the process ends by that. So
-    such an order is taken from the stream, whose frames have none then.
+    Call it once, before anything is decoded. PyAV frees the memory of a custom channel order
+    whenever it is read, and again with the stream, which crashes the process. So a custom order is
+    removed from the stream, whose frames then have none.
     """
     layout = stream.codec_context.layout
     name, n_channels = layout.name, layout.nb_channels
@@ -111,8 +111,8 @@ def take_layout(stream: "av.AudioStream") -> tuple[str, int]:
 
 
 def to_float(frame: "av.AudioFrame") -> np.ndarray:
-    """``(time, channels)`` in float32, full scale 1.0, of a frame of any sample type."""
-    # PyAV reads past the eighth plane's pointer, and knows no 64-bit integers.
+    """Convert a frame of any sample type to float32 ``(time, channels)``, full scale 1.0."""
+    # PyAV reads past the eighth plane's pointer, and does not support 64-bit integers.
     many = frame.format.is_planar and frame.layout.nb_channels >= _MOST_PLANES
     if many or frame.format.name.startswith("s64"):
         frame = av.AudioResampler("flt").resample(frame)[0]

@@ -1,4 +1,4 @@
-"""Where a file ends by its container's own word: what follows may be another file, joined to it."""
+"""Declared ends of containers: what follows one may be another file, joined to it."""
 
 import mmap
 import re
@@ -7,24 +7,24 @@ from collections.abc import Callable
 
 _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-# Boxes of MP4 that may be cut short; others that reach beyond the file are none.
+# Boxes of MP4 that may be truncated; anything else that reaches beyond the file is not a box.
 _BOXES = (b"ftyp", b"moov", b"moof", b"mdat")
 _BOX = re.compile(rb"[ -~\xa9]{4}")
 _CHUNK = re.compile(rb"[ -~]{4}")
-# Shorter ends are not spoken of; nor are tags and zeros.
+# Shorter remainders are not reported; nor are tags and zeros.
 _LEAST_REST = 1000
 
 
 def extents(data: mmap.mmap | bytes, begin: int) -> list[tuple[int, int]]:
-    """Where the files begin and end that a file is made of; tags between them are of neither.
+    """Start and end of each file concatenated in a file, without the tags between them.
 
     Args:
         data: the whole file.
-        begin: where its first container begins.
+        begin: position of its first container.
 
     Returns:
-        places in bytes; none for containers that do not say where they end, and for those whose
-        pages and frames are read one by one anyway.
+        positions in bytes; none for containers that do not declare their end, and for those
+        whose pages and frames are read one by one anyway.
     """
     end_of = _kind(data, begin)
     found: list[tuple[int, int]] = []
@@ -39,7 +39,7 @@ def extents(data: mmap.mmap | bytes, begin: int) -> list[tuple[int, int]]:
 
 
 def unexplained(data: mmap.mmap | bytes, end: int) -> str | None:
-    """What to say of that which follows a file's end; None for nothing, tags and zeros."""
+    """Note on data after a file's end; None for nothing, tags and zeros."""
     rest = skip_tags(data, end)
     if len(data) - rest < _LEAST_REST or not data[rest : rest + (1 << 16)].strip(b"\0"):
         return None
@@ -47,15 +47,15 @@ def unexplained(data: mmap.mmap | bytes, end: int) -> str | None:
 
 
 def skip_tags(data: mmap.mmap | bytes, place: int) -> int:
-    """The place behind any number of ID3 and APE tags."""
+    """Position after any number of ID3 and APE tags."""
     while True:
         head = data[place : place + 32]
         if head[:3] == b"ID3" and len(head) >= 10:
-            # A footer repeats the head.
+            # A footer repeats the header.
             place += 10 + _syncsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
         elif head[:8] == b"APETAGEX" and len(head) == 32:
             (flags,) = struct.unpack("<I", head[20:24])
-            # A head's size counts what follows it, a foot's what went before.
+            # A header's size counts what follows it, a footer's what precedes it.
             place += 32 + (int.from_bytes(head[12:16], "little") if flags & 1 << 29 else 0)
         elif head[:3] == b"TAG":
             place += 128
@@ -64,9 +64,9 @@ def skip_tags(data: mmap.mmap | bytes, place: int) -> int:
 
 
 def packed_frames(data: mmap.mmap | bytes, begin: int, end: int) -> list[int]:
-    """Where ID3 tags in front say that a frame is compressed: places of flags, in bytes.
+    """Positions of the flags that mark frames of leading ID3 tags as compressed, in bytes.
 
-    FFmpeg unpacks each of them, to 256 MB if they say so, for texts and pictures that are read
+    FFmpeg would unpack each of them, to up to 256 MB, for texts and pictures that are read
     elsewhere.
     """
     found, place = [], begin
@@ -74,7 +74,7 @@ def packed_frames(data: mmap.mmap | bytes, begin: int, end: int) -> list[int]:
         newest, flags = data[place + 3] >= 4, data[place + 5]
         stop = min(place + 10 + _syncsafe(data[place + 6 : place + 10]), end)
         at = place + 10
-        if flags & 0x40:  # a head more; the older one does not count itself
+        if flags & 0x40:  # an extended header; that of the older version does not count itself
             more = data[at : at + 4]
             at += _syncsafe(more) if newest else 4 + int.from_bytes(more, "big")
         while at + 10 <= stop and data[at]:
@@ -87,7 +87,7 @@ def packed_frames(data: mmap.mmap | bytes, begin: int, end: int) -> list[int]:
 
 
 def _syncsafe(four: bytes) -> int:
-    """A size that is written in four groups of seven bits."""
+    """Decode a size written in four groups of seven bits."""
     return sum((byte & 127) << shift for byte, shift in zip(four, (21, 14, 7, 0)))
 
 
@@ -113,7 +113,7 @@ def _riff(data: mmap.mmap | bytes, begin: int) -> int:
     while place + 8 <= min(end, len(data)):
         size = int.from_bytes(data[place + 4 : place + 8], "little")
         if data[place : place + 4] == b"data":
-            # Pipes leave an empty chunk of samples in front of them.
+            # Programs that write to pipes declare an empty chunk of samples before the samples.
             return _padded(data, end) if size else len(data)
         place += 8 + size + size % 2
     return len(data)
@@ -124,7 +124,7 @@ def _aiff(data: mmap.mmap | bytes, begin: int) -> int:
 
 
 def _padded(data: mmap.mmap | bytes, end: int) -> int:
-    """Chunks have even lengths; not all programs fill them up."""
+    """End of a chunk with its padding byte: lengths are even, but not all programs pad them."""
     return end + 1 if end % 2 and data[end : end + 1] == b"\0" else end
 
 
@@ -145,7 +145,7 @@ def _caf(data: mmap.mmap | bytes, begin: int) -> int:
         if kind == b"caff":
             return place
         if kind == b"data" and place + 12 + size > len(data):
-            return len(data)  # cut, or not known when it was begun
+            return len(data)  # truncated, or unknown when writing began
         if place + 12 + size > len(data):
             return place
         place += 12 + size
@@ -170,7 +170,7 @@ def _mp4(data: mmap.mmap | bytes, begin: int) -> int:
 
 
 def _tta(data: mmap.mmap | bytes, begin: int) -> int:
-    """A head, the sizes of all frames, the frames."""
+    """End of a TTA file: a header, the sizes of all frames, the frames."""
     head = data[begin : begin + 22]
     if len(head) < 22:
         return len(data)
@@ -182,7 +182,7 @@ def _tta(data: mmap.mmap | bytes, begin: int) -> int:
 
 
 def _wavpack(data: mmap.mmap | bytes, begin: int) -> int:
-    """Blocks, each with the number of its first sample."""
+    """End of a WavPack file: blocks, each with the number of its first sample."""
     place = begin
     while data[place : place + 4] == b"wvpk" and place + 32 <= len(data):
         head = data[place : place + 32]

@@ -1,4 +1,4 @@
-"""Kinds of files and streams that are no PCM, by their first bytes."""
+"""Recognition of files and streams other than PCM by their first bytes."""
 
 import io
 import re
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from mutagen.mp3 import HeaderNotFoundError, MPEGFrame
 
-# So many bytes show it: they hold two frames of each codec at usual rates.
+# Bytes needed for that: they hold two frames of each codec at usual rates.
 HEAD_BYTES = 1 << 13
-# Marks that a file begins with; (?s:.) is any byte.
+# Marks at the beginning of files; (?s:.) is any byte.
 _MARKS = {
     rb"RIFX": "a big-endian WAV",
     rb"RIFF": "RIFF",
@@ -42,13 +42,13 @@ _MARKS = {
     rb"\x7fELF": "a program",
 }
 _TEXTS = {r"\s*<(!doctype html|html)": "an HTML page", r"HTTP/": "an HTTP answer"}
-# Kinds of these names hold no sound that a decoder could find.
+# Kinds in which no decoder could find sound.
 _NO_SOUND = re.compile("JPEG|PNG|archive|PDF|program$|text|HTML|HTTP|MIDI")
 _LEAST_TEXT, _MOST_TEXT = 16, 512
-# Constants and periods of a few samples hold fewer values.
+# Constant and periodic samples have fewer distinct values.
 _LEAST_DIFFERENT = 10
 _AC3_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
-# DTS' mark in words of 16 and of 14 bits, both ways round; and that of S/PDIF, IEC 61937.
+# Sync word of DTS in words of 16 and of 14 bits, in both byte orders; that of S/PDIF (IEC 61937).
 _WORDS = {
     rb"\x7f\xfe\x80\x01|\xfe\x7f\x01\x80|\x1f\xff\xe8\x00\x07|\xff\x1f\x00\xe8": "DTS",
     rb"\x72\xf8\x1f\x4e|\xf8\x72\x4e\x1f": "a coded stream for S/PDIF",
@@ -57,10 +57,10 @@ _TS_PACKETS, _MOST_PACKETS = (188, 192, 204), 5
 
 
 def kind_of(head: bytes) -> str | None:
-    """What bytes are that are no PCM; None where they may be PCM.
+    """Name the kind of data that is not PCM; None if it may be PCM.
 
     Args:
-        head: the first of them, :data:`HEAD_BYTES` where there are so many.
+        head: its first bytes, :data:`HEAD_BYTES` if there are as many.
     """
     for mark, kind in _MARKS.items():
         if re.match(mark, head):
@@ -69,20 +69,20 @@ def kind_of(head: bytes) -> str | None:
 
 
 def frames_in(head: bytes) -> str | None:
-    """Which codec's frames follow each other in these bytes; None for PCM.
+    """Name the codec whose frames follow each other in these bytes; None for PCM.
 
-    Three have to stand where each says that the next begins, or two where there is no more: by
-    chance that happens once in a billion heads of noise.
+    Three frames must stand where the one before says, or two at the end of the data: in noise that
+    happens by chance once in a billion.
     """
     for mark, kind in _WORDS.items():
         places = [found.start() for found in re.finditer(mark, head)]
-        # The first may be half of what follows the end of a frame.
+        # The data may begin in the middle of a frame.
         if len(places) >= 2 and places[1] - places[0] >= 64 and len(set(_steps(places))) <= 2:
             return kind
     for size in _TS_PACKETS:
         for begin in range(min(size, len(head))):
             packets = [head[begin + i * size :][:size] for i in range(_MOST_PACKETS)]
-            # A tone whose period is a packet makes equal ones.
+            # A tone with the period of a packet makes all packets equal.
             if len(set(packets)) > 2 and all(map(_is_packet, packets)):
                 return "an MPEG transport stream"
     for mark, (kind, fixed, size_of) in _SYNCS.items():
@@ -93,7 +93,7 @@ def frames_in(head: bytes) -> str | None:
 
 
 def holds_sound(kind: str) -> bool:
-    """Whether a decoder could find sound in a kind."""
+    """True if a decoder could find sound in data of this kind."""
     return not _NO_SOUND.search(kind)
 
 
@@ -146,8 +146,8 @@ def _ac3_size(head: bytes) -> int:
     return (4 * kbps, 2 * (320 * kbps // 147 + (head[4] & 1)), 6 * kbps)[rate]
 
 
-# How a frame begins; which of its bits are those of all frames; how long it is. MPEG's layer I,
-# which nobody uses, begins as small negative numbers do.
+# First bytes of a frame, mask of the bits that all frames share, and length. MPEG's layer I is left
+# out: it is not in use, and begins like small negative numbers.
 _SYNCS: dict[bytes, tuple[str, bytes, Callable[[bytes], int]]] = {
     rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]": (
         "MPEG audio (MP3)",

@@ -1,7 +1,7 @@
-"""Layouts: which loudspeaker each channel is for, by FFmpeg's names (``"5.1(side)"``).
+"""Channel layouts: the loudspeaker of each channel, by FFmpeg's names (``"5.1(side)"``).
 
-Inside the package channels stand in FFmpeg's native order, which is that of WAV's mask. A layout
-that no file tells is ``""``; then the order is as it came.
+Inside the package channels are in FFmpeg's native order, which is that of WAV's mask. An unknown
+layout is ``""``; the order is then the file's.
 """
 
 import struct
@@ -15,15 +15,15 @@ from mutagen.flac import FLAC
 
 from ..errors import AudioError
 
-# By the bits of WAV's mask, and what FFmpeg has beyond it, in its order.
+# In the order of the bits of WAV's mask, then FFmpeg's further ones.
 _IN_MASK = "FL FR FC LFE BL BR FLC FRC BC SL SR TC TFL TFC TFR TBL TBC TBR".split()
 _BEYOND = "DL DR WL WR SDL SDR LFE2 TSL TSR BFC BFL BFR SSL SSR TTL TTR BIL BIR".split()
 _RANK = {name: rank for rank, name in enumerate([*_IN_MASK, *_BEYOND])}
-# Channels of low frequencies alone: there are no highs to restore.
+# Low-frequency channels, which have no highs to restore.
 _LOW = ("LFE", "LFE2")
-# What formats mean that tell no more than a number of channels, by that number.
+# Layouts by number of channels, for formats that give only that number.
 _USUAL = dict(enumerate("mono stereo 3.0 quad 5.0 5.1 6.1 7.1".split(), 1))
-# The order of Vorbis and of Opus' family 1, which know no other layouts, by the number of channels.
+# Order of Vorbis and of Opus' family 1, which have no other layouts, by number of channels.
 _VORBIS = {
     3: "FL FC FR",
     4: "FL FR BL BR",
@@ -32,22 +32,22 @@ _VORBIS = {
     7: "FL FC FR SL SR BC LFE",
     8: "FL FC FR SL SR BL BR LFE",
 }
-# A tag of Core Audio: the layout is given by WAV's mask.
+# Core Audio's tag for a layout that is given as WAV's mask.
 _BY_MASK = 1 << 16
 FLAC_MASK = "WAVEFORMATEXTENSIBLE_CHANNEL_MASK"
-_GUID = struct.Struct("<I12s")  # of WAV's extensible head: the kind of samples, then always this
+_GUID = struct.Struct("<I12s")  # of WAV's extensible header: the kind of samples, then a constant
 _GUID_END = bytes.fromhex("00001000800000aa00389b71")
 
 
 def native(layout: str) -> tuple[str, list[int] | None]:
-    """A layout as a file has it, brought to the native order.
+    """Bring a file's layout to the native order.
 
     Args:
-        layout: FFmpeg's name of it, or those of its channels with a plus between them.
+        layout: FFmpeg's name of it, or the names of its channels joined by plus signs.
 
     Returns:
-        its name, ``""`` where the file does not tell one of more than two channels, and which
-        channels to take in which order; None where they stand in order already.
+        its name, ``""`` if the file gives none for more than two channels, and the indices that
+        reorder the channels; None if they are in order already.
     """
     names = layout.split("+") if "+" in layout else speakers(layout)
     if len(set(names)) < len(names) or not set(names) <= set(_RANK):
@@ -64,37 +64,37 @@ def _joined(names: Sequence[str]) -> str:
 
 
 def speakers(layout: str) -> list[str]:
-    """Names of a layout's channels, in order; none of one that is not told."""
+    """Names of a layout's channels, in order; none for an unknown one."""
     return [channel.name for channel in av.AudioLayout(layout).channels] if layout else []
 
 
 def usual(n_channels: int) -> str:
-    """The layout that so many channels mostly have; ``""`` for more than 8."""
+    """Usual layout of a number of channels; ``""`` for more than 8."""
     return _USUAL.get(n_channels, "")
 
 
 def low_channels(layout: str) -> list[int]:
-    """Indices of the channels that hold low frequencies alone."""
+    """Indices of the low-frequency channels."""
     return [index for index, name in enumerate(speakers(layout)) if name in _LOW]
 
 
 def weights(layout: str, n_channels: int) -> list[float]:
-    """Of each channel in the sum of ITU-R BS.1770: surrounds at the sides count for more, low
-    frequencies not at all."""
+    """Channel weights of ITU-R BS.1770: surrounds at the sides count more, low-frequency channels
+    not at all."""
     names = speakers(layout or usual(n_channels)) or [""] * n_channels
-    # What is called back is at the sides where nothing else is.
+    # Channels called "back" stand at the sides if no others do.
     sides = ("SL", "SR") if "SL" in names else ("BL", "BR")
     return [0.0 if name in _LOW else 1.41 if name in sides else 1.0 for name in names]
 
 
 def mask(layout: str) -> int:
-    """WAV's mask of a layout; 0 of one that is not told, or that it cannot say."""
+    """WAV's mask of a layout; 0 for one that is unknown or that it cannot express."""
     names = speakers(layout)
     return sum(1 << _RANK[n] for n in names) if set(names) <= set(_IN_MASK) else 0
 
 
 def check(format: str, subtype: str, layout: str, n_channels: int) -> None:
-    """Raises an AudioError where a format means other loudspeakers by as many channels."""
+    """Raise an AudioError if a format assigns this number of channels to other loudspeakers."""
     if format != "OGG" or n_channels not in _VORBIS or not layout:
         return
     if set(_alike(speakers(layout))) != set(_alike(_VORBIS[n_channels].split())):
@@ -105,14 +105,14 @@ def check(format: str, subtype: str, layout: str, n_channels: int) -> None:
 
 
 def _alike(names: Sequence[str]) -> list[str]:
-    """Surrounds are called side or back as it pleases, where there is one pair of them."""
+    """Channel names in which a single pair of surrounds is called "back": formats differ here."""
     if "BL" in names and "SL" in names:
         return list(names)
     return [{"SL": "BL", "SR": "BR"}.get(name, name) for name in names]
 
 
 def order_of(format: str, layout: str, n_channels: int) -> list[int] | None:
-    """Which channel of the native order stands where in a format; None where that is its own."""
+    """Indices from the native order to a format's; None if they are the same."""
     if format != "OGG" or n_channels not in _VORBIS:
         return None
     names = _alike(speakers(layout or usual(n_channels)))
@@ -120,24 +120,24 @@ def order_of(format: str, layout: str, n_channels: int) -> list[int] | None:
 
 
 def has_place(format: str, subtype: str, layout: str, n_channels: int) -> bool:
-    """Whether a format has a place for a layout that has to be written: mono and stereo have not.
+    """True if a format can store a layout that needs storing: mono and stereo do not.
 
     Args:
         format: soundfile's name of it; ``"WAVEX"`` is an extensible WAV.
         subtype: soundfile's name of the sample type.
-        layout: to be written.
-        n_channels: as many as it has.
+        layout: the one to write.
+        n_channels: its number of channels.
     """
     if n_channels <= 2 and layout in ("", usual(n_channels)):
         return False
-    # libsndfile writes what it thinks usual into RF64.
+    # libsndfile writes its own usual layout into RF64.
     return ((format in _WRITERS and bool(mask(layout))) or format == "RF64") and (
         format != "WAVEX" or soundfile.check_format(format, subtype)
     )
 
 
 def lost(format: str, subtype: str, layout: str, n_channels: int) -> list[str]:
-    """What to say of a layout that a format has no place for."""
+    """Note on a layout that a format cannot store."""
     kept = format == "OGG" or layout in ("", usual(n_channels)[: 8 * (n_channels <= 2)])
     named = "WAVEX" if format == "WAV" else format
     if kept or (mask(layout) and has_place(named, subtype, layout, n_channels)):
@@ -146,7 +146,7 @@ def lost(format: str, subtype: str, layout: str, n_channels: int) -> list[str]:
 
 
 def write_mask(path: Path, format: str, layout: str) -> None:
-    """Writes a layout into a file that has none, or a wrong one.
+    """Write a layout into a file that has none or a wrong one.
 
     Args:
         path: of the file.
@@ -158,14 +158,14 @@ def write_mask(path: Path, format: str, layout: str) -> None:
 
 
 def _write_wav(file: BinaryIO, bits: int) -> None:
-    """An extensible WAV or RF64 has a place for it."""
+    """Write the mask into an extensible WAV or RF64, which has a field for it."""
     place = file.read(4096).index(b"fmt ") + 8
     file.seek(place + 20)
     file.write(struct.pack("<I", bits))
 
 
 def _write_w64(file: BinaryIO, bits: int) -> None:
-    """Its head is lengthened: to that of an extensible WAV."""
+    """Write the mask into a W64, after lengthening its header to that of an extensible WAV."""
     head = bytearray(file.read(80))
     (size,), (kind, n_bits) = struct.unpack_from("<Q", head, 16), struct.unpack_from(
         "<H12xH", head, 64
@@ -196,7 +196,7 @@ def _write_aiff(file: BinaryIO, bits: int) -> None:
 
 
 def _write_caf(file: BinaryIO, bits: int) -> None:
-    """Where libsndfile leaves room."""
+    """Write the mask into a CAF, in the space that libsndfile leaves."""
     head = file.read(4096)
     place = head.index(b"free")
     (room,) = struct.unpack_from(">Q", head, place + 4)

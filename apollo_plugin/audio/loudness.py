@@ -16,26 +16,26 @@ _SHELF_HZ, _SHELF_Q, _SHELF_DB = 1681.974450955533, 0.7071752369554196, 3.999843
 _SHELF_BEND = 0.4996667741545416
 _PASS_HZ, _PASS_Q = 38.13547087602444, 0.5003270373238773
 _OFFSET = -0.691
-# In LUFS, and below what passes that, in LU.
+# Absolute gate in LUFS, and relative gate in LU.
 _ABSOLUTE_GATE, _RELATIVE_GATE = -70.0, -10.0
-# A gating block has 0.4 s, the next begins 0.1 s later.
+# A gating block is 0.4 s long, the next begins 0.1 s later.
 _STEPS_A_SECOND, _STEPS_A_BLOCK = 10, 4
-# The shelf needs room below the Nyquist frequency.
+# Lowest sample rate with room for the shelf below the Nyquist frequency.
 _MIN_RATE = 4000
-# From this rate on samples show the peaks between them (annex 2).
+# From this rate on no oversampling is needed for true peaks (annex 2).
 _PEAK_RATE = 192_000
-# Seconds after which the weighting's response has decayed to less than 1e-9.
+# Seconds in which the weighting's impulse response decays below 1e-9.
 _RESPONSE_SECONDS = 0.1
-# Samples that are gathered before they are filtered: short transforms are dear.
+# Samples collected before filtering: short transforms are inefficient.
 _GATHERED = 1 << 16
 
 
 @dataclass(frozen=True)
 class Level:
-    """What was measured of a signal.
+    """Measured level of a signal.
 
     Args:
-        true_peak: largest absolute value of the signal between the samples too, full scale 1.0.
+        true_peak: largest absolute value, between samples too; full scale is 1.0.
         powers: K-weighted power of each gating block, float32 ``(blocks,)``; none of signals
             shorter than 0.4 s.
     """
@@ -45,12 +45,12 @@ class Level:
 
     @property
     def loudness(self) -> float | None:
-        """In LUFS; None where there is nothing to hear."""
+        """Gated loudness in LUFS; None for silence."""
         return album_loudness([self])
 
 
 def album_loudness(levels: Iterable[Level]) -> float | None:
-    """Gated loudness in LUFS of one signal, or of several as of one album; None for silence."""
+    """Gated loudness in LUFS of an album of one or more signals; None for silence."""
     powers = np.concatenate([np.empty(0, np.float32), *(each.powers for each in levels)])
     powers = powers[powers > _power(_ABSOLUTE_GATE)].astype(np.float64)
     if not len(powers):
@@ -64,12 +64,12 @@ def _power(lufs: float) -> float:
 
 
 class Meter:
-    """Measures a signal that comes in blocks of any length; keeps a number for each 0.1 s.
+    """Loudness meter of a signal in blocks of any length; stores one number for each 0.1 s.
 
     Args:
         sample_rate: in Hz.
-        n_channels: how many.
-        layout: of them, as in :mod:`.layouts`; the usual one of so many unless given.
+        n_channels: number of channels.
+        layout: of the channels, as in :mod:`.layouts`; the usual one unless given.
 
     Example:
         >>> meter = Meter(48000, 1)
@@ -96,7 +96,7 @@ class Meter:
         )
 
     def add(self, samples: np.ndarray) -> None:
-        """Takes the next ``(time, channels)``."""
+        """Add the next ``(time, channels)`` samples."""
         self._look(samples)
         if self._finer:
             self._look(self._finer.resample_chunk(np.ascontiguousarray(samples, np.float32)))
@@ -115,7 +115,7 @@ class Meter:
         self._steps.append(power @ self._weights)
 
     def level(self) -> Level:
-        """Of all that was added; nothing can be added after it."""
+        """Level of all added samples; ends the measurement."""
         if self._finer:
             none = np.empty((0, len(self._weights)), np.float32)
             self._look(self._finer.resample_chunk(none, last=True))
@@ -131,7 +131,7 @@ class Meter:
 
 
 def _k_weighting(sample_rate: int) -> np.ndarray:
-    """Second-order sections, by the bilinear transform."""
+    """Second-order sections of K-weighting, by the bilinear transform."""
     k = math.tan(math.pi * _SHELF_HZ / sample_rate)
     high = 10 ** (_SHELF_DB / 20)
     bend = high**_SHELF_BEND
@@ -142,7 +142,7 @@ def _k_weighting(sample_rate: int) -> np.ndarray:
     )
     below = (1 + k / _SHELF_Q + k * k, 2 * (k * k - 1), 1 - k / _SHELF_Q + k * k)
     k = math.tan(math.pi * _PASS_HZ / sample_rate)
-    # The standard leaves the numerator of the second section as it is.
+    # The standard does not normalise the numerator of the second section.
     scale = 1 + k / _PASS_Q + k * k
     high_pass = (scale, -2 * scale, scale)
     resonance = (scale, 2 * (k * k - 1), 1 - k / _PASS_Q + k * k)
@@ -151,9 +151,9 @@ def _k_weighting(sample_rate: int) -> np.ndarray:
 
 
 def _response(sections: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Impulse response of sections, as long as it sounds."""
+    """Impulse response of sections, until it has decayed."""
     n_taps = round(_RESPONSE_SECONDS * sample_rate)
-    # Sampled so finely over frequency that the response has decayed before it repeats.
+    # Sampled finely enough over frequency for the response to decay before it repeats.
     z = np.exp(-2j * np.pi * np.fft.rfftfreq(4 * n_taps))
     response = np.ones(len(z), complex)
     for section in sections:

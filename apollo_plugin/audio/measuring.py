@@ -7,10 +7,10 @@ from .reading import read_all
 
 
 def measure(path: str | os.PathLike) -> Level:
-    """Measures a file as it will be heard.
+    """Measure a file as it is decoded.
 
     Raises:
-        AudioError: where it cannot be read.
+        AudioError: if it cannot be read.
     """
     reading = read_all(path)
     meter = Meter(reading.sample_rate, reading.wav.shape[0], reading.layout)

@@ -16,8 +16,8 @@ from .frames import opened, take_layout
 from .kinds import HEAD_BYTES, frames_in
 from .samples import Samples, check_bounds
 
-# How the files begin that soundfile is asked for first. It is never asked for MPEG audio: its
-# decoder writes to the terminal. Of W64 and VOC it reads beyond the end.
+# First bytes of the files that soundfile tries first. It never gets MPEG audio, since its decoder
+# writes to the terminal. It reads W64 and VOC beyond the end of their samples.
 MAGIC = (
     b"RIFF",
     b"RIFX",
@@ -28,23 +28,23 @@ MAGIC = (
     b".snd",
 )
 _PLAIN = re.compile(r"PCM|FLOAT|DOUBLE|ULAW|ALAW")
-# A chunk that claims more bytes than there are; libsndfile says so in its log only.
+# A chunk that declares more bytes than exist; libsndfile reports it in its log only.
 _CHUNK = re.compile(r"\b(?:SSND|Data Size|riff|Riff size|data) *: (\d+) \(should be (\d+)\)")
 _UNKNOWN_LENGTH = 2**62
 _BLOCK = 1 << 18
 
 
 class Miscalled(AudioError):
-    """Frames of a codec in a file that calls them PCM."""
+    """A codec's frames in a file that declares them as PCM."""
 
 
 class Unreadable(AudioError):
-    """What soundfile does not know, or finds damaged; another reader may tell more."""
+    """A file unknown to soundfile or damaged; another reader may tell more."""
 
 
 @contextlib.contextmanager
 def sound_file(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Opens the file here: names in any encoding, and the system's own word on errors."""
+    """Open a file in Python, for names in any encoding and the system's own errors."""
     with path.open("rb") as file:
         try:
             with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
@@ -56,12 +56,12 @@ def sound_file(path: Path) -> Iterator[soundfile.SoundFile]:
 
 
 def is_plain(sound: soundfile.SoundFile) -> bool:
-    """Whether these are samples, not some codec's packets."""
+    """True if the file holds samples rather than a codec's packets."""
     return sound.format not in ("OGG", "MPEG", "MP3") and bool(_PLAIN.match(sound.subtype))
 
 
 def shortage(sound: soundfile.SoundFile) -> str | None:
-    """What the header promises beyond what is there."""
+    """Note on the data that the header declares and the file lacks."""
     chunk = _CHUNK.search(sound.extra_info) if sound.format not in ("WAV", "WAVEX") else None
     if chunk and int(chunk[2]) < int(chunk[1]) < 2**32 - 1:
         return f"its {sound.format} header promises {chunk[1]} bytes, {chunk[2]} are there"
@@ -69,25 +69,25 @@ def shortage(sound: soundfile.SoundFile) -> str | None:
 
 
 def length(sound: soundfile.SoundFile) -> int | None:
-    """Number of samples by the header; None where it does not tell."""
+    """Number of samples that the header declares; None if it declares none."""
     return sound.frames if 0 < sound.frames < _UNKNOWN_LENGTH else None
 
 
 def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) -> str | None:
-    """Reads a whole file into ``samples``.
+    """Read a whole file into ``samples``.
 
     Args:
         path: of the file.
-        link: what its container showed.
-        samples: takes the blocks.
-        coded: read what is coded, too.
+        link: findings in its container.
+        samples: receives the blocks.
+        coded: read coded files too.
 
     Returns:
-        what is missing at the end; None where nothing is.
+        a note on what is missing at the end; None for a whole file.
 
     Raises:
-        Unreadable: where another reader should be tried.
-        Miscalled: where FFmpeg may find a decoder for what is called PCM.
+        Unreadable: if another reader should be tried.
+        Miscalled: if FFmpeg may find a decoder for what is declared as PCM.
         AudioError: for rates and channels out of bounds.
     """
     with sound_file(path) as sound:
@@ -106,7 +106,7 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
             with path.open("rb") as file:
                 digest = Digest(file, link.begin + skip_id3(file.read(1 << 20)))
         samples.layout = layouts.usual(sound.channels)
-        if sound.channels > 2:  # libsndfile reads layouts of few formats, and in words of its own
+        if sound.channels > 2:  # libsndfile reads the layouts of few formats, and has its own names
             samples.layout, order = _layout(path, sound.channels)
         if sound.seekable() and samples.start and expected:
             n_read = samples.skip(rate, expected)
@@ -132,7 +132,7 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
 
 
 def _layout(path: Path, n_channels: int) -> tuple[str, list[int] | None]:
-    """A file's layout and the order of its channels, as of :func:`.layouts.native`."""
+    """A file's layout and the order of its channels, as :func:`.layouts.native` gives them."""
     try:
         with opened(path, "ignore") as container:
             layout, n_told = take_layout(container.streams.audio[0])

@@ -1,5 +1,5 @@
-"""How long a file says that its sound is. What is told can show that a file is truncated; what is
-guessed, from a bit rate and a size or by the last time stamp that is there, cannot."""
+"""Declared length of a file's sound. A declared length shows if a file is truncated; an estimate,
+from bit rate and size or from the last time stamp, does not."""
 
 import mmap
 import re
@@ -12,20 +12,20 @@ import av
 from . import containers
 from .containers import Link
 
-# In these FFmpeg reads a length, of samples, frames or time, from the header.
+# Containers whose length FFmpeg reads from the header, in samples, frames or time.
 _BY_HEADER = (
     "mov wav w64 aiff caf au tta wv ape mpc mpc8 tak dsf iff voc avr nistsphere ogg flac".split()
 )
-# Bytes of a file that its header is looked for in, and objects of a header that are looked at.
+# Bytes of a file that are searched for its header, and objects of a header that are searched.
 _HEAD, _MOST_OBJECTS = 1 << 20, 1000
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-_ASF_FIELDS = struct.Struct("<QQQI")  # of time in 100 ns, to send it, to wait in ms; flags
+_ASF_FIELDS = struct.Struct("<QQQI")  # play and send duration in 100 ns, preroll in ms; flags
 _EBML_INFO, _EBML_DURATION = b"\x15\x49\xa9\x66", b"\x44\x89"
 _FLV_DURATION = b"\0\x08duration\0"
 
 
 def _asf_seconds(data: bytes, _: int) -> float:
-    """By the file properties object; a stream that was recorded as it went has none."""
+    """Length by the file properties object; recordings of live streams have none."""
     place = 30
     for _ in range(_MOST_OBJECTS):
         size = int.from_bytes(data[place + 16 : place + 24], "little")
@@ -39,7 +39,7 @@ def _asf_seconds(data: bytes, _: int) -> float:
 
 
 def _flv_seconds(data: bytes, _: int) -> float:
-    """By onMetaData; programs that write to a pipe leave 0 in it."""
+    """Length by onMetaData; programs that write to a pipe leave it 0."""
     place = data.find(_FLV_DURATION) + len(_FLV_DURATION)
     if place < len(_FLV_DURATION) or len(data) < place + 8:
         return 0.0
@@ -48,8 +48,8 @@ def _flv_seconds(data: bytes, _: int) -> float:
 
 
 def _matroska_tells(data: bytes) -> bool:
-    """Whether there is a Duration in Info; recorders and pipes leave it out."""
-    for found in re.finditer(re.escape(_EBML_INFO), data):  # the first may be of the index
+    """True if Info holds a Duration; recorders and programs that write to pipes leave it out."""
+    for found in re.finditer(re.escape(_EBML_INFO), data):  # the first may be an entry of the index
         size, place = _ebml_size(data, found.end())
         end = min(len(data), place + size)
         while place < end:
@@ -66,14 +66,14 @@ def _ebml_zeros(byte: int) -> int:
 
 
 def _ebml_size(data: bytes, place: int) -> tuple[int, int]:
-    """A size of variable length, and the place behind it."""
+    """A size of variable length, and the position after it."""
     n = 1 + _ebml_zeros(data[place]) if place < len(data) else 1
     mark = 1 << (7 * n)
     return int.from_bytes(data[place : place + n], "big") & (mark - 1), place + n
 
 
 def _avi_seconds(data: bytes, index: int) -> float:
-    """By the head of the stream, if somebody came back to write sizes, as pipes do not let one."""
+    """Length by the stream's header, if sizes were filled in at the end, as pipes do not permit."""
     if data[4:8] in (bytes(4), b"\xff" * 4):
         return 0.0
     heads = re.findall(rb"strh....auds.{16}(.{16})", data, re.DOTALL)
@@ -81,9 +81,9 @@ def _avi_seconds(data: bytes, index: int) -> float:
     return length * scale / rate if rate else 0.0
 
 
-# What these hold is read here, of streams of sound by their index: FFmpeg guesses where they tell
-# nothing, and some of what they tell it does not believe (of a WMA that got a larger cover later,
-# an AVI that was cut). What some tell of one stream, others of all together.
+# Containers whose length is read here, for the sound stream of an index: FFmpeg estimates if they
+# declare none, and ignores some declared lengths (of a WMA that got a larger cover later, of a
+# truncated AVI). Some declare the length of each stream, others that of all together.
 _SECONDS: dict[str, Callable[[bytes, int], float]] = {
     "asf": _asf_seconds,
     "flv": _flv_seconds,
@@ -91,20 +91,20 @@ _SECONDS: dict[str, Callable[[bytes, int], float]] = {
 }
 _TELLS: dict[str, Callable[[bytes], bool]] = {"matroska": _matroska_tells}
 _OF_THE_STREAM = ("avi",)
-# All others (ADTS, MPEG, AC-3 and other raw streams, transport streams, OMA, Shorten ...) tell
-# nothing. An MP3's tag is counted in frames: see containers.py.
+# All others (ADTS, MPEG, AC-3 and other raw streams, transport streams, OMA, Shorten ...) declare
+# none. An MP3's tag counts frames: see containers.py.
 _KINDS = {*_BY_HEADER, *_SECONDS, *_TELLS}
 
 
 def is_timed(container: Any) -> bool:
-    """Whether files of a container's kind tell how long they are."""
+    """True if containers of this kind declare their length."""
     return not _KINDS.isdisjoint(container.format.name.split(","))
 
 
 def promised_seconds(
     container: Any, stream: Any, data: mmap.mmap, link: Link, reached: float
 ) -> float:
-    """Seconds of sound by a container's own word for a stream.
+    """Seconds of sound that a container declares for a stream.
 
     Args:
         container: as FFmpeg opened it.
@@ -114,7 +114,7 @@ def promised_seconds(
         reached: end of the last packet of any stream, in seconds.
 
     Returns:
-        0 where it gives none.
+        0 if it declares none.
     """
     names = container.format.name.split(",")
     if not is_timed(container) or containers.has_open_size(data, link):
@@ -135,7 +135,7 @@ def promised_seconds(
     pictures = [each for each in container.streams if _is_picture(each)]
     if len(container.streams) - len(pictures) == 1:
         return whole - max(0.0, float((stream.start_time or 0) * stream.time_base))
-    # A container's length is that of its longest stream: it is whole if any reaches it.
+    # A container's length is that of its longest stream: it is whole if any stream reaches it.
     return whole if reached < whole - 1 else 0.0
 
 

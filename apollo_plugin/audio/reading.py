@@ -1,4 +1,4 @@
-"""Reading any audio file: it comes in whole, or is refused in one line."""
+"""Reading of any audio file: whole, or refused with an error of one line."""
 
 import contextlib
 import mmap
@@ -16,7 +16,7 @@ from .decoding import Found, Undecodable, decode
 from .plain import MAGIC, Miscalled, Unreadable, is_plain, length, read_plain, shortage, sound_file
 from .samples import Samples
 
-# What a folder is searched for; a file that is named is read whatever it is called.
+# Suffixes that folders are searched for; a file given by name may have any.
 SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
@@ -25,22 +25,21 @@ SUFFIXES = frozenset(
         "dff spx rm ra avi flv ts"
     ).split()
 )
-# Beyond this a float file's full scale is not 1.0 but that of integers.
+# Float files with larger samples have the full scale of integers, not 1.0.
 _MAX_PEAK = 100.0
-# Read around a part that is to be resampled, in seconds.
+# Seconds read around a part that is to be resampled.
 _RESAMPLING_MARGIN = 0.05
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A file as it was read.
+    """A decoded file.
 
     Args:
         wav: float32 ``(channels, time)``, full scale 1.0.
         sample_rate: in Hz.
-        notes: one line each on what was passed over, chosen or changed, without the file's name.
-        layout: which loudspeaker each channel is for, as in :mod:`.layouts`; ``""`` where the file
-            does not tell.
+        notes: a line on each thing skipped, chosen or changed, without the file's name.
+        layout: loudspeakers of the channels, as in :mod:`.layouts`; ``""`` if unknown.
     """
 
     wav: np.ndarray
@@ -49,7 +48,7 @@ class Reading:
     layout: str = ""
 
     def warn(self, path: str | os.PathLike) -> tuple[np.ndarray, int, str]:
-        """Samples, rate and layout; the notes come as warnings to the caller's caller."""
+        """Samples, rate and layout; issues the notes as warnings to the caller's caller."""
         for note in self.notes:
             warnings.warn(f"'{path}': {note}", stacklevel=3)
         return self.wav, self.sample_rate, self.layout
@@ -63,7 +62,7 @@ def read(
     duration: float | None = None,
     salvage: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """:func:`read_all` for those who want samples and rate; its notes come as warnings.
+    """Read a file's samples and rate by :func:`read_all`, with its notes as warnings.
 
     Returns:
         float32 ``(channels, time)``, full scale 1.0, and the sample rate in Hz.
@@ -80,26 +79,26 @@ def read_all(
     duration: float | None = None,
     salvage: bool = False,
 ) -> Reading:
-    """Reads a file of any format: PCM and FLAC by soundfile, what is coded by FFmpeg.
+    """Read a file of any format: PCM and FLAC by soundfile, coded audio by FFmpeg.
 
     Lengths are exact to the sample: encoders' delays and padding, pre-skip and edit lists are
-    honoured. Where rate or channels change midway, what follows is brought to the first's.
+    applied. If rate or channels change midway, the rest is converted to the first.
 
     Args:
         path: of the file.
         max_seconds: longer files are refused before they fill the memory.
-        track: which of several sound tracks, from 1 on; the file's default unless given.
-        start: seconds to leave out at the beginning.
+        track: number of the sound track, from 1 on; the file's default unless given.
+        start: seconds to skip at the beginning.
         duration: seconds to read; to the end unless given.
-        salvage: take what is there of a truncated or damaged file; a note says what is missing.
+        salvage: read the rest of a truncated or damaged file; a note says what is missing.
 
     Returns:
         samples, rate and notes.
 
     Raises:
-        AudioError: for a file that is missing, empty, truncated, damaged, too long, no audio, that
-            holds NaN or integers as floats, has a rate beyond 1 kHz to 1 MHz or more than 64
-            channels; and for a track that it has not.
+        AudioError: for a file that is missing, empty, truncated, damaged, too long or not audio,
+            that holds NaN or integers as floats, has a rate beyond 1 kHz to 1 MHz or more than 64
+            channels; and for a missing track.
     """
     path = Path(path)
     if not 0 <= start < float("inf") or not (duration is None or duration > 0):
@@ -117,7 +116,7 @@ def read_all(
 
 
 def probe(path: str | os.PathLike) -> tuple[int, int, int]:
-    """Length, rate and channels: by a header that tells them, else by decoding.
+    """Read length, rate and channels from the header, or by decoding if it lacks them.
 
     Args:
         path: of the file.
@@ -126,7 +125,7 @@ def probe(path: str | os.PathLike) -> tuple[int, int, int]:
         number of samples, sample rate in Hz, number of channels.
 
     Raises:
-        AudioError: for a file that is missing, empty, truncated, damaged or no audio.
+        AudioError: for a file that is missing, empty, truncated, damaged or not audio.
     """
     path = Path(path)
     with _mapped(path) as data:
@@ -151,23 +150,23 @@ def probe(path: str | os.PathLike) -> tuple[int, int, int]:
 def read_part(
     path: str | os.PathLike, start: float, seconds: float, sample_rate: int
 ) -> np.ndarray:
-    """Reads some seconds of a file; of PCM and FLAC no more than that.
+    """Read a part of a file; of PCM and FLAC only that part is decoded.
 
     Args:
         path: of the file.
         start: in seconds.
-        seconds: length; what lies beyond the end is silence.
+        seconds: length; filled up with silence after the file's end.
         sample_rate: of the result in Hz; files of another rate are resampled.
 
     Returns:
         float32 array ``(channels, round(seconds * sample_rate))``.
 
     Raises:
-        AudioError: for a file that is missing, damaged or no audio, or that holds NaN there.
+        AudioError: for a file that is missing, damaged or not audio, or that holds NaN there.
     """
     path = Path(path)
     n_samples = round(seconds * sample_rate)
-    # A resampler rings at cuts, for about a hundred samples.
+    # Resamplers ring at cuts, for about a hundred samples.
     begin = max(0.0, start - _RESAMPLING_MARGIN)
     samples = Samples(path, 0.0, None)
     samples.start = begin
@@ -210,7 +209,7 @@ def _starts_plain(data: mmap.mmap) -> bool:
 def _collect(
     path: Path, samples: Samples, track: int | None, salvage: bool
 ) -> tuple[int, list[str]]:
-    """Reads into ``samples`` and joins them; refuses what is damaged unless told to salvage."""
+    """Read into ``samples`` and join them; raise for a damaged file unless it is to be salvaged."""
     with _mapped(path) as data:
         found = _read_links(path, data, samples, track)
     there, rate = samples.seconds, samples.sample_rate
@@ -228,7 +227,7 @@ def _read_links(path: Path, data: mmap.mmap, samples: Samples, track: int | None
     head = data[begin : begin + 64]
     mpeg = containers.is_mpeg(head[:4])
     plain = _starts_plain(data) and track is None
-    # A part of the first of joined files needs no look at all the others.
+    # A part of the first of joined files needs none of the others.
     if plain and samples.duration is not None:
         trial = samples.fresh()
         with contextlib.suppress(Unreadable, Miscalled):
@@ -260,7 +259,7 @@ def _read_links(path: Path, data: mmap.mmap, samples: Samples, track: int | None
         try:
             return [_try_plain(path, links[0], samples, coded=True)]
         except Unreadable as error:
-            # Where FFmpeg knew the kind, its word tells more.
+            # If FFmpeg recognised the kind, its message says more.
             unread = unread or (error if undecoded.__cause__ else None)
     if samples.seconds:
         return [*found, Found([f"what follows {samples.seconds:.1f} s cannot be decoded"])]
@@ -275,7 +274,7 @@ def _read_links(path: Path, data: mmap.mmap, samples: Samples, track: int | None
 
 
 def _try_plain(path: Path, link: containers.Link, samples: Samples, coded: bool = False) -> Found:
-    """Reads by soundfile; ``samples`` stay as they were where it cannot."""
+    """Read by soundfile; ``samples`` are unchanged if it cannot."""
     trial = samples.fresh()
     fault = read_plain(path, link, trial, coded)
     samples.take(trial)
@@ -294,7 +293,7 @@ def _refusal(path: Path, faults: list[str], cut: bool, n_samples: int, rate: int
 
 
 def _check_values(path: Path, wav: np.ndarray, sample_rate: int, start: float) -> None:
-    # Row by row, so that a long file needs no second copy.
+    # Channel by channel, so that a long file needs no second copy.
     for begin in range(0, len(wav), sample_rate):
         block = wav[begin : begin + sample_rate]
         peak = np.abs(block).max()

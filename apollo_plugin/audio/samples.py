@@ -1,4 +1,4 @@
-"""Samples as they come out of a decoder: bounded, cut to the part asked for, joined at one rate."""
+"""Collection of decoded samples: limited, cut to the requested part, joined at one rate."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ import soxr
 from ..errors import AudioError
 from ..memory import available_bytes
 
-# What is read, restored and written.
+# Rates and channels that are read, restored and written.
 MIN_RATE, MAX_RATE, MAX_CHANNELS = 1_000, 1_000_000, 64
-# Memory grows by a sixteenth, and by no less than this.
+# Memory grows by a sixteenth, and at least by this.
 _STEP_BYTES = 1 << 24
 
 
 def check_bounds(path: Path, sample_rate: int, n_channels: int) -> None:
-    """Raises an AudioError for rates and numbers of channels that no sound has."""
+    """Raise an AudioError for rates and numbers of channels out of bounds."""
     if not MIN_RATE <= sample_rate <= MAX_RATE:
         raise AudioError(
             f"'{path}' has a sample rate of {sample_rate} Hz; "
@@ -26,16 +26,16 @@ def check_bounds(path: Path, sample_rate: int, n_channels: int) -> None:
 
 
 class Samples:
-    """Collects the blocks of a file.
+    """Collector of a file's blocks.
 
-    Where the rate changes midway, what follows is resampled to the first rate.
+    If the rate changes midway, the rest is resampled to the first rate.
 
     Args:
         path: of the file, for errors.
-        start: seconds to leave out at the beginning.
+        start: seconds to skip at the beginning.
         duration: seconds to keep; None for all.
         max_seconds: longer files are refused before they fill the memory.
-        keep: False counts only.
+        keep: False to count samples only.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Samples:
         self.path, self.start, self.duration = path, start, duration
         self.max_seconds, self.keep = max_seconds, keep
         self.sample_rate = self.n_channels = 0
-        # Of the first block's channels, as in layouts.py; what differs later is mixed to it.
+        # Layout of the first block, as in layouts.py; later blocks are mixed to it.
         self.layout = ""
-        # Seconds decoded so far, the left out among them.
+        # Seconds decoded so far, including the skipped ones.
         self.seconds = 0.0
         self.notes: list[str] = []
         self.joined = np.empty((0, 1), np.float32)
@@ -60,16 +60,16 @@ class Samples:
 
     @property
     def full(self) -> bool:
-        """Whether all that was asked for is there."""
+        """True if the whole requested part has been collected."""
         return bool(self._parts) and self._parts[-1].wanted <= 0
 
     def add(self, block: np.ndarray, sample_rate: int, expected: int = 0) -> None:
-        """Takes a block of ``(time, channels)``, whose channels are as many as the first's.
+        """Add a block ``(time, channels)`` with as many channels as the first.
 
         Args:
             block: floating point, full scale 1.0.
             sample_rate: of the block, in Hz.
-            expected: number of samples that the file says to have at this rate.
+            expected: declared number of samples at this rate.
         """
         if not self._parts or sample_rate != self._parts[-1].sample_rate:
             self._begin(block.shape[1], sample_rate, expected)
@@ -100,40 +100,40 @@ class Samples:
         self._parts.append(part)
 
     def change(self, text: str) -> None:
-        """Notes that something changes within the file; many changes make one line."""
+        """Note a change within the file; many changes make one line."""
         self._changes.append(text)
 
     def fresh(self) -> "Samples":
-        """An empty collection with the same wishes."""
+        """An empty collection with the same parameters."""
         return Samples(self.path, self.start, self.duration, self.max_seconds, self.keep)
 
     def take(self, other: "Samples") -> None:
-        """Becomes what another collection is."""
+        """Take over the content of another collection."""
         self.__dict__.update(other.__dict__)
 
     def skip(self, sample_rate: int, n_samples: int) -> int:
-        """Passes over what comes before the start, for a reader that can seek.
+        """Skip samples before the start, for a reader that can seek.
 
         Args:
             sample_rate: of the file, in Hz.
             n_samples: length of the file.
 
         Returns:
-            number of samples that were passed over.
+            number of skipped samples.
         """
         passed = min(round(self.start * sample_rate), n_samples)
         self.start, self.seconds = 0.0, passed / sample_rate
         return passed
 
     def drop(self, n_samples: int) -> None:
-        """Takes back samples that were added last."""
+        """Remove the samples added last."""
         if self._parts and n_samples:
             n_samples = min(n_samples, self._parts[-1].n)
             self._parts[-1].n -= n_samples
             self.seconds -= n_samples / self._parts[-1].sample_rate
 
     def join(self) -> int:
-        """Joins all parts at the first rate.
+        """Join all parts at the first rate.
 
         Returns:
             number of samples; :attr:`joined` holds them as ``(time, channels)``.
@@ -154,7 +154,7 @@ class Samples:
 
 
 class _Part:
-    """Samples of one rate in one array that grows in place."""
+    """Samples of one rate, in an array that grows in place."""
 
     def __init__(self, path: Path, sample_rate: int, n_channels: int, unwanted: int, wanted: float):
         self.path, self.sample_rate = path, sample_rate
@@ -186,13 +186,13 @@ class _Part:
                 f"{n_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; read a part of it"
             )
         if len(self._array):
-            # Lengthens the memory where it is; no second copy.
+            # Grow the memory in place, without a second copy.
             self._array.resize(shape, refcheck=False)
         else:
             self._array = np.empty(shape, np.float32)
 
     def shrink(self) -> np.ndarray:
-        """Gives back the memory that was not needed."""
+        """Release the unused memory."""
         if len(self._array) > self.n:
             self._array.resize((self.n, self._array.shape[1]), refcheck=False)
         return self._array

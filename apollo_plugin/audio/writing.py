@@ -1,4 +1,4 @@
-"""Writing audio files, whole or not at all."""
+"""Atomic writing of audio files."""
 
 import io
 import os
@@ -15,20 +15,20 @@ from . import layouts
 from .loudness import Meter
 from .samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 
-# What can be written: formats that keep rate, channels and length.
+# Writable formats: those that keep rate, channels and length.
 FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
-# Of them those that change what is written.
+# Lossy ones among them.
 LOSSY = ("OGG", "MP3")
-# Of samples by their type; what is coded takes at most 4.
+# Bytes per sample by type; coded ones take at most 4.
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
-# Samples of these types go beyond full scale.
+# Types that hold samples beyond full scale.
 UNCLIPPED = ("FLOAT", "DOUBLE")
-# Of these types samples are rounded here: libsndfile rounds all down.
+# Types whose samples are rounded here: libsndfile rounds down.
 _BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-# A RIFF file counts its bytes in 32 bits.
+# RIFF files have 32-bit sizes.
 _WAV_LIMIT = 2**32 - 2**16
-# Samples written at a time. Vorbis puts a whole block on the stack, and beyond this rate libsndfile
-# ends the process.
+# Samples written at a time, since the Vorbis encoder puts a whole block on the stack; and the rate
+# beyond which libsndfile crashes.
 _BLOCK, _OGG_BLOCK = 1 << 18, 1 << 11
 _OGG_MAX_RATE = 200_000
 
@@ -46,29 +46,29 @@ def write(
     layout: str = "",
     comment: str = "",
 ) -> int:
-    """Writes a file whole or not at all: beside its place first, then renamed.
+    """Write a file atomically: under a temporary name, then renamed.
 
     Args:
-        path: of the file; its folder is made where it is missing.
+        path: of the file; its folder is made if missing.
         wav: ``(channels, time)``, full scale 1.0.
         sample_rate: in Hz.
         format: soundfile's name of the container, ``"WAV"``, ``"FLAC"``, ``"OGG"`` and so on.
-        subtype: soundfile's name of the sample type; ``"FLOAT"`` where the format has it, else the
+        subtype: soundfile's name of the sample type; ``"FLOAT"`` if the format has it, else the
             format's default.
-        headroom: dB by which everything is turned down.
-        dither: before integers are rounded, add noise of triangular distribution, two steps wide,
-            the same each time: what rounding takes becomes noise that knows nothing of the sound.
-        meter: measures what is written, before anything is clipped.
-        finish: told of the file's place before it is renamed; what it raises ends the writing.
-        layout: which loudspeaker each channel is for, as in :mod:`.layouts`; what the format
-            cannot say is left out.
-        comment: of the file, where it becomes CAF or RF64, which hold no other tags here.
+        headroom: attenuation in dB.
+        dither: add TPDF noise, two steps wide and the same each time, before integers are
+            rounded, so that the rounding error is independent of the sound.
+        meter: measures the samples before they are clipped.
+        finish: called with the temporary file before it is renamed; an exception ends the writing.
+        layout: loudspeakers of the channels, as in :mod:`.layouts`; left out if the format cannot
+            store it.
+        comment: of a CAF or RF64 file, which hold no other tags here.
 
     Returns:
-        how many samples lay beyond full scale and were clipped (0 for floating point).
+        number of samples beyond full scale, which were clipped (0 for floating point).
 
     Raises:
-        AudioError: where the file cannot be written.
+        AudioError: if the file cannot be written.
     """
     path, wav = Path(path), np.asarray(wav)
     subtype = subtype or default_subtype(format)
@@ -122,7 +122,7 @@ def write(
 
 
 def integers(samples: np.ndarray, n_bits: int, random: np.random.Generator | None) -> np.ndarray:
-    """Rounded to so many bits, in the upper ones of 32; by dither where ``random`` is given."""
+    """Round to ``n_bits``, in the upper ones of 32; with dither if ``random`` is given."""
     steps = samples.astype(np.float64) * 2 ** (n_bits - 1)
     if random:
         steps += random.random(steps.shape) - random.random(steps.shape)
@@ -131,7 +131,7 @@ def integers(samples: np.ndarray, n_bits: int, random: np.random.Generator | Non
 
 
 class _Sink:
-    """A file that remembers a failed write: libsndfile forgets those of its last flush."""
+    """File object that remembers a failed write, which libsndfile loses at its last flush."""
 
     def __init__(self, file: io.FileIO):
         self.seek, self.tell, self.read, self.readinto = (
@@ -156,8 +156,8 @@ class _Sink:
 def check_writable(
     format: str, subtype: str | None, sample_rate: int, n_channels: int, layout: str = ""
 ) -> None:
-    """Raises an AudioError where a format cannot hold a rate, a number of channels, or means other
-    loudspeakers by it."""
+    """Raise an AudioError if a format cannot hold a rate or a number of channels, or assigns the
+    channels to other loudspeakers."""
     subtype = subtype or default_subtype(format)
     layouts.check(format, subtype, layout, n_channels)
     reason = ""
@@ -170,7 +170,7 @@ def check_writable(
             with soundfile.SoundFile(
                 io.BytesIO(), "w", sample_rate, n_channels, subtype, None, format
             ) as sound:
-                # Some encoders say no to the first samples only.
+                # Some encoders refuse only when they get samples.
                 sound.write(np.zeros((16, n_channels), np.float32))
             return
         except (soundfile.SoundFileError, ValueError):
@@ -182,7 +182,7 @@ def check_writable(
 
 
 def check_room(path: str | os.PathLike, n_bytes: int) -> None:
-    """Raises an AudioError where the disk has no room for a file of so many bytes."""
+    """Raise an AudioError if the disk has no room for a file of ``n_bytes``."""
     if not is_special(path) and n_bytes > (free := free_bytes(Path(path).parent)):
         raise AudioError(
             f"'{path}' cannot be written: it takes {n_bytes / 1e6:.1f} MB and "
@@ -191,7 +191,7 @@ def check_room(path: str | os.PathLike, n_bytes: int) -> None:
 
 
 def default_subtype(format: str) -> str:
-    """Floating point where the format knows it, so that nothing clips."""
+    """Floating point if the format has it, so that nothing clips; else the format's default."""
     if soundfile.check_format(format, "FLOAT"):
         return "FLOAT"
     return (

@@ -1,4 +1,4 @@
-"""Many files: which are restored, where each result goes, and in which process."""
+"""Restoration of many files: plan, processes, and the work on each."""
 
 from .api import restore_file, restore_files
 from .work import Result, Task

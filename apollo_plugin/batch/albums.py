@@ -1,4 +1,4 @@
-"""Loudness of albums, which is known when all of their tracks are restored."""
+"""Loudness of albums, measured when all their tracks are restored."""
 
 import warnings
 from collections import defaultdict
@@ -22,7 +22,7 @@ def add_gains(
     Args:
         results: of this run.
         kept: results of an earlier run.
-        settings: how they were made.
+        settings: the ones they were made with.
         bars: show a bar over the albums, on terminals.
 
     Warns:
@@ -35,7 +35,7 @@ def add_gains(
             track = each.restored.of_album
             albums[each.job.source.parent, track.album][each.job] = track
     folders = {folder for folder, _ in albums}
-    # Files that were left as they are belong to their album, too.
+    # Files left unchanged belong to their album too.
     for job, place in [(job, job.target) for job in kept] + [(job, job.source) for job in left]:
         found = _measured_track(job, place) if job.source.parent in folders else None
         if found and (job.source.parent, found.album) in albums:
@@ -54,7 +54,7 @@ def add_gains(
 
 
 def _measured_track(job: Job, place: Path) -> tags.Track | None:
-    """A track of an album as it is: an earlier result, or a source that has none."""
+    """Measure a track of an album: an earlier result, or a source without one."""
     source = tags.read(job.source)
     if not source.has_album_gain:
         return None

@@ -1,4 +1,4 @@
-"""The commands' work from Python: a file or many, by names of files."""
+"""Restoration of a file or many from Python, by file names."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ class Batch:
     Args:
         results: of each file: restored, kept from before (neither ``restored`` nor ``error``) or
             failed (``error``).
-        problems: a line for each input that cannot be restored at all.
+        problems: a line for each unusable input.
     """
 
     results: list[Result]
@@ -48,7 +48,7 @@ def restore_file(
 
     Args:
         source: any sound file.
-        target: of the result; its suffix says the format. A file there is replaced.
+        target: of the result, in the format of its suffix. An existing file is replaced.
         checkpoint: bundled name, file, folder, Hugging Face Hub id or exported ONNX file.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         precision: ``"fp32"``, ``"bf16"`` or ``"int8"``; the device's best unless given.
@@ -62,7 +62,7 @@ def restore_file(
         facts about the result: samples clipped, true peak, notes on tags.
 
     Raises:
-        ApolloError: in one line, whatever is wrong; nothing is written then.
+        ApolloError: one line on what is wrong; nothing is written then.
     """
     target = Path(target)
     chosen = {"format": format_of(target), "overwrite": True, **settings}
@@ -86,29 +86,29 @@ def restore_files(
     progress: Callable[[Result, int, int], object] | None = None,
     **settings: Any,
 ) -> Batch:
-    """Restore files and whole folders as ``apollo-restore`` does, several at a time. One that fails
-    never ends the rest.
+    """Restore files and whole folders as ``apollo-restore`` does, several at a time. A file that
+    fails does not stop the rest.
 
-    On Windows and macOS a script calls this below ``if __name__ == "__main__":``, as with all that
-    begins processes.
+    On Windows and macOS a script calls this below ``if __name__ == "__main__":``, as everything
+    that starts processes.
 
     Args:
         inputs: files, folders (searched to any depth) and globs.
         out: folder of the results; beside each input unless given.
-        jobs: files at a time; as many as there are cores and memory for unless given.
+        jobs: files at a time; unless given, as many as cores and memory allow.
         checkpoint: see :func:`restore_file`; likewise the next three.
         device: likewise.
         precision: likewise.
         engine: likewise, by name.
         suffix: added to the names of the results.
-        progress: called with each result, how many there are by now, and how many there will be.
+        progress: called with each result, the number of results so far, and the total.
         **settings: see :func:`restore_file`; results that exist are kept unless ``overwrite``.
 
     Returns:
-        a result for each file, and a line for each input that is none.
+        a result for each file, and a line for each unusable input.
 
     Raises:
-        ApolloError: where none can be restored: the settings, the checkpoint, the device.
+        ApolloError: if no file can be restored: for settings, checkpoint or device.
     """
     how = _settings(settings)
     task = Task(Choice(checkpoint, device, precision, engine), how)

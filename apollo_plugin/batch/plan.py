@@ -1,4 +1,4 @@
-"""Which files are restored, and where each result goes."""
+"""Search for input files, and choice of each result's name."""
 
 import contextlib
 import glob
@@ -23,12 +23,12 @@ _Identity = tuple[int, int]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The files to restore.
 
     Args:
         jobs: all files, each with a result of its own.
-        due: those of them whose result is still to be made.
-        problems: a line for each input that cannot be restored.
+        due: those whose result does not exist yet.
+        problems: a line for each unusable input.
     """
 
     jobs: list[Job]
@@ -38,13 +38,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Places:
-    """Where results go.
+    """Places of results.
 
     Args:
-        folder: for all of them; beside each input unless given.
-        file: of the only one, in place of a folder.
+        folder: for all results; beside each input unless given.
+        file: for a single result, in place of a folder.
         suffix: added to the names of the results.
-        stems: whether each result is a folder of stems.
+        stems: True if each result is a folder of stems.
     """
 
     folder: Path | None = None
@@ -54,25 +54,25 @@ class Places:
 
 
 class _Found(NamedTuple):
-    """A file, and its folder relative to the input's."""
+    """A file, with its folder relative to the input."""
 
     path: Path
     below: Path
 
 
 def plan(inputs: Sequence[str], places: Places, settings: Settings) -> Plan:
-    """Finds all files and decides where their restorations go, each to a place of its own.
+    """Find all files and choose a distinct place for each result.
 
     ``a.mp3`` becomes ``a_restored.wav``, in the output folder or beside the input; the tree below a
-    folder is kept. Where the input's folder holds another ``a``, say ``a.flac``, the extension
-    stays in the name: ``a.mp3_restored.wav``. Inputs of one name from several folders keep their
+    folder is kept. If the input's folder holds another ``a``, say ``a.flac``, the extension stays
+    in the name: ``a.mp3_restored.wav``. Inputs of the same name from several folders keep their
     folder's name below the output folder. Stems go to a folder of that name; the job's target is
     their sum in it, which is written last.
 
     Args:
         inputs: files, folders and globs.
-        places: where the results go.
-        settings: gives the extension, and whether results that exist are made anew.
+        places: of the results.
+        settings: for the extension, and for overwriting of existing results.
     """
     found, problems = _find(inputs, places)
     jobs: list[Job] = []
@@ -114,14 +114,14 @@ def _is_kept(target: Path) -> bool:
 
 
 def sources(inputs: Sequence[str], places: Places) -> tuple[list[Path], list[str]]:
-    """All files of the inputs, as :func:`plan` finds them, and a line for each that is missing."""
+    """Find all files of the inputs as :func:`plan` does, with a line for each missing one."""
     found, problems = _find(inputs, places)
     return [path for path, _ in found], problems
 
 
 def folders(inputs: Sequence[str], places: Places) -> Iterator[tuple[Path, Path, list[Path]]]:
-    """All folders of the inputs, where they lie below theirs, and their files that are no
-    sounds."""
+    """Find all folders of the inputs, with their paths relative to the input and their files that
+    are not sounds."""
     search = _Search(places)
     for item in inputs:
         if os.path.isdir(item):
@@ -129,7 +129,7 @@ def folders(inputs: Sequence[str], places: Places) -> Iterator[tuple[Path, Path,
 
 
 def _find(inputs: Sequence[str], places: Places) -> tuple[list[_Found], list[str]]:
-    """Files, each once however it is named, and what went wrong. Links are files of their own."""
+    """Find files, each once under any name, and problems. Links are files of their own."""
     _namesakes.cache_clear()
     search = _Search(places)
     found: dict[tuple, _Found] = {}
@@ -155,7 +155,7 @@ def _find(inputs: Sequence[str], places: Places) -> tuple[list[_Found], list[str
 
 
 class _Search:
-    """Looks for files in what was named."""
+    """Search for files in the inputs."""
 
     def __init__(self, places: Places):
         self.problems: list[str] = []
@@ -163,7 +163,7 @@ class _Search:
         self._out = places.folder
 
     def expand(self, item: str) -> Iterator[_Found]:
-        """Files of an input."""
+        """Yield the files of an input."""
         path = Path(item)
         if item and os.path.isdir(path):
             yield from self._sounds(path)
@@ -176,7 +176,7 @@ class _Search:
         out = _identity(self._out) if self._out else None
         visited = set()
         for folder, folders, names in os.walk(root, onerror=self._complain, followlinks=True):
-            # A link may lead back up.
+            # A link may lead to a parent folder.
             visited.add(_identity(Path(folder)))
             folders[:] = [
                 name
@@ -184,7 +184,7 @@ class _Search:
                 if not name.startswith(".")
                 and (identity := _identity(Path(folder, name))) not in visited
                 and (identity is None or identity != out)
-                and not self._is_result(Path(folder, f"{name}.wav"))  # stems of a file beside it
+                and not self._is_result(Path(folder, f"{name}.wav"))  # stems of a neighbouring file
             ]
             yield Path(folder), sorted(names)
 
@@ -195,11 +195,11 @@ class _Search:
                     yield _Found(folder / name, folder.relative_to(root))
 
     def is_sound(self, path: Path) -> bool:
-        """Whether a file of a folder is to be restored."""
+        """True if a file of a folder is to be restored."""
         return _is_audio(path.name) and not self._is_result(path) and not _is_translation(path)
 
     def others(self, root: Path) -> Iterator[tuple[Path, Path, list[Path]]]:
-        """Folders of an input, each with its place below that and the files that are no sounds."""
+        """Yield the folders of an input, with relative path and the files that are not sounds."""
         for folder, names in self._walk(root):
             paths = [folder / name for name in names if not name.startswith(".")]
             yield folder, folder.relative_to(root), [p for p in paths if not _is_audio(p.name)]
@@ -216,7 +216,7 @@ class _Search:
         self.problems.append(f"'{error.filename}' cannot be searched: {error.strerror}")
 
     def _is_result(self, path: Path) -> bool:
-        """Whether this is what an earlier run made of a file beside it."""
+        """True if this is an earlier run's result of a neighbouring file."""
         names = _namesakes(path.parent)
         for mark in self._marks:
             source = path.stem.removesuffix(mark)
@@ -239,7 +239,7 @@ def _target(file: _Found, places: Places, extension: str) -> Path:
 
 @lru_cache(maxsize=64)
 def _namesakes(folder: Path) -> dict[str, list[str]]:
-    """Names of the audio files of a folder by their stem."""
+    """Names of a folder's audio files, by name without suffix."""
     names: dict[str, list[str]] = {}
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
@@ -253,7 +253,7 @@ def _is_audio(name: str) -> bool:
 
 
 def _is_translation(path: Path) -> bool:
-    """Whether a .ts is text, Qt's or TypeScript's, and no transport stream."""
+    """True if a .ts file is text (Qt, TypeScript), not a transport stream."""
     if path.suffix.lower() != ".ts" or not path.is_file():
         return False
     with contextlib.suppress(OSError), path.open("rb") as file:

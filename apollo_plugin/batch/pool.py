@@ -1,4 +1,4 @@
-"""Who restores the files: this process, several that share nothing but the plan, or a cluster."""
+"""Execution of a plan: in this process, in several independent ones, or on a cluster."""
 
 import os
 import warnings
@@ -20,17 +20,17 @@ from ..memory import Purse, available_bytes
 from ..settings import Job
 from .work import Common, Result, Task, Work, begin, do, do_there, ready, work
 
-# Makes of a job what shows the progress on it.
+# Makes a job's progress display.
 Watch = Callable[[Job], AbstractContextManager[Progress]]
 
-# Files of less than this in all are restored before processes have started.
+# Total size of files below which one process is done before others have started.
 _WORTH_BYTES = 1 << 20
-# What a process takes beside its model and its song; what a model's weights take again in products,
-# packed, and what lies between layers; and a song that a process should have room for.
+# Memory of a process without model and song; a multiple of the weights for packed copies and
+# activations; and a song that should fit into a process.
 _PROCESS_BYTES, _TIMES_WEIGHTS, _SONG_BYTES = 500 << 20, 12, 400 << 20
-# On a GPU one file is read and written while another is computed.
+# On a GPU one file is read or written while another is computed.
 _ON_GPU = 2
-# Loaded once for all worker processes, by engine.
+# Modules loaded once for all worker processes, by engine.
 _PRELOAD = {"onnx": "apollo_plugin.batch.work", "torch": "apollo_plugin.batch.stems"}
 _DIED = "the process that restored it died, of too little memory perhaps"
 
@@ -50,19 +50,19 @@ def outcomes(
     watch: Watch = silent,
     bars: bool = False,
 ) -> Generator[Result, None, None]:
-    """Restore files; give each result as it is done.
+    """Restore files; yield each result as it is finished.
 
     Args:
-        task: how.
-        due: which.
-        jobs: files at a time; as many as there are cores and memory for unless given.
-        dask: address of a Dask cluster that does the work.
-        engine: that of the task, where it is loaded already.
-        watch: shows the progress on a file that this process restores.
-        bars: show bars over the files, on terminals.
+        task: engine and settings.
+        due: the files.
+        jobs: files at a time; unless given, as many as cores and memory allow.
+        dask: address of a Dask cluster to use.
+        engine: the task's, if it is loaded already.
+        watch: makes the progress display of a file restored in this process.
+        bars: show a progress bar over the files, on terminals.
 
     Raises:
-        ApolloError: where none can be restored: the checkpoint, the device, the cluster.
+        ApolloError: if no file can be restored: for checkpoint, device or cluster.
     """
     if dask:
         yield from _on_cluster(task, due, dask, bars)
@@ -80,11 +80,10 @@ def outcomes(
 def share_out(
     engine: Engine, due: Sequence[Job], jobs: int | None, stems: bool
 ) -> tuple[int, int | None]:
-    """How many processes restore files, and how many bytes of memory they share for songs.
+    """Choose the number of processes, and the memory in bytes that they share for songs.
 
-    As many as there are cores, so far as there are files and memory for them, or as ``--jobs``
-    says. One, this one, where others would not have started before all is done, and for stems:
-    what a separator takes is its own affair.
+    ``--jobs``, or as many as there are cores, within the limits of files and memory. This process
+    alone if others would start too late, and for stems, since a separator's memory is unknown.
     """
     n = jobs or {"cpu": n_cores(), "cuda": _ON_GPU}.get(engine.device, 1)
     if not jobs and (stems or _total_bytes(due) < _WORTH_BYTES):
@@ -111,7 +110,7 @@ def _total_bytes(due: Sequence[Job]) -> int:
 
 
 def _here(one: Work, due: Sequence[Job], watch: Watch, bars: bool) -> Iterator[Result]:
-    # One file needs no bar over files.
+    # A single file needs no bar over files.
     for job in tqdm(due, "files", unit="file", disable=None if bars and len(due) > 1 else True):
         try:
             with watch(job) as progress:
@@ -130,8 +129,8 @@ def _in_processes(
     preload: str,
     bars: bool,
 ) -> Iterator[Result]:
-    """By processes of this machine. Where one dies the files that were under way, which are the
-    first, are restored one by one, so that only the one that kills is lost."""
+    """Restore files in processes of this machine. If one dies, the files in progress, which are
+    the first, are restored one by one, so that only the one that crashes is lost."""
     ways = context(preload)
     while due:
         purse = None if purse_bytes is None else Purse(purse_bytes, ways)
@@ -166,8 +165,8 @@ def _in_processes(
 
 
 def _on_cluster(task: Task, due: Sequence[Job], address: str, bars: bool) -> Iterator[Result]:
-    """By the workers of a Dask cluster, which see the same files under the same names. What one was
-    at when it died another does anew."""
+    """Restore files on a Dask cluster whose workers see the same files under the same names. A
+    worker's file is restored by another if it dies."""
     checkpoint = task.choice.checkpoint
     if checkpoint not in BUNDLED and os.path.exists(checkpoint):
         task = replace(task, choice=replace(task.choice, checkpoint=os.path.abspath(checkpoint)))
@@ -177,7 +176,7 @@ def _on_cluster(task: Task, due: Sequence[Job], address: str, bars: bool) -> Ite
             pool.submit(ready, task).result()
             quiet = None if bars else True
             for job, outcome in each(pool, one, due, len(due), "files", "file", disable=quiet):
-                # What nobody survived, on several workers, is Dask's KilledWorker.
+                # A file on which several workers died raises Dask's KilledWorker.
                 died = type(outcome).__name__ == "KilledWorker"
                 yield _result(job, DeviceError(_DIED) if died else outcome)
     except ImportError as error:

@@ -12,16 +12,16 @@ from ..settings import Job, Settings
 
 
 def load_pipeline(engine: Engine, name: str, settings: Settings) -> SeparateThenRestore:
-    """Separation by a separator of that name, then restoration of each stem.
+    """Load a pipeline: a separator by name, then restoration of each stem.
 
     Raises:
-        SeparatorError: where there is none, or it cannot be used.
+        SeparatorError: if it is missing or cannot be used.
     """
     separator = separators.load(name).to(engine.device)
     return SeparateThenRestore(
         separator,
         engine,
-        # Asteroid's separators are trained without regard to the level.
+        # Asteroid's separators are trained at arbitrary levels.
         match_level=isinstance(separator.model, BaseModel),
         keep_below=settings.keep_below,
         mix=settings.mix,
@@ -32,19 +32,19 @@ def load_pipeline(engine: Engine, name: str, settings: Settings) -> SeparateThen
 def restore_stems(
     pipeline: Pipeline, job: Job, settings: Settings, progress: Progress | None = None
 ) -> Restored:
-    """Restores a file stem by stem, to a folder of stems and their sum.
+    """Restore a file stem by stem, to a folder of stems and their sum.
 
     Args:
         pipeline: separates and restores.
-        job: which file; its target is that of the sum, and the stems go beside it.
+        job: the file; its target is the sum's, and the stems go beside it.
         settings: format of the files.
-        progress: told of the work.
+        progress: called as the work goes on.
 
     Returns:
-        what is to be told of the results.
+        facts about the results.
 
     Raises:
-        AudioError: one line with the file and what is wrong; nothing is written then.
+        AudioError: one line on the file and what is wrong; nothing is written then.
     """
     n_sources = len(pipeline.sources or ()) or 4
     carried, before = read_tags(job, settings)
@@ -59,7 +59,7 @@ def restore_stems(
     made = tags.mark.make(origin, job.source, found.cutoff, before)
     names = map(_safe, pipeline.sources or ())
     places = [job.target.with_name(f"{name}{job.target.suffix}") for name in names]
-    # The remix is written last, so a folder with one is whole.
+    # The remix is written last, so a folder with one is complete.
     written = [
         write_result(place, stem, rate, settings, carried, layout, made)
         for place, stem in [*zip(places, stems), (job.target, remix)]
@@ -73,5 +73,5 @@ def restore_stems(
 
 
 def _safe(name: str) -> str:
-    """A source's name as a file's."""
+    """A source's name as a file name."""
     return "".join(c if c.isalnum() or c in "-_ " else "_" for c in name) or "_"

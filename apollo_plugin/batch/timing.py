@@ -1,4 +1,4 @@
-"""What processes bring that restore files side by side."""
+"""Speed of processes that restore files side by side."""
 
 import contextlib
 import statistics
@@ -18,24 +18,24 @@ from ..model import Apollo
 from ..settings import Job, Settings
 from .work import Task, begin, do_there
 
-# Rounds that count.
+# Measured rounds.
 _ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What processes bring that restore files side by side, as apollo-restore does with folders.
+    """Speed of processes that restore files side by side, as apollo-restore does with folders.
 
     Args:
         model: its name.
-        precision: name of it.
-        processes: how many, with a thread each.
+        precision: its name.
+        processes: number of processes, with a thread each.
         song_seconds: length of the stereo songs.
         one_speed: times real time of one process with one thread.
         all_speed: of all of them together.
-        one_processor_s: seconds of processor time that one process took for a song.
-        all_processor_s: that each took where all were at work: what cores lose to each other. It
-            holds on a machine with other work too, where speeds do not.
+        one_processor_s: processor time in seconds of one process for a song.
+        all_processor_s: the same with all processes at work. The difference is what cores lose to
+            each other; unlike speeds, it is valid on a machine with other work too.
     """
 
     model: str
@@ -56,16 +56,16 @@ def measure_processes(
     song_seconds: float = 60.0,
     limit: float = 30.0,
 ) -> SideBySide:
-    """Measures files side by side, from file to file: the best of three rounds, between which one
-    process and all of them take turns. What it takes to start them is not in it.
+    """Measure processes side by side, from file to file: the best of three rounds, in which one
+    process and all of them take turns. Their start is not included.
 
     Args:
         model: float32, on the CPU.
         name: of the model.
         precision: one of :data:`apollo_plugin.network.precision.PRECISIONS`.
-        n_processes: how many.
+        n_processes: number of processes.
         song_seconds: length of the stereo songs.
-        limit: seconds that it may take; songs are cut to that.
+        limit: seconds that it may take; songs are shortened to fit.
     """
     rate = int(model.sample_rate)
     rtf = min(real_time_factor(model, "cpu", 3, warm_up=1)) * torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The work on one file, wherever it is done: here, in a worker process, on a cluster."""
+"""Restoration of one file: in this process, in a worker process, or on a cluster."""
 
 import pickle
 import time
@@ -19,19 +19,19 @@ from ..settings import Job, Settings
 
 Work = Callable[[Job, Progress], Restored]
 
-# Copies of a song's samples at the peak of restoring it: as it came, at the model's rate, restored,
-# and what a resampler takes and gives.
+# Copies of a song's samples at the peak of memory: the source, at the model's rate, restored, and a
+# resampler's input and output.
 _COPIES = 5
 
 
 @dataclass(frozen=True)
 class Task:
-    """How each of many files is restored.
+    """Engine and settings for all files of a run.
 
     Args:
         choice: checkpoint and engine.
-        settings: of the result.
-        stems: name of a separator, where stems are restored one by one.
+        settings: of the results.
+        stems: name of a separator, if stems are restored one by one.
     """
 
     choice: Choice
@@ -45,11 +45,11 @@ class Result:
 
     Args:
         job: the file and its result's place.
-        restored: facts about the result; None where there is none, or it was kept from before.
-        error: why there is none; :class:`~apollo_plugin.errors.Uncoded` where that was wanted.
-        seconds: of sound.
-        took: seconds that it took.
-        notes: warnings of the process that did it.
+        restored: facts about the result; None without one, or if it was kept from before.
+        error: reason for a missing result; :class:`~apollo_plugin.errors.Uncoded` if intended.
+        seconds: length of the sound.
+        took: seconds that the work took.
+        notes: warnings from the process that did it.
     """
 
     job: Job
@@ -61,14 +61,14 @@ class Result:
 
 
 def work(task: Task, engine: Engine) -> Work:
-    """The function that restores one file.
+    """Make the function that restores one file.
 
     Args:
-        task: how.
-        engine: that of the task.
+        task: engine and settings.
+        engine: the task's, loaded.
 
     Raises:
-        ApolloError: where the separator cannot be used.
+        ApolloError: if the separator cannot be used.
     """
     settings = task.settings
     if not task.stems:
@@ -92,21 +92,21 @@ def do(work: Work, job: Job, progress: Progress) -> Result:
     return Result(job, restored, None, seconds, time.perf_counter() - begin)
 
 
-# --------------------------------------------------------------------------------------- elsewhere
+# -------------------------------------------------------------------------------- worker processes
 
 
 class Stopped(Exception):
-    """Ends the work on a file after an interrupt."""
+    """End of the work on a file after an interrupt."""
 
 
 @dataclass(frozen=True)
 class Common:
-    """What worker processes of this machine share.
+    """Objects shared by the worker processes of this machine.
 
     Args:
-        stop: set where the work ends early.
-        under_way: how many files those are that are under way, each by its share that is done.
-        purse: memory for their samples; None where nobody knows how much there is.
+        stop: set to end the work early.
+        under_way: sum of the finished shares of all files in progress.
+        purse: memory budget for their samples; None if the available memory is unknown.
     """
 
     stop: Event
@@ -114,7 +114,7 @@ class Common:
     purse: Purse | None
 
     def check(self) -> None:
-        """Raises Stopped where the work is to end."""
+        """Raise Stopped if the work is to end."""
         if self.stop.is_set():
             raise Stopped
 
@@ -122,12 +122,12 @@ class Common:
         return self.under_way.value
 
     def add(self, share: float) -> None:
-        """Tells of progress."""
+        """Add to the progress."""
         with self.under_way.get_lock():
             self.under_way.value += share
 
 
-# Of this process; a cluster's share nothing.
+# Of this process; a cluster's processes share nothing.
 _common: Common | None = None
 _n_threads: int | None = None
 
@@ -142,9 +142,9 @@ def do_there(task: Task, folder: Path, job: Job) -> Result:
     """Restore one file in a worker process, which keeps its model for the next.
 
     Args:
-        task: how.
-        folder: that names of files are relative to.
-        job: which file.
+        task: engine and settings.
+        folder: the one that file names are relative to.
+        job: the file.
     """
     there = Job(folder / job.source, folder / job.target)
     try:
@@ -156,7 +156,7 @@ def do_there(task: Task, folder: Path, job: Job) -> Result:
 
 
 def ready(task: Task) -> None:
-    """Load what a worker needs; raises what stands against it."""
+    """Load the task's engine in a worker; raises the reason if it cannot be used."""
     _kept_work(task)
 
 
@@ -167,7 +167,7 @@ def _cached_work(key: bytes) -> Work:
 
 
 def _kept_work(task: Task) -> Work:
-    """One for all that a worker does; threads of a cluster's worker share it."""
+    """Make a worker's function once; threads of a cluster's worker share it."""
     return _cached_work(pickle.dumps(task))
 
 
@@ -194,7 +194,7 @@ def _do_in_common(work: Work, job: Job, task: Task, common: Common | None) -> Re
 
 
 def _portable(error: Exception) -> Exception:
-    """An error that goes from process to process."""
+    """Make an error that can be sent from process to process."""
     try:
         pickle.loads(pickle.dumps(error))
         return error

@@ -1,4 +1,4 @@
-"""Lines at the end of a run, about all results together."""
+"""Note at the end of a run, on all results together."""
 
 import math
 from collections import defaultdict
@@ -11,14 +11,14 @@ from .terminal import say
 
 
 def tell_all(results: Sequence[Result], settings: Settings) -> None:
-    """Say each note on tags once, and which headroom would have kept results from clipping."""
+    """Print each note on tags once, and the headroom that avoids clipping."""
     done = [(each.job, each.restored) for each in results if each.restored]
     _say_notes(done)
     _say_level([restored for _, restored in done], settings)
 
 
 def _say_notes(results: Sequence[tuple[Job, Restored]]) -> None:
-    """What happened to tags, each thing once."""
+    """Print the notes on tags, each once."""
     where: dict[str, list[Job]] = defaultdict(list)
     for job, restored in results:
         for note in restored.notes:
@@ -29,14 +29,14 @@ def _say_notes(results: Sequence[tuple[Job, Restored]]) -> None:
 
 
 def _say_level(results: Sequence[Restored], settings: Settings) -> None:
-    """Which headroom would have kept a run from clipping, between samples too."""
+    """Print the headroom that would have avoided clipping, between samples too."""
     peak = max((each.true_peak for each in results), default=0.0)
     if not settings.clips or peak <= 1:
         return
     over = 20 * math.log10(peak)
     n_clipped = sum(each.n_clipped for each in results)
     n_over = sum(each.true_peak > 1 for each in results)
-    # Rounded up: it has to be enough.
+    # Rounded up, so that it suffices.
     headroom = math.ceil(10 * (settings.headroom + over)) / 10
     say(
         f"{n_clipped} samples were clipped, {n_over} of {len(results)} result(s) go beyond full "

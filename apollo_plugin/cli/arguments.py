@@ -1,4 +1,4 @@
-"""What may be typed after ``apollo-restore``."""
+"""Argument parser of ``apollo-restore``, and options shared with other commands."""
 
 import argparse
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ that begins with a dash is written ./-name. The exit status is 0 only if every f
 
 
 def parse(argv: Sequence[str] | None) -> tuple[Options, "Settings"]:
-    """Options and the settings that they mean; wrong usage ends the program with status 2."""
+    """Parse options and their settings; wrong usage ends the program with status 2."""
     parser = _parser()
     args = vars(parser.parse_args(argv))
     if args["suffix"] is None:
@@ -57,7 +57,7 @@ def parse(argv: Sequence[str] | None) -> tuple[Options, "Settings"]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="apollo-restore",
-        description="Gives music back what MP3 and other lossy coding took from it.",
+        description="Restores what MP3 and other lossy coding removed from music.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
-    """The option of all commands that tells which version this is."""
+    """Add ``--version``."""
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
 
@@ -93,65 +93,65 @@ def _add_results(add: Any) -> None:
         "--out",
         type=Path,
         metavar="DIR|FILE",
-        help="folder for the results, or the name of the only one, - for standard output (beside "
+        help="folder for the results, or the name of a single one; - is standard output (beside "
         "each input)",
     )
     add(
         "--suffix",
         metavar="TEXT",
-        help=f"what is added to a result's name ({MARK}; nothing with --copy-others)",
+        help=f"suffix of results' names ({MARK}; nothing with --copy-others)",
     )
     add(
         "--format",
         type=str.upper,
-        help="WAV, FLAC, AIFF, OGG, MP3, CAF, W64, RF64 or AU (WAV, or as -o FILE says)",
+        help="WAV, FLAC, AIFF, OGG, MP3, CAF, W64, RF64 or AU (that of -o FILE, else WAV)",
     )
     add(
         "--subtype",
         type=str.upper,
-        help="FLOAT, PCM_16, PCM_24 ... (FLOAT where the format has it)",
+        help="FLOAT, PCM_16, PCM_24 ... (FLOAT if the format has it)",
     )
     add(
         "--rate",
         type=int,
         metavar="HZ",
-        help="sample rate of the result (the input's): a higher one makes room for highs",
+        help="sample rate of the result (the input's); a higher one makes room for highs",
     )
     add(
         "--headroom",
         type=float,
         default=0.0,
         metavar="DB",
-        help="turn all results down by DB, so that integers do not clip (%(default)s)",
+        help="attenuate all results by DB, so that integers do not clip (%(default)s)",
     )
-    add("--dither", action="store_true", help="add dither (TPDF) to results in 16 bits")
+    add("--dither", action="store_true", help="add TPDF dither to 16-bit results")
     add(
         "--no-tags",
         dest="tags",
         action="store_false",
-        help="leave tags and covers out, but for the mark of a restoration; they are carried where "
-        "the format has them",
+        help="leave out tags and covers, except for the mark of a restoration; otherwise they are "
+        "carried over if the format has them",
     )
     add(
         "--skip-uncoded",
         action="store_true",
-        help="leave files alone that look as if no codec took anything from them",
+        help="leave out files that look uncoded",
     )
     add(
         "--copy-others",
         action="store_true",
-        help="make -o DIR a library of its own: covers, lyrics, cue sheets, playlists and what "
-        "--skip-uncoded left go along, names in them are adapted, results keep their names",
+        help="make -o DIR a complete library: also copy covers, lyrics, cue sheets, playlists and "
+        "what --skip-uncoded left out; names in them are adapted, results keep their names",
     )
-    add("--overwrite", action="store_true", help="restore again what is there already")
+    add("--overwrite", action="store_true", help="replace results that exist")
 
 
 def _add_restoring(add: Any) -> None:
     add_checkpoint(add, "apollo-small")
-    add("--keep-below", type=float, metavar="HZ", help="leave everything under HZ as it came")
+    add("--keep-below", type=float, metavar="HZ", help="leave everything below HZ unchanged")
     add_level(add)
-    add("--mix", type=float, default=1.0, metavar="0..1", help="0 is as it came, 1 is restored (1)")
-    add("--again", action="store_true", help="restore what is a restoration already once more")
+    add("--mix", type=float, default=1.0, metavar="0..1", help="0 is unchanged, 1 is restored (1)")
+    add("--again", action="store_true", help="restore files that are restorations already")
     add(
         "--stems",
         metavar="SEPARATOR",
@@ -161,13 +161,13 @@ def _add_restoring(add: Any) -> None:
 
 
 def _add_reading(add: Any) -> None:
-    add("--track", type=int, metavar="N", help="which of several sound tracks of a file, from 1")
-    add("--start", type=float, default=0.0, metavar="S", help="leave out the first S seconds")
-    add("--duration", type=float, metavar="S", help="restore S seconds only, for a trial")
+    add("--track", type=int, metavar="N", help="number of the sound track, from 1 on")
+    add("--start", type=float, default=0.0, metavar="S", help="skip the first S seconds")
+    add("--duration", type=float, metavar="S", help="restore only S seconds, as a trial")
     add(
         "--salvage",
         action="store_true",
-        help="restore what decodes of damaged files, and say what is missing",
+        help="restore what can be decoded of damaged files, and report what is missing",
     )
 
 
@@ -177,13 +177,13 @@ def _add_computing(add: Any) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="files at a time, each by a process with a model of its own (as many as there are "
-        "cores and memory for)",
+        help="files at a time, each in a process with a model of its own (as many as cores and "
+        "memory allow)",
     )
     add(
         "--dask",
         metavar="ADDRESS",
-        help="restore on a Dask cluster instead, whose workers see the same files",
+        help="restore on a Dask cluster whose workers see the same files",
     )
 
 
@@ -192,29 +192,29 @@ def _add_modes(add: Any) -> None:
         "--report",
         type=Path,
         metavar="PAGE.html",
-        help="also write a page to listen to inputs and results side by side",
+        help="also write a page that plays inputs and results side by side",
     )
     add("--reference", type=Path, metavar="FILE", help="the original of the input, for --report")
     add(
         "--diagnose",
         action="store_true",
-        help="restore nothing; tell for each file where a codec cut it off",
+        help="restore nothing; print the frequency at which a codec cut each file off",
     )
     add(
         "--list",
         action="store_true",
-        help="restore nothing; tell which checkpoints there are and which are on this machine",
+        help="restore nothing; list known checkpoints, and which of them are on this machine",
     )
-    add("--json", action="store_true", help="tell --diagnose or --list as JSON, an object a line")
+    add("--json", action="store_true", help="print --diagnose or --list as JSON, one per line")
     add(
         "--demo",
         action="store_true",
-        help="code and restore four seconds of an orchestra; a page lets hear what came of it",
+        help="code and restore four seconds of an orchestra, and write a page to listen to",
     )
 
 
 def add_checkpoint(add: Any, default: str) -> None:
-    """The option that names a model."""
+    """Add ``--checkpoint``."""
     add(
         "--checkpoint",
         default=default,
@@ -224,23 +224,23 @@ def add_checkpoint(add: Any, default: str) -> None:
 
 
 def add_level(add: Any) -> None:
-    """The option that says at which level models get sound."""
+    """Add ``--level``."""
     add(
         "--level",
         default="model",
         choices=("model", "keep"),
-        help="the model gets sound at the peak that it was trained at, and what it gives is "
-        "brought back; or as it is (%(default)s)",
+        help="model: scale the sound to the peak that the model was trained at, and back; keep: "
+        "leave its level (%(default)s)",
     )
 
 
 def add_device(add: Any) -> None:
-    """Options of all commands that compute."""
+    """Add ``--device``, ``--engine`` and ``--precision``."""
     add(
         "--device",
         default="auto",
         choices=DEVICES,
-        help="where to compute (%(default)s)",
+        help="device to compute on (%(default)s)",
     )
     add(
         "--engine",
@@ -252,5 +252,5 @@ def add_device(add: Any) -> None:
     add(
         "--precision",
         choices=("fp32", "bf16", "int8"),
-        help="bf16 and int8 (CPU only) are faster and good to 40 and 30 dB; fp32, on CUDA bf16",
+        help="bf16 and int8 (CPU only) are faster, to 40 and 30 dB of fp32 (fp32, on CUDA bf16)",
     )

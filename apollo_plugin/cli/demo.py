@@ -1,8 +1,7 @@
-"""A page to try it, ``apollo-demo``: drop a file, hear it as it came and restored, download it.
+"""``apollo-demo``, a web page: drop a file, hear it before and after, download the result.
 
-It binds to this machine only, keeps what it is given in a temporary folder that goes when it ends,
-and neither the server nor the page asks anything of any other machine. What others may ask of it is
-in ``guard.py``.
+It binds to this machine only, keeps uploads in a temporary folder that is removed at the end, and
+neither the server nor the page contacts any other machine. ``guard.py`` controls access.
 """
 
 import argparse
@@ -27,8 +26,8 @@ from .upload import Limits
 if TYPE_CHECKING:
     from ..engine.protocol import Engine
 
-# The browser is told to load from here only, fonts and scripts included. Gradio's page has scripts
-# and styles in it.
+# The browser may load from this server only, fonts and scripts included. Gradio's page has inline
+# scripts and styles.
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -50,25 +49,25 @@ def serve(
     open_browser: bool = False,
     names: Collection[str] = (),
 ) -> None:
-    """Serves the page until interrupted.
+    """Serve the page until interrupted.
 
     Args:
-        engines: by the name that they are offered under.
+        engines: by the name shown on the page.
         limits: of uploads.
         host: address to bind to.
         port: likewise.
         open_browser: show the page.
-        names: of this machine that requests may come under, beside its own.
+        names: further host names that requests may use.
 
     Raises:
-        OSError: where the port is taken.
-        ImportError: where gradio is not installed.
+        OSError: if the port is taken.
+        ImportError: if gradio is not installed.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="apollo-demo-", ignore_cleanup_errors=True)
         )
-        # Read by gradio as it is imported and as the page is built.
+        # Read by gradio at import and when the page is built.
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -115,8 +114,8 @@ def serve(
 
 @contextmanager
 def _errors_in_one_line() -> Iterator[None]:
-    """What gradio would show the traceback of, nonsense that was sent to it, is said in a line; of
-    what fails in our own work it is not told."""
+    """Report malformed requests, for which gradio would print a traceback, in one line; errors of
+    our own work do not get there."""
     from gradio import queueing, routes
 
     def say_it() -> None:
@@ -148,7 +147,7 @@ def _main(argv: Sequence[str] | None) -> int:
         with waiting(f"loading {', '.join(names)}"):
             engines = {name: load(Choice(name, device="cpu")) for name in names}
         serve(engines, limits, args.host, args.port, args.open, args.allow_host)
-    except KeyboardInterrupt:  # that is how it ends
+    except KeyboardInterrupt:  # the usual end
         pass
     except ImportError as error:
         raise ApolloError(f"the page needs {error.name}: {install('demo')}") from error
@@ -164,7 +163,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Limits]:
         "--checkpoint",
         action="append",
         metavar="NAME",
-        help="bundled name, file or Hub id; give it again for a choice (apollo-small)",
+        help="bundled name, file or Hub id; repeat it to offer a choice (apollo-small)",
     )
     add("--host", default="127.0.0.1", help="address to bind to (%(default)s: this machine only)")
     add(
@@ -172,18 +171,18 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Limits]:
         action="append",
         default=[],
         metavar="NAME",
-        help="answer under this name too, as a proxy needs it; give it again for more",
+        help="also answer under this host name, as for a proxy; can be repeated",
     )
     add("--port", type=int, default=7860, help="(%(default)s)")
-    add("--max-mb", type=int, default=Limits.megabytes, help="size of a file (%(default)s)")
+    add("--max-mb", type=int, default=Limits.megabytes, help="size of an upload (%(default)s)")
     add(
         "--max-total-mb",
         type=int,
         default=Limits.total_megabytes,
-        help="uploads and results that are kept at a time, an hour at most (%(default)s)",
+        help="size of all stored uploads and results, kept for an hour (%(default)s)",
     )
-    add("--max-minutes", type=float, default=Limits.minutes, help="its length (%(default)s)")
-    add("--static", type=Path, nargs="?", const=SITE, help="serve the page that docs/web makes")
+    add("--max-minutes", type=float, default=Limits.minutes, help="its minutes (%(default)s)")
+    add("--static", type=Path, nargs="?", const=SITE, help="serve the page built by docs/web")
     add("--open", action="store_true", help="show the page in a browser")
     add_version(parser)
     args = parser.parse_args(argv)

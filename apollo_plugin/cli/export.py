@@ -8,7 +8,7 @@ from pathlib import Path
 from .arguments import add_version
 from .terminal import command, tell, waiting
 
-# Of apollo_plugin.export, which imports torch; a test compares them.
+# Copies of apollo_plugin.export's, which imports torch; a test compares them.
 FORMATS, KINDS, PRECISIONS = ("onnx", "torch"), ("whole", "stream"), ("fp32", "int8")
 _PUBLISHED = "published"
 
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="of the weights in ONNX files (%(default)s)",
+        help="precision of the weights in ONNX files (%(default)s)",
     )
     add("--overwrite", action="store_true", help="replace files that exist")
     add_version(parser)

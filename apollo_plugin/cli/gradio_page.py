@@ -1,4 +1,4 @@
-"""The page of ``apollo-demo``: what is on it and how it looks."""
+"""The page of ``apollo-demo``: content and style."""
 
 import html
 import inspect
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ABOUT = """\
 # Apollo
 Gives music back what MP3 took from it. Nothing leaves this machine."""
-# Looks like the listening page, whose colours it takes.
+# In the colours of the listening page.
 _STYLE = """
 #example { border: 1px solid var(--line); }
 h1, h2 { font-family: var(--text); font-weight: 600; letter-spacing: -.012em; }
@@ -30,12 +30,12 @@ h1, h2 { font-family: var(--text); font-weight: 600; letter-spacing: -.012em; }
 
 
 def build(engines: dict[str, "Engine"], limits: Limits, room: Room) -> "gradio.Blocks":
-    """The page.
+    """Build the page.
 
     Args:
-        engines: by the name that they are offered under.
+        engines: by the name shown on the page.
         limits: of uploads.
-        room: where they and the results are kept.
+        room: folder of uploads and results.
     """
     import gradio
 
@@ -49,12 +49,12 @@ def build(engines: dict[str, "Engine"], limits: Limits, room: Room) -> "gradio.B
         show = lambda step, done, total: progress(done / total, desc=step)  # noqa: E731
         try:
             done = restore_upload(engines[name], Path(path), keep_below, mix, limits, show, room)
-        except Exception as error:  # the page goes on, whatever happens to a file
+        except Exception as error:  # a file that fails does not end the page
             if not is_mendable(error):
                 say_defect(error)
             line = told(error).replace(f"{Path(path).parent}{os.sep}", "")
             raise gradio.Error(html.escape(line), print_exception=False) from error
-        # In a frame that may run its own script and nothing else; in one line, as Markdown has it.
+        # In a sandboxed frame that may run its own script only; on one line, as Markdown requires.
         inside = html.escape(done.page).replace("\n", "&#10;")
         frame = f'<iframe sandbox="allow-scripts" srcdoc="{inside}"></iframe>'
         sounds = str(done.came), str(done.heard), str(done.kept)
@@ -90,9 +90,9 @@ def build(engines: dict[str, "Engine"], limits: Limits, room: Room) -> "gradio.B
                 gradio.Markdown(excerpt.CREDIT)
             with gradio.Column(scale=3, min_width=480):
                 line = gradio.Markdown("The result appears here.", elem_id="line", min_height=60)
-                # Nothing is shown before there is something in it.
+                # Empty outputs are hidden.
                 with gradio.Column(visible=False) as result:
-                    # Gradio's own component for HTML needs `eval`, which the page is denied.
+                    # Gradio's own component for HTML needs `eval`, which the page may not use.
                     shown = gradio.Markdown(
                         elem_id="page", sanitize_html=False, latex_delimiters=[]
                     )
@@ -120,7 +120,7 @@ def build(engines: dict[str, "Engine"], limits: Limits, room: Room) -> "gradio.B
 
 
 def theme() -> "gradio.Theme":
-    """Gradio's, in the colours and letters of the listening page."""
+    """Gradio's theme in the colours and fonts of the listening page."""
     import gradio
 
     colours = dict(
@@ -153,15 +153,15 @@ def theme() -> "gradio.Theme":
         font=["var(--label)", "system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
     values = {name: f"var(--{colour})" for name, colour in colours.items()}
-    # Day and night are the colours' own affair; some have no name of their own at night.
+    # The colours themselves switch between light and dark; some have no dark variant.
     night = {f"{name}_dark": value for name, value in values.items()}
     known = inspect.signature(letters.set).parameters
     return letters.set(**values, **{name: night[name] for name in night if name in known})
 
 
 def style() -> str:
-    """The style sheet: the listening page's colours of day and night, which are its first two
-    rules, and what gradio has no theme for."""
+    """Style sheet: the listening page's light and dark colours, which are its first two rules, and
+    styles that gradio's themes do not cover."""
     page = (files("apollo_plugin") / "report" / "page.html").read_text("utf-8")
     day, night = re.findall(r"^ *:root \{.*?\}", page, re.S | re.M)[:2]
     return f"{day}\n@media (prefers-color-scheme: dark) {{ {night} }}\n{_STYLE}"

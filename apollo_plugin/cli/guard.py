@@ -1,9 +1,9 @@
-"""What stands between the page of ``apollo-demo`` and whoever else can reach it.
+"""Access control of the page of ``apollo-demo``.
 
-A browser may be led here by any page that its user has open: by a form that posts to this machine,
-or by a name that its owner lets point to it (DNS rebinding). So requests are answered only under
-names that are ours, and only pages of ours may send anything. What is sent is bounded, each request
-and all that is kept together, and what is kept goes after a while.
+Any page open in the user's browser may send requests here: by a form that posts to this machine, or
+by a host name of its own that resolves to it (DNS rebinding). So requests are answered only under
+this machine's names, and only pages served here may send data. Each request and all stored files
+are limited in size, and stored files are removed after a while.
 """
 
 import ipaddress
@@ -21,21 +21,21 @@ from ..errors import AudioError, one_line
 from .terminal import say
 
 _SWEEP_SECONDS, _KEPT_SECONDS = 300.0, 3600.0
-# Of requests that bring no file: settings of a few numbers, names of sounds.
+# Limit of requests without a file: settings of a few numbers, names of sounds.
 _SMALL_BYTES = 1 << 20
-# What a form takes beside its file.
+# Bytes of a form besides its file.
 _FORM_BYTES = 1 << 16
-# Of a request that is too large so many are heard out, so that a browser hears the answer.
+# Bytes of a too large request that are still read, so that a browser gets the answer.
 _HEARD_BYTES = 1 << 30
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Room:
-    """A folder with a bound on all that it holds, in which nothing grows old.
+    """A folder limited in total size, whose old files are removed.
 
     Args:
-        folder: to keep things in.
-        n_bytes: that may be kept.
+        folder: for the files.
+        n_bytes: limit of all files.
     """
 
     def __init__(self, folder: Path, n_bytes: int):
@@ -45,11 +45,11 @@ class Room:
         self._n_coming = 0
 
     def used(self) -> int:
-        """Bytes of all files in the folder."""
+        """Total size of all files in the folder, in bytes."""
         return sum(status.st_size for _, status in self._files())
 
     def check(self, n_bytes: int) -> None:
-        """Raises an AudioError where so many bytes more are too many."""
+        """Raise an AudioError if ``n_bytes`` more would exceed the limit."""
         if self.used() + n_bytes > self.n_bytes:
             raise AudioError(
                 f"this page may keep {self.n_bytes / 1e6:.0f} MB, and has no room for "
@@ -57,7 +57,7 @@ class Room:
             )
 
     def begin(self, n_bytes: int) -> bool:
-        """Keeps room for an upload, until :meth:`end`; False where there is none."""
+        """Reserve room for an upload, until :meth:`end`; False if there is none."""
         with self._lock:
             if self.used() + self._coming + n_bytes > self.n_bytes:
                 return False
@@ -66,8 +66,8 @@ class Room:
             return True
 
     def end(self, n_bytes: int) -> None:
-        """Says that an upload has ended, well or not. What is whole lies in folders of its own, so
-        what lies beside these was broken off, once no other is under way."""
+        """End an upload, complete or not. Complete ones lie in folders of their own; files beside
+        these are remains of aborted ones, which are removed when no upload is in progress."""
         with self._lock:
             self._coming -= n_bytes
             self._n_coming -= 1
@@ -77,15 +77,15 @@ class Room:
                         path.unlink(missing_ok=True)
 
     def sweep(self, now: float | None = None) -> None:
-        """Removes what has been here for an hour."""
+        """Remove files that are older than an hour."""
         now = time.time() if now is None else now
         for path, status in list(self._files()):
-            # A copy that is handed out again has a new change time.
+            # A copy that is served again has a new change time.
             if now - max(status.st_mtime, status.st_ctime) > _KEPT_SECONDS:
                 path.unlink(missing_ok=True)
 
     def sweep_always(self) -> None:
-        """Sweeps from now on, as long as the program runs."""
+        """Remove old files periodically, as long as the program runs."""
 
         def go_on() -> None:
             while True:
@@ -99,19 +99,19 @@ class Room:
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 path = Path(folder, name)
-                with suppress(OSError):  # gone meanwhile
+                with suppress(OSError):  # removed meanwhile
                     yield path, path.lstat()
 
 
 class Guard:
-    """Refuses requests to other names, from other pages, and of too many bytes (ASGI).
+    """ASGI middleware that refuses requests to other names, from other pages, or too large.
 
     Args:
-        app: what answers the others.
-        room: where uploads go.
-        upload_bytes: of one upload.
-        names: of this machine, beside its addresses, its own name and localhost.
-        headers: added to every answer.
+        app: the application that answers all others.
+        room: folder of uploads.
+        upload_bytes: limit of one upload.
+        names: of this machine, besides its addresses, its own name and localhost.
+        headers: added to every response.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Guard:
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
-        elif scope["type"] != "websocket":  # which the page has no use for
+        elif scope["type"] != "websocket":  # the page uses none
             await self.app(scope, receive, send)
 
     async def _answer(self, scope: dict, receive: Any, send: Any) -> None:
@@ -158,7 +158,7 @@ class Guard:
         if reason:
             await refuse(403, reason)
             return
-        from starlette.requests import ClientDisconnect  # of gradio's
+        from starlette.requests import ClientDisconnect  # installed with gradio
 
         uploads = scope["path"].rstrip("/").endswith("/upload")
         most = self.upload_bytes + _FORM_BYTES if uploads else _SMALL_BYTES
@@ -173,11 +173,11 @@ class Guard:
         body.most = most
         try:
             await self.app(scope, body, send_with_headers)
-        except ClientDisconnect:  # nobody is there to be answered
+        except ClientDisconnect:  # nobody to answer
             pass
         except _TooMany:
             await refuse(413, f"more than {most} bytes are not taken")
-        except Exception as error:  # nonsense has to be answered too
+        except Exception as error:  # malformed requests need an answer too
             say(f"{scope['method']} {scope['path']}: {type(error).__name__}: {one_line(error)}")
             await refuse(400, "this request makes no sense here")
         finally:
@@ -185,7 +185,7 @@ class Guard:
                 self.room.end(n_bytes)
 
     def _refusal(self, method: str, headers: dict[bytes, str]) -> str:
-        """Why a request is refused, if it is."""
+        """Reason for refusing a request; None to accept it."""
         host = headers.get(b"host", "")
         if not self._is_ours(host):
             return f"this page is not called {host!r}; apollo-demo --allow-host NAME says otherwise"
@@ -193,7 +193,7 @@ class Guard:
             return ""
         origin = headers.get(b"origin")
         if origin is None:
-            # Programs send neither; browsers, which send one of the two, tell what sent them.
+            # Programs send neither; browsers send one of the two, which names the page.
             same = headers.get(b"sec-fetch-site", "none") in ("same-origin", "none")
         else:
             same = origin.partition("://")[2].lower() == host.lower()
@@ -206,7 +206,7 @@ class Guard:
             return False
         if name in self.names:
             return True
-        try:  # an address cannot be made to point elsewhere; only a name can
+        try:  # addresses are safe: only names can be made to resolve elsewhere
             ipaddress.ip_address(name)
         except ValueError:
             return False
@@ -214,11 +214,11 @@ class Guard:
 
 
 class _TooMany(Exception):
-    """More bytes than a request may have."""
+    """Request larger than permitted."""
 
 
 class _Body:
-    """What a request brings, up to ``most`` bytes."""
+    """Body of a request, up to ``most`` bytes."""
 
     def __init__(self, receive: Any):
         self.receive, self.most = receive, _HEARD_BYTES
@@ -233,7 +233,7 @@ class _Body:
         return message
 
     async def hear_out(self) -> None:
-        """Takes what is still to come and lets it go."""
+        """Read and discard the rest."""
         self.most = _HEARD_BYTES
         with suppress(_TooMany):
             while not self.is_whole:

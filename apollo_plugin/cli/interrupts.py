@@ -1,4 +1,4 @@
-"""Interrupts and SIGTERM, which end a command with everything cleaned up."""
+"""Handling of interrupts and SIGTERM: a command cleans up and ends."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ from ..files import sweep_all
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ends a command after a signal.
+    """End of a command after a signal.
 
     Args:
         number: of the signal.
@@ -23,14 +23,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupted_status(end: KeyboardInterrupt) -> int:
-    """Exit status after an interrupt, as shells have it: 130, or 143 after SIGTERM."""
+    """Exit status after an interrupt, by the shells' convention: 130, or 143 after SIGTERM."""
     return 128 + getattr(end, "number", signal.SIGINT)
 
 
 @contextmanager
 def polite_end(polite: bool) -> Iterator[None]:
-    """Raise Interrupted at interrupts and SIGTERM. From the second on nobody waits for worker
-    processes: they are killed, and what they and this process have half written is removed.
+    """Raise Interrupted at interrupts and SIGTERM. At the second one worker processes are killed
+    without waiting, and partial files of theirs and of this process are removed.
 
     Args:
         polite: False to leave signals as they are.
@@ -57,7 +57,7 @@ def polite_end(polite: bool) -> Iterator[None]:
 
     with suppress(ValueError):  # not in the main thread
         for number in (signal.SIGINT, signal.SIGTERM) if polite else ():
-            # What runs in the background of a script ignores interrupts.
+            # Background jobs of a script ignore interrupts.
             if signal.getsignal(number) != signal.SIG_IGN:
                 before[number] = signal.signal(number, end)
     try:
@@ -65,6 +65,6 @@ def polite_end(polite: bool) -> Iterator[None]:
     finally:
         if len(came) > 1:
             clear_up()
-        # After a signal another may come until the process has ended; Python waits for processes.
+        # Another signal may come until the process has ended, since Python waits for its children.
         for number, handler in before.items():
             signal.signal(number, end_at_once if came else handler)

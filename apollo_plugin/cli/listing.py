@@ -1,4 +1,4 @@
-"""``--list``: which checkpoints there are, and which of them are on this machine."""
+"""``--list``: known checkpoints, and which of them are on this machine."""
 
 import json
 import math
@@ -17,12 +17,12 @@ class Known:
     """A checkpoint.
 
     Args:
-        name: as ``--checkpoint`` takes it.
-        megabytes: of the file.
+        name: as given to ``--checkpoint``.
+        megabytes: size of the file.
         parameters: their number.
-        licence: of the weights, as whoever made them states it.
-        purpose: what it is for.
-        here: whether it is on this machine.
+        licence: of the weights, as their authors state it.
+        purpose: its use.
+        here: True if it is on this machine.
     """
 
     name: str
@@ -65,12 +65,12 @@ _ON_HUB = (
         "electronic music; by essid",
     ),
 )
-# What a Hub id without a file means there.
+# Default files of Hub ids given without one.
 _AUTHORS_FILE = "pytorch_model.bin"
 
 
 def listing(options: Options) -> int:
-    """Tells of all of them; returns the exit status."""
+    """Print all checkpoints; return the exit status."""
     for each in known():
         if options.json:
             tell(json.dumps(asdict(each)))
@@ -86,7 +86,7 @@ def listing(options: Options) -> int:
 
 
 def known() -> Iterator[Known]:
-    """The bundled checkpoints, and those on the Hub that we know; asks nobody but this machine."""
+    """Bundled checkpoints and known ones on the Hub; needs no network."""
     for name, (weights, _) in BUNDLED.items():
         path = WEIGHTS / weights
         card = path.with_suffix(".md").read_text(encoding="utf-8")
@@ -109,7 +109,7 @@ def _is_cached(repo: str, file: str) -> bool:
 
 
 def _parameters(path: Path) -> int:
-    """By the header of safetensors: its length in eight bytes, then JSON."""
+    """Number of parameters by the header of safetensors: its length in eight bytes, then JSON."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return sum(math.prod(each["shape"]) for name, each in header.items() if name[:2] != "__")

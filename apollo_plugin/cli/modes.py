@@ -1,4 +1,4 @@
-"""What ``apollo-restore`` does beside restoring files: ``--diagnose`` and ``--demo``."""
+"""Other modes of ``apollo-restore``: ``--diagnose`` and ``--demo``."""
 
 import json
 import os
@@ -33,7 +33,7 @@ _FIGURES = (
 
 
 def diagnose(options: Options) -> int:
-    """Tells of each file where a codec cut it off; returns the exit status."""
+    """Print the cut-off frequency of each file; return the exit status."""
     files, problems = sources(options.inputs, options.places())
     failures = Failures()
     for problem in problems:
@@ -62,8 +62,8 @@ def _values(found: Diagnosis) -> dict[str, Any]:
 
 
 def demo(options: Options, settings: Settings) -> int:
-    """Codes and restores the package's excerpt of music, measures it and writes all beside a
-    listening page; returns the exit status."""
+    """Code and restore the package's excerpt of music, measure it, and write all files with a
+    listening page; return the exit status."""
     from ..data import excerpt
     from ..data.codecs import mp3
     from ..metrics import lsd, si_sdr
@@ -117,7 +117,7 @@ def demo(options: Options, settings: Settings) -> int:
 def _check_demo(options: Options, targets: list[Path], page: Path) -> None:
     from .. import report
 
-    # The folder of its own it may write again; in the user's it asks.
+    # Its own folder may be overwritten; the user's only with --overwrite.
     if options.out and not options.overwrite:
         for target in targets:
             if os.path.exists(target):

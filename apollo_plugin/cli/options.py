@@ -1,4 +1,4 @@
-"""What was typed after ``apollo-restore``, and what it means."""
+"""Parsed options of ``apollo-restore``, and the settings they stand for."""
 
 import math
 import os
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from ..batch.work import Task
     from ..settings import Settings
 
-# Where the system lends out what is open already.
+# Folders of open file descriptors.
 _LENT = re.compile(r"/dev/(fd/|stdin$)|/proc/[^/]+/(task/[^/]+/)?fd/")
 
 
 def is_pipe(name: str) -> bool:
-    """Whether an input is standard input, or a place where programs pass on what is read once."""
+    """True if an input is standard input or a pipe, which can be read only once."""
     special = is_special(name) and not Path(name).is_char_device()
     return name == "-" or special or bool(_LENT.match(os.path.abspath(name)))
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was typed. Names are those of the command's options."""
+    """Parsed options, by their names on the command line."""
 
     inputs: tuple[str, ...]
     out: Path | None
@@ -67,17 +67,17 @@ class Options:
 
     @property
     def from_pipe(self) -> bool:
-        """Whether the input can be read once only: standard input, a named pipe, ``<(command)``."""
+        """True if the input can be read only once: standard input, a named pipe, ``<(command)``."""
         return any(map(is_pipe, self.inputs))
 
     @property
     def to_pipe(self) -> bool:
-        """Whether the result goes to standard output."""
+        """True if the result goes to standard output."""
         return str(self.out) == "-"
 
     @property
     def out_file(self) -> Path | None:
-        """The one result, where -o names a file and no folder."""
+        """The single result, if -o names a file rather than a folder."""
         if self.out is None or os.path.isdir(self.out):
             return None
         if is_special(self.out):
@@ -86,26 +86,26 @@ class Options:
 
     @property
     def out_dir(self) -> Path | None:
-        """The results' folder, where -o names one."""
+        """Folder of the results, if -o names one."""
         return None if self.out_file else self.out
 
     def reading(self) -> dict[str, Any]:
-        """How inputs are read: arguments of :func:`apollo_plugin.audio.read`."""
+        """Arguments of :func:`apollo_plugin.audio.read` for the inputs."""
         given = dict(
             track=self.track, start=self.start, duration=self.duration, salvage=self.salvage
         )
         return {name: value for name, value in given.items() if value}
 
     def choice(self) -> Choice:
-        """Which checkpoint is run, and how.
+        """The checkpoint, with engine, device and precision.
 
         Raises:
-            SettingError: where engine, device, precision and checkpoint exclude each other.
+            SettingError: if engine, device, precision and checkpoint exclude each other.
         """
         return Choice(self.checkpoint, self.device, self.precision, self.engine)
 
     def settings(self) -> "Settings":
-        """How files are restored.
+        """The settings of the restoration.
 
         Raises:
             SettingError: for values out of range.
@@ -124,7 +124,7 @@ class Options:
             self.headroom,
             self.dither,
             self.tags,
-            # Of a folder a table is told at the end.
+            # For the table at the end of a folder.
             diagnose=len(self.inputs) > 1 or not all(map(os.path.isfile, self.inputs)),
             skip_uncoded=self.skip_uncoded,
             keep_level=self.level == "keep",
@@ -132,19 +132,19 @@ class Options:
         )
 
     def places(self) -> "Places":
-        """Where the results go."""
+        """Places of the results."""
         from ..batch.plan import Places
 
         return Places(self.out_dir, self.out_file, self.suffix, bool(self.stems))
 
     def task(self, settings: "Settings") -> "Task":
-        """How files are restored, for those who restore them."""
+        """The task of the processes that restore the files."""
         from ..batch.work import Task
 
         return Task(self.choice(), settings, self.stems)
 
     def check(self) -> None:
-        """Raises a SettingError for what cannot be meant."""
+        """Raise a SettingError for contradictory options."""
         rules = (
             (
                 bool(self.inputs) or self.demo or self.list,

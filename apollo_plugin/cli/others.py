@@ -1,5 +1,5 @@
-"""``--copy-others``: what lies in a folder beside its sounds goes along: covers, lyrics, cue
-sheets, playlists, and sounds that were left as they are."""
+"""``--copy-others``: copies of the other files of a folder: covers, lyrics, cue sheets, playlists,
+and sounds left unchanged."""
 
 import os
 import re
@@ -14,23 +14,23 @@ from ..settings import Job
 from .options import Options
 from .terminal import Failures, tell
 
-# Names of files in a folder, and what they are called now.
+# Old and new names of files in a folder.
 _Names = dict[str, str]
 _FILE = re.compile(rb'^(\s*FILE\s+)(?:"([^"\r\n]*)"|(\S+))(\s+\w+)?', re.IGNORECASE)
 _ENTRY = re.compile(rb"^(\s*(?:File\d+=)?)([^#\s\[][^\r\n]*?)(\s*)$", re.IGNORECASE)
-# Texts of more than this are none.
+# Larger files are not treated as texts.
 _MOST_BYTES = 1 << 22
-# What a cue sheet calls formats; all others are WAVE to it.
+# Cue sheets' names of formats; all others are WAVE there.
 _CUE_TYPES = {".mp3": b"MP3", ".aiff": b"AIFF"}
 
 
 def copy_others(options: Options, jobs: Sequence[Job], left: Iterable[Path]) -> int:
-    """Copies them to the folder that the results go to; what is there already stays, unless asked.
+    """Copy them to the results' folder; existing files stay, except with ``--overwrite``.
 
     Args:
-        options: inputs, of which folders count, and the results' folder.
+        options: for the inputs that are folders, and the results' folder.
         jobs: all files that have a result.
-        left: sounds that have none and are to be copied too.
+        left: sounds without a result, to be copied too.
 
     Returns:
         the exit status.
@@ -60,7 +60,7 @@ def copy_others(options: Options, jobs: Sequence[Job], left: Iterable[Path]) -> 
 
 
 def _called(source: Path, known: _Names) -> str:
-    """The name of a copy: lyrics are called as their sound is."""
+    """Name of a copy: lyrics follow the name of their sound."""
     if source.suffix.lower() in (".lrc", ".txt", ".srt"):
         for name, new in known.items():
             if Path(name).stem == source.stem:
@@ -82,7 +82,7 @@ def _copy(source: Path, target: Path, known: _Names) -> None:
 
 
 def _finder(known: _Names) -> Callable[[bytes], bytes | None]:
-    """Finds the new name for one in a text, whatever its encoding."""
+    """Make a function that finds the new name for one in a text, in any encoding."""
     coded: dict[bytes, bytes] = {}
     for name, new in known.items():
         coded[os.fsencode(name)] = os.fsencode(new)
@@ -95,7 +95,7 @@ def _finder(known: _Names) -> Callable[[bytes], bytes | None]:
 
 
 def _cue(line: bytes, find: Callable[[bytes], bytes | None]) -> bytes:
-    """A line of a cue sheet; it knows the types of few formats."""
+    """Adapt a line of a cue sheet, which has types for few formats."""
     found = _FILE.match(line)
     new = find(found[2] or found[3] or b"") if found else None
     if not (found and new):
@@ -105,7 +105,7 @@ def _cue(line: bytes, find: Callable[[bytes], bytes | None]) -> bytes:
 
 
 def _list(line: bytes, find: Callable[[bytes], bytes | None]) -> bytes:
-    """A line of a playlist; of a path into another folder the name is not known."""
+    """Adapt a line of a playlist; paths into other folders stay: their new names are unknown."""
     found = _ENTRY.match(line)
     if not found:
         return line

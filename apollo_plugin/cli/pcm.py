@@ -1,4 +1,4 @@
-"""Sound through pipes: raw PCM and WAV streams, as they come and as they go."""
+"""Live sound through pipes: raw PCM and WAV streams in and out."""
 
 import os
 import select
@@ -17,34 +17,34 @@ from ..audio.writing import integers
 from ..errors import AudioError, SettingError
 from .terminal import say
 
-# Bits of a sample, by its format's name; f32 is floating point, all are little-endian.
+# Bits per sample by format; f32 is floating point, all are little-endian.
 FORMATS = {"s16": 16, "s24": 24, "s32": 32, "f32": 32}
 _RATE, _CHANNELS, _FORMAT = 44100, 2, "s16"
-# A WAV header's chunk of more than this is none.
+# Largest plausible chunk of a WAV header.
 _MOST_CHUNK = 1 << 24
-# Live sound that came while a model was loaded is no more than that; servers begin with some
-# seconds of before, and players have buffers.
+# Most live sound, in seconds, that piles up while a model is loaded: servers first send some
+# seconds of the past, and players have buffers.
 _MOST_BEFORE = 30.0
-# How often, and for how many seconds, it is looked whether sound comes as it is made: less than so
-# many times as fast.
+# Number and seconds of the measurements of an input's speed, and the multiple of real time below
+# which it counts as live.
 _N_LOOKS, _LOOK, _REAL_TIME = 3, 0.1, 3.0
-# Beyond it a float stream's full scale is not 1.0, or it is none.
+# Beyond this peak a float stream does not have full scale 1.0, or is not one.
 _MAX_PEAK = 100.0
 _NAME = "standard input"
 
 
 class Input:
-    """A stream of sound: a WAV's header says what it is, else the settings do.
+    """A stream of sound, with the format of its WAV header or of the settings.
 
     Args:
         file: to read from, by ``read`` and ``read1``.
         rate: in Hz.
-        n_channels: how many.
+        n_channels: number of channels.
         format: one of :data:`FORMATS`.
 
     Raises:
-        AudioError: for a stream that is empty, or is something else.
-        SettingError: for settings out of range, or other than a header's.
+        AudioError: for a stream that is empty or not sound.
+        SettingError: for settings out of range, or that contradict a header.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Input:
         format: str | None = None,
     ):
         self._file = file
-        # Of a WAV: its header, and what its sound takes, None where it does not know.
+        # Of a WAV: its header, and the size of its sound; None if it gives none.
         self.header = b""
         self._left: int | None = None
         self._rest = b""
@@ -77,7 +77,7 @@ class Input:
             self.rate = _RATE if rate is None else rate
             self.n_channels = _CHANNELS if n_channels is None else n_channels
             self.format = _FORMAT if format is None else format
-            # Of slow streams less, so that nobody waits.
+            # Less for slow streams, to keep the delay short.
             tenth = self.rate * self.n_channels * FORMATS[self.format] // 80
             n_head = min(HEAD_BYTES, max(tenth, HEAD_BYTES // 4))
             self._rest = start + self._file.read(n_head - len(start))
@@ -104,7 +104,7 @@ class Input:
             raise AudioError(f"{_NAME} is {kind}, no sound; pipe PCM or a WAV into it")
 
     def _read_header(self, start: bytes) -> tuple[int, int, str]:
-        """Rate, channels and format of a WAV, whose samples come next."""
+        """Read rate, channels and format of a WAV, up to its samples."""
         layout = b""
         while True:
             head = self._file.read(8)
@@ -121,7 +121,7 @@ class Input:
         if len(layout) < 16:
             raise AudioError(f"{_NAME} has a damaged WAV header: it does not say what the sound is")
         kind, n_channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", layout)
-        if kind == 0xFFFE and len(layout) >= 26:  # extensible: the kind stands further on
+        if kind == 0xFFFE and len(layout) >= 26:  # extensible: the kind comes later
             kind = struct.unpack_from("<H", layout, 24)[0]
         formats = {(1, 16): "s16", (1, 24): "s24", (1, 32): "s32", (3, 32): "f32"}
         if (kind, bits) not in formats:
@@ -136,21 +136,21 @@ class Input:
         return rate, n_channels, formats[kind, bits]
 
     def skip_waiting(self, elapsed: float) -> float | None:
-        """Leaves out what has piled up until now.
+        """Skip the sound that has piled up so far.
 
         Args:
-            elapsed: seconds in which it has.
+            elapsed: seconds since the start.
 
         Returns:
-            how many seconds that were; None where this is no live sound, but a file or a pipe that
-            is faster than real time or ended already: of that nothing is left out.
+            seconds skipped; None for an input that is not live, but a file or a pipe that is
+            faster than real time or ended already: nothing of it is skipped.
         """
         if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             return None
         bytes_a_second = self.rate * self._frame
         most = len(self._rest) + (elapsed + _MOST_BEFORE) * bytes_a_second
         quick = self._take_waiting(most, 0.0) or self._left == 0
-        # Then it comes as it is made, if not all at once now and then.
+        # Then it is live, unless it comes in bursts.
         for _ in range(_N_LOOKS):
             if quick:
                 break
@@ -166,8 +166,8 @@ class Input:
         return None
 
     def _take_waiting(self, most: float, seconds: float) -> bool:
-        """Keeps what comes within some seconds, or is there already; returns whether that is all,
-        or more than so many bytes."""
+        """Buffer what comes within some seconds, or is waiting; returns True at the end of the
+        stream, or if it is more than ``most`` bytes."""
         taken, end = bytearray(self._rest), time.monotonic() + seconds
         data = b"-"
         while data and len(taken) <= most:
@@ -180,7 +180,7 @@ class Input:
         return not data or len(taken) > most
 
     def _read(self, n: int) -> bytes:
-        """What is there by now, up to so many bytes; nothing at the end."""
+        """Read waiting bytes, up to ``n``; empty at the end."""
         if self._left is not None:
             n = min(n, self._left)
         data = self._file.read1(n) if n else b""
@@ -189,11 +189,11 @@ class Input:
         return data
 
     def blocks(self, at_least: int, at_most: int) -> Iterator[np.ndarray]:
-        """Float32 ``(n_channels, n)`` as it comes, full scale 1.0.
+        """Yield float32 ``(n_channels, n)``, full scale 1.0, as the sound comes.
 
         Args:
-            at_least: samples that are waited for, but at the end.
-            at_most: samples of a block where more are there.
+            at_least: smallest block in samples, except at the end.
+            at_most: largest block in samples.
         """
         least, most = at_least * self._frame, at_most * self._frame
         while True:
@@ -237,7 +237,7 @@ class Input:
         say(line)
 
     def end(self) -> int:
-        """Says what was wrong with the end; returns the exit status."""
+        """Report a damaged end; return the exit status."""
         if self._left:
             seconds = self._left / self._frame / self.rate
             self._fault(f"{_NAME} ends {seconds:.1f} s before its header says")
@@ -253,11 +253,11 @@ class Input:
 
 
 class Output:
-    """A stream that is what an input is.
+    """A stream in the format of an input.
 
     Args:
         file: to write to.
-        like: gives channels, format and header.
+        like: the input, for channels, format and header.
     """
 
     def __init__(self, file: BinaryIO, like: Input):
@@ -266,7 +266,7 @@ class Output:
         self._send(like.header)
 
     def write(self, wav: np.ndarray) -> None:
-        """Sends float32 ``(n_channels, n)``."""
+        """Write float32 ``(n_channels, n)``."""
         samples = np.ascontiguousarray(wav.T)
         if self._format == "f32":
             self._send(samples.astype("<f4").tobytes())

@@ -1,4 +1,4 @@
-"""``-`` for an input or a result: whole files through pipes, by way of temporary ones."""
+"""``-`` as an input or a result: whole files through pipes, by temporary files."""
 
 import os
 import shutil
@@ -20,16 +20,16 @@ _FOR_PIPES = "- is for pipes and redirections"
 
 @contextmanager
 def unpiped(options: Options, format: str) -> Iterator[Options]:
-    """Options whose input and result are files; a result goes to standard output at the end, if it
-    came to be.
+    """Replace pipes in the options by temporary files; at the end a result is copied to standard
+    output, if there is one.
 
     Args:
-        options: what was typed.
+        options: the parsed ones.
         format: of the result.
 
     Raises:
-        SettingError: where a pipe is a terminal.
-        AudioError: where there is no room for what comes.
+        SettingError: if standard input or output is a terminal.
+        AudioError: if the disk has no room for the input.
     """
     if not (options.from_pipe or options.to_pipe):
         yield options
@@ -54,11 +54,11 @@ def unpiped(options: Options, format: str) -> Iterator[Options]:
 
 
 def _spool(given: str, place: Path, stack: ExitStack) -> None:
-    """Keeps what an input gives, once, in a file."""
+    """Copy an input to a file."""
     try:
         if given != "-" and not _ends(os.stat(given).st_mode):
             raise AudioError(f"'{given}' is a device, no file")
-        # Closed with all else that is.
+        # Closed by the stack.
         stream = sys.stdin.buffer
         if given != "-":
             stream = stack.enter_context(open(given, "rb"))  # noqa: SIM115
@@ -75,7 +75,7 @@ def _spool(given: str, place: Path, stack: ExitStack) -> None:
 
 
 def _ends(mode: int) -> bool:
-    """Whether what is read has an end: devices may have none."""
+    """True if the input has an end: devices may have none."""
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 

@@ -1,4 +1,4 @@
-"""``--report``: the listening page of what was restored."""
+"""``--report``: the listening page of the results."""
 
 import os
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ class Shown(NamedTuple):
     """A file on the page.
 
     Args:
-        name: what it is called.
-        source: as it came.
+        name: its title.
+        source: the file before restoration.
         restored: its restoration.
-        label: what the input is called, where its suffix does not say it.
+        label: name of the input's coding, if its suffix does not give it.
         notes: lines below its name.
     """
 
@@ -34,7 +34,7 @@ class Shown(NamedTuple):
 
 
 def check(options: Options, page: Path, n_files: int) -> None:
-    """Raises an ApolloError where the page cannot be made, before anything is restored."""
+    """Raise an ApolloError if the page cannot be made, before anything is restored."""
     report.check_target(page, options.overwrite)
     if options.reference and n_files != 1:
         raise SettingError(f"--reference is the original of one file; there are {n_files}")
@@ -47,7 +47,7 @@ def check(options: Options, page: Path, n_files: int) -> None:
 def write(
     options: Options, page: Path, files: Sequence[Shown], reference: Path | None = None
 ) -> int:
-    """Writes the page; what has no result is left out, and what fails is named.
+    """Write the page; files without a result are left out, and those that fail are reported.
 
     Returns:
         the exit status.

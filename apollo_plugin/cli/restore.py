@@ -1,4 +1,4 @@
-"""``apollo-restore``: restores MP3s and other coded music from the command line."""
+"""``apollo-restore``: restoration of MP3s and other coded music from the command line."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ..engine.protocol import Progress
     from ..settings import Job, Settings
 
-# What takes time to import is imported once the arguments are known to be right.
+# Slow imports come after the arguments have been checked.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Entry point of ``apollo-restore``; returns the exit status."""
     return command("apollo-restore", lambda: _main(argv))
 
 
@@ -42,7 +42,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def restore(options: Options, settings: "Settings") -> int:
-    """Restores what was asked for; returns the exit status."""
+    """Restore the inputs; return the exit status."""
     from ..batch.plan import plan
 
     todo, failures = plan(options.inputs, options.places(), settings), Failures()
@@ -83,7 +83,7 @@ def _restore_all(
     kept: Sequence["Job"],
     failures: Failures,
 ) -> list["Job"]:
-    """Restores what is due; returns what was left as it is."""
+    """Restore all files that are due; returns those left unchanged."""
     from ..batch.albums import add_gains
     from ..batch.pool import outcomes
     from ..engine.choose import load

@@ -7,15 +7,15 @@ from pathlib import Path
 from ..errors import ApolloError, SettingError
 from .terminal import tell
 
-# Where docs/web/build.py puts the page unless told otherwise.
+# Default output folder of docs/web/build.py.
 SITE = Path(__file__).parents[2] / "docs" / "web" / "site"
-# The page is told to load from here only; what its workers run is compiled, never made of text.
+# The page may load from this server only; its workers run WebAssembly, and no code made from text.
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
     "connect-src 'self'; style-src 'self'; img-src 'self' data:; base-uri 'none'; "
     "form-action 'none'"
 )
-# The second and third isolate the page, which browsers ask for before they let it have threads.
+# The second and third isolate the page, which browsers require for threads.
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -43,7 +43,7 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def send_head(self):
-        if "\0" in self.translate_path(self.path):  # no file's name, and open() says so
+        if "\0" in self.translate_path(self.path):  # not a file name: open() would raise
             self.send_error(404)
             return None
         return super().send_head()
@@ -56,16 +56,16 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 def server(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
-    """A server of the folder's files, not yet serving.
+    """Make a server of the folder's files, not yet serving.
 
     Args:
-        folder: that docs/web/build.py wrote.
+        folder: the one written by docs/web/build.py.
         host: address to bind to.
         port: likewise; 0 for any.
 
     Raises:
-        SettingError: where the folder holds no page.
-        OSError: where the port is taken.
+        SettingError: if the folder holds no page.
+        OSError: if the port is taken.
     """
     if not (folder / "index.html").is_file():
         raise SettingError(f"'{folder}' holds no page; python docs/web/build.py -o DIR makes one")
@@ -73,13 +73,13 @@ def server(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
 
 
 def serve_static(folder: Path, host: str, port: int, open_browser: bool = False) -> int:
-    """Serves the folder until interrupted; arguments are those of :func:`server`.
+    """Serve the folder until interrupted; arguments are those of :func:`server`.
 
     Args:
         open_browser: show the page.
 
     Raises:
-        ApolloError: where the folder holds no page, or the port is taken.
+        ApolloError: if the folder holds no page, or the port is taken.
     """
     try:
         with server(folder, host, port) as running:
@@ -90,7 +90,7 @@ def serve_static(folder: Path, host: str, port: int, open_browser: bool = False)
 
                 webbrowser.open(address)
             running.serve_forever()
-    except KeyboardInterrupt:  # that is how it ends
+    except KeyboardInterrupt:  # the usual end
         pass
     except OSError as error:
         raise no_address(host, port, error) from error
@@ -98,6 +98,6 @@ def serve_static(folder: Path, host: str, port: int, open_browser: bool = False)
 
 
 def no_address(host: str, port: int, error: OSError) -> ApolloError:
-    """That nothing can be served there, in a line."""
+    """Make a one-line error for an address that cannot be bound."""
     reason = (str(error).splitlines() or ["no address"])[0]
     return ApolloError(f"{host}:{port}: {reason}")

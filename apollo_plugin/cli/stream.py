@@ -1,4 +1,4 @@
-"""``apollo-stream``: raw PCM or a WAV stream in, the same restored out, as it goes."""
+"""``apollo-stream``: live restoration of raw PCM or a WAV stream."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..live import LiveRestorer
     from .pcm import Input, Output
 
-# What takes time to import is imported once the arguments are known to be right.
+# Slow imports come after the arguments have been checked.
 
 _EPILOG = """\
 examples:
@@ -28,15 +28,15 @@ A WAV stream says itself what it is; raw PCM is little-endian, as the options sa
 has the format of standard input. docs/live.md has more chains.
 """
 _FORMATS = ("s16", "s24", "s32", "f32")
-# Where more is waiting than a block, up to so many blocks are taken at a time.
+# Most blocks processed at a time, if more than one is waiting.
 _MOST_BLOCKS = 16
-# Seconds of sound that the load is judged over, and those at the start that do not count.
+# Seconds of sound over which the load is averaged, and seconds skipped at the start.
 _WINDOW, _WARM_UP = 2.0, 1.0
 _MAX_BLOCK_MS = 1000.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Entry point of ``apollo-stream``; returns the exit status."""
     return command("apollo-stream", lambda: _main(argv))
 
 
@@ -69,7 +69,7 @@ def _main(argv: Sequence[str] | None) -> int:
                 else f"{skipped:.1f} s that came before it was ready are left out"
             )
         restore(live, source, Output(sys.stdout.buffer, source), args.block / 1000, load_)
-    except BrokenPipeError:  # nobody listens any more
+    except BrokenPipeError:  # the reader has closed the pipe
         return 0
     except KeyboardInterrupt as end:
         return interrupted_status(end)
@@ -82,14 +82,14 @@ def _main(argv: Sequence[str] | None) -> int:
 def restore(
     live: "LiveRestorer", source: "Input", sink: "Output", block_seconds: float, load: "Load"
 ) -> None:
-    """Restores a stream to its end.
+    """Restore a stream to its end.
 
     Args:
         live: restores blocks.
-        source: where they come from.
-        sink: where they go.
-        block_seconds: length of a block; where more is waiting, more is taken at a time.
-        load: told of the work.
+        source: the input.
+        sink: the output.
+        block_seconds: length of a block; if more is waiting, more is processed at a time.
+        load: measures the work.
     """
     n = max(1, round(block_seconds * source.rate))
     for block in source.blocks(n, _MOST_BLOCKS * n):
@@ -100,7 +100,7 @@ def restore(
 
 
 class Load:
-    """How busy a machine is with a stream: work for each second of sound."""
+    """Load of the machine by a stream: work per second of sound."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self._clock = clock
@@ -110,7 +110,7 @@ class Load:
 
     @contextmanager
     def of(self, seconds: float) -> Iterator[None]:
-        """Counts the work inside of it, for so many seconds of sound."""
+        """Time the block inside as work on some seconds of sound."""
         begin = self._clock()
         yield
         took = self._clock() - begin
@@ -147,22 +147,22 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Choice]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--rate", type=int, metavar="HZ", help="of raw PCM (44100)")
-    add("--channels", type=int, metavar="N", help="of raw PCM (2)")
-    add("--format", choices=_FORMATS, help="of raw PCM, little-endian (s16)")
+    add("--rate", type=int, metavar="HZ", help="sample rate of raw PCM (44100)")
+    add("--channels", type=int, metavar="N", help="number of channels of raw PCM (2)")
+    add("--format", choices=_FORMATS, help="sample format of raw PCM, little-endian (s16)")
     add(
         "--block",
         type=float,
         default=10.0,
         metavar="MS",
-        help="sound that is taken at a time, or more where more is waiting (%(default)g)",
+        help="length of a block; more is processed at a time if more is waiting (%(default)g)",
     )
     add(
         "--live",
         action="store_true",
-        help="leave out what piled up while the model was loaded, so as not to lag behind by it",
+        help="skip the sound that piled up while the model was loaded, to avoid a lag",
     )
-    add("--stats", action="store_true", help="tell at the end of load and the longest block")
+    add("--stats", action="store_true", help="print load and longest block at the end")
     add_checkpoint(add, "apollo-small-streaming")
     add_level(add)
     add_device(add)

@@ -1,4 +1,4 @@
-"""The table at the end of a folder."""
+"""Table at the end of a folder."""
 
 import time
 from collections import defaultdict
@@ -9,29 +9,29 @@ from .terminal import tell
 
 
 class Summary:
-    """Counts what became of files, by where a codec had cut them off.
+    """Counts of files by cut-off frequency.
 
     Attributes:
-        n_uncoded: files that were left as they are.
+        n_uncoded: number of files left unchanged.
     """
 
     def __init__(self) -> None:
         self._begin = time.perf_counter()
-        # Seconds of each file, by cut-off in kHz; None where there was none.
+        # Seconds of each file, by cut-off in kHz; None for files without one.
         self._seconds: dict[int | None, list[float]] = defaultdict(list)
         self.n_uncoded = 0
 
     def add(self, done: Result) -> None:
-        """Counts a file that was restored."""
+        """Count a restored file."""
         found = done.restored.diagnosis if done.restored else None
         self._seconds[_place(found)].append(done.seconds)
 
     def tell(self, n_kept: int, n_failed: int) -> None:
-        """Tells the table.
+        """Print the table.
 
         Args:
-            n_kept: files that were restored before.
-            n_failed: files that could not be.
+            n_kept: number of files restored before.
+            n_failed: number of files that failed.
         """
         took = time.perf_counter() - self._begin
         tell(f"{'cut off at':24}{'files':>8}{'seconds':>12}")

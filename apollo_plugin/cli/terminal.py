@@ -1,7 +1,7 @@
-"""What all commands share: lines, progress, and an exit status that tells the truth.
+"""Messages, progress and exit status of all commands.
 
-What a user can mend (:class:`~apollo_plugin.errors.ApolloError` and what the system says) ends in
-one line. Anything else is a defect of this package and is shown as one, with its traceback.
+Errors that a user can fix (:class:`~apollo_plugin.errors.ApolloError` and the system's) are printed
+in one line. Any other is a defect of this package and is reported as one, with its traceback.
 """
 
 import importlib.metadata
@@ -27,30 +27,29 @@ from ..errors import (
 )
 from .interrupts import interrupted_status, polite_end
 
-# Of the command that runs, before each of its lines on standard error.
+# Name of the running command, printed before its lines on standard error.
 _name = "apollo"
-# What else files are called in lines, and whether standard output holds something else.
+# Names of files in messages, and True if standard output is in use for something else.
 _names: dict[str, str] = {}
 _results_to_stderr = False
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Runs a script to its end and exits: with 0 if it came through, 1 and a line if it did not.
+    """Run a script and exit: with 0 on success, 1 and a line on failure.
 
     Args:
-        main: the script; what it returns is the exit status.
+        main: the script; return the exit status.
     """
     sys.exit(command(os.path.basename(sys.argv[0]), main, polite=False))
 
 
 def command(name: str, main: Callable[[], int | None], polite: bool = True) -> int:
-    """Runs a command to its exit status, whatever happens in it.
+    """Run a command and return its exit status, after any error too.
 
     Args:
-        name: of the command, for its lines.
-        main: what it does; what it returns is the exit status.
-        polite: interrupts and SIGTERM end it with everything cleaned up, a second one without
-            waiting for processes.
+        name: of the command, for its messages.
+        main: its function; return the exit status.
+        polite: clean up after interrupts and SIGTERM; a second one does not wait for processes.
     """
     global _name
     _name = name
@@ -61,7 +60,7 @@ def command(name: str, main: Callable[[], int | None], polite: bool = True) -> i
     except KeyboardInterrupt as end:
         say("interrupted; what was finished is whole, run it again to go on")
         return interrupted_status(end)
-    except BrokenPipeError:  # nobody reads any more
+    except BrokenPipeError:  # the reader has closed the pipe
         return 1
     except Exception as error:
         if is_mendable(error):
@@ -74,7 +73,7 @@ def command(name: str, main: Callable[[], int | None], polite: bool = True) -> i
 
 
 def is_mendable(error: BaseException) -> bool:
-    """Whether an error is one that a user can mend; else it is a defect."""
+    """True if a user can fix the error; any other is a defect."""
     return (
         isinstance(error, (ApolloError, OSError))
         or is_out_of_memory(error)
@@ -83,7 +82,7 @@ def is_mendable(error: BaseException) -> bool:
 
 
 def told(error: BaseException) -> str:
-    """An error in one line; a defect with its type."""
+    """Describe an error in one line; a defect with its type."""
     if is_out_of_memory(error):
         return f"out of memory ({one_line(error, 120)})"
     library = None if isinstance(error, ApolloError) else library_at_fault(error)
@@ -93,12 +92,12 @@ def told(error: BaseException) -> str:
         reason = f"the library {library} does not load ({does_not_load(error)})"
         return f"{reason}; install apollo-plugin anew, in a virtual environment of its own"
     if is_mendable(error):
-        return one_line(error, 5000)  # names of files may be long, and what is wrong stands last
+        return one_line(error, 5000)  # file names may be long, and the reason comes last
     return f"failed by a defect of apollo-plugin: {type(error).__name__}: {one_line(error, 200)}"
 
 
 def say_defect(error: BaseException) -> None:
-    """A defect with all that whoever mends it has to know."""
+    """Report a defect with all that is needed to fix it."""
     version = importlib.metadata.version("apollo-plugin")
     _write("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
     say(f"this is a defect of apollo-plugin {version}; please report the lines above{_where()}")
@@ -111,14 +110,14 @@ def _where() -> str:
 
 
 class Failures:
-    """Counts the items of a batch that failed, each named in a line; one never ends the rest."""
+    """Counter of a batch's failed items, which reports each in a line; the rest goes on."""
 
     def __init__(self) -> None:
         self.n = 0
         self._defect: BaseException | None = None
 
     def add(self, name: object, error: BaseException | str) -> None:
-        """Names one: ``name`` is put before the error unless that holds it already."""
+        """Report an item: ``name`` is put before the error unless the error contains it."""
         self.n += 1
         line = error if isinstance(error, str) else told(error)
         say(line if str(name) in line else f"'{name}': {line}")
@@ -126,7 +125,7 @@ class Failures:
             self._defect = error
 
     def end(self, n_items: int | None = None) -> int:
-        """Shows the first defect and says how many of so many failed; returns the exit status."""
+        """Report the first defect and how many items failed; return the exit status."""
         if self._defect is not None:
             say_defect(self._defect)
         if self.n and n_items:
@@ -138,28 +137,28 @@ class Failures:
 
 
 def say(line: str) -> None:
-    """A line to standard error, with the command's name before it."""
+    """Print a line to standard error, after the command's name."""
     _write(_printable(f"{_name}: {line}"), sys.stderr)
 
 
 def refuse_terminal(stream: TextIO, name: str, cure: str) -> None:
-    """Raises a SettingError where sound would come from a terminal, or go to one."""
+    """Raise a SettingError if sound would come from a terminal, or go to one."""
     if stream.isatty():
         raise SettingError(f"{name} is a terminal; {cure}")
 
 
 def tell(line: str) -> None:
-    """A line of the result, to standard output."""
+    """Print a line of the result to standard output."""
     _write(_printable(line), sys.stderr if _results_to_stderr else sys.stdout)
 
 
 @contextmanager
 def speaking_of(names: dict[str, str], results_to_stderr: bool) -> Iterator[None]:
-    """While this holds, lines call files by other names.
+    """Use other names of files in messages inside the context.
 
     Args:
-        names: by the files' own.
-        results_to_stderr: standard output is taken: lines of the result go where others go.
+        names: names to use, by the files' own.
+        results_to_stderr: print the result to standard error, since standard output is in use.
     """
     global _results_to_stderr
     _names.update(names)
@@ -172,7 +171,7 @@ def speaking_of(names: dict[str, str], results_to_stderr: bool) -> Iterator[None
 
 
 def _printable(line: str) -> str:
-    """A line that stays one, whatever a file is called."""
+    """Make a message a single line, whatever a file's name contains."""
     for path, name in _names.items():
         line = line.replace(f"'{path}'", name).replace(path, name)
     return printable(line)
@@ -187,7 +186,7 @@ def _write(text: str, stream: TextIO) -> None:
 
 
 def _give_up(stream: TextIO) -> None:
-    """What nobody reads any more goes nowhere; the work goes on."""
+    """Discard further output to a closed pipe; the work goes on."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -204,15 +203,15 @@ def _flush() -> None:
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """Shows a line, on a terminal only, while something takes its time that nobody can measure."""
+    """Show a line, on a terminal only, during a wait of unknown length."""
     line = _printable(f"{_name}: {text} ...")
     with tqdm(desc=line, bar_format="{desc}", leave=False, disable=None):
         yield
 
 
 class Bar(tqdm):
-    """A progress bar over seconds of audio, as :data:`apollo_plugin.restore.Progress` tells of
-    them; shown on a terminal only, and never in the way of the work."""
+    """Progress bar over seconds of audio, called as :data:`apollo_plugin.restore.Progress`; shown
+    on a terminal only, and its errors never stop the work."""
 
     def __init__(self, name: str, **kwargs):
         super().__init__(
@@ -242,16 +241,16 @@ class Bar(tqdm):
             super().close()
 
 
-# ------------------------------------------------------------------------------------ surroundings
+# ------------------------------------------------------------------------------------- environment
 
 
 def _open_streams() -> None:
-    """Standard streams that are there, and that names of files in any encoding go through."""
+    """Open missing standard streams, and let file names in any encoding through."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            # Else the next file that is opened would be it, and hold what libraries print.
+            # Otherwise the next opened file would take its number, and get what libraries print.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         stream = getattr(sys, name)
         if stream is None:
@@ -263,7 +262,7 @@ def _open_streams() -> None:
 
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Without the place in the code."""
+    """Print warnings in one line, without the place in the code."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: say(" ".join(str(message).split()))
         yield

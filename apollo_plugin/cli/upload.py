@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
     from ..engine.protocol import Engine, Progress
 
-# What is decoded is bounded by the length; these two bound it per second.
+# Decoded samples are limited by the length in seconds; these two limit them per second.
 _MAX_RATE, _MAX_CHANNELS = 192000, 2
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the page takes.
+    """Limits of the page.
 
     Args:
-        megabytes: of an upload.
-        minutes: of its sound.
-        total_megabytes: that are kept at a time, uploads and results.
+        megabytes: size of an upload.
+        minutes: length of its sound.
+        total_megabytes: size of all stored uploads and results.
 
     Raises:
-        SettingError: for limits that let nothing through.
+        SettingError: for limits that permit nothing.
     """
 
     megabytes: int = 100
@@ -45,14 +45,14 @@ class Limits:
 
 
 class Restoration(NamedTuple):
-    """An upload, restored.
+    """A restored upload.
 
     Args:
-        came: as it came, 16 bit, for listening.
-        heard: restored, likewise.
-        kept: restored, floating point, for keeping.
-        page: the listening page of it.
-        line: about it.
+        came: the upload in 16 bits, for listening.
+        heard: the restoration, likewise.
+        kept: the restoration in floating point, for download.
+        page: its listening page.
+        line: facts about it.
     """
 
     came: Path
@@ -71,7 +71,7 @@ def restore_upload(
     progress: "Progress | None" = None,
     room: Room | None = None,
 ) -> Restoration:
-    """Restores one upload into a new folder beside it.
+    """Restore one upload into a new folder beside it.
 
     Args:
         engine: of the checkpoint.
@@ -79,11 +79,11 @@ def restore_upload(
         keep_below: in Hz, 0 for none.
         mix: share of the restoration.
         limits: of the sound.
-        progress: told of the work.
-        room: that results may take; without bounds unless given.
+        progress: called as the work goes on.
+        room: for the results; unlimited unless given.
 
     Raises:
-        AudioError: one line; the file is called by its name only.
+        AudioError: one line, with the file's name but not its folder.
     """
     import numpy as np
 
@@ -99,7 +99,7 @@ def restore_upload(
         wav, rate = _read(path, limits)
     except AudioError as error:
         raise AudioError(str(error).replace(str(path), path.name)) from error
-    if room:  # two of 16 bits, one of 32, and the copies that gradio hands out
+    if room:  # two of 16 bits, one of 32, and the copies that gradio serves
         room.check(2 * wav.size * (2 + 2 + 4))
     restored = restore_audio(engine, wav, rate, keep_below or None, mix, progress=progress)
     if not np.isfinite(restored).all():

@@ -1,4 +1,4 @@
-"""Which engine runs a checkpoint: onnxruntime or PyTorch."""
+"""Choice of the engine that runs a checkpoint: onnxruntime or PyTorch."""
 
 import ctypes
 import importlib.util
@@ -15,7 +15,7 @@ from ..memory import keep_freed_memory, n_cores
 if TYPE_CHECKING:
     from .protocol import Engine
 
-# Engines are imported where one is loaded: PyTorch takes seconds.
+# Engines are imported when they are loaded: PyTorch takes seconds.
 
 ENGINES = ("auto", "onnx", "torch")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -23,7 +23,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 @dataclass(frozen=True)
 class Choice:
-    """A checkpoint and how it is run.
+    """A checkpoint, and the engine, device and precision that run it.
 
     Args:
         checkpoint: bundled name, file, folder, Hub id, or an ONNX file of ``apollo-export``.
@@ -88,13 +88,13 @@ def load(choice: Choice, n_threads: int | None = None) -> "Engine":
     """Load a checkpoint into its engine.
 
     Args:
-        choice: which checkpoint, and how it is run.
-        n_threads: that it may use; OMP_NUM_THREADS, or as many as there are cores, unless given.
+        choice: checkpoint, engine, device and precision.
+        n_threads: number of threads; OMP_NUM_THREADS, or as many as there are cores, unless given.
 
     Raises:
-        CheckpointError: where the checkpoint is missing or cannot be used.
-        DeviceError: for a device or a precision that this machine does not have, or where PyTorch
-            is needed and not installed.
+        CheckpointError: if the checkpoint is missing or cannot be used.
+        DeviceError: for a device or a precision that this machine does not have, or if PyTorch is
+            needed and not installed.
     """
     keep_freed_memory()
     if choice.by_onnx:
@@ -147,12 +147,12 @@ def _device(name: str) -> str:
 
 
 def _may_have_gpu() -> bool:
-    """True if PyTorch could run on something better than the CPU, without asking it: seconds."""
+    """True if PyTorch might find a GPU; found without importing it, which takes seconds."""
     if not has_torch():
         return False
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
-    if os.path.exists("/dev/kfd"):  # AMD's
+    if os.path.exists("/dev/kfd"):  # AMD
         return True
     try:
         library = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"

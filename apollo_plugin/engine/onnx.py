@@ -12,10 +12,10 @@ from ..errors import CheckpointError, check_time_is_last, one_line
 from ..files import sha256
 from .protocol import INPUT_PEAK, Progress, Wav, scaled
 
-# Activations of one call take about this much memory: caches hold it. For apollo-small that is
-# 50 hops of stereo, the fastest of 25 to 200; for the full size 12, the fastest of 10 to 25.
+# Memory of the activations of one call, which fits into caches. For apollo-small that is 50 hops of
+# stereo, the fastest of 25 to 200; for the full size 12, the fastest of 10 to 25.
 _CALL_BYTES = 2 << 20
-# Seconds of signal between two reports of progress, at which threads wait for each other.
+# Seconds of signal between progress reports, at which threads wait for each other.
 _BLOCK_SECONDS = 1.0
 _TYPES = {
     "tensor(float)": np.float32,
@@ -29,18 +29,17 @@ _KEYS = ("sample_rate", "window", "hop", "latency", "delay_hops", "state", "mode
 
 
 class OnnxEngine:
-    """A streaming step that ``apollo-export --kind stream`` wrote; see
+    """A streaming step exported by ``apollo-export --kind stream``; see
     :class:`~apollo_plugin.engine.protocol.Engine`.
 
-    Each thread computes channels of its own and never waits inside a matrix product, so beside
-    other work a file takes hardly more processor time than alone.
+    Each thread computes channels of its own and never waits inside a matrix product.
 
     Args:
         path: of the ONNX file.
-        n_threads: channels computed at a time.
+        n_threads: number of channels computed at a time.
 
     Raises:
-        CheckpointError: where the file is missing, damaged or something else.
+        CheckpointError: if the file is missing, damaged or something else.
     """
 
     name, device = "onnx", "cpu"
@@ -58,7 +57,7 @@ class OnnxEngine:
             )
             text = session.get_modelmeta().custom_metadata_map.get("apollo", "{}")
             info = json.loads(text)
-        except Exception as error:  # onnxruntime has an exception for each of its states
+        except Exception as error:  # onnxruntime has a class for each error code
             raise CheckpointError(f"'{path}' cannot be loaded: {one_line(error, 200)}") from error
         if info.get("kind") != "stream" or not all(key in info for key in _KEYS):
             raise CheckpointError(
@@ -87,7 +86,7 @@ class OnnxEngine:
         check_time_is_last(wav.shape)
         n_samples, n_block = wav.shape[1], round(_BLOCK_SECONDS * self.sample_rate)
         restored = np.empty_like(wav, order="C")
-        # Groups of channels, one a thread.
+        # Groups of channels, one per thread.
         groups = np.array_split(np.arange(len(wav)), min(self._n_threads, len(wav)))
         works = [_Work(self, wav, restored, slice(g[0], g[-1] + 1), level) for g in groups]
         with ThreadPoolExecutor(len(works)) as pool:
@@ -104,7 +103,7 @@ class OnnxEngine:
         return OnnxStream(self, n_channels)
 
     def initial_state(self, n_streams: int) -> list[np.ndarray]:
-        """The zeros that a signal begins with, in the order of the step's inputs."""
+        """Zeros as the state at the beginning of a signal, in the order of the step's inputs."""
         state = []
         for each in self._state:
             shape = [size if isinstance(size, int) else n_streams for size in each.shape]
@@ -114,15 +113,15 @@ class OnnxEngine:
     def step(
         self, hops: np.ndarray, state: list[np.ndarray], n_frames: int | None
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Run the step on any number of hops, in calls of a size that caches hold.
+        """Run the step on any number of hops, in calls whose activations fit into caches.
 
         Args:
             hops: float32 ``(streams, hops, hop)``.
-            state: of the hops before.
-            n_frames: of the whole signal; None while that is unknown.
+            state: after the previous hops.
+            n_frames: of the whole signal; None while unknown.
 
         Returns:
-            as many restored hops, :attr:`delay` hops late, and the state.
+            as many restored hops, delayed by :attr:`delay` hops, and the state.
         """
         end = _ENDLESS if n_frames is None else n_frames
         most, parts = max(1, _CALL_BYTES // (len(hops) * self._frame_bytes)), []
@@ -136,7 +135,7 @@ class OnnxEngine:
 
 
 class _Work:
-    """The restoration of some channels of a file, from block to block."""
+    """Restoration of some channels of a file, block by block."""
 
     def __init__(self, engine: OnnxEngine, wav: Wav, restored: Wav, rows: slice, level: float):
         self._wav, self._restored = wav[rows], restored[rows]
@@ -156,7 +155,7 @@ class _Work:
 
 
 class OnnxStream:
-    """A signal restored as it comes; see :class:`~apollo_plugin.engine.protocol.Stream`.
+    """A live signal; see :class:`~apollo_plugin.engine.protocol.Stream`.
 
     Args:
         engine: runs the step.
@@ -172,10 +171,10 @@ class OnnxStream:
 
     def _begin(self) -> None:
         self._state = self._engine.initial_state(self._n_channels)
-        # Samples that fill no hop yet, and the newest ones, which the end reflects.
+        # Samples that do not fill a hop yet, and the newest ones, for the reflection at the end.
         self._rest = self._newest = np.empty((self._n_channels, 0), np.float32)
         self._n_in = self._n_out = 0
-        self._n_early = self._engine.delay  # hops of zeros that come out first
+        self._n_early = self._engine.delay  # hops of zeros to drop at the start
 
     def feed(self, block: Wav) -> Wav:
         """See :meth:`.protocol.Stream.feed`."""
@@ -202,7 +201,7 @@ class OnnxStream:
             return self._rest
         n_frames = 1 + n_in // hop
         end = np.concatenate((self._newest, self._rest), 1)
-        # Reflect the end, endlessly where the signal is short, and wait for the late hops.
+        # Reflect the end, repeatedly if the signal is short, and flush the delayed hops.
         period = max(1, 2 * (end.shape[1] - 1))
         place = np.arange(end.shape[1], end.shape[1] + n_frames * hop - n_in) % period
         mirrored = end[:, np.minimum(place, period - place)]

@@ -5,20 +5,19 @@ from typing import Protocol
 
 import numpy as np
 
-# Called as work goes on, with the name of the step, the seconds of audio that it has done, and
-# the seconds in all.
+# Called as work goes on, with the name of the step, the seconds of audio done and the total.
 Progress = Callable[[str, float, float], None]
-# Of models that say nothing of it: the middle of the levels that the bundled ones heard.
+# Default for models that give none: the middle of the levels that the bundled ones were trained at.
 INPUT_PEAK = 0.5
 # Samples of one stream or file, float32 ``(channels, time)``, full scale 1.0.
 Wav = np.ndarray
 
 
 class Stream(Protocol):
-    """A signal that is restored as it comes, at the engine's rate and level.
+    """A live signal at the engine's rate and level.
 
     Attributes:
-        latency: delay in samples: after feeding ``n`` samples at least ``n - latency`` are out.
+        latency: delay in samples: after ``n`` samples in, at least ``n - latency`` are out.
     """
 
     latency: int
@@ -38,7 +37,7 @@ class Stream(Protocol):
         ...
 
     def flush(self) -> Wav:
-        """End the signal and return the rest: in all as many samples as went in."""
+        """End the signal and return the rest; in total as many samples as went in."""
         ...
 
 
@@ -62,12 +61,12 @@ class Engine(Protocol):
 
     @property
     def sample_rate(self) -> int:
-        """In Hz."""
+        """The model's sample rate in Hz."""
         ...
 
     @property
     def input_peak(self) -> float | None:
-        """Peak that recordings are brought to before the model; None where levels stay."""
+        """Peak that recordings are scaled to for the model; None to leave levels as they are."""
         ...
 
     @property
@@ -77,13 +76,13 @@ class Engine(Protocol):
 
     @property
     def is_causal(self) -> bool:
-        """True if the model looks no further ahead than one window."""
+        """True if the model looks ahead by one window at most."""
         ...
 
     @property
     def adds(self) -> bool:
-        """True if the model's output is added to the signal: where it is zero, samples stay
-        bit-identical."""
+        """True if the model's output is added to the signal, so that samples stay bit-identical
+        where it is zero."""
         ...
 
     def restore(self, wav: Wav, level: float = 1.0, progress: Progress | None = None) -> Wav:
@@ -93,7 +92,7 @@ class Engine(Protocol):
 
         Args:
             wav: float32 ``(channels, time)``.
-            level: the model gets the signal divided by it; its output is multiplied by it.
+            level: divisor of the model's input and factor of its output.
             progress: called after each block; an exception from it ends the work.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Any network of restoration in PyTorch, on any device and in any precision, as an engine."""
+"""PyTorch as an engine, for any network of restoration, device and precision."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from ..network.base import RestorationNetwork
 from ..network.streaming import ApolloStreamer
 from .protocol import Progress, Wav
 
-# Steps of a stream are short, and more threads would wait for each other. Where other work takes
-# a core, two were seen to wait 15 times as long as one worked on a model of a million parameters.
+# Steps of a stream are short, and several threads would wait for each other. With other work on a
+# core, two were seen to wait 15 times as long as one worked on a model of a million parameters.
 _MOST_THREADS, _SMALL = 2, 4_000_000
 
 
@@ -72,7 +72,7 @@ class TorchEngine:
 
 
 class TorchStream:
-    """A signal restored as it comes; see :class:`~apollo_plugin.engine.protocol.Stream`.
+    """A live signal; see :class:`~apollo_plugin.engine.protocol.Stream`.
 
     Args:
         model: an Apollo.

@@ -1,12 +1,12 @@
-"""Gives a checkpoint an envelope path and excitation: where their joint training starts from.
+"""Add an envelope path and excitation to a checkpoint, as the start of their joint training.
 
 python recipes/apollo_small/assemble.py CHECKPOINT ENVELOPE [ENVELOPE ...] OUT --valid FOLDER
 
-Everything of CHECKPOINT is kept; the envelope path has the weights that train_envelope.py left, the
-mean of several where there are several, smoothed over frequency and with each band right in the
-mean on what make_valid.py left, and the excitation fills what the path expects, with more noise
-than tile. What leads from one to the other starts at nothing, so OUT restores what CHECKPOINT does
-below the cut-off, and above it what the path expects.
+Everything of CHECKPOINT is kept. The envelope path gets the weights of train_envelope.py, the mean
+of several files if given, smoothed over frequency and with the mean error of each band on the files
+of make_valid.py removed. The excitation fills the predicted bands, with more noise than tile.
+Connections between the two start at zero, so OUT restores the same as CHECKPOINT below the cut-off,
+and the path's prediction above it.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from apollo_plugin.errors import CheckpointError, one_line
 from apollo_plugin.network.gain_bands import TARGET_START
 from apollo_plugin.network.layers import BandLinear
 
-# Log odds of the tile's share in the energy. On recordings -4 and -3 did as well as -2, and better
-# than a half: tiles of levels that are a little wrong are heard as tones.
+# Log odds of the tile's share of the energy. On recordings -4 and -3 did as well as -2, and better
+# than a half: tiles at slightly wrong levels are heard as tones.
 TONALITY = -3.0
-# Standard deviation in bands of what expected levels are smoothed with, reached so many bands above
-# the source region. Where a path is wrong about a single band, that stands as a line over a song.
+# Standard deviation in bands of the smoothing of predicted levels, and the number of bands above
+# the source region over which it is reached. An error in one band would be a line through a song.
 SMOOTHING, FADE = 2.0, 12
 
 
@@ -46,7 +46,7 @@ def smoothing(n_bands: int) -> torch.Tensor:
 
 @torch.no_grad()
 def hold_back(model: Apollo, share: float) -> None:
-    """Scales what the tokens add to the bands below those that the excitation fills."""
+    """Scale the tokens' additions to the bands below those that the excitation fills."""
     assert model.excitation is not None
     bands, bottom = model.filterbank.bands, TARGET_START * model.excitation.gain_bands.width
     edges = list(itertools.accumulate(bands.widths))
@@ -54,7 +54,7 @@ def hold_back(model: Apollo, share: float) -> None:
         output = cast(BandLinear, cast(nn.Sequential, decoder)[-1])
         for index, band in enumerate(members):
             if edges[band] <= bottom:
-                for parameter in output.parameters():  # of a GLU the values, not the gates
+                for parameter in output.parameters():  # the values of a GLU, not its gates
                     parameter[index, : 2 * width] *= share
 
 
@@ -65,8 +65,8 @@ def assembled(
     coded: Sequence[Path] = (),
     low: float = 1.0,
 ) -> Apollo:
-    """``model`` with an envelope path of the mean of the weights in ``envelopes``, whose bands are
-    right in the mean on ``valid`` and ``coded`` (:func:`~highs.levels.mean_errors`), and with
+    """Add to ``model`` an envelope path of the mean of the weights in ``envelopes``, less the mean
+    errors of its bands on ``valid`` and ``coded`` (:func:`~highs.levels.mean_errors`), and
     excitation; ``low`` is for :func:`hold_back`."""
     several = [load_file(envelope) for envelope in envelopes]
     if any(path.keys() != several[0].keys() for path in several):

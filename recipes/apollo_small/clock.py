@@ -1,4 +1,4 @@
-"""Trainings that follow the clock, average their weights and go on where they were stopped."""
+"""Trainings over a time budget, with averaged weights and resumption."""
 
 import argparse
 import math
@@ -18,11 +18,11 @@ class Learner:
     """A module, its optimizer and the running average of its weights.
 
     Args:
-        module: of it learns what requires a gradient.
-        lr: highest learning rate, of AdamW.
+        module: its parameters that require a gradient are trained.
+        lr: highest learning rate of AdamW.
         warm_up: steps until it is reached.
-        newest: the share of the newest weights in the average is this over this and the steps...
-        least: ... but no less.
+        newest: the newest weights have a share of ``newest / (newest + steps)`` in the average...
+        least: ... but at least this one.
         options: of AdamW.
     """
 
@@ -37,11 +37,11 @@ class Learner:
             return torch.lerp(average, weight, torch.clamp(newest / (newest + n), min=least))
 
         self.average = AveragedModel(module, avg_fn=mean)
-        self.average.n_averaged.fill_(1)  # what the module starts from counts
+        self.average.n_averaged.fill_(1)  # the initial weights count
         self.n_steps = 0
 
     def descend(self, loss: torch.Tensor, rate: float) -> None:
-        """One step at a share ``rate`` of the learning rate."""
+        """Do one step at a share ``rate`` of the learning rate."""
         self.optimizer.param_groups[0]["lr"] = self.lr * rate * min(1, self.n_steps / self.warm_up)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -66,12 +66,12 @@ class Learner:
 
 
 def rate_at(share: float) -> float:
-    """Of the learning rate, at a share of the time."""
+    """Share of the learning rate at a share of the time."""
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def kept(args: argparse.Namespace) -> dict:
-    """What :func:`until_over` left in ``--out``, or nothing."""
+    """State saved in ``--out`` by :func:`until_over`; empty if there is none."""
     file = args.out / "state"
     if not file.exists():
         return {}
@@ -81,11 +81,11 @@ def kept(args: argparse.Namespace) -> dict:
 def until_over(
     args: argparse.Namespace, before: float, state: Callable[[], dict]
 ) -> Iterator[float]:
-    """Seconds used, until ``--minutes`` are over; keeps them and ``state()`` every minute.
+    """Yield the seconds used until ``--minutes`` are over; saves them and ``state()`` every minute.
 
     Args:
         args: of the command.
-        before: seconds used by runs before.
+        before: seconds used by earlier runs.
         state: of the training.
     """
     saved, start = before, time.time() - before

@@ -1,11 +1,11 @@
-"""Gathers whole songs that Debian's games bring along, under licences that let anyone learn from
-them: the records among the sources of mixes.py.
+"""Collect whole songs from Debian's games, under licences that permit training on them: the records
+among the sources of mixes.py.
 
 python recipes/apollo_small/gather_records.py --out records
 
-records.tsv lists the packages, to be installed with apt (cdogs-sdl-data is of Debian 13 or newer),
-and their songs, but not those under other licences (GPL alone, CC BY-SA). Of packages that were
-unpacked elsewhere (dpkg-deb -x), ``--root`` is the folder. OUT/SOURCES.tsv says who made what.
+records.tsv lists the packages, to be installed with apt (cdogs-sdl-data needs Debian 13 or newer),
+and their songs, without those under other licences (GPL alone, CC BY-SA). ``--root`` is the folder
+of packages unpacked elsewhere (dpkg-deb -x). OUT/SOURCES.tsv names the makers.
 """
 
 import argparse
@@ -36,11 +36,11 @@ class Source:
     """Songs of one maker.
 
     Args:
-        package: of Debian.
-        maker: whose name the licence asks for.
-        licence: SPDX.
-        folder: where they lie, or an archive in which they lie (ZIP as ``.pk3``, or
-            Edgar's ``.pak``).
+        package: Debian's.
+        maker: name that the licence asks for.
+        licence: SPDX identifier.
+        folder: their folder, or an archive that contains them (ZIP as ``.pk3``, or Edgar's
+            ``.pak``).
         names: patterns of files, or of folders whose files are one song's stems.
     """
 
@@ -52,7 +52,7 @@ class Source:
 
 
 def sources() -> list[Source]:
-    """Those of records.tsv."""
+    """Read the sources of records.tsv."""
     path = Path(__file__).with_name("material") / "records.tsv"
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -60,7 +60,7 @@ def sources() -> list[Source]:
 
 
 def songs(source: Source, root: Path) -> dict[str, list[bytes]]:
-    """Name of each song and its files, several where they are stems."""
+    """Read each song's name and the contents of its file, or of its stems."""
     place = root / source.folder
     if place.is_dir():
         found = {
@@ -83,14 +83,14 @@ def songs(source: Source, root: Path) -> dict[str, list[bytes]]:
 
 
 def _archived(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the wanted members."""
+    """Read names and contents of the wanted members of an archive."""
     if archive.suffix == ".pk3":
         with zipfile.ZipFile(archive) as members:
             for name in sorted(filter(wanted, members.namelist())):
                 yield name, members.read(name)
         return
-    # Edgar's: zlib streams, then names of 256 bytes, each with its size, that of its stream and
-    # where that begins; at the end where the names begin and how many there are.
+    # Edgar's: zlib streams, then entries of a name of 256 bytes, the size, the size of its stream
+    # and its position; at the end the position of the entries and their number.
     with open(archive, "rb") as file:
         file.seek(-8, 2)
         begin, count = struct.unpack("<2I", file.read(8))
@@ -107,7 +107,7 @@ def _is_of(source: Source, name: str) -> bool:
 
 
 def write(files: list[bytes], path: Path) -> Path:
-    """One file as it is, or the sum of several as FLAC; returns what was written."""
+    """Write one file as it is, or the sum of several as FLAC; returns the written path."""
     if len(files) == 1:
         path = path.with_name(f"{path.name}.ogg")
         with atomic_write(path) as beside:

@@ -1,17 +1,17 @@
-"""Prints what a checkpoint does to music that needs little or nothing: the harm table.
+"""Print a checkpoint's changes to music that needs little or no restoration: the harm table.
 
 python recipes/apollo_small/harm.py FOLDER... [--checkpoint NAME] [--kinds mp3_128 uncoded ...]
 
-Each FOLDER holds recordings in WAV or FLAC that were never coded and that no training heard; those
-in which an edge of a codec is found are named and left out. Each clip of them is made into what
-people have (harm_kinds.py), restored as apollo-restore does it, and measured before and after. A
-row is a kind: mean before, mean after, and of single clips the worst change. SI-SNR and SNR count
-up to 100 dB. "Loudest" is the largest gain of any band of 250 Hz that came through the coding;
-"below" the SNR of what came out to what went in, below the cut-off; "above" the level above the
-cut-off to the original's, before and after, in the mean; "over 16k" the largest excess of energy
-above 16 kHz over the original's, both raised by -80 dB of full scale.
+Each FOLDER holds uncoded recordings in WAV or FLAC that were not used for training; those in which
+a codec's edge is found are named and left out. Each clip is converted to the kinds of files that
+people have (harm_kinds.py), restored as by apollo-restore, and measured before and after. A row is
+a kind: mean before, mean after, and the worst change of a single clip. SI-SNR and SNR are limited
+to 100 dB. "Loudest" is the largest gain of any band of 250 Hz that passed the coding; "below" the
+SNR of the output to the input below the cut-off; "above" the mean level above the cut-off, relative
+to the original's, before and after; "over 16k" the largest excess of energy above 16 kHz over the
+original's, with -80 dB of full scale added to both.
 
-Figures of what was coded are kept in ``--cache``: they take as long as all the rest.
+Figures of the coded files are stored in ``--cache``: they take as long as all the rest.
 """
 
 import argparse
@@ -41,14 +41,14 @@ from apollo_plugin.restore import restore_audio
 
 METRICS = ("si_sdr", "lsd", "zimtohrli", "visqol")
 MOST_DB = 100.0
-# dB within which a band's energy is the original's: it came through.
+# A band passed the coding if its energy is the original's within so many dB.
 CAME_DB, ENDS_DB = 0.5, 10.0
 BAND_HZ, TOP_HZ = 250.0, 16000.0
-# Energies of bands, a sine of full scale being 1: what counts as nothing, and what may be added.
+# Energies of bands, where a sine of full scale is 1: the floor, and what is added to both.
 FLOOR, ALLOWED = 1e-12, 1e-8
 LEAST_POWER = 1e-6
 TEXT = ("kind", "clip")
-# Changes with what is coded or measured: what is kept is made anew then.
+# Version of coding and measurement: a change invalidates the cache.
 VERSION = "1"
 
 
@@ -73,7 +73,7 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A clip with all that is to be done to it."""
+    """A clip with all work on it."""
 
     clip: Clip
     kinds: tuple[str, ...]
@@ -83,7 +83,7 @@ class Work:
 
 
 def clips(folders: Sequence[Path], seconds: float, n_each: int) -> Iterator[Clip]:
-    """Distinct stretches of all recordings, ``n_each`` of one at most, spread evenly."""
+    """Select distinct stretches of all recordings, at most ``n_each`` of each, spread evenly."""
     for folder in folders:
         paths = sorted(path for path in folder.rglob("*") if path.suffix in (".wav", ".flac"))
         if not paths:
@@ -100,16 +100,16 @@ def clips(folders: Sequence[Path], seconds: float, n_each: int) -> Iterator[Clip
             for index in range(n):
                 start = round((index + 0.5) * length / n - part / 2, 2)
                 heard = wav[:, int(start * rate) : int((start + part) * rate)]
-                if np.square(heard).mean() > LEAST_POWER:  # a song has rests
+                if np.square(heard).mean() > LEAST_POWER:  # skips silence
                     yield Clip(path, max(0.0, start), part)
 
 
 def measure(work: Work) -> list[dict]:
-    """A row for each kind; runs in a worker process."""
+    """Measure a clip in a worker process: a row for each kind."""
     clip = work.clip
     wav, rate = audio.read(clip.path, start=clip.start, duration=clip.seconds)
     original = torch.from_numpy(wav)
-    original = original[:2] / original.abs().max().clamp(min=1)  # most codecs take no more
+    original = original[:2] / original.abs().max().clamp(min=1)  # most codecs allow no more
     digest = hashlib.sha256(original.numpy().tobytes()).hexdigest()[:16]
     kept_file = work.cache / f"{digest}_{VERSION}.json"
     kept = json.loads(kept_file.read_text()) if kept_file.is_file() else {}
@@ -131,15 +131,15 @@ def measure(work: Work) -> list[dict]:
 
 
 def changes(source: Source, restored: torch.Tensor, sample_rate: int) -> dict[str, float]:
-    """What the metrics do not say of a restoration: columns of the table; NaN where nothing is cut
-    off (levels above the cut-off) or nothing came through (the loudest band)."""
+    """Further columns of the table, beside the metrics; NaN if nothing is cut off (levels above the
+    cut-off) or nothing passed the coding (the loudest band)."""
     coded, est = source.gain * source.wav, source.gain * restored
     plain = coded if source.plain is None else source.plain
     e_plain, e_coded, e_est, e_ref = (
         band_energies(wav, sample_rate) for wav in (plain, coded, est, source.original)
     )
     kept_db = 10 * np.log10(e_plain / e_ref)
-    # The highest band that is not far below the original is the last below the cut-off.
+    # The last band below the cut-off is the highest that is not far below the original.
     end = int(np.flatnonzero(kept_db > -ENDS_DB).max(initial=-1)) + 1
     came = (np.abs(kept_db) < CAME_DB) & (e_ref > 10 * FLOOR)
     gains = 10 * np.log10(e_est / e_coded)[:end][came[:end]]
@@ -160,7 +160,7 @@ def changes(source: Source, restored: torch.Tensor, sample_rate: int) -> dict[st
 
 
 def band_energies(wav: torch.Tensor, sample_rate: int) -> np.ndarray:
-    """Mean energy of each 250 Hz, ``(bands,)``: 1 for a sine of full scale; at least FLOOR."""
+    """Mean energy of bands of 250 Hz, ``(bands,)``: 1 for a sine of full scale; at least FLOOR."""
     n = round(5 * sample_rate / BAND_HZ)
     window = torch.hann_window(n, dtype=torch.float64)
     spec = torch.stft(wav.double(), n, n // 2, window=window, return_complex=True)
@@ -175,7 +175,7 @@ def _model(checkpoint: str) -> RestorationModel:
 
 
 def table(rows: Sequence[dict], metrics: Sequence[str]) -> str:
-    """Markdown: a line for each kind, in their order."""
+    """Format rows as Markdown: a line for each kind, in order."""
     header = ["kind", "clips"]
     for name in metrics:
         header += [ABOUT[name].label, "worst"]

@@ -1,4 +1,4 @@
-"""What people have instead of an original: coded, whole, dark, quiet, and rounded to 16 bits."""
+"""Kinds of files that people have: coded, uncoded, dark, quiet, and rounded to 16 bits."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,13 +15,13 @@ DARK_HZ, QUIET = 2000.0, 10 ** (-30 / 20)
 
 
 class Source(NamedTuple):
-    """A file that is to be restored.
+    """A file to restore.
 
     Args:
         wav: its samples, ``(channels, time)``.
-        original: that it was made of.
-        gain: by which it, and what is made of it, is multiplied before it is measured.
-        plain: it, at the original's level, before it was rounded; itself unless given.
+        original: the signal it was made from.
+        gain: factor of the file and of its restoration before they are measured.
+        plain: the file at the original's level, before rounding; itself unless given.
     """
 
     wav: torch.Tensor
@@ -30,7 +30,7 @@ class Source(NamedTuple):
     plain: torch.Tensor | None = None
 
 
-# Of an original and its sample rate.
+# Functions of an original and its sample rate.
 Kind = Callable[[torch.Tensor, int], Source]
 Coding = Callable[[torch.Tensor, int], torch.Tensor]
 
@@ -40,12 +40,12 @@ def coded(original: torch.Tensor, sample_rate: int, coding: Coding) -> Source:
 
 
 def quiet(original: torch.Tensor, sample_rate: int, coding: Coding) -> Source:
-    """30 dB below the original."""
+    """Lower the original by 30 dB."""
     return coded(QUIET * original, sample_rate, coding)
 
 
 def dark(original: torch.Tensor, sample_rate: int, coding: Coding) -> Source:
-    """Falls by 18 dB an octave above 2 kHz, without an edge: nothing much is left at 16 kHz."""
+    """Attenuate by 18 dB per octave above 2 kHz, without an edge: little is left at 16 kHz."""
     hertz = torch.fft.rfftfreq(original.shape[-1], 1 / sample_rate)
     gain = (1 + (hertz / DARK_HZ) ** 6) ** -0.5
     darker = torch.fft.irfft(torch.fft.rfft(original.double()) * gain, original.shape[-1])
@@ -53,7 +53,7 @@ def dark(original: torch.Tensor, sample_rate: int, coding: Coding) -> Source:
 
 
 def rounded(original: torch.Tensor, sample_rate: int, peak: float, dithered: bool) -> Source:
-    """A 16-bit file of a decoded MP3 of 48 kbit/s, measured at the level of the MP3."""
+    """Make a 16-bit file of a decoded MP3 of 48 kbit/s, measured at the level of the MP3."""
     decoded = codecs.mp3(original, sample_rate, 48)
     gain = peak / max(decoded.abs().max().item(), 1e-6)
     random = np.random.default_rng(0) if dithered else None
@@ -66,7 +66,7 @@ def untouched(original: torch.Tensor, sample_rate: int) -> torch.Tensor:
 
 
 def lowpass_16k(original: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    # Its edge lies at 16 kHz for so many kbit/s.
+    # kbit/s at which its edge lies at 16 kHz.
     return codecs.lowpass(original, sample_rate, 24 + 104 * 12000 / 14000)
 
 

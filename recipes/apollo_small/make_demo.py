@@ -1,9 +1,9 @@
-"""Makes sounds of this package's synthesiser to try the recipe on: all that it asks for, small.
+"""Make a small set of all material of the recipe by this package's synthesiser, for a trial.
 
 python recipes/apollo_small/make_demo.py --out data/demo/sounds
 
-OUT holds ``samples``, ``real``, ``records`` and ``valid``, folders as the other commands take them.
-Their songs differ. An OUT that is there is kept.
+OUT holds ``samples``, ``real``, ``records`` and ``valid``, the folders of the other commands, with
+different songs. An OUT that exists is kept.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from apollo_plugin.data.demo import song
 from apollo_plugin.files import atomic_write
 
 RATE = 44100
-# Names as sounds.py and mixes.py know them, and the stems that stand for them.
+# Names in sounds.py and mixes.py, and the stems that stand for them.
 SAMPLES = dict(
     bd_="drums",
     sn_="drums",
@@ -35,7 +35,7 @@ N_EACH, SAMPLE_S, SONG_S = 2, 1.0, 4.0
 
 
 def sounds() -> dict[str, np.ndarray]:
-    """Name of each file, and its samples ``(2, time)``."""
+    """Make each file's name and its samples ``(2, time)``."""
     found = {}
     for index in range(N_EACH):
         stems = song(SONG_S, index, RATE)

@@ -1,12 +1,12 @@
-"""Makes band energies of mixes, coded in several ways: what the baseline of ridge.py is fitted to.
+"""Compute band energies of mixes, coded in several ways, for fitting the baseline of ridge.py.
 
 python recipes/apollo_small/make_energies.py --real FOLDER --songs data/songs --out energies/train
 
 A mix (mixes.py) is coded as MP3 at two of the paper's bit rates and once by another codec or rate
 (``EVERYDAY``), since mixing costs more than coding. Each mix becomes a file ``NUMBER.npz``: for
 each coding the ``features`` of :class:`EnvelopePath` in half precision, the ``log_gains`` of the
-original, and how it was coded. Files are a function of ``--seed`` and their number alone and those
-that are there are kept, so the command goes on where it was stopped.
+original, and its coding. Files depend on ``--seed`` and their number only, and existing ones are
+kept, so the command resumes.
 """
 
 import argparse
@@ -27,12 +27,12 @@ OTHERS = {name: share for name, share in EVERYDAY.items() if name != "mp3"}
 
 
 def make(bank: Bank, index: int, seed: int, seconds: float) -> dict | None:
-    """Arrays of one mix; None where it is silent.
+    """Compute the arrays of one mix; None if it is silent.
 
     Args:
-        bank: to draw from.
+        bank: sounds to draw from.
         index: number of the mix.
-        seed: of everything random, with the number.
+        seed: of everything random, together with the number.
         seconds: length of the mix.
     """
     random = np.random.default_rng((seed, index))
@@ -47,7 +47,7 @@ def make(bank: Bank, index: int, seed: int, seconds: float) -> dict | None:
 
 @torch.no_grad()
 def energies(wav: torch.Tensor, codings: list[tuple[str, int]]) -> tuple[dict, list[torch.Tensor]]:
-    """Features of a mix coded in each way and the log gains of the original, as they are saved; and
+    """Compute the features of a mix in each coding and the log gains of the original, as saved; and
     the coded signals.
 
     Args:

@@ -1,14 +1,14 @@
-"""Makes songs of several stems that anyone may use and rebuild: training material for the bundled
-checkpoints.
+"""Make songs of several stems as training material of the bundled checkpoints, free for anyone to
+use and reproduce.
 
 python recipes/apollo_small/make_material.py --samples FOLDER --real FOLDER --out data
 
 Sound sources: a folder of audio samples (CC0: Sonic Pi's), a folder of real sounds in subfolders
-named by what they play, a General MIDI sound font played by fluidsynth (Debian: fluidsynth,
+named by instrument, a General MIDI sound font played by fluidsynth (Debian: fluidsynth,
 fluid-soundfont-gm; MIT), and this package's own voice. They are sequenced, pitched, filtered,
-reverberated, placed and levelled like records, half of them bright and loud. Every tenth sound and
+reverberated, panned and levelled like records, half of them bright and loud. Every tenth sound and
 program is played in validation and test songs only. The songs lie under ``OUT/songs``;
-``OUT/{train,valid,test}/tracks.json`` list them, as stage 1 of the recipe musdb18hq_moises does, so
+``OUT/{train,valid,test}/tracks.json`` list them, like stage 1 of the recipe musdb18hq_moises, so
 that its stage 2 comes next.
 """
 

@@ -1,11 +1,11 @@
-"""Makes what checkpoints are chosen by: recordings, coded as MP3 at 24 to 96 kbit/s.
+"""Make validation material for the choice of checkpoints: recordings as MP3 at 24 to 96 kbit/s.
 
 python recipes/apollo_small/make_valid.py FOLDER --energies energies/valid --pairs pairs
 
-FOLDER holds recordings in WAV or FLAC, of 44.1 kHz and of nothing that was trained on. Songs made
-of the training's instruments, however different the notes, favour who has learnt the instruments by
-heart. Each recording gives a file of band energies for train_envelope.py, and one pair a bit rate
-for measure.py. What is there is made anew.
+FOLDER holds recordings in WAV or FLAC, of 44.1 kHz and independent of the training material. Songs
+made of the training's instruments would favour models that memorise the instruments, however
+different the notes. Each recording gives a file of band energies for train_envelope.py, and a pair
+per bit rate for measure.py. Existing files are replaced.
 """
 
 import argparse

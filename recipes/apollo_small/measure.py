@@ -1,14 +1,14 @@
-"""Prints the tables of the model card: metrics and error budget of the MP3, of a checkpoint, of the
-paper's model and of a ridge regression, and the SI-SNR of music that was never coded to what the
-checkpoint makes of it; at last the means of all excerpts, and each excerpt.
+"""Print the tables of the model card: metrics and error budget of the MP3, of a checkpoint, of the
+paper's model and of a ridge regression, and the SI-SNR of restored to original uncoded music; then
+the means of all excerpts, and each excerpt.
 
 python recipes/apollo_small/measure.py FOLDER [CHECKPOINT] [--energies FOLDER]
 
-FOLDER holds one folder a bit rate (``24k``, ``32k`` ... or ``24``, ``32`` ...), and somewhere in it
-folders with ``original``, ``mp3`` and, where known, ``paper_restored`` as WAV or FLAC: published
+FOLDER holds a folder per bit rate (``24k``, ``32k`` ... or ``24``, ``32`` ...), and at any depth in
+it folders with ``original``, ``mp3`` and, if known, ``paper_restored`` as WAV or FLAC: published
 excerpts, or the validation pairs of the recipe musdb18hq_moises. Each excerpt is measured whole, as
 the mean of its channels; a row is the mean of the excerpts of its bit rate. With ``--energies``,
-what make_energies.py left for training, the error budget holds the baseline of ridge.py too.
+the training files of make_energies.py, the error budget includes the baseline of ridge.py.
 """
 
 import argparse
@@ -37,7 +37,7 @@ NEPER = 20 / math.log(10)  # dB
 
 
 def excerpts(folder: Path, n_most: int | None) -> dict[int, list[Path]]:
-    """Folders with an excerpt, by bit rate."""
+    """Find the folders with an excerpt, by bit rate."""
     found: dict[int, list[Path]] = {}
     for rate in folder.iterdir():
         if rate.name.rstrip("k").isdigit():
@@ -81,9 +81,9 @@ def cells(kinds: dict[str, list[dict | None]], name: str, form: str) -> str:
 
 
 def all_excerpts(rows: dict[str, dict[str, list[dict | None]]], metrics: list[str]) -> str:
-    """Means over all excerpts of MP3, restored and paper's model, how often what was restored is
-    worse than its MP3 and by how much at most, and a line for each excerpt; ``rows`` by the
-    excerpt's name and kind."""
+    """Format means over all excerpts of MP3, restored and paper's model, the number of restorations
+    that are worse than their MP3 and by how much at most, and a line for each excerpt; ``rows`` by
+    the excerpt's name and kind."""
     kinds = {kind: [of[kind][0] for of in rows.values()] for kind in next(iter(rows.values()))}
     lines = [f"Means of all {len(rows)} excerpts; how many are worse than their MP3, the worst\n"]
     lines += ["| | MP3, restored, paper's model | worse than the MP3 |", "| --- | --- | --- |"]

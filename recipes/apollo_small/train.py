@@ -1,10 +1,11 @@
-"""Trains the bundled checkpoint ``apollo-small``: no discriminator, two CPU cores, 40 minutes.
+"""Train the bundled checkpoint ``apollo-small``: no discriminator, two CPU cores, 40 minutes.
 
 python recipes/apollo_small/train.py --samples FOLDER --out apollo-small.safetensors
 
-Material: the audio files of FOLDER (the bundled checkpoint had the CC0 samples of Sonic Pi) and
+Material: the audio files of FOLDER (for the bundled checkpoint the CC0 samples of Sonic Pi) and
 songs of this package's synthesiser, mixed at random, MP3-coded at the paper's bit rates. Every
-tenth file and the last two songs are kept for validation; the best weights there are written.
+tenth file and the last two songs are held out for validation; the weights that are best there are
+written.
 """
 
 import argparse
@@ -35,12 +36,12 @@ MODEL = dict(
     residual=True,
     band_gain=True,
 )
-# Coded beyond the segment, so that the codec's start and end are not learnt.
+# Coded with margins, so that the codec's start and end are not learnt.
 MARGIN = 4096
 
 
 class Mixtures(Dataset):
-    """Random mixtures and what MP3 leaves of them; item ``i`` is the same whenever it is asked for.
+    """Random mixtures and their MP3 codings; item ``i`` is always the same.
 
     Args:
         sounds: mono or stereo arrays ``(channels, time)``.
@@ -62,18 +63,18 @@ class Mixtures(Dataset):
         for _ in range(random.integers(1, 9)):
             stem = self.stem(random, n_total)
             level = 10 ** (random.uniform(-10, 10) / 20)
-            # Records fall by some 5 dB an octave: bright stems are mixed lower than dark ones.
+            # Records fall by some 5 dB per octave: bright stems are mixed lower than dark ones.
             rms, rms_slope = (np.sqrt(np.mean(x**2)) for x in (stem, np.diff(stem)))
             mix += level * stem / max(1e-6, rms**0.25 * rms_slope**0.75)
         if random.random() < 0.5:
             mix = tilted(mix, random)
         mix /= max(1e-6, np.abs(mix).max())
-        if random.random() < 0.5:  # as loud as records are made
+        if random.random() < 0.5:  # as loud as records
             drive = random.uniform(1, 10)
             mix = np.tanh(drive * mix) / np.tanh(drive)
         clean = torch.from_numpy(10 ** (random.uniform(-12, 0) / 20) * mix).float()
         coded = mp3(clean, RATE, int(random.choice(BIT_RATES)))
-        # Both signals change level alike after coding: noise depends on level, restoring must not.
+        # One gain for both signals after coding: noise depends on level, restoration must not.
         level = 10 ** (random.uniform(-12, 0) / 20)
         keep = slice(MARGIN, MARGIN + self.n_samples)
         channel = random.integers(2)
@@ -85,7 +86,7 @@ class Mixtures(Dataset):
             factor = 2 ** (random.uniform(-2, 9) / 12)
             sound = soxr.resample(sound[:, : 4 * n_total].T, RATE * factor, RATE).T
         stem = np.zeros((2, n_total))
-        # A long sound runs on from anywhere; a short one comes again and again.
+        # A long sound starts anywhere; a short one is repeated.
         position = int(random.uniform(-max(1, sound.shape[1] - n_total // 2), n_total // 4))
         interval = int(random.uniform(0.12, 0.8) * RATE)
         while position < n_total:
@@ -104,7 +105,7 @@ class Mixtures(Dataset):
 
 
 def tilted(wav, random):
-    """A falling (or slightly rising) spectrum, as instruments, rooms and equalisers give it."""
+    """Tilt the spectrum down (or slightly up), as instruments, rooms and equalisers do."""
     hertz = np.fft.rfftfreq(wav.shape[-1], 1 / RATE)
     slope = (1 + (hertz / random.uniform(500, 6000)) ** 2) ** random.uniform(-0.4, 0.1)
     return np.fft.irfft(np.fft.rfft(wav) * slope, wav.shape[-1])
@@ -166,11 +167,11 @@ def main() -> None:
     train_loader = DataLoader(train, args.batch, num_workers=1, prefetch_factor=4)
     valid_batches = list(DataLoader(valid, 8))
 
-    # Magnitudes ask for the right level of quiet highs too, whatever the phase; the SNR keeps what
-    # is sure and costs the highs next to nothing. No discriminators.
+    # The magnitude loss demands the right level of quiet highs too, whatever the phase; the SNR
+    # keeps the reliable parts and hardly affects the highs. No discriminators.
     loss_function = GeneratorLoss(0, 0, 0, snr=args.snr_weight, envelope=1.0)
     model = Apollo(sample_rate=RATE, **MODEL)
-    # An average over the newest tenth of the steps, at most 200 of them.
+    # Average over the newest tenth of the steps, at most 200.
     average = torch.optim.swa_utils.AveragedModel(
         model, avg_fn=lambda old, new, n: old + (new - old) * max(0.005, 10 / (10 + n))
     )

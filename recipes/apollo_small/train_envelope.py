@@ -1,16 +1,16 @@
-"""Trains the envelope path alone, offline and causal ones side by side on the same mixes.
+"""Train the envelope path alone, an offline and a causal one side by side on the same mixes.
 
 python recipes/apollo_small/train_envelope.py --real FOLDER --songs data/songs --loops FOLDER \\
     --records records --valid energies/valid --out exp/envelope --minutes 60
 
-Mixes are drawn and coded by other processes all the while (stream.py). Learning rates follow the
-clock, for a time that is known beforehand. Paths start from ridge regression on the first mixes, or
-from the files of the same name in ``--init_from``, of narrower paths too. What an original does not
-tell, above a low-pass of its own, is not learnt from it (``levels.known``). The
-state is kept in ``--out`` and the same command goes on where it was stopped. Written are averaged
-weights: ``small.safetensors`` and ``streaming.safetensors``, and both at half of the time and at
-three quarters, ``small_1.safetensors`` and so on. How each does on ``--valid`` is printed: bias,
-band by band and over-time error in dB at each bit rate, and the error of groups over 80 ms.
+Mixes are drawn and coded by other processes meanwhile (stream.py). Learning rates decay over the
+time budget. Paths start from ridge regression on the first mixes, or from the files of the same
+name in ``--init_from``, which may be of narrower paths. Bands above an original's own low-pass are
+not learnt from it (``levels.known``). The state is saved in ``--out`` and the same command resumes.
+The output is averaged weights: ``small.safetensors`` and ``streaming.safetensors``, and both at
+half and at three quarters of the time, ``small_1.safetensors`` and so on. The results on
+``--valid`` are printed: bias, error band by band and over time in dB at each bit rate, and the
+error of groups over 80 ms.
 """
 
 import argparse
@@ -39,18 +39,18 @@ from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.network.filterbank import ApolloSTFT
 
 CAUSAL = {"small": False, "streaming": True}
-# Where the start from a linear map begins in a crop, in frames, since it looks back. Training takes
-# all of a crop: there are files that begin and end as abruptly.
+# First frame of a crop for the fit of the initial linear map, since it looks back. Training uses
+# the whole crop: some files begin and end as abruptly.
 LEFT = 20
-# A band came through where it is not so much below the original (natural logarithm), and lies above
-# the cut-off where it and all above it did so in less than this share of the frames.
+# A band passed the coding if it is at most this far below the original (natural logarithm), and
+# lies above the cut-off if it and all above it passed in less than this share of the frames.
 LACKS, SHARE = 1.7, 0.045
 SNAPSHOTS = (0.5, 0.75)  # of the time
 
 
 def relevelled(pair: torch.Tensor) -> torch.Tensor:
-    """Signals and their codings ``(2, items, time)``, each pair at a level and with a slope over
-    octaves of its own: coding noise depends on level, so this comes after coding."""
+    """Give each pair of signals and codings ``(2, items, time)`` a random level and slope over
+    octaves, after coding, since coding noise depends on level."""
     n = pair.shape[-1]
     hertz = torch.fft.rfftfreq(n, 1 / RATE, device=pair.device)
     octave = torch.log2(hertz.clamp(min=100) / 1000)
@@ -60,10 +60,10 @@ def relevelled(pair: torch.Tensor) -> torch.Tensor:
 
 
 def above_cutoff(present: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 for bands above the cut-off, where neither they nor any above them came through, else 0.
+    """1 for bands above the cut-off, i.e. that and above which none passed the coding; else 0.
 
-    A band that the original leaves empty too did not come through: most originals are empty at the
-    very top, and taken for heard it would put every cut-off there.
+    A band that is empty in the original too did not pass: most originals are empty at the very
+    top, which would otherwise put every cut-off there.
 
     Args:
         present: log gains of the coded signal, ``(items, frames, bands)``.
@@ -75,7 +75,7 @@ def above_cutoff(present: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 class Mixes(threading.Thread):
-    """Batches of band energies, gathered by a thread.
+    """Batches of band energies, collected by a thread.
 
     Args:
         stream: of mixes.
@@ -97,7 +97,7 @@ class Mixes(threading.Thread):
         while not self.ended.is_set():
             try:
                 found = self.stream.batch(random, self.args.batch, n)
-            except DataError as error:  # shown where it is waited for
+            except DataError as error:  # raised in the thread that waits for batches
                 found = error
                 self.ended.set()
             while True:
@@ -112,7 +112,7 @@ class Mixes(threading.Thread):
         self.join()
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Features, the coded signal's log gains and the original's, ``(items, frames, n)``."""
+        """Yield features, log gains coded and of the original, each ``(items, frames, n)``."""
         while True:
             pair = self.waiting.get()
             if isinstance(pair, Exception):
@@ -129,10 +129,10 @@ class Mixes(threading.Thread):
 
 
 class Trainee(Learner):
-    """An envelope path that learns.
+    """An envelope path in training.
 
     Args:
-        name: of ``CAUSAL``.
+        name: a key of ``CAUSAL``.
         args: of the command.
     """
 
@@ -149,12 +149,12 @@ class Trainee(Learner):
         )
 
     def start(self, state: dict[str, torch.Tensor]) -> None:
-        """From these weights."""
+        """Start from these weights."""
         for path in (self.path, self.average.module):
             path.load_state_dict(state)
 
     def step(self, features, present, target, rate: float) -> dict[str, float]:
-        """One step at a share ``rate`` of the learning rate; returns the parts of the loss."""
+        """Do one step at a share ``rate`` of the learning rate; returns the parts of the loss."""
         path = self.path
         with torch.no_grad():
             empty = (present < UNKNOWN).float()
@@ -162,14 +162,14 @@ class Trainee(Learner):
         expected, _ = path(features, path.initial_contexts(len(features)), last=True)
         expected = torch.where(known(target), expected, target)
         level = loss_function(expected, target, empty)
-        # Below the cut-off there is what the codec left.
+        # Below the cut-off the coded signal's own levels count.
         sounding = torch.where(above > 0, expected, present)
         dissimilar = self.dissimilarity(sounding, target, above)
         self.descend(level + self.args.similarity * dissimilar, rate)
         return dict(level=level.item(), dissimilarity=dissimilar.item())
 
     def write(self, suffix: str = "") -> str:
-        """The average, and how it does."""
+        """Write the averaged weights and print their results."""
         state = self.average.module.state_dict()
         weights = {name: weight.cpu().contiguous() for name, weight in state.items()}
         with atomic_write(self.args.out / f"{self.name}{suffix}.safetensors") as beside:
@@ -184,7 +184,7 @@ class Trainee(Learner):
 
 
 def start_map(path: EnvelopePath, batches: Iterator, n_batches: int):
-    """Ridge regression of log gains on features, a frame's own and those before it: the
+    """Fit a ridge regression of log gains on features of a frame and of those before it, as
     arguments of ``set_linear_map``."""
     ridge = Ridge(2 * path.n_in, path.n_bands)
     for features, _, target in itertools.islice(batches, n_batches):
@@ -218,7 +218,7 @@ def main() -> None:
     if args.seconds * 100 < least:
         raise SettingError(f"--seconds {args.seconds:g} is too short; take {least / 100:g} or more")
     args.out.mkdir(parents=True, exist_ok=True)
-    # A resumed training draws mixes that it has not heard yet.
+    # A resumed training draws new mixes.
     part = kept(args).get("used", 0.0)
     with opened(args, round(part)) as stream:
         train(stream, args)
@@ -240,7 +240,7 @@ def train(stream: Stream, args: argparse.Namespace) -> None:
 
 
 def descend(trainees: list[Trainee], batches: Iterator, args: argparse.Namespace) -> None:
-    """Steps until the time is over."""
+    """Train until the time is over."""
     before, n_kept = 0.0, 0
     if state := kept(args):
         before, n_kept = state["used"], state["n_kept"]

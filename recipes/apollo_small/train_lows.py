@@ -1,13 +1,13 @@
-"""Trains the tokens of a checkpoint for what lies below the cut-off: less coding noise there.
+"""Train a checkpoint's tokens to reduce coding noise below the cut-off.
 
 python recipes/apollo_small/train_lows.py CHECKPOINT --real FOLDER --records records \\
     --out exp/lows --minutes 60
 
-Envelope path and excitation stay as they are. The loss is how far the errors below 4 kHz lie below
-those of the codec, in dB, of all and octave by octave, and faintly how far the highs are from those
-that CHECKPOINT gives. Mixes are drawn and coded by other processes all the while (stream.py). The
-learning rate follows the clock; the state is kept in ``--out`` and the same command goes on where
-it was stopped. Written is ``model.safetensors``, with averaged weights.
+Envelope path and excitation are unchanged. The loss is the errors below 4 kHz relative to the
+codec's, in dB, in total and octave by octave, and with a small weight the distance of the highs
+from CHECKPOINT's. Mixes are drawn and coded by other processes meanwhile (stream.py). The learning
+rate decays over the time budget; the state is saved in ``--out`` and the same command resumes. The
+output is ``model.safetensors``, with averaged weights.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from apollo_plugin.network.gain_bands import GAIN_BAND_HZ, TARGET_START
 
 OCTAVES = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)  # Hz; every bit rate keeps them
 HIGHS = float(TARGET_START * GAIN_BAND_HZ)  # Hz, the excitation's
-FADE = 0.1  # s, at the ends of crops, where what surrounds them is not heard
-# Relative errors that do not count. What lacks nothing, uncoded music, shall not rule the loss.
+FADE = 0.1  # s, at the ends of crops, where the context is missing
+# Relative errors that do not count, so that uncoded music does not dominate the loss.
 ENOUGH, UNCHANGED = 1e-5, 1e-4
 OF_OCTAVES, OF_HIGHS = 0.5, 0.02
-MOST = 6.0  # dB that a crop counts
+MOST = 6.0  # dB, limit of a crop's gain
 SHOWN_EVERY = 60.0  # s
 NOT_TRAINED = ("envelope_path.", "excitation.")
 
@@ -47,7 +47,7 @@ class Lows:
     """
 
     def __init__(self, n: int, device: str = "cpu"):
-        # Ones with an end like half of a Hann window's at both sides.
+        # Ones, with half of a Hann window at each end.
         window = tukey(n, 2 * FADE * RATE / n)
         self.window = torch.from_numpy(window).float().to(device)
         hertz = torch.fft.rfftfreq(n, 1 / RATE)
@@ -59,7 +59,7 @@ class Lows:
         return [torch.fft.rfft(wav * self.window) for wav in wavs]
 
     def gains(self, est, coded, original) -> torch.Tensor:
-        """By how many dB the errors of ``est`` are below those of ``coded``, ``(1 + octaves,
+        """Reduction in dB of the errors of ``est`` from those of ``coded``, ``(1 + octaves,
         items)``: of all lows, then of each octave."""
         est, coded, original = self._spectra(est, coded, original)
         rows = []
@@ -71,7 +71,7 @@ class Lows:
         return torch.stack(rows)
 
     def change(self, est, before) -> torch.Tensor:
-        """Of the highs, in dB above what does not count, ``(items,)``."""
+        """Change of the highs in dB above the tolerance, ``(items,)``."""
         est, before = self._spectra(est, before)
         target = before[..., self.highs]
         unchanged = UNCHANGED * power(target) + 1e-2
@@ -83,10 +83,10 @@ def power(spectrum: torch.Tensor) -> torch.Tensor:
 
 
 class Training(Learner):
-    """A model whose tokens learn.
+    """A model whose tokens are trained.
 
     Args:
-        model: starts as it is and is changed.
+        model: the initial one, changed in place.
         args: of the command.
     """
 
@@ -100,7 +100,7 @@ class Training(Learner):
         super().__init__(self.model, args.lr, 50, newest=5, least=0.01, **options)
 
     def step(self, pair: torch.Tensor, rate: float) -> list[float]:
-        """One step on crops and their codings ``(2, items, time)``, at a share ``rate`` of the
+        """Do one step on crops and their codings ``(2, items, time)``, at a share ``rate`` of the
         learning rate; returns gains and the change of the highs in dB, means over crops."""
         level = torch.empty(1, pair.shape[1], 1).uniform_(-14, 4)
         coded, original = (pair * 10 ** (level / 20)).to(self.args.device)
@@ -114,14 +114,14 @@ class Training(Learner):
         return [*gains.mean(1).tolist(), change.item()]
 
     def write(self) -> Path:
-        """The model with the averaged weights."""
+        """Write the model with the averaged weights."""
         path = self.args.out / "model.safetensors"
         checkpoints.save(copy.deepcopy(self.average.module).cpu(), path)
         return path
 
 
 def train(stream: Stream, training: Training, args: argparse.Namespace) -> None:
-    """Steps until the time is over."""
+    """Train until the time is over."""
     random = np.random.default_rng(args.seed)
     n, before = round(args.seconds * RATE), 0.0
     if state := kept(args):

@@ -1,11 +1,11 @@
-"""Trains the tokens of the bundled models in parts, each from the best weights of the one before.
+"""Train the tokens of the bundled models in parts, each from the best weights of the previous one.
 
 python recipes/apollo_small/train_tokens.py small streaming --data_dir data --exp_dir exp \\
     --init_from start.safetensors
 
-parts.yml lists the parts of each model: a configuration, and what differs from it. A part leaves in
-``EXP/small1`` and so on what the recipe musdb18hq_moises leaves of a training. One that is finished
-is kept; one that was stopped goes on after its last whole epoch.
+parts.yml lists the parts of each model: a configuration, and the values that differ from it. A part
+writes the files of a training of the recipe musdb18hq_moises to ``EXP/small1`` and so on. Finished
+parts are kept; one that was stopped resumes after its last whole epoch.
 """
 
 import argparse
@@ -29,10 +29,10 @@ Changes = dict[str, dict[str, Any]]
 
 
 def configuration(conf: str, *several: Changes) -> Conf:
-    """That of the file ``conf`` with some values changed, by group and key.
+    """Read the configuration ``conf`` and change some values, by group and key.
 
     Raises:
-        SettingError: for a key that there is not, or a value that is not its key's.
+        SettingError: for an unknown key, or an invalid value.
     """
     whole = load_conf(HERE / conf, BASE)
     keys = keys_in(whole)
@@ -42,13 +42,13 @@ def configuration(conf: str, *several: Changes) -> Conf:
                 if key not in keys.get(name, {}):
                     raise SettingError(f"there is no key '{key}' in a group '{name}'")
                 whole[name][key] = keys[name][key].convert(value, f"{name}.{key}")
-    # One process: parts follow each other here.
+    # A single process: parts follow each other in it.
     whole["training"]["devices"] = whole["training"]["devices"] or 1
     return whole
 
 
 def train_part(conf: Conf, exp_dir: Path, data_dir: Path, init_from: str | None, seed: int) -> None:
-    """Train one part, or go on with it."""
+    """Train one part, or resume it."""
     conf["main_args"] = dict(
         exp_dir=str(exp_dir),
         data_dir=str(data_dir),

@@ -1,4 +1,4 @@
-"""How far expected levels of bands are from the original's: as a loss, and on validation."""
+"""Errors of predicted levels of bands: as a loss, and on validation."""
 
 import itertools
 import math
@@ -28,8 +28,8 @@ MEAN_SHARE = 0.4  # of a crop's mean error that the fast errors do without
 
 
 def known(log_gains: torch.Tensor) -> torch.Tensor:
-    """Whether an original tells what belongs into a band, ``(items, frames, bands) -> (items, 1,
-    bands)``: not where it is empty all along, nor above a low-pass of its own."""
+    """True for bands whose level can be learnt from an original, ``(items, frames, bands) ->
+    (items, 1, bands)``: not those that are empty throughout, nor above its own low-pass."""
     most = log_gains.amax(-2, keepdim=True)
     inside = most[..., LOW_PASSES]
     falls = inside[..., :-WITHIN] - inside[..., WITHIN:] > FALL
@@ -141,10 +141,10 @@ def validate(path: EnvelopePath, folder: Path) -> dict[int, np.ndarray]:
 def mean_errors(
     path: EnvelopePath, folders: Sequence[Path], coded: Sequence[Path] = ()
 ) -> torch.Tensor:
-    """How much more than there was is expected of each band above the cut-off, in nepers: mean over
-    files and bit rates, smoothed over frequency, ``(bands,)``. Only what is :func:`known` counts,
-    and to 16 kHz of originals in ``coded``, which were coded before: what is left above is less
-    than there was, though it ends at no edge.
+    """Mean error of the prediction in each band above the cut-off, in nepers: over files and bit
+    rates, smoothed over frequency, ``(bands,)``. Only bands that are :func:`known` count, and up to
+    16 kHz for originals in ``coded``, which were coded before: their levels above are too low,
+    though they have no edge.
     """
     total, count = torch.zeros(2, path.n_bands)
     for folder in (*folders, *coded):

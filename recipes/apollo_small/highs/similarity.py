@@ -1,4 +1,4 @@
-"""What ViSQOL compares, as a loss on band energies: local means and local correlation of levels in
+"""ViSQOL's similarity as a loss on band energies: local means and local correlation of levels in
 bands of hearing, over 80 ms every 20 ms (NSIM; Hines and Harte, 2012)."""
 
 import math

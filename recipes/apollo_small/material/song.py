@@ -13,7 +13,7 @@ from apollo_plugin.files import atomic_write
 
 
 def treated(wav: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """What a mixing desk does: filter, drive, room, place."""
+    """Process a part like a mixing desk: filter, drive, room, panning."""
     if random.random() < 0.3:
         corner = 10 ** random.uniform(np.log10(60), np.log10(400))
         wav = sosfilt(butter(2, corner, "high", fs=RATE, output="sos"), wav)
@@ -107,7 +107,7 @@ def limited(stems: dict[str, np.ndarray], random: np.random.Generator) -> dict[s
 
 
 def make_song(job: tuple[str, int], out: Path, sources: Sources, seconds: float, seed: int):
-    """Writes the stems of one song, whole or not at all; returns it as tracks.json has it.
+    """Write the stems of one song, whole or not at all; returns it as tracks.json has it.
 
     Args:
         job: ``train``, ``valid`` or ``test``, and the number of the song.

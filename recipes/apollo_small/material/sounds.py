@@ -56,10 +56,10 @@ CHORDS = (
 
 @dataclass(frozen=True)
 class Sources:
-    """Where sounds come from.
+    """Sources of sounds.
 
     Args:
-        samples: folder of samples whose names begin with what they play.
+        samples: folder of samples whose names begin with the instrument.
         font: General MIDI sound font, or None.
         real: folder whose subfolders of FLAC files are named by what they play, or None.
         real_valid: the same for validation and test songs, beside what is held out of ``real``.
@@ -73,7 +73,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Song:
-    """What the parts of a song agree on."""
+    """Properties shared by the parts of a song."""
 
     random: np.random.Generator
     pool: str
