@@ -164,11 +164,6 @@ FIXED_SIGNATURES = {
     ("apollo_plugin/network/srgan.py", "SRGANNetwork.__init__"),
     ("apollo_plugin/training/system.py", "ApolloSystem.__init__"),
 }
-# Parts whose docstrings still begin with What, Where ... This list only shrinks.
-RIDDLES = [
-    "apollo_plugin/network/",
-    "apollo_plugin/training/build.py",
-]
 QUESTIONS = {"What", "Where", "Who", "Whose", "Whether", "How"}
 
 
@@ -252,19 +247,7 @@ def riddles(file: str) -> list[str]:
 
 
 def test_docstrings_begin_with_the_action_or_the_thing():
-    found = [
-        f"{file}: {line}"
-        for file in SOURCES
-        if not file.startswith(tuple(RIDDLES))
-        for line in riddles(file)
-    ]
-    assert not found
-    clean = [
-        part
-        for part in RIDDLES
-        if not any(riddles(file) for file in SOURCES if file.startswith(part))
-    ]
-    assert not clean, "remove them from RIDDLES"
+    assert not [f"{file}: {line}" for file in SOURCES for line in riddles(file)]
 
 
 def test_tests_look_for_commands_by_the_marker():

@@ -1,4 +1,4 @@
-"""What SR-GAN's generator and critic have in common: convolutions over bins and frames, and all
+"""Layers shared by SR-GAN's generator and critic: convolutions over bins and frames, and all
 bins of a frame as one vector."""
 
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ class Conv(nn.Module):
         self.dilation, self.same = dilation, same
 
     def initial_context(self, n_streams: int, n_bins: int, like: torch.Tensor) -> torch.Tensor:
-        """What stands before the first frame."""
+        """State before the first frame."""
         n_frames = self.dilation if self.same else 0
         return like.new_zeros(n_streams, self.conv.in_channels, n_bins, n_frames)
 

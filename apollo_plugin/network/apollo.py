@@ -147,7 +147,7 @@ class ApolloNetwork(RestorationNetwork):
 
     @property
     def frame_bytes(self) -> int:
-        """What the features of a frame take for each stream, in bytes."""
+        """Size of the features of a frame for each stream, in bytes."""
         return 4 * self.filterbank.n_bands * self._args["feature_dim"]
 
     @property
@@ -167,7 +167,7 @@ class ApolloNetwork(RestorationNetwork):
         return ApolloState(analysis, samples, spec, contexts, frame, synthesis)
 
     def initial_contexts(self, n_streams: int, like: torch.Tensor) -> Contexts:
-        """What stands before the first frame: zeros, of the type and device of ``like``."""
+        """State before the first frame: zeros, of the type and device of ``like``."""
         shape = self.filterbank.n_bands, self._args["feature_dim"]
         path = self.envelope_path
         return Contexts(

@@ -1,4 +1,4 @@
-"""What every network of restoration is: a step with state, and whole signals made of it."""
+"""Base class of restoration networks: a step with state, and whole signals made of steps."""
 
 import warnings
 from collections.abc import Mapping
@@ -55,18 +55,18 @@ class RestorationNetwork(nn.Module):
 
     @property
     def frame_bytes(self) -> int:
-        """What an activation takes for each frame of a stream, in bytes."""
+        """Size of an activation for each frame of a stream, in bytes."""
         raise NotImplementedError
 
     @property
     def adds(self) -> bool:
-        """Whether the network gives what is to be added to the signal, not the signal: where that
+        """True if the network's output is added to the signal instead of replacing it: where that
         is nothing, every sample stays what it was."""
         return False
 
     @property
     def products(self) -> nn.Module:
-        """Where nearly all of the work is: linear layers that lower precision suits."""
+        """The linear layers with nearly all of the work, which lower precision suits."""
         return self
 
     @property
@@ -105,7 +105,7 @@ class RestorationNetwork(nn.Module):
     def _initial_signal(
         self, n_streams: int
     ) -> tuple[AnalysisState, torch.Tensor, torch.Tensor, SynthesisState]:
-        """What stands before the first sample: state of the STFT, no samples and no frames that
+        """State before the first sample: state of the STFT, no samples and no frames that
         wait, state of the inverse STFT."""
         device = next(self.parameters()).device
         wav = torch.empty(n_streams, 0, dtype=self._signal_dtype, device=device)

@@ -177,7 +177,7 @@ class EnvelopePath(nn.Module):
         return smooth.unflatten(0, (-1, features.shape[-1])).squeeze(2).transpose(1, 2)
 
     def initial_contexts(self, n_streams: int) -> list[torch.Tensor]:
-        """What stands before the first frame: zeros, ``(streams, frames, features)`` for the
+        """State before the first frame: zeros, ``(streams, frames, features)`` for the
         smoothing, then ``(streams, frames, 1, features)`` for each block."""
         weight = self.encoder.weight
         n_features = weight.shape[0]
@@ -187,7 +187,7 @@ class EnvelopePath(nn.Module):
         ]
 
     def features(self, spec: torch.Tensor) -> torch.Tensor:
-        """What the path is told about each frame.
+        """Input features of each frame.
 
         For each band: its log gain; 1 where it is empty; two numbers for when in the frame its
         energy lies; its flatness. Empty bands are told apart by nothing but being empty.

@@ -1,4 +1,4 @@
-"""What a codec is seen to have done to a signal, so that nothing else is changed.
+"""Detection of what a codec did to a signal, so that nothing else is changed.
 
 A codec's low-pass leaves an edge: bands that sound, and from one band to the next nothing. Music
 falls gradually, and where it has an edge of its own that lies near 21 kHz. Coarse coding leaves
@@ -95,7 +95,7 @@ class Evidence(nn.Module):
         self.register_buffer("_n_bins", torch.tensor(widths).float(), persistent=False)
 
     def initial_memory(self, like: torch.Tensor, n_streams: int) -> torch.Tensor:
-        """What stands before the first frame: nothing, ``(streams, frames, columns)``."""
+        """State before the first frame: zeros, ``(streams, frames, columns)``."""
         return like.new_zeros(n_streams, WINDOW - 1, len(self.widths) + 4)
 
     def forward(

@@ -1,4 +1,4 @@
-"""What the empty highs are filled with: shapes of the mids tiled upward, and noise beside them.
+"""Filling of empty high bands: shapes of the mids tiled upward, and noise beside them.
 
 A codec's low-pass leaves nothing above its edge, and a network that has to draw every bin there
 draws blurs. So the fine structure is taken from where it is free, the source region that every bit
@@ -90,7 +90,7 @@ class Excitation(nn.Module):
         log_gain: torch.Tensor | None,
         above: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is to be added to the spectrum.
+        """Compute the spectrum to add.
 
         Args:
             spec: the input's without its noise floor, ``(streams, frames, bins, 2)``.
@@ -122,8 +122,8 @@ class Excitation(nn.Module):
         log_gain: torch.Tensor | None,
         found: Findings,
     ) -> torch.Tensor:
-        """How much of what the tokens change is kept: all of it where coding was coarse; in bands
-        that are empty also where it left holes, but no louder there than is expected.
+        """Compute the share of the tokens' change that is kept: all of it where coding was coarse;
+        in bands that are empty also where it left holes, but no louder there than is expected.
 
         Args:
             restored: what the tokens change, ``(streams, frames, bins, 2)``.

@@ -67,7 +67,7 @@ def _linear(
 
 
 def is_watched(layer: nn.Module) -> bool:
-    """Whether something is to hear of a module's call, or takes part in it: hooks, of which
+    """True if something is to hear of a module's call, or takes part in it: hooks, of which
     counters of operations and ``torch.nn.utils.prune`` are made. Then it is called, and what it
     gives is its own output."""
     everywhere = torch.nn.modules.module
@@ -106,7 +106,7 @@ def _lacks_bfloat16(x: torch.Tensor) -> bool:
 
 @lru_cache(maxsize=1)
 def _does_bfloat16() -> bool:
-    """Whether oneDNN multiplies bfloat16 here. It is tried: the processor's instructions and
+    """True if oneDNN multiplies bfloat16 here. It is tried: the processor's instructions and
     ``ONEDNN_MAX_CPU_ISA`` both have a word in it."""
     one = torch.ones(16, 16, dtype=torch.bfloat16)
     try:

@@ -118,7 +118,7 @@ def _pack(
 
 @lru_cache(maxsize=1)
 def _sums_saturate() -> bool:
-    """Whether two products of 8 bits are summed in 16: so it is without VNNI, and a large sum comes
+    """True if two products of 8 bits are summed in 16: so it is without VNNI, and a large sum comes
     out as little more than half of what it is. Products of 7 by 8 bits always fit.
 
     It is tried, because nothing tells which instructions the library chose: the processor, its

@@ -142,7 +142,7 @@ class SRGANNetwork(RestorationNetwork):
 
     @property
     def frame_bytes(self) -> int:
-        """What the map of a frame takes for each stream, in bytes."""
+        """Size of the map of a frame for each stream, in bytes."""
         return 4 * self._args["n_rows"] * self._args["width"]
 
     def noise(self, n_draws: int) -> torch.Tensor:
@@ -200,8 +200,8 @@ class SRGANNetwork(RestorationNetwork):
         return self.step(streams, state, last=True)[0].reshape(wav.shape)
 
     def spectrum(self, wav: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
-        """What training looks at: the compressed spectrum, before it is expanded and a signal. The
-        slope of the square root in quiet bins would drown all else on the way back from there.
+        """Compute the output for training: the compressed spectrum, before expansion and synthesis.
+        The slope of the square root in quiet bins would drown all else on the way back from there.
 
         Args:
             wav, z: as of :meth:`forward`.

@@ -1,4 +1,4 @@
-"""What one step of the network leaves to the next."""
+"""State between steps of the network."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from .stft import AnalysisState, SynthesisState
 
 
 class Contexts(NamedTuple):
-    """What the network carries from step to step.
+    """State of the network from step to step.
 
     Args:
         blocks: for each module the context of each block of its TCN, ``(streams, frames, bands,

@@ -18,7 +18,7 @@ ENVELOPE_FLOOR = 0.05
 
 
 class AnalysisState(NamedTuple):
-    """What :meth:`STFT.analysis` carries from step to step.
+    """State of :meth:`STFT.analysis` between steps.
 
     Args:
         samples: the newest samples of the padded signal, ``(streams, n)``; of the bare signal
@@ -34,7 +34,7 @@ class AnalysisState(NamedTuple):
 
 
 class SynthesisState(NamedTuple):
-    """What :meth:`STFT.synthesis` carries: the overlap that later frames will add to.
+    """State of :meth:`STFT.synthesis` between steps: the overlap that later frames will add to.
 
     Args:
         overlap: unfinished sum of windowed frames, one row a stream and a last row with the sum of

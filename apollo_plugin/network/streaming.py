@@ -172,7 +172,7 @@ class RecordedStep:
         self._replay = recorder(lambda: self._step(model), lambda: self._set(before))
 
     def takes(self, block: torch.Tensor) -> bool:
-        """Whether a block is of the shape and type that was recorded."""
+        """True if a block is of the shape and type that was recorded."""
         return (block.shape, block.dtype) == self._alike
 
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
@@ -191,7 +191,7 @@ class RecordedStep:
 
 
 def settled(before: ApolloState | None, after: ApolloState) -> bool:
-    """Whether a step left a state of the shapes that it found: from then on every step is alike."""
+    """True if a step left a state of the shapes that it found: from then on every step is alike."""
     return before is not None and _signature(before) == _signature(after)
 
 

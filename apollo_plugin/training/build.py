@@ -1,4 +1,4 @@
-"""What a configuration stands for: networks, optimizers, loaders, and Lightning's Trainer."""
+"""Objects of a configuration: networks, optimizers, loaders, and Lightning's Trainer."""
 
 import logging
 import os
