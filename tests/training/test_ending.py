@@ -53,7 +53,10 @@ def test_an_error_of_a_worker_is_its_own_line(conf):
 @pytest.mark.parametrize(
     "error, line",
     [
-        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), "was lost"),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"),
+            "another process of the training died",
+        ),
         (torch.distributed.DistBackendError("NCCL error"), "another process of the training died"),
         (torch.OutOfMemoryError("CUDA out of memory"), "^out of memory: buy more$"),
         (DataError(WORKER), "^'a.wav' is damaged$"),

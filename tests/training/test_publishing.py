@@ -127,7 +127,7 @@ def test_licences_are_those_of_the_data(experiment):
     replace_model(experiment, package)
     text = (publish(experiment)[0] / "README.md").read_text("utf-8")
     assert "license:" not in text.split("---")[1]
-    assert "| Recordings of one's own | not told | not told | not told |" in text
+    assert "| Recordings of one's own | not told | not told | unknown |" in text
     package.update(licenses=[OWN_LICENSE, MUSDB_LICENSE])
     replace_model(experiment, package)
     assert "license: other" in (publish(experiment)[0] / "README.md").read_text("utf-8")
@@ -152,7 +152,11 @@ class Evil:
         ("best_model.pth", None, "run stage 4"),
         ("best_model.pth", b"", "is damaged"),
         ("best_model.pth", b"PK\x03\x04 half a file", "is damaged"),
-        ("best_model.pth", {"state_dict": {}}, "lacks state_dict or model_args"),
+        (
+            "best_model.pth",
+            {"state_dict": {}},
+            "is no model package: state_dict or model_args is missing",
+        ),
         ("best_model.pth", {"state_dict": {}, "model_args": {}, "x": Evil()}, "is damaged"),
         ("final_metrics.json", None, "run stage 5"),
         ("final_metrics.json", b'{"sdr": ', "run stage 5 again"),
