@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from .engine.protocol import Progress
+from .engine.protocol import Progress, scaled
 
 if TYPE_CHECKING:
     from .network.base import RestorationNetwork
@@ -82,12 +82,8 @@ def restore_wav(
                 )
                 continue
             stop = start + out.shape[-1]
-            if model.adds and level != 1:  # unchanged samples stay bit-identical
-                source = streams[:, start:stop]
-                out = source + ((out - source.to(device) / level) * level).to(source)
-            else:
-                out = out * level
-            restored[:, start:stop] = out
+            source = streams[:, start:stop].to(device)
+            restored[:, start:stop] = scaled(source, out, level, model.adds)
             start = stop
             bar.update(end - begin)
             begin = end

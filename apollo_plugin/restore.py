@@ -16,6 +16,7 @@ from .engine.protocol import INPUT_PEAK, Engine, Progress, Wav
 from .errors import AudioError, TagError, Uncoded
 from .files import imitate
 from .settings import Job, Settings
+from .sounds import array
 
 # Bytes of a result besides its samples, for its header and the folder's entry.
 _HEADER_BYTES = 1 << 16
@@ -74,9 +75,8 @@ def restore_audio(
     """
     engine = as_engine(model)
     if not isinstance(wav, np.ndarray):
-        samples = np.asarray(wav.detach().cpu())
         how = keep_below, mix, untouched, keep_level, progress
-        return wav.new_tensor(restore_audio(engine, samples, sample_rate, *how))
+        return wav.new_tensor(restore_audio(engine, array(wav), sample_rate, *how))
     if untouched:
         restored, rest = wav.copy(), sorted({*range(len(wav))} - {*untouched})
         if rest:

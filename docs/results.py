@@ -30,7 +30,7 @@ Figures = dict[str, tuple[float, ...]]
 
 
 def figures(model: Apollo, folder: Path) -> Figures:
-    """What each metric says of the MP3, of its restoration and of the paper's."""
+    """Measure the MP3, its restoration and the paper's by each metric."""
     original, coded, paper = (read(folder, name) for name in ("original", "mp3", "paper_restored"))
     if original is None or coded is None or paper is None:
         raise DataError(f"'{folder}' lacks original, mp3 or paper_restored")

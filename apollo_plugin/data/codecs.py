@@ -44,7 +44,7 @@ _LAME = _Encoder("libmp3lame", "mp3", "fltp", 44100)
 
 
 def _in_kind(codec: Callable[..., np.ndarray]) -> Callable[..., Any]:
-    """Encoder of FFmpeg with its container, sample format and sample rate in Hz."""
+    """Make a codec of arrays ``(channels, time)`` take any sound; of a tensor it returns one."""
 
     @wraps(codec)
     def converted(wav: Sound, *args: Any, **kwargs: Any) -> Any:

@@ -143,7 +143,7 @@ class _Work:
         self._level, self._adds, self._done = level, engine.adds, 0
 
     def do(self, begin: int, end: int) -> None:
-        block = self._wav[:, begin:end] / np.float32(self._level)
+        block = self._wav[:, begin:end] / self._level
         self._keep(self._stream.feed(block))
         if end == self._wav.shape[1]:
             self._keep(self._stream.flush())

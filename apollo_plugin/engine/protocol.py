@@ -1,7 +1,7 @@
 """The interface that files, streams and pipelines see of a model: NumPy arrays in and out."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -112,18 +112,17 @@ class Engine(Protocol):
         ...
 
 
-def scaled(source: Wav, restored: Wav, level: float, adds: bool) -> Wav:
+def scaled(source: Any, restored: Any, level: float, adds: bool) -> Any:
     """Bring a model's output back to the level of the signal.
 
     Args:
-        source: samples of the signal.
-        restored: the model's output for ``source / level``.
+        source: samples of the signal, an array or a tensor.
+        restored: the model's output for ``source / level``, likewise.
         level: as above.
         adds: see :attr:`Engine.adds`.
     """
     if level == 1:
         return restored
-    factor = np.float32(level)
     if adds:  # unchanged samples stay bit-identical
-        return source + (restored - source / factor) * factor
-    return restored * factor
+        return source + (restored - source / level) * level
+    return restored * level
