@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -144,6 +145,12 @@ def load(path: Path) -> tuple[torch.Tensor, int]:
     """Reads a sound file by soundfile: ``(channels, time)`` and its rate."""
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return torch.from_numpy(samples.T.copy()), rate
+
+
+def heed_interrupts() -> None:
+    """For a child of tests: one that runs in the background of a script, as these may, ignores
+    interrupts, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def tree(folder: Path) -> list[str]:

@@ -118,6 +118,9 @@ def _train(
         metrics["best_val_loss"] = float(trainer.checkpoint_callback.best_model_score)
     if trainer.is_global_zero:
         write_json(finished, metrics)
+    if torch.distributed.is_initialized():
+        # Gloo's threads could abort a process that exits with them; Lightning ends NCCL's only.
+        torch.distributed.destroy_process_group()
     return metrics
 
 

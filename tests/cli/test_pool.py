@@ -11,7 +11,18 @@ import time
 import psutil
 import pytest
 import torch
-from helpers import do_slowly, load, needs_processes, read, save, small_model, snr, tone, tree
+from helpers import (
+    do_slowly,
+    heed_interrupts,
+    load,
+    needs_processes,
+    read,
+    save,
+    small_model,
+    snr,
+    tone,
+    tree,
+)
 
 from apollo_plugin import audio, benchmark, checkpoints
 from apollo_plugin.audio.extent import expected_bytes
@@ -100,7 +111,7 @@ def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(
         text=True,
         start_new_session=True,
         # What runs in the background ignores interrupts, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_interrupts,
     )
     assert "0.wav" in process.stdout.readline()
     children = psutil.Process(process.pid).children(recursive=True)
@@ -141,7 +152,7 @@ def test_a_second_interrupt_waits_for_no_process(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_interrupts,
     )
     try:
         # Its own trial of the place comes and goes; the worker's file stays.

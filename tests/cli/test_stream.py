@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import small_model, snr, tone
+from helpers import heed_interrupts, small_model, snr, tone
 
 from apollo_plugin import checkpoints
 from apollo_plugin.cli import stream
@@ -293,7 +293,7 @@ def test_a_signal_ends_it_with_its_status(causal, number):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_interrupts,
     )
     process.stdin.write(bytes(2 * 4410))
     process.stdin.flush()

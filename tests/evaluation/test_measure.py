@@ -280,6 +280,7 @@ def evaluate_with(folder, test_dir):
         return evaluate_pairs(folder / "best_model.pth", test_dir, folder, pool, ("si_sdr", "lsd"))
 
 
+@pytest.mark.needs("ffmpeg", "ffprobe")  # museval does
 def test_a_library_that_gives_up_costs_its_pair_only(experiment, test_dir):
     """Antiphase stereo, which museval takes for silence."""
     pair = PairDataset(test_dir).pairs[0]

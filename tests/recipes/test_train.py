@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import heed_interrupts
 
 from apollo_plugin import Apollo
 from apollo_plugin.checkpoints import CheckpointError
@@ -169,7 +170,12 @@ def test_a_signal_for_run_sh_alone_reaches_the_training(prepared, tmp_path, name
     (tmp_path / "long.yml").write_text("\n".join(settings))
     options = ["--stage", "4", "--tag", "long", "--conf", tmp_path / "long.yml"]
     options += ["--python_path", sys.executable, "--data_dir", prepared]
-    process = begun(["bash", recipe / "run.sh", *map(str, options)], exp, start_new_session=True)
+    process = begun(
+        ["bash", recipe / "run.sh", *map(str, options)],
+        exp,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
+    )
     process.send_signal(getattr(signal, f"SIG{name}"))
     error = process.communicate(timeout=300)[1]
     assert process.returncode == status, error

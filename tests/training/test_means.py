@@ -51,6 +51,8 @@ means.add("nothing", [])
 found["uneven"] = means.reduce(trainer)["uneven"]
 if n_processes == 1 or rank == n_processes - 1:
     print(json.dumps(found))
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
 """
 
 
