@@ -122,7 +122,9 @@ def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(
             process.send_signal(number)
         time.sleep(0.05)
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 128 + signals[0] and not out
+    # A second signal may come when Python has put its handlers away; shells call that the same.
+    ends = [128 + signals[0], -signals[0]][: len(signals)]
+    assert process.returncode in ends and not out
     assert len(err.splitlines()) == 1 and "interrupted" in err
     assert sorted(os.listdir(tmp_path / "out")) == ["0_restored.wav"]
     assert len(children) >= 3 and not psutil.wait_procs(children, 10)[1]
