@@ -25,9 +25,16 @@ _NOTHING = 10**-7.2
 # second of these bands (4 and 7 kHz) an edge needs less and less of so much more.
 _EDGE_BANDS, _EDGE_FROM, _EDGE_TO = 4, 18 * _DB, 24 * _DB
 _PARTIALS, _STEEPER = (16, 28), 8 * _DB
+# The two bands at an edge lie above it only as far as they have fallen themselves, and what is
+# above them: a filter's slope may begin in the second.
+_FALLEN_FROM, _FALLEN_TO = 10 * _DB, 16 * _DB
 # Edges are looked for between these bands: up to 16.5 kHz, where LAME cuts off at 128 kbit/s. Above
 # it little is missed, and edges of the music begin.
 _LOWEST_EDGE, _HIGHEST_EDGE = 14, 66
+# What lies above an edge is filled in full up to the first of these bands (15.25 kHz), less and less
+# up to the second, by so much: there ears miss little, and Zimtohrli falls where the guess is wrong
+# (worst of 64 clips of MP3 of 128 kbit/s: -0.027 in full, 0.000 at 0.35; mean +0.031 and +0.025).
+_SPARED, _SPARING = (61, 64), 0.6
 # Tokens change what came through where the edge lies below the first of these bands (11.25 kHz,
 # LAME at 64 kbit/s), less and less up to the second; empty bands likewise (15 kHz, 96 kbit/s).
 _COARSE, _IN_HOLES = (45, 49), (62, 64)
@@ -47,7 +54,7 @@ class Findings(NamedTuple):
 
     Args:
         floor: energy of a bin of white noise such as rounding to 16 bits, ``n`` = 1.
-        above: for each gain band, how surely it lies above a codec's edge, 0 to 1.
+        above: for each gain band, how surely it lies above a codec's edge and is missed, 0 to 1.
         coarse: how surely what lies below was coded coarsely, 0 to 1, ``n`` = 1.
         holes: how surely bands that are empty below the edge are holes of the codec, likewise.
     """
@@ -117,8 +124,12 @@ class Evidence(nn.Module):
             findings of as many frames as there are new ones and ``more``; memory.
         """
         energies = sum_bands(spec.square().sum(-1), self.widths).to(memory)
-        rows = self._rows(energies, memory[:, -4:, : len(self.widths)])
-        rows = rows if valid is None else rows * valid
+        ones = torch.ones_like(energies[..., :1])
+        there = ones if valid is None else ones * valid
+        # Not the first frame: a signal that begins in the middle of a sound clicks there.
+        inside = torch.cat((memory[:, -1:, -1:], there), 1)[:, : there.shape[1]]
+        rows = self._rows(energies * inside, memory[:, -4:, : len(self.widths)])
+        rows = torch.cat((rows, ones), -1) * there
         memory = torch.cat((memory, rows), 1)
         seen = nn.functional.pad(memory, (0, 0, 0, more)) if more else memory
         if seen.shape[1] < WINDOW:  # no new frames
@@ -130,7 +141,7 @@ class Evidence(nn.Module):
         return found, memory[:, rows.shape[1] :]
 
     def _rows(self, energies: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        """Energies of bands, numbers of holes and of cells that sound, whether any does, and 1."""
+        """Energies of bands, numbers of holes and of cells that sound, and whether any does."""
         n, n_bands = energies.shape[1:]
         in_time = torch.cat((before, energies), 1)
         beside = nn.functional.pad(energies, (2, 2))
@@ -142,7 +153,7 @@ class Evidence(nn.Module):
         holes = sounds * (energies[..., 4:] < _HOLE * around).to(energies)
         counts = [part.sum(-1, keepdim=True) for part in (holes, sounds)]
         any_sounds = (counts[1] > 0).to(energies)
-        return torch.cat((energies, *counts, any_sounds, torch.ones_like(any_sounds)), -1)
+        return torch.cat((energies, *counts, any_sounds), -1)
 
     def _findings(self, means: torch.Tensor) -> Findings:
         energies, holes, cells, sounding, frames = means.split([len(self.widths), 1, 1, 1, 1], -1)
@@ -150,21 +161,30 @@ class Evidence(nn.Module):
         of_bins = (energies / self._n_bins).transpose(1, 2)
         floor = nn.functional.avg_pool1d(of_bins.transpose(1, 2), 4, 1).amin(-1, keepdim=True)
         level = (energies + _NOTHING).log()
-        highest = _running_maximum(level.flip(-1)).flip(-1)[..., _LOWEST_EDGE + 2 :]
+        highest = _running_maximum(level.flip(-1)).flip(-1)[..., _LOWEST_EDGE:]
         below = nn.functional.avg_pool1d(level, _EDGE_BANDS, 1)[..., _LOWEST_EDGE - _EDGE_BANDS :]
-        n = min(highest.shape[-1], _HIGHEST_EDGE - _LOWEST_EDGE)
+        n = min(highest.shape[-1] - 2, _HIGHEST_EDGE - _LOWEST_EDGE)
         number = torch.arange(_LOWEST_EDGE, _LOWEST_EDGE + n, device=level.device).to(level)
-        fall = below[..., :n] - highest[..., :n] - _STEEPER * _ramp(number, *_PARTIALS[::-1])
-        edge = _ramp(fall, _EDGE_FROM, _EDGE_TO)
+        at, next_to, beyond = (below[..., :n] - highest[..., k : n + k] for k in range(3))
+        steeper = _STEEPER * _ramp(number, *_PARTIALS[::-1])
+        edge = _ramp(beyond - steeper, _EDGE_FROM, _EDGE_TO)
         edge = edge * _ramp(WINDOW * sounding, _FRAMES_FROM, _FRAMES_TO)
-        rest = len(self.widths) - _LOWEST_EDGE - n
-        above = _running_maximum(nn.functional.pad(edge, (_LOWEST_EDGE, rest)))
+        missed = edge * (1 - _SPARING * _ramp(number, *_SPARED))
+        above = _running_maximum(self._placed(missed, 2))
+        for k, fall in enumerate((at, next_to)):
+            fallen = _ramp(fall, _FALLEN_FROM, _FALLEN_TO)
+            above = torch.maximum(above, self._placed(missed * fallen, k))
         share = _ramp(holes / (cells + _FIRST_CELLS / WINDOW), _FEW, _MANY)
         coarse, in_holes = (
             share * (edge * _ramp(-number, -fine, -coarse)).amax(-1, keepdim=True)
             for coarse, fine in (_COARSE, _IN_HOLES)
         )
         return Findings(floor, above, coarse, in_holes)
+
+    def _placed(self, edge: torch.Tensor, further: int) -> torch.Tensor:
+        """Among all bands, so many bands further up."""
+        start = _LOWEST_EDGE + further
+        return nn.functional.pad(edge, (start, len(self.widths) - start - edge.shape[-1]))
 
     def clean(self, spec: torch.Tensor, floor: torch.Tensor, to_bins: torch.Tensor) -> torch.Tensor:
         """Leaves out bands that hold nothing but a noise floor, as a decoder would.

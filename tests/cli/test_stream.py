@@ -226,9 +226,9 @@ def test_late_blocks_are_taken_together():
     assert sum(sizes) == 20000 and min(sizes[:-1]) >= 441 and max(sizes[1:]) < 441 + 777
 
 
-@pytest.mark.parametrize("content", [as_file(tone(40 * 8000, 1, 8000), "RAW", "PCM_16")])
 @pytest.mark.parametrize("way", ["file", "a pipe that is too fast", "a pipe that ends"])
-def test_live_on_what_is_not_live_loses_nothing(way, content, causal, tmp_path):
+def test_live_on_what_is_not_live_loses_nothing(way, causal, tmp_path):
+    content = as_file(tone(40 * 8000, 1, 8000), "RAW", "PCM_16")
     """Whatever was waiting when the model was ready would have been left out."""
     content = content if way != "a pipe that ends" else content[:100_000]
     (tmp_path / "in").write_bytes(content)
