@@ -27,7 +27,7 @@ _EDGE_BANDS, _EDGE_FROM, _EDGE_TO = 4, 18 * _DB, 24 * _DB
 _PARTIALS, _STEEPER = (16, 28), 8 * _DB
 # The two bands at an edge lie above it only as far as they have fallen themselves, and what is
 # above them: a filter's slope may begin in the second.
-_FALLEN_FROM, _FALLEN_TO = 10 * _DB, 16 * _DB
+_FALLEN_FROM, _FALLEN_TO = 5 * _DB, 10 * _DB
 # Edges are looked for between these bands: up to 16.5 kHz, where LAME cuts off at 128 kbit/s. Above
 # it little is missed, and edges of the music begin.
 _LOWEST_EDGE, _HIGHEST_EDGE = 14, 66

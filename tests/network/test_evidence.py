@@ -93,7 +93,7 @@ def textbook(energies, n_ahead):
         for b in range(14, 66):
             for c in range(b, bands):
                 fall = level[b - 4 : b].mean() - level[c:].max()
-                fallen = np.clip((fall - 10) / 6, 0, 1) if c < b + 2 else 1
+                fallen = np.clip((fall - 5) / 5, 0, 1) if c < b + 2 else 1
                 missed = 1 - 0.6 * np.clip((b - 61) / 3, 0, 1)
                 above[t, c] = max(above[t, c], edge[b] * missed * fallen)
         share = holes[seen].sum() / (sounds[seen].sum() + 1000)
