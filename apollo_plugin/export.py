@@ -22,7 +22,8 @@ from .data.demo import mixture
 from .errors import ExportError, install
 from .files import atomic_write
 from .model import Apollo
-from .network.exportable import StreamStep, WholeSignal
+from .network.exportable import WholeSignal
+from .network.highs.exportable import stream_step
 from .network.lean import lean
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -50,7 +51,7 @@ def metadata(model: Apollo, kind: str) -> dict[str, Any]:
         "origin": model.origin,
     }
     if kind == "stream":
-        step = StreamStep(model)
+        step = stream_step(model)
         shapes = {name: list(value.shape) for name, value in step.initial_state(1).items()}
         # Of one stream; the first axis is that of streams.
         info.update(latency=model.latency, delay_hops=step.delay, state=shapes)
@@ -62,7 +63,7 @@ def program(model: Apollo, kind: str, onnx_operators: bool = False) -> torch.exp
 
     Args:
         model: an Apollo.
-        kind: ``"whole"`` for :class:`WholeSignal`, ``"stream"`` for :class:`StreamStep`.
+        kind: ``"whole"`` for :class:`WholeSignal`, ``"stream"`` for its :func:`stream_step`.
         onnx_operators: use ONNX's own operators if they are faster there, see
             :mod:`apollo_plugin.network.lean`.
 
@@ -81,7 +82,7 @@ def program(model: Apollo, kind: str, onnx_operators: bool = False) -> torch.exp
         n_min = model.filterbank.kernel_size // 2 + 1
         shapes: tuple = ({0: streams, 1: torch.export.Dim.DYNAMIC(min=n_min)},)
     else:
-        module = StreamStep(model)
+        module = stream_step(model)
         state = module.initial_state(2)
         arguments = (torch.zeros(2, 4, module.hop), torch.tensor(0), *state.values())
         first = {0: streams}
@@ -288,7 +289,7 @@ def _outputs(model: Apollo, path: str | os.PathLike, kind: str) -> tuple[np.ndar
     if kind == "whole":
         (restored,) = run({"wav": wav})
         return restored, expected
-    step = StreamStep(model)
+    step = stream_step(model)
     hop, n_samples = step.hop, wav.shape[1]
     n_frames = 1 + n_samples // hop
     padded = np.pad(wav, ((0, 0), (0, n_frames * hop - n_samples)), "reflect")

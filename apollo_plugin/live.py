@@ -16,7 +16,7 @@ _PROBE_HZ, _PROBE_SECONDS = 1000, 1
 
 
 class LiveRestorer:
-    """Live restorer of a signal of any rate, block by block; its samples equal those of
+    """An engine's stream with resampling and level: the samples equal those of
     :func:`apollo_plugin.restore.restore_audio` on the whole signal, if its peak is 1: the peak of a
     live signal is unknown, so full scale is scaled to the model's ``input_peak``, and back.
 
@@ -65,23 +65,13 @@ class LiveRestorer:
             self._came = self._at_model = np.zeros((n_channels, 0), np.float32)
 
     def feed(self, block: Wav) -> Wav:
-        """Take new samples and return those that are finished.
-
-        Args:
-            block: float32 ``(n_channels, n)``, any ``n`` from 0 up.
-
-        Returns:
-            ``(n_channels, m)``; ``m`` may be 0.
-
-        Raises:
-            ValueError: for another number of channels.
-        """
+        """See :meth:`.engine.protocol.Stream.feed`."""
         if self._same:
             return self._stream.feed(block * self._scale) / self._scale
         return self._add(block, last=False)
 
     def flush(self) -> Wav:
-        """End the signal and return the rest; in total as many samples as went in."""
+        """See :meth:`.engine.protocol.Stream.flush`."""
         if self._same:
             return self._stream.flush() / self._scale
         out = self._add(self._came[:, :0], last=True)

@@ -70,7 +70,7 @@ def n_cores() -> int:
     return max(1, n)
 
 
-class Purse:
+class MemoryBudget:
     """Memory budget shared by processes: each reserves what it needs for a while, or waits for it.
 
     Args:

@@ -17,11 +17,12 @@ from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.errors import install
 from apollo_plugin.export import ExportError, difference
-from apollo_plugin.network.exportable import StreamStep, WholeSignal
+from apollo_plugin.network.exportable import WholeSignal
 from apollo_plugin.network.filterbank import ApolloSTFT
 from apollo_plugin.network.fourier import Fourier
+from apollo_plugin.network.highs.exportable import stream_step
+from apollo_plugin.network.highs.noise import NOISE_PERIOD
 from apollo_plugin.network.lean import lean
-from apollo_plugin.network.noise import NOISE_PERIOD
 
 DOCS = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
 VARIANTS = {
@@ -118,7 +119,7 @@ def test_steps_are_the_model(variant, n_samples, sizes):
     model, wav = model_of(variant), tone(n_samples)
     wav[:, 3000:4500] = 0
     for onnx_operators in (False, True):
-        step = StreamStep(model_of(variant, onnx_operators))
+        step = stream_step(model_of(variant, onnx_operators))
         assert (stream(step, wav, sizes) - model(wav)).abs().max() < 2e-5
 
 
@@ -126,7 +127,7 @@ def test_steps_are_the_model(variant, n_samples, sizes):
 def test_the_latency_is_the_streamers():
     for variant in VARIANTS:
         model = model_of(variant)
-        step = StreamStep(model)
+        step = stream_step(model)
         # A hop has to be whole before it goes in.
         assert step.delay * step.hop + step.hop == model.latency
         state = step.initial_state(1)
@@ -138,7 +139,7 @@ def test_the_latency_is_the_streamers():
 @torch.no_grad()
 def test_counters_narrowed_to_32_bits_mean_the_same():
     """As OpenVINO narrows them: 2 ** 40 becomes 0."""
-    step = StreamStep(model_of("all that is not published"))
+    step = stream_step(model_of("all that is not published"))
     state = step.initial_state(2)
     state = {name: value + 0.1 for name, value in state.items()} | {"frame": torch.tensor(5000)}
     wav = tone(4 * step.hop).unflatten(1, (4, step.hop))
@@ -154,7 +155,7 @@ def test_counters_narrowed_to_32_bits_mean_the_same():
 @torch.no_grad()
 def test_a_stream_of_months_goes_on_as_one_of_hours():
     """The counter goes back by a multiple of the noise's period, before it leaves 31 bits."""
-    step = StreamStep(model_of("all that is not published"))
+    step = stream_step(model_of("all that is not published"))
     wav, results = tone(6 * step.hop).unflatten(1, (2, 3, step.hop)), []
     for frame in (2**29 - 2, NOISE_PERIOD - 2):
         state = step.initial_state(2) | {"frame": torch.tensor(frame)}
@@ -176,7 +177,7 @@ def test_other_runtimes_come_to_the_same_samples(runtime, tmp_path):
     model = model_of("all that is not published")
     path = tmp_path / "a.onnx"
     export.export(model, path, "stream")
-    step = StreamStep(model)
+    step = stream_step(model)
     state = step.initial_state(2)
     wav = torch.randn(2, 4, step.hop, generator=torch.Generator().manual_seed(0))
     state["frame"] = torch.tensor(NOISE_PERIOD - 2)

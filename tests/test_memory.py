@@ -89,16 +89,16 @@ def test_cores_by_quota(system, quota, most):
 
 
 @needs_processes
-def test_a_purse_is_never_overdrawn_and_what_is_too_large_goes_alone():
-    purse, held, log, lock = (
-        memory.Purse(100, multiprocessing.get_context()),
+def test_a_budget_is_never_overdrawn_and_what_is_too_large_goes_alone():
+    budget, held, log, lock = (
+        memory.MemoryBudget(100, multiprocessing.get_context()),
         [],
         [],
         threading.Lock(),
     )
 
     def spend(n):
-        with purse.take(n, lambda: None):
+        with budget.take(n, lambda: None):
             with lock:
                 held.append(n)
                 log.append(list(held))
@@ -116,14 +116,14 @@ def test_a_purse_is_never_overdrawn_and_what_is_too_large_goes_alone():
 
 
 @needs_processes
-def test_who_waits_for_a_purse_can_be_told_to_stop(monkeypatch):
+def test_who_waits_for_a_budget_can_be_told_to_stop(monkeypatch):
     monkeypatch.setattr(memory, "_PATIENCE", 0.01)
-    purse = memory.Purse(10, multiprocessing.get_context())
+    budget = memory.MemoryBudget(10, multiprocessing.get_context())
 
     def stop():
         raise KeyError("stop")
 
-    with purse.take(10, stop), pytest.raises(KeyError), purse.take(1, stop):
+    with budget.take(10, stop), pytest.raises(KeyError), budget.take(1, stop):
         pass
-    with purse.take(10, stop):
+    with budget.take(10, stop):
         pass

@@ -78,7 +78,7 @@ def test_the_map_lists_every_module_and_no_other():
     listed: dict[str, set[str]] = {"": set()}
     for line in inside.splitlines():
         # Two spaces: an entry of the top level; more belong to the entry above.
-        if entry := re.match(r"  ([a-z_]+)(/|\.py)", line):
+        if entry := re.match(r"  ([a-z_/]+)(/|\.py)", line):
             part = entry[1] if entry[2] == "/" else ""
             listed.setdefault(part, set())
         listed[part if line.startswith("  ") else ""] |= set(

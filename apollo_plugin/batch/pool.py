@@ -16,7 +16,7 @@ from ..engine.choose import load
 from ..engine.protocol import Engine, Progress
 from ..errors import DeviceError
 from ..files import sweep
-from ..memory import Purse, available_bytes
+from ..memory import MemoryBudget, available_bytes
 from ..settings import Job
 from .work import Common, Result, Task, Work, begin, do, do_there, ready, work
 
@@ -68,13 +68,13 @@ def outcomes(
         yield from _on_cluster(task, due, dask, bars)
         return
     engine = engine or load(task.choice)
-    n, purse = share_out(engine, due, jobs, bool(task.stems))
+    n, budget = share_out(engine, due, jobs, bool(task.stems))
     if n == 1:
         yield from _here(work(task, engine), due, watch, bars)
     else:
         preload = _PRELOAD[engine.name]
         del engine
-        yield from _in_processes(task, list(due), n, max(1, n_cores() // n), purse, preload, bars)
+        yield from _in_processes(task, list(due), n, max(1, n_cores() // n), budget, preload, bars)
 
 
 def share_out(
@@ -125,7 +125,7 @@ def _in_processes(
     due: list[Job],
     n: int,
     n_threads: int,
-    purse_bytes: int | None,
+    budget_bytes: int | None,
     preload: str,
     bars: bool,
 ) -> Iterator[Result]:
@@ -133,8 +133,8 @@ def _in_processes(
     the first, are restored one by one, so that only the one that crashes is lost."""
     ways = context(preload)
     while due:
-        purse = None if purse_bytes is None else Purse(purse_bytes, ways)
-        common = Common(ways.Event(), ways.Value("d", 0.0), purse)
+        budget = None if budget_bytes is None else MemoryBudget(budget_bytes, ways)
+        common = Common(ways.Event(), ways.Value("d", 0.0), budget)
         prepare = partial(begin, n_threads, common)
         one = partial(do_there, task, Path())
         try:
@@ -160,7 +160,7 @@ def _in_processes(
                 yield Result(due.pop(0), error=DeviceError(_DIED))
             else:
                 under_way, due = due[:n], due[n:]
-                few = 1, n_threads, purse_bytes, preload, bars
+                few = 1, n_threads, budget_bytes, preload, bars
                 yield from _in_processes(task, under_way, *few)
 
 

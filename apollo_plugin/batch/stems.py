@@ -1,4 +1,5 @@
-"""``--stems``: a song in, its restored stems and their sum out."""
+"""``--stems``: a song in, its restored stems and their sum out, with PyTorch, in which all
+separators run."""
 
 import torch
 from asteroid.models import BaseModel

@@ -1,4 +1,5 @@
-"""Speed of processes that restore files side by side."""
+"""Speed of processes that restore files side by side. Only the benchmark imports it, with PyTorch
+for the model that it is given."""
 
 import contextlib
 import statistics

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..audio.extent import expected_bytes
 from ..engine.choose import Choice, load
 from ..engine.protocol import Engine, Progress
-from ..memory import Purse
+from ..memory import MemoryBudget
 from ..restore import Restored, restore_file
 from ..settings import Job, Settings
 
@@ -106,12 +106,12 @@ class Common:
     Args:
         stop: set to end the work early.
         under_way: sum of the finished shares of all files in progress.
-        purse: memory budget for their samples; None if the available memory is unknown.
+        budget: memory budget for their samples; None if the available memory is unknown.
     """
 
     stop: Event
     under_way: Synchronized
-    purse: Purse | None
+    budget: MemoryBudget | None
 
     def check(self) -> None:
         """Raise Stopped if the work is to end."""
@@ -184,10 +184,10 @@ def _do_in_common(work: Work, job: Job, task: Task, common: Common | None) -> Re
         share = done / total
 
     try:
-        if common.purse is None:
+        if common.budget is None:
             return do(work, job, progress)
         n_bytes = _COPIES * expected_bytes(job.source, task.settings.reading.get("duration"))
-        with common.purse.take(n_bytes, common.check):
+        with common.budget.take(n_bytes, common.check):
             return do(work, job, progress)
     finally:
         common.add(-share)

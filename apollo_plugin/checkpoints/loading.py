@@ -23,7 +23,7 @@ from ..errors import CheckpointError, one_line
 from ..files import atomic_write, sha256
 from ..memory import available_bytes
 from ..network.base import RestorationNetwork
-from ..network.older import without_older_layers
+from ..network.older import in_todays_names
 from . import arguments
 from . import published_layout as published
 from .claims import UNPLAIN
@@ -234,7 +234,7 @@ def _to_our_layout(
     if not all(isinstance(key, str) for key in args):
         raise CheckpointError(f"'{name}' is damaged: its model's arguments have no names")
     try:
-        return dict(args), without_older_layers(state)
+        return dict(args), in_todays_names(state)
     except (ValueError, RuntimeError, LookupError) as error:
         raise CheckpointError(f"'{name}' cannot be used: {one_line(error, 200)}") from error
 

@@ -7,14 +7,11 @@ import torch
 from torch import nn
 
 from .base import INPUT_PEAK, RestorationNetwork
-from .envelope import EnvelopePath
-from .evidence import Evidence, Findings
-from .excitation import Excitation
 from .filterbank import ApolloSTFT
-from .gain_bands import GainBands, starting_path
+from .highs.highs import Highs, Noise
+from .highs.noise import white_noise
 from .layers import INITIAL_LOG_GAIN, BandGain, BandLinear, BandSequenceModule, RMSNorm, rotary
-from .noise import NOISE_PERIOD, white_noise
-from .older import without_older_layers
+from .older import in_todays_names
 from .state import ApolloState, Contexts
 
 
@@ -41,12 +38,11 @@ class ApolloNetwork(RestorationNetwork):
         band_gain: scale each band of the network's output by ``exp`` of a predicted log gain (not
             in the published model), so that level and detail are separate, as at the input.
         band_bins: bins of each band, in place of ``n_bands`` and ``band_width_hz``; not published.
-        excitation: fill emptied bands from 4.25 kHz up with tiles of the mids and with noise, see
-            :class:`~apollo_plugin.network.excitation.Excitation`, and change nothing but what a
-            codec is seen to have cut or coded coarsely, see
-            :class:`~apollo_plugin.network.evidence.Evidence` (not in the published model).
-        envelope_dim: width of an :class:`~apollo_plugin.network.envelope.EnvelopePath` that tells
-            the excitation how loud the original was, 0 for none (not published).
+        excitation: fill emptied bands from 4.25 kHz up with tiles of the mids and with noise, and
+            change nothing but what a codec is seen to have cut or coded coarsely, see
+            :class:`~apollo_plugin.network.highs.highs.Highs` (not in the published model).
+        envelope_dim: width of an :class:`~apollo_plugin.network.highs.envelope.EnvelopePath` that
+            tells the excitation how loud the original was, 0 for none (not published).
         envelope_kernel: of the path's convolutions, in frames; odd.
         gain_shape: ``"bin"`` for eq. (2) as printed, a gain for each bin; the published model has
             one for each band.
@@ -90,6 +86,7 @@ class ApolloNetwork(RestorationNetwork):
         gain_shape: str = "band",
         input_peak: float | None = INPUT_PEAK,
     ):
+        # All arguments by name, for checkpoints: a list of them by hand would miss the next one.
         RestorationNetwork.__init__(self, locals())
         if n_heads < 1 or feature_dim < 1 or feature_dim % (2 * n_heads):
             raise ValueError(f"feature_dim {feature_dim} must be a multiple of {2 * n_heads}")
@@ -124,26 +121,20 @@ class ApolloNetwork(RestorationNetwork):
             self.envelope = BandGain(self.filterbank.n_bands)
             for output in outputs:
                 nn.init.constant_(output.bias[:, -1], INITIAL_LOG_GAIN)
-        self.envelope_path: EnvelopePath | None = None
-        self.excitation: Excitation | None = None
-        if envelope_dim and not excitation:
-            raise ValueError(f"envelope_dim {envelope_dim} is for the excitation; set that, or 0")
+        self.highs: Highs | None = None
         if excitation:
-            gain_bands = GainBands(window, sample_rate)
-            if envelope_dim:
-                path = starting_path(gain_bands, envelope_dim, envelope_kernel, causal)
-                self.envelope_path = path
-            self.excitation = Excitation(gain_bands, bool(envelope_dim))
-            self.evidence = Evidence(gain_bands.widths)
-        self.register_load_state_dict_pre_hook(_forget_older_layers)
+            self.highs = Highs(window, sample_rate, envelope_dim, envelope_kernel, causal)
+        elif envelope_dim:
+            raise ValueError(f"envelope_dim {envelope_dim} is for the excitation; set that, or 0")
+        self.register_load_state_dict_pre_hook(_rename_older_layers)
 
     # ------------------------------------------------------------------------ the one forward pass
 
     @property
     def n_ahead(self) -> int:
-        """Look-ahead in frames: the TCNs' or the envelope path's, which runs beside them."""
+        """Look-ahead in frames: the TCNs', or that of what runs beside them."""
         tokens = sum(block.ahead for layer in self.layers for block in layer.tcn)
-        return max(tokens, self.envelope_path.ahead) if self.envelope_path else tokens
+        return max(tokens, self.highs.ahead) if self.highs else tokens
 
     @property
     def frame_bytes(self) -> int:
@@ -160,22 +151,17 @@ class ApolloNetwork(RestorationNetwork):
 
     def initial_state(self, n_streams: int) -> ApolloState:
         """State before the first sample of ``n_streams`` signals."""
-        weight = next(self.parameters())
         analysis, samples, spec, synthesis = self._initial_signal(n_streams)
-        contexts = self.initial_contexts(n_streams, weight)
-        frame = torch.zeros((), dtype=torch.int64, device=weight.device)
-        return ApolloState(analysis, samples, spec, contexts, frame, synthesis)
+        contexts = self.initial_contexts(n_streams, next(self.parameters()))
+        return ApolloState(analysis, samples, spec, contexts, synthesis)
 
     def initial_contexts(self, n_streams: int, like: torch.Tensor) -> Contexts:
         """State before the first frame: zeros, of the type and device of ``like``."""
         shape = self.filterbank.n_bands, self._args["feature_dim"]
-        path = self.envelope_path
+        nothing = like.new_zeros(n_streams, 0, *shape)
         return Contexts(
             [[like.new_zeros(n_streams, b.behind, *shape) for b in x.tcn] for x in self.layers],
-            [context.to(like) for context in path.initial_contexts(n_streams)] if path else [],
-            like.new_zeros(n_streams, 0, *shape),
-            like.new_zeros(n_streams, 0, path.n_bands if path else 0),
-            self.evidence.initial_memory(like, n_streams) if self.excitation else like.new_zeros(0),
+            self.highs.initial_state(nothing) if self.highs else None,
         )
 
     def step(
@@ -187,61 +173,55 @@ class ApolloNetwork(RestorationNetwork):
         source = wav.to(state.samples)
         new_spec, analysis = self.filterbank.analysis(source, state.analysis, last)
         spec = torch.cat((state.spec, new_spec), 1)
-        x, log_gain, found, contexts = self.network(
-            torch.view_as_real(new_spec), state.contexts, last
+        restored, contexts = self.network(
+            torch.view_as_real(new_spec), torch.view_as_real(spec), state.contexts, last, self.noise
         )
-        n_frames = x.shape[1]
-        noise = None
-        if self.excitation:  # seen through the same window
-            wav_of_noise = white_noise(state.frame, n_frames + 1, self.filterbank.stride)
-            noise = torch.view_as_real(self.filterbank.spectrum(wav_of_noise.to(source)[None])[0])
-        due = torch.view_as_real(spec[:, :n_frames])
-        restored = self.decode(x, due, log_gain, noise, found)
         samples = torch.cat((state.samples, source), -1)
         out, samples, synthesis = self._synthesis(
             torch.view_as_complex(restored), state.synthesis, samples, last
         )
-        frame = (state.frame + n_frames) % NOISE_PERIOD
-        return out.to(wav.dtype), ApolloState(
-            analysis, samples, spec[:, n_frames:], contexts, frame, synthesis
-        )
+        spec = spec[:, restored.shape[1] :]
+        return out.to(wav.dtype), ApolloState(analysis, samples, spec, contexts, synthesis)
 
     def network(
-        self, spec: torch.Tensor, contexts: Contexts, last: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, Findings | None, Contexts]:
-        """New frames of the spectrum to the features of as many frames as are due.
+        self, new: torch.Tensor, spec: torch.Tensor, contexts: Contexts, last: bool, noise: Noise
+    ) -> tuple[torch.Tensor, Contexts]:
+        """New frames of the spectrum to the restored spectrum of as many frames as are due, or to
+        what is to be added to the input's where the model is ``residual``.
 
-        Real arithmetic only: the spectrum is a real view, ``(streams, frames, bins, 2)``.
+        Real arithmetic only: spectra are real views, ``(streams, frames, bins, 2)``.
 
-        Returns:
-            features, log gains and findings for :meth:`decode`, contexts.
+        Args:
+            new: new frames.
+            spec: those that waited, and the new ones.
+            contexts: from the step before.
+            last: no frame follows.
+            noise: of :attr:`highs`.
         """
-        blocks, path, tokens, log_gain, memory = contexts
-        found = None
-        if self.excitation:
-            found, memory = self.evidence(spec, memory, self.n_ahead if last else 0)
-            spec = self.cleaned(spec, found.first(spec.shape[1]))
-        x, rotation = self.encode(spec), self.rotation()
-        new = []
-        for layer, context in zip(self.layers, blocks):
+        blocks, highs = contexts
+        if self.highs is None or highs is None:
+            x, blocks = self.tokens(new, blocks, last)
+            restored = self.decode(x, spec[:, : x.shape[1]])
+        else:
+            restored, blocks, highs = self.highs(self, new, spec, (blocks, highs), last, noise)
+        return silenced(restored, spec[:, : restored.shape[1]]), Contexts(blocks, highs)
+
+    def tokens(
+        self, spec: torch.Tensor, contexts: list[list[torch.Tensor]], last: bool
+    ) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
+        """New frames of the spectrum to the features of as many frames as are due, for
+        :meth:`decode`, and contexts."""
+        x, rotation, new = self.encode(spec), self.rotation(), []
+        for layer, context in zip(self.layers, contexts):
             x, context = layer(x, rotation, context, last)
             new.append(context)
-        if self.envelope_path is not None:
-            expected, path = self.envelope_path(self.envelope_path.features(spec), path, last)
-            x, log_gain = torch.cat((tokens, x), 1), torch.cat((log_gain, expected), 1)
-            n = min(x.shape[1], log_gain.shape[1])
-            x, tokens = x[:, :n], x[:, n:]
-            log_gain, waiting = log_gain[:, :n], log_gain[:, n:]
-        else:
-            waiting = log_gain
-        found = found and found.newest(x.shape[1])
-        return x, log_gain, found, Contexts(new, path, tokens, waiting, memory)
+        return x, new
 
-    def cleaned(self, spec: torch.Tensor, found: Findings | None) -> torch.Tensor:
-        """A spectrum without its noise floor, as far as one was found in its frames."""
-        if self.excitation is None or found is None:
-            return spec
-        return self.evidence.clean(spec, found.floor, self.excitation.gain_bands.to_bins)
+    def noise(self, first: torch.Tensor, n_frames: int) -> torch.Tensor:
+        """Spectrum of white noise from a frame on, through the same window, ``(frames, bins,
+        2)``."""
+        wav = white_noise(first, n_frames + 1, self.filterbank.stride).to(self._signal_dtype)
+        return torch.view_as_real(self.filterbank.spectrum(wav[None])[0])
 
     def rotation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the Roformers' queries and keys, see :func:`~apollo_plugin.network.layers.rotary`."""
@@ -256,40 +236,27 @@ class ApolloNetwork(RestorationNetwork):
         x = torch.cat([encoder(f) for encoder, f in zip(self.encoders, features)], -2)
         return bands.to_frequency_order(x)
 
-    def decode(
-        self,
-        x: torch.Tensor,
-        spec: torch.Tensor,
-        log_gain: torch.Tensor | None,
-        noise: torch.Tensor | None,
-        found: Findings | None,
-    ) -> torch.Tensor:
-        """Features, and of the same frames the input's spectrum, the path's log gains, the noise's
-        ``(frames, bins, 2)`` and findings, to the restored spectrum, or to what is to be added to
-        the input's where the model is ``residual``."""
+    def decode(self, x: torch.Tensor, spec: torch.Tensor) -> torch.Tensor:
+        """Features, and the input's spectrum of the same frames, to the restored spectrum."""
         bands = self.filterbank.bands
-        heard = self.cleaned(spec, found)
         x = bands.to_groups(x)
         groups = x.split([len(group) for group in bands.groups.values()], -2)
         parts = [decoder(group) for decoder, group in zip(self.decoders, groups)]
         parts = [part.to(self._signal_dtype) for part in parts]
         if self.band_gain:
-            parts = self.envelope(parts, bands.levels(heard))
-        restored = bands.merge([nn.functional.glu(part) for part in parts])
-        if self.excitation and found:
-            kept = self.excitation.share_of_tokens(restored, heard, log_gain, found)
-            restored = restored * kept
-            added, filled = self.excitation(heard, noise, log_gain, found.above)
-            restored = restored * (1 - filled) + added  # one of the two, not their sum
-        # Digital silence stays digital silence, whatever the biases say.
-        sounding = spec.abs().amax((-2, -1), keepdim=True) > 0
-        return restored * sounding
+            parts = self.envelope(parts, bands.levels(spec))
+        return bands.merge([nn.functional.glu(part) for part in parts])
 
 
-def _forget_older_layers(network, state, prefix, *rest) -> None:
-    """Drop layers of older versions from a state dict; a hook of ``load_state_dict``."""
+def silenced(restored: torch.Tensor, spec: torch.Tensor) -> torch.Tensor:
+    """Keep digital silence silent, whatever the biases say; both ``(streams, frames, bins, 2)``."""
+    return restored * (spec.abs().amax((-2, -1), keepdim=True) > 0)
+
+
+def _rename_older_layers(network, state, prefix, *rest) -> None:
+    """Bring a state dict of an older version to today's names; a hook of ``load_state_dict``."""
     try:
-        kept = without_older_layers(state, prefix)
+        kept = in_todays_names(state, prefix)
     except ValueError as error:
         rest[-1].append(str(error))  # error messages
         return

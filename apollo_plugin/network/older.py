@@ -1,4 +1,4 @@
-"""Layers that models with ``excitation`` or ``envelope_dim`` once had and that nobody trained."""
+"""Names that layers had in older versions, and layers of theirs that nobody trained."""
 
 import re
 from collections.abc import Mapping
@@ -6,27 +6,28 @@ from collections.abc import Mapping
 import torch
 
 _GONE = re.compile(r"(early_guide|late_guide|excitation\.heads)\.(.*)")
-TONALITY = "excitation.tonality"
+_MOVED = {"envelope_path.": "highs.path.", "excitation.": "highs.excitation."}
+TONALITY = "highs.excitation.tonality"
 
 
-def without_older_layers(
-    state: Mapping[str, torch.Tensor], prefix: str = ""
-) -> dict[str, torch.Tensor]:
-    """A state dict without them. What the heads of the excitation said of the tonality, the same
-    for all bands, becomes the parameter that stands for it now.
+def in_todays_names(state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+    """A state dict of any version as today's. What the heads of the excitation said of the
+    tonality, the same for all bands, becomes the parameter that stands for it now.
 
     Args:
         state: of an Apollo, any version's.
         prefix: of its keys.
 
     Raises:
-        ValueError: where they are trained.
+        ValueError: where layers are trained that this version does not have.
     """
     kept, tonality = {}, []
     for key, value in state.items():
-        gone = _GONE.match(key.removeprefix(prefix)) if key.startswith(prefix) else None
+        name = key.removeprefix(prefix)
+        gone = _GONE.match(name) if key.startswith(prefix) else None
         if gone is None:
-            kept[key] = value
+            old = next((old for old in _MOVED if key.startswith(prefix + old)), "")
+            kept[prefix + _MOVED[old] + name.removeprefix(old) if old else key] = value
             continue
         if gone[1] == "excitation.heads":
             if gone[2].endswith(".0.weight"):  # of a norm, whose output was multiplied by zeros

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from .highs.highs import HighsState
 from .stft import AnalysisState, SynthesisState
 
 
@@ -13,19 +14,11 @@ class Contexts(NamedTuple):
     Args:
         blocks: for each module the context of each block of its TCN, ``(streams, frames, bands,
             features)``.
-        path: of the envelope path, as its ``initial_contexts`` has them.
-        tokens: features of frames that wait for the envelope path, ``(streams, frames, bands,
-            features)``.
-        log_gain: what the envelope path said of frames that wait for the tokens, ``(streams,
-            frames, gain bands)``.
-        evidence: of what a codec did, see :class:`~apollo_plugin.network.evidence.Evidence`.
+        highs: of the part of that name, None for the published architecture.
     """
 
     blocks: list[list[torch.Tensor]]
-    path: list[torch.Tensor]
-    tokens: torch.Tensor
-    log_gain: torch.Tensor
-    evidence: torch.Tensor
+    highs: HighsState | None
 
 
 class ApolloState(NamedTuple):
@@ -37,7 +30,6 @@ class ApolloState(NamedTuple):
         spec: input frames that wait for the network's look-ahead, for the residual path and for
             digital silence, complex ``(streams, frames, bins)``.
         contexts: of the network.
-        frame: index of the first of them, an int64 scalar that begins anew after hours.
         synthesis: of the inverse STFT.
     """
 
@@ -45,5 +37,4 @@ class ApolloState(NamedTuple):
     samples: torch.Tensor
     spec: torch.Tensor
     contexts: Contexts
-    frame: torch.Tensor
     synthesis: SynthesisState

@@ -22,6 +22,7 @@ from ..errors import CheckpointError, SettingError, TrainingError, install
 from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, SRGANCritic, SRGANLoss
 from ..memory import available_bytes
 from ..model import Apollo, RestorationModel
+from ..network.older import in_todays_names
 from ..srgan import SRGAN
 from . import callbacks
 from .config import Conf
@@ -176,7 +177,7 @@ def load_envelope_path(model: Apollo, source: str | os.PathLike) -> None:
         SettingError: where the model has none.
         CheckpointError: for a file that is none, or of a path of another shape.
     """
-    path, prefix = model.envelope_path, "envelope_path."
+    path, prefix = model.highs and model.highs.path, "highs.path."
     if path is None:
         raise SettingError(
             f"'{source}' is for an envelope path; set excitation and envelope_dim, such as 256"
@@ -184,11 +185,11 @@ def load_envelope_path(model: Apollo, source: str | os.PathLike) -> None:
     if not Path(source).is_file():
         raise CheckpointError(f"no envelope path '{source}': no such file")
     content = checkpoints.read(Path(source), str(source))
-    state = content.get("state_dict", content)
-    of_apollo = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     try:
+        state = in_todays_names(content.get("state_dict", content))
+        of_apollo = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         path.load_state_dict(of_apollo or state)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"'{source}' is not this envelope path: {reason[:300]}") from error
 

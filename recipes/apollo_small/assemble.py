@@ -23,7 +23,7 @@ from torch import nn
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import CheckpointError, one_line
-from apollo_plugin.network.gain_bands import TARGET_START
+from apollo_plugin.network.highs.gain_bands import TARGET_START
 from apollo_plugin.network.layers import BandLinear
 
 # Log odds of the tile's share of the energy. On recordings -4 and -3 did as well as -2, and better
@@ -47,8 +47,8 @@ def smoothing(n_bands: int) -> torch.Tensor:
 @torch.no_grad()
 def hold_back(model: Apollo, share: float) -> None:
     """Scale the tokens' additions to the bands below those that the excitation fills."""
-    assert model.excitation is not None
-    bands, bottom = model.filterbank.bands, TARGET_START * model.excitation.gain_bands.width
+    assert model.highs is not None
+    bands, bottom = model.filterbank.bands, TARGET_START * model.highs.excitation.gain_bands.width
     edges = list(itertools.accumulate(bands.widths))
     for (width, members), decoder in zip(bands.groups.items(), model.decoders):
         output = cast(BandLinear, cast(nn.Sequential, decoder)[-1])
@@ -77,20 +77,20 @@ def assembled(
     width, _, kernel = path["blocks.0.conv.weight"].shape
     options = dict(envelope_dim=width, envelope_kernel=kernel, excitation=True)
     new = Apollo(**model.get_model_args() | options)
-    assert new.excitation is not None and new.envelope_path is not None
-    tokens = {k: v for k, v in model.state_dict().items() if not k.startswith("envelope_path.")}
+    assert new.highs is not None and new.highs.path is not None
+    tokens = {k: v for k, v in model.state_dict().items() if not k.startswith("highs.path.")}
     new.load_state_dict(new.state_dict() | tokens)
     try:
-        new.envelope_path.load_state_dict(path)
+        new.highs.path.load_state_dict(path)
     except RuntimeError as error:
         raise CheckpointError(f"'{envelopes[0]}' does not fit: {one_line(error)}") from error
     hold_back(new, low)
-    decoder = new.envelope_path.decoder
+    decoder = new.highs.path.decoder
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.copy_(smoothing(len(parameter)) @ parameter)
-        decoder.bias -= mean_errors(new.envelope_path, valid, coded)
-    nn.init.constant_(new.excitation.tonality, TONALITY)
+        decoder.bias -= mean_errors(new.highs.path, valid, coded)
+    nn.init.constant_(new.highs.excitation.tonality, TONALITY)
     return new
 
 

@@ -20,8 +20,8 @@ from material.mixes import MP3_SHARES, RATE, Bank, draw, load
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
 from apollo_plugin.files import atomic_write
-from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.network.filterbank import ApolloSTFT
+from apollo_plugin.network.highs.envelope import EnvelopePath
 
 OTHERS = {name: share for name, share in EVERYDAY.items() if name != "mp3"}
 

@@ -25,8 +25,8 @@ from apollo_plugin.diagnose import MP3_EDGES
 from apollo_plugin.errors import DataError
 from apollo_plugin.evaluation.budget import ErrorBudget, bands_above, error_budget, level_errors
 from apollo_plugin.metrics import ABOUT, evaluate, si_sdr
-from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.network.filterbank import ApolloSTFT
+from apollo_plugin.network.highs.envelope import EnvelopePath
 from apollo_plugin.restore import restore_audio
 
 METRICS = dict(

@@ -35,8 +35,8 @@ from safetensors.torch import load_file, save_file
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import DataError, SettingError
 from apollo_plugin.files import atomic_write
-from apollo_plugin.network.envelope import EnvelopePath
 from apollo_plugin.network.filterbank import ApolloSTFT
+from apollo_plugin.network.highs.envelope import EnvelopePath
 
 CAUSAL = {"small": False, "streaming": True}
 # First frame of a crop for the fit of the initial linear map, since it looks back. Training uses

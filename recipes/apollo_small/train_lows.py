@@ -25,7 +25,7 @@ from scipy.signal.windows import tukey
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import SettingError
-from apollo_plugin.network.gain_bands import GAIN_BAND_HZ, TARGET_START
+from apollo_plugin.network.highs.gain_bands import GAIN_BAND_HZ, TARGET_START
 
 OCTAVES = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)  # Hz; every bit rate keeps them
 HIGHS = float(TARGET_START * GAIN_BAND_HZ)  # Hz, the excitation's
@@ -35,7 +35,6 @@ ENOUGH, UNCHANGED = 1e-5, 1e-4
 OF_OCTAVES, OF_HIGHS = 0.5, 0.02
 MOST = 6.0  # dB, limit of a crop's gain
 SHOWN_EVERY = 60.0  # s
-NOT_TRAINED = ("envelope_path.", "excitation.")
 
 
 class Lows:
@@ -94,7 +93,7 @@ class Training(Learner):
         self.args, self.model = args, model.to(args.device).train()
         self.before = copy.deepcopy(self.model).eval().requires_grad_(False)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not name.startswith(NOT_TRAINED))
+            parameter.requires_grad_(not name.startswith("highs."))
         self.lows = Lows(round(args.seconds * RATE), args.device)
         options = dict(betas=(0.9, 0.98), weight_decay=0.0)
         super().__init__(self.model, args.lr, 50, newest=5, least=0.01, **options)

@@ -357,7 +357,10 @@ def test_a_misspelt_path_does_not_ask_the_hub(hub):
 
 def older(model, tonality=-3.0):
     """A state dict with the guides and heads that models with excitation once had."""
-    state, gone = model.state_dict(), {}
+    state, gone = {}, {}
+    for key, value in model.state_dict().items():
+        name = key.replace("highs.path.", "envelope_path.")
+        state[name.removeprefix("highs.")] = value
     for guide, n in (("early_guide", 5), ("late_guide", 2)):
         for index, (n_bands, n_sub) in enumerate(((79, 1), (1, 9))):
             gone[f"{guide}.maps.{index}.weight"] = torch.zeros(n_bands, 16, n * n_sub)
@@ -375,7 +378,7 @@ def older(model, tonality=-3.0):
 
 def test_files_with_layers_of_zeros_load_without_them(tmp_path):
     model, path = small_model(n_layers=1, excitation=True, envelope_dim=176), tmp_path / "a.pth"
-    torch.nn.init.constant_(model.excitation.tonality, -3.0)
+    torch.nn.init.constant_(model.highs.excitation.tonality, -3.0)
     state, gone = older(model)
     torch.save({"model_args": model.get_model_args(), "state_dict": state}, path)
     loaded, by_hand = Apollo.from_pretrained(path), Apollo(**model.get_model_args())
@@ -386,7 +389,7 @@ def test_files_with_layers_of_zeros_load_without_them(tmp_path):
     # As a part of something larger, such as a system in training.
     outer = torch.nn.ModuleDict({"model": Apollo(**model.get_model_args())})
     outer.load_state_dict({f"model.{key}": value for key, value in state.items()})
-    assert outer["model"].excitation.tonality == -3
+    assert outer["model"].highs.excitation.tonality == -3
 
 
 def test_files_whose_layers_were_trained_are_refused_in_one_line(tmp_path):

@@ -244,9 +244,9 @@ def test_how_many_at_a_time(
     with path.open("wb") as file:
         file.truncate(int(megabytes * 1e6))
     due = [Job(path, tmp_path / f"{i}.wav") for i in range(n_files)]
-    n, purse = pool.share_out(TorchEngine(small_model()), due, jobs, stems)
+    n, budget = pool.share_out(TorchEngine(small_model()), due, jobs, stems)
     assert n == expected
-    assert purse is None or 0 < purse < free
+    assert budget is None or 0 < budget < free
     assert pool.share_out(TorchEngine(small_model().to("meta")), due, None, False)[0] == 1
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from apollo_plugin.network.bands import BandSplit, equal_widths
-from apollo_plugin.network.envelope import ENERGY_FLOOR, EnvelopePath
 from apollo_plugin.network.filterbank import ApolloSTFT
+from apollo_plugin.network.highs.envelope import ENERGY_FLOOR, EnvelopePath
 
 
 def trained(**options):

@@ -9,7 +9,7 @@ from apollo_plugin import Apollo
 from apollo_plugin.data.codecs import aac, lowpass, mp3, opus
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.metrics import snr
-from apollo_plugin.network.evidence import WINDOW, Evidence
+from apollo_plugin.network.highs.evidence import WINDOW, Evidence
 
 RATE = 44100
 WIDTHS = [5] * 87 + [7]
@@ -42,7 +42,7 @@ def no_gradients():
 def findings(model, wav):
     bank = model.filterbank
     spec = torch.view_as_real(bank.analysis(wav, bank.initial_analysis(len(wav), wav), True)[0])
-    return model.evidence(spec, model.evidence.initial_memory(spec, len(wav)))[0]
+    return model.highs.evidence(spec, model.highs.evidence.initial_memory(spec, len(wav)))[0]
 
 
 def rounded(wav, dither, seed=0):
@@ -219,7 +219,7 @@ def test_short_silent_and_constant_signals_stay_as_they_are(model, n):
 def test_nan_ends_with_what_looks_back_on_it(model, music):
     spec = torch.randn(1, 2 * WINDOW, 442, 2)
     spec[:, 5] = torch.nan
-    found, _ = model.evidence(spec, model.evidence.initial_memory(spec, 1))
+    found, _ = model.highs.evidence(spec, model.highs.evidence.initial_memory(spec, 1))
     assert found.above[:, 5].isnan().any() and not found.above[:, -1].isnan().any()
 
 

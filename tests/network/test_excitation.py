@@ -8,10 +8,10 @@ import scipy.signal
 import torch
 
 from apollo_plugin.network.bands import BandSplit
-from apollo_plugin.network.evidence import Findings
-from apollo_plugin.network.excitation import Excitation, tiled
-from apollo_plugin.network.gain_bands import TARGET_START, GainBands, extrapolation
-from apollo_plugin.network.noise import (
+from apollo_plugin.network.highs.evidence import Findings
+from apollo_plugin.network.highs.excitation import Excitation, tiled
+from apollo_plugin.network.highs.gain_bands import TARGET_START, GainBands, extrapolation
+from apollo_plugin.network.highs.noise import (
     LONGEST_HOP,
     NOISE_PERIOD,
     white_noise,

@@ -15,7 +15,7 @@ def loaded(imports: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("module", ["apollo", "streaming", "precision", "exportable"])
+@pytest.mark.parametrize("module", ["apollo", "streaming", "precision", "highs.exportable"])
 def test_the_network_knows_no_file_no_hub_and_no_progress_bar(module):
     new = loaded(f"import apollo_plugin.network.{module}") - loaded("import torch")
     packages = {name.partition(".")[0] for name in new}

@@ -6,7 +6,7 @@ from helpers import small_model, tone
 
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.export import export
-from apollo_plugin.network.gain_bands import TARGET_START
+from apollo_plugin.network.highs.gain_bands import TARGET_START
 
 LEAN = [5] * 16 + [10] * 8 + [15] * 8 + [20] * 7 + [22]
 OPTIONS = [
@@ -82,7 +82,7 @@ def test_what_comes_later_changes_nothing_before_its_latency(options):
 
 def test_latency_is_the_longer_look_ahead():
     with_path = model(excitation=True, envelope_dim=176)
-    path_ahead = sum(block.conv.kernel_size[0] // 2 for block in with_path.envelope_path.blocks)
+    path_ahead = sum(block.conv.kernel_size[0] // 2 for block in with_path.highs.path.blocks)
     assert 1 < path_ahead < 30
     frames = {
         1: model(),

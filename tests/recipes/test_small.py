@@ -20,7 +20,7 @@ from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.errors import CheckpointError
 from apollo_plugin.losses import GeneratorLoss
-from apollo_plugin.network.envelope import EnvelopePath
+from apollo_plugin.network.highs.envelope import EnvelopePath
 from apollo_plugin.training import load_conf
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "apollo_small"
@@ -399,7 +399,7 @@ def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
     assert new.get_model_args() == {
         **model.get_model_args(), "excitation": True, "envelope_dim": 256
     }  # fmt: skip
-    found, expected = new.envelope_path.state_dict(), path.state_dict()
+    found, expected = new.highs.path.state_dict(), path.state_dict()
     for name in expected.keys() - {"decoder.weight", "decoder.bias"}:
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
     # Levels are smoothed over frequency by a Gaussian, as SciPy has it, above the source region.
@@ -436,8 +436,8 @@ def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
     second = tmp_path / "second.safetensors"
     save_file(EnvelopePath().state_dict(), second)
     mean = assembled(model, [envelope, second])
-    torch.testing.assert_close(mean.envelope_path.decoder.bias, torch.full((88,), 3.0))
-    assert mean.excitation.tonality == TONALITY
+    torch.testing.assert_close(mean.highs.path.decoder.bias, torch.full((88,), 3.0))
+    assert mean.highs.excitation.tonality == TONALITY
     longer = tmp_path / "longer.safetensors"
     save_file(EnvelopePath(n_features=180, kernel_size=5).state_dict(), longer)
     options = assembled(model, [longer]).get_model_args()

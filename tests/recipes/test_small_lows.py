@@ -77,7 +77,7 @@ def test_tokens_learn_and_nothing_else_does(lows, tmp_path):
     parts = {name.split(".")[0] for name in changed}
     # The gains of bands are the tokens', too, whatever their name.
     assert parts >= {"decoders", "encoders", "layers", "envelope"}
-    assert not parts & {"envelope_path", "excitation"}
+    assert not parts & {"highs"}
 
 
 def test_a_resumed_training_is_an_uninterrupted_one(lows, tmp_path):

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from apollo_plugin import Apollo, checkpoints, training
 from apollo_plugin.checkpoints import CheckpointError
 from apollo_plugin.errors import SettingError
-from apollo_plugin.network.envelope import EnvelopePath
+from apollo_plugin.network.highs.envelope import EnvelopePath
 from apollo_plugin.training import build, callbacks, load_conf, memory, train
 from apollo_plugin.training.system import ApolloSystem, TrainingError
 
@@ -349,14 +349,14 @@ def test_a_run_with_all_options_starts_from_a_trained_envelope_path(conf, tmp_pa
     conf["model"].update(options)
     begun = with_args(conf, envelope_from=str(tmp_path / "envelope.safetensors"))
     model = build.make_model(begun)
-    for name, value in model.envelope_path.state_dict().items():
+    for name, value in model.highs.path.state_dict().items():
         assert torch.equal(value, trained.state_dict()[name]), name
     # Out of a whole Apollo as well.
     checkpoints.save(model, tmp_path / "apollo.safetensors")
     again = build.make_model(with_args(conf, envelope_from=str(tmp_path / "apollo.safetensors")))
-    assert torch.equal(again.envelope_path.encoder.weight, trained.encoder.weight)
+    assert torch.equal(again.highs.path.encoder.weight, trained.encoder.weight)
     # Longer convolutions are the tokens' alone.
-    assert build.widened(model, 11).envelope_path.ahead == trained.ahead
+    assert build.widened(model, 11).highs.path.ahead == trained.ahead
     train(with_settings(begun, epochs=1), Noisy(), Noisy(2))
     args = Apollo.from_pretrained(tmp_path / "exp" / "best_model.pth").get_model_args()
     assert {key: args[key] for key in options} == options

@@ -14,7 +14,7 @@ from material.mixes import RATE
 from apollo_plugin.diagnose import MP3_EDGES
 from apollo_plugin.errors import DataError
 from apollo_plugin.evaluation.budget import bands_above, level_errors
-from apollo_plugin.network.envelope import EMPTY, ENERGY_FLOOR, EnvelopePath
+from apollo_plugin.network.highs.envelope import EMPTY, ENERGY_FLOOR, EnvelopePath
 
 NEPER = 8.685889638  # dB
 UNKNOWN = 0.5 * math.log(EMPTY)  # log gains of bands with nothing in them are below

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from apollo_plugin.network.gain_bands import GAIN_BAND_HZ
+from apollo_plugin.network.highs.gain_bands import GAIN_BAND_HZ
 
 # As ViSQOL has them: bands, frames of 10 ms, how far levels count below the loudest band.
 N_BANDS, WINDOW, HOP, RANGE_DB = 32, 8, 2, 45.0

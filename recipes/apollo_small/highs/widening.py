@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from apollo_plugin.errors import CheckpointError
-from apollo_plugin.network.envelope import EnvelopePath
+from apollo_plugin.network.highs.envelope import EnvelopePath
 
 # Of the random weights that new features start from.
 SCALE = 0.3

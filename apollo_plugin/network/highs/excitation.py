@@ -60,7 +60,7 @@ class Excitation(nn.Module):
     so that a channel is restored the same whatever is restored beside it, and what lies in the
     middle of a stereo mix stays there. The two are mixed to unit norm in each gain band and frame,
     and scaled by ``exp`` of a log gain where the input lacks as much and lies above a codec's edge,
-    see :class:`~apollo_plugin.network.evidence.Evidence`.
+    see :class:`~apollo_plugin.network.highs.evidence.Evidence`.
 
     Args:
         gain_bands: of the network.
@@ -94,8 +94,7 @@ class Excitation(nn.Module):
 
         Args:
             spec: the input's without its noise floor, ``(streams, frames, bins, 2)``.
-            noise: spectrum of :func:`~apollo_plugin.network.noise.white_noise` in these frames,
-                ``(frames, bins, 2)``.
+            noise: spectrum of :func:`~.noise.white_noise` in these frames, ``(frames, bins, 2)``.
             log_gain: expected of the original, ``(streams, frames, gain bands)``.
             above: how surely each gain band lies above a codec's edge, 0 to 1, ``(streams, frames,
                 gain bands)``.

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from .layers import TemporalBlock
+from ..layers import TemporalBlock
 
 # Added to energies before the logarithm: what rounding to 16 bits leaves in a band of 5 bins is
 # 1e-7, with full-scale music at 1e4 and the STFT's window unscaled. Bands at it are empty.

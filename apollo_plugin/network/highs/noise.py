@@ -4,6 +4,9 @@ import math
 
 import torch
 
+from ...errors import ExportError
+from ..fourier import Fourier
+
 # The noise repeats after so many hops, three hours, which keeps its counter bounded.
 NOISE_PERIOD = 2**20
 _PRIME = 2**31 - 1
@@ -111,3 +114,22 @@ def _product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     once = torch.cat((4 * y[2:], y[:2]))
     twice = torch.cat((4 * y[1:], y[:1]))
     return low * y + middle * once + high * twice
+
+
+def spectrum_in_float32(fourier: Fourier, first: torch.Tensor, n_frames: int) -> torch.Tensor:
+    """Spectrum of :func:`white_noise_in_float32` from a frame on, ``(frames, bins, 2)``.
+
+    Args:
+        fourier: the STFT's transform.
+        first: scalar, index of the first frame.
+        n_frames: how many.
+
+    Raises:
+        ExportError: for hops longer than :data:`LONGEST_HOP`.
+    """
+    hop = len(fourier.window) // 2
+    if hop > LONGEST_HOP:
+        raise ExportError(f"hops of {hop} samples cannot be exported, {LONGEST_HOP} at most can")
+    noise = white_noise_in_float32(first.to(torch.int32), n_frames + 1, hop)
+    hops = noise.unflatten(0, (-1, hop))
+    return fourier.spectrum(torch.cat((hops[:-1], hops[1:]), -1)[None])[0]
