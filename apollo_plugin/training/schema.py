@@ -15,6 +15,7 @@ import yaml
 
 from ..errors import SettingError
 
+Conf = dict[str, dict[str, Any]]
 _YES, _NO = ("yes", "y", "true", "on", "1"), ("no", "n", "false", "off", "0")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
