@@ -29,7 +29,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apollo_plugin import Apollo, checkpoints
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, say
 from apollo_plugin.data import activity, own, pairs, parallel, tracks
 from apollo_plugin.errors import DataError
 from apollo_plugin.evaluation.measure import evaluate_pairs
@@ -126,8 +126,11 @@ def killing(root: Path, stage: str, cluster, n_songs: int, killed: list[str]) ->
 
 def measure(n_songs: int, folder: Path, compare: bool) -> dict:
     """Cost for a number of songs, and whether the bytes are those without a cluster."""
+    import dask
     from distributed import LocalCluster
 
+    # A cluster gives up a worker that is not back in time: 15 s are too few on a busy machine.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"})
     songs = make_songs(folder, n_songs)
     by_cluster, alone = folder / "cluster", folder / "alone"
     killed: list[str] = []
@@ -167,6 +170,7 @@ def main() -> int:
         folder = Path(tempfile.mkdtemp())
         try:
             found.append(measure(n_songs, folder, n_songs <= args.compare))
+            say(json.dumps(found[-1]))
         finally:
             shutil.rmtree(folder)
     rows = [

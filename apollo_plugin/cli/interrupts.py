@@ -1,4 +1,4 @@
-"""Handling of interrupts and SIGTERM: a command cleans up and ends."""
+"""Handling of interrupts and SIGTERM: a command or script cleans up and ends."""
 
 import multiprocessing
 import os
@@ -28,12 +28,13 @@ def interrupted_status(end: KeyboardInterrupt) -> int:
 
 
 @contextmanager
-def polite_end(polite: bool) -> Iterator[None]:
-    """Raise Interrupted at interrupts and SIGTERM. At the second one worker processes are killed
-    without waiting, and partial files of theirs and of this process are removed.
+def clean_end(*numbers: int) -> Iterator[None]:
+    """Raise Interrupted at signals. At the second one worker processes are killed without waiting,
+    and partial files of theirs and of this process are removed. Python's own interrupts would make
+    its exit wait for ever if the second came while a pool of processes was being shut down.
 
     Args:
-        polite: False to leave signals as they are.
+        *numbers: signals; others are left as they are.
     """
     came: list[int] = []
     before = {}
@@ -56,7 +57,7 @@ def polite_end(polite: bool) -> Iterator[None]:
         os._exit(128 + came[0])
 
     with suppress(ValueError):  # not in the main thread
-        for number in (signal.SIGINT, signal.SIGTERM) if polite else ():
+        for number in numbers:
             # Background jobs of a script ignore interrupts.
             if signal.getsignal(number) != signal.SIG_IGN:
                 before[number] = signal.signal(number, end)

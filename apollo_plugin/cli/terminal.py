@@ -6,10 +6,11 @@ in one line. Any other is a defect of this package and is reported as one, with 
 
 import importlib.metadata
 import os
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
@@ -25,7 +26,7 @@ from ..errors import (
     one_line,
     printable,
 )
-from .interrupts import interrupted_status, polite_end
+from .interrupts import clean_end, interrupted_status
 
 # Name of the running command, printed before its lines on standard error.
 _name = "apollo"
@@ -35,27 +36,31 @@ _results_to_stderr = False
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script and exit: with 0 on success, 1 and a line on failure.
+    """Run a script and exit: with 0 on success, 1 and a line on failure. SIGTERM ends it at once.
 
     Args:
         main: the script; return the exit status.
     """
-    sys.exit(command(os.path.basename(sys.argv[0]), main, polite=False))
+    sys.exit(command(os.path.basename(sys.argv[0]), main, (signal.SIGINT,)))
 
 
-def command(name: str, main: Callable[[], int | None], polite: bool = True) -> int:
+def command(
+    name: str,
+    main: Callable[[], int | None],
+    signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
+) -> int:
     """Run a command and return its exit status, after any error too.
 
     Args:
         name: of the command, for its messages.
         main: its function; return the exit status.
-        polite: clean up after interrupts and SIGTERM; a second one does not wait for processes.
+        signals: those that it cleans up after; a second one does not wait for processes.
     """
     global _name
     _name = name
     _open_streams()
     try:
-        with _warnings_in_one_line(), polite_end(polite):
+        with _warnings_in_one_line(), clean_end(*signals):
             return main() or 0
     except KeyboardInterrupt as end:
         say("interrupted; what was finished is whole, run it again to go on")

@@ -98,6 +98,11 @@ class ApolloNetwork(RestorationNetwork):
         self.residual = residual
         self.band_gain = band_gain
         window = int(sample_rate * win_ms / 1000)
+        if window < 4:
+            raise ValueError(
+                f"win_ms {win_ms:g} at {sample_rate:g} Hz is a window of {window} samples; it "
+                "takes 4 or more"
+            )
         layout = n_bands, band_width_hz, band_bins, gain_shape
         self.filterbank = ApolloSTFT(window, window, None, sample_rate, *layout)
         if band_bins is not None:

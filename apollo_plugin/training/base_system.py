@@ -16,8 +16,10 @@ from . import schedules
 from .batches import check_batch, use_collate
 from .means import Means
 from .resuming import apply_settings, match_average
-from .sharing import share_loader
 from .validation import Figures
+
+# Lightning's names, without those of float16.
+_PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "bf16-true", "64-true", "64")
 
 
 class BaseSystem(System):
@@ -72,10 +74,7 @@ class BaseSystem(System):
         return self.train_loader
 
     def val_dataloader(self) -> DataLoader | list:
-        loader, world = self.val_loader, self.trainer.world_size
-        if loader is None:
-            return []
-        return loader if world == 1 else share_loader(loader, world, self.trainer.global_rank)
+        return [] if self.val_loader is None else self.val_loader
 
     def on_fit_start(self) -> None:
         require_precision(self.trainer.precision)
@@ -148,7 +147,8 @@ class BaseSystem(System):
 
 
 def require_precision(precision: str | int) -> None:
-    """Refuse float16: gradients, which are scaled for it, would be clipped while scaled.
+    """Refuse unknown names, and float16: gradients, which are scaled for it, would be clipped while
+    scaled.
 
     Args:
         precision: Lightning's name of it.
@@ -161,6 +161,8 @@ def require_precision(precision: str | int) -> None:
             f"precision {precision}: training in float16 is not supported, as its gradients would "
             "be clipped while they are scaled; use bf16-mixed or 32-true"
         )
+    if str(precision) not in _PRECISIONS:
+        raise SettingError(f"precision is {precision!r}; it has to be {' or '.join(_PRECISIONS)}")
 
 
 class _Average:

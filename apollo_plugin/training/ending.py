@@ -4,6 +4,7 @@ The last complete epoch is kept, and the exit status tells that the run is not f
 """
 
 import contextlib
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -43,9 +44,17 @@ class Signals(Callback):
         self._listen(trainer)
 
     def _listen(self, trainer: pl.Trainer) -> None:
+        process = os.getpid()
+
         def end(number: int, frame: FrameType | None) -> None:
+            if os.getpid() != process:
+                # A worker of the data loader, which may hear of the signal before this process. By
+                # a status of its own it would end the run with an error.
+                os._exit(0)
             for name in _SIGNALS:
                 _handle(name, signal.SIG_IGN)
+            # torch raises an error for each worker that ends before its turn.
+            _handle("SIGCHLD", signal.SIG_DFL)
             end_children(trainer)
             raise Terminated(number)
 

@@ -45,17 +45,19 @@ class Data:
 class ApolloModel:
     """Table II: 16.54 M parameters."""
 
-    sample_rate: float = key(44100, "Hz", above=0)
-    win_ms: float = key(20, "window in milliseconds; the hop is half of it", above=0)
+    sample_rate: float = key(44100, "Hz", above=0, high=768000)
+    win_ms: float = key(20, "window in milliseconds; the hop is half of it", above=0, high=1000)
     n_bands: int = key(80, "bands of equal width, and a last one with the remaining bins", low=1)
-    feature_dim: int = key(256, "N of the paper", low=1)
-    n_layers: int = key(6, "B of the paper", low=1)
+    feature_dim: int = key(256, "N of the paper", low=1, high=8192)
+    n_layers: int = key(6, "B of the paper", low=1, high=100)
     n_heads: int = key(8, "heads of the attention over bands", low=1)
     kernel_size: int = key(7, "kernel of the convolutions over time, in frames", low=1)
     causal: bool = key(False, "use past frames only, for live signals")
-    mlp_ratio: int = key(4, "width of the Roformer's hidden layer relative to feature_dim", low=1)
-    tcn_ratio: int = key(4, "likewise for the TCN", low=1)
-    tcn_blocks: int = key(3, "TCN blocks per layer", low=1)
+    mlp_ratio: int = key(
+        4, "width of the Roformer's hidden layer relative to feature_dim", low=1, high=64
+    )
+    tcn_ratio: int = key(4, "likewise for the TCN", low=1, high=64)
+    tcn_blocks: int = key(3, "TCN blocks per layer", low=1, high=100)
     band_width_hz: float | None = key(None, "160 for the bands of the paper's text", above=0)
     residual: bool = key(False, "residual and band_gain help small models; neither is in the paper")
     band_gain: bool = key(False)
@@ -84,9 +86,9 @@ class Discriminator:
 
     adversarial_training: bool = key(True, "train discriminators")
     windows: list[int] = key(
-        [32, 64, 128, 256, 512, 1024, 2048], "in samples, one discriminator each"
+        [32, 64, 128, 256, 512, 1024, 2048], "in samples, one discriminator each", low=2
     )
-    channels: int = key(8, "F of Table I", low=1)
+    channels: int = key(8, "F of Table I", low=1, high=1024)
 
 
 @dataclass
@@ -119,7 +121,7 @@ class Optim:
     weight_decay: float = key(0.01, low=0)
     lr_decay: float = key(0.98, above=0)
     lr_step: int = key(2, "epochs", low=1)
-    gradient_clip: float = key(5.0, "largest norm of a network's gradient", above=0)
+    gradient_clip: float = key(5.0, "largest norm of a network's gradient", above=0, infinite=True)
 
 
 @dataclass
@@ -162,7 +164,7 @@ class Training(Common):
 class SRGANModel:
     """Table II: 322.53 M parameters (open)."""
 
-    sample_rate: float = key(44100, "Hz", above=0)
+    sample_rate: float = key(44100, "Hz", above=0, high=768000)
     window: int = key(2048, "in samples", low=4)
     hop: int = key(512, "in samples", low=1)
     channels: list[int] = key([18, 38, 38], "channels of the aggregating layers", low=1)
@@ -216,7 +218,9 @@ class SRGANOptim(Optim):
     weight_decay: float = key(0.0, low=0)
     lr_decay: float = key(1.0, above=0)
     lr_step: int = key(1, "epochs", low=1)
-    gradient_clip: float = key(float("inf"), "largest norm of a network's gradient", above=0)
+    gradient_clip: float = key(
+        float("inf"), "largest norm of a network's gradient", above=0, infinite=True
+    )
 
 
 @dataclass

@@ -17,6 +17,8 @@ from ..errors import SettingError
 
 Conf = dict[str, dict[str, Any]]
 _YES, _NO = ("yes", "y", "true", "on", "1"), ("no", "n", "false", "off", "0")
+# Larger whole numbers do not fit the integers of libraries.
+_LARGEST = 2**31 - 1
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
 
@@ -30,6 +32,7 @@ class Key:
         about: meaning, in a few words.
         low, high: range of a number, or of the numbers in a list, ends included.
         above, below: likewise, ends excluded.
+        infinite: accept infinity, which is a mistake in most keys.
         length: length of a list.
         meant: alternative spellings of values -> their meaning.
     """
@@ -41,6 +44,7 @@ class Key:
     high: float | None = None
     above: float | None = None
     below: float | None = None
+    infinite: bool = False
     length: int | None = None
     meant: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
 
@@ -72,7 +76,9 @@ class Key:
         return all(
             isinstance(x, (bool, str, type(None)))
             or (
-                (self.low is None or x >= self.low)
+                (self.infinite or math.isfinite(x))
+                and (isinstance(x, float) or abs(x) <= _LARGEST)
+                and (self.low is None or x >= self.low)
                 and (self.high is None or x <= self.high)
                 and (self.above is None or x > self.above)
                 and (self.below is None or x < self.below)
@@ -93,6 +99,7 @@ class Key:
             text += f", {self.low:g} or more"
         if self.above is not None:
             text += f", above {self.above:g}"
+            text += f" and up to {self.high:g}" if self.high is not None else ""
         if self.below is not None:
             text += f" and below {self.below:g}"
         return text

@@ -1,10 +1,10 @@
 """Distribution of items over processes."""
 
-from collections.abc import Iterator
+from collections.abc import Sized
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
-from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
+from torch.utils.data import DistributedSampler, SequentialSampler
 
 
 def item_indices(loader: Any, batch: int) -> list[int]:
@@ -19,41 +19,18 @@ def item_indices(loader: Any, batch: int) -> list[int]:
     return list(next(islice(iter(sampler), batch, None), [])) if ordered and sampler else []
 
 
-def share_loader(loader: DataLoader, n_processes: int, rank: int) -> DataLoader:
-    """Make a loader of a process's share of the items, each item once; a loader with a sampler of
-    its own stays unchanged."""
-    if not isinstance(loader.sampler, SequentialSampler):
-        return loader
-    return DataLoader(
-        loader.dataset,
-        loader.batch_size,
-        sampler=_Share(loader.dataset, n_processes, rank),
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-    )
+def n_repeated(loader: Any, n_seen: int, n_items: int) -> int:
+    """Count the items at the end of a batch that only fill up this process's share: the sampler of
+    several processes repeats items so that all have equally many, which would distort means.
 
-
-def is_padded(loader: Any) -> bool:
-    """Return True if a process has no share, only a padding item that must not be counted."""
-    return getattr(getattr(loader, "sampler", None), "padded", False)
-
-
-class _Share(DistributedSampler):
-    """Sampler of every ``n_processes``-th item. torch's own repeats items so that all processes
-    have equally many, which would distort means."""
-
-    def __init__(self, dataset: Any, n_processes: int, rank: int):
-        super().__init__(dataset, n_processes, rank, shuffle=False)
-        self.mine = range(rank, len(dataset), n_processes)
-        # A process without items gets one that is not counted: otherwise it would not take part in
-        # validation, and the others would wait for it.
-        self.padded = not self.mine
-        if self.padded:
-            self.mine = range(1)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.mine)
-
-    def __len__(self) -> int:
-        return len(self.mine)
+    Args:
+        loader: Lightning's loader.
+        n_seen: items of this process before the batch.
+        n_items: size of the batch.
+    """
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(sampler, DistributedSampler):
+        return 0
+    # Item k of a process is item k * num_replicas + rank of all.
+    n_mine = len(range(sampler.rank, len(cast(Sized, sampler.dataset)), sampler.num_replicas))
+    return min(n_items, max(0, n_seen + n_items - n_mine))

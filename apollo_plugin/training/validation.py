@@ -14,7 +14,7 @@ from ..losses import Signal
 from ..metrics import si_sdr
 from .batches import find_unusable
 from .means import Means
-from .sharing import is_padded, item_indices
+from .sharing import item_indices, n_repeated
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -36,6 +36,7 @@ class Figures:
     def __init__(self, val_loss: Loss, reconstruction: Loss):
         self.losses = (val_loss, reconstruction)
         self.means = Means()
+        self.n_seen = 0
         self.left_out: set[str] = set()
 
     def add(
@@ -50,11 +51,12 @@ class Figures:
             loader: loader of the batch.
             batch_nb: number of the batch in the loader.
         """
-        padded = is_padded(loader)
+        n_new = len(coded) - n_repeated(loader, self.n_seen, len(coded))
+        self.n_seen += len(coded)
         reasons = find_unusable(coded, original)
         values: dict[str, list[float]] = {f"{n}{end}": [] for end in ("", "_coded") for n in _NAMES}
         # One by one: losses that are no mean over items would depend on their distribution.
-        for index in range(0 if padded else len(coded)):
+        for index in range(n_new):
             if index in reasons:
                 self._warn(reasons[index], index, item_indices(loader, batch_nb), batch_nb)
                 continue
@@ -81,7 +83,7 @@ class Figures:
         Raises:
             TrainingError: in all of them, if ``val_loss`` is not finite.
         """
-        means = self.means.reduce(trainer)
+        means, self.n_seen = self.means.reduce(trainer), 0
         if not trainer.sanity_checking and not math.isfinite(means.get("val_loss", 0.0)):
             raise TrainingError(
                 "no item of validation can be used: each is silent or holds NaN"

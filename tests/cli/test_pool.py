@@ -131,13 +131,15 @@ def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(
 
 
 @needs_processes
-def test_a_second_interrupt_waits_for_no_process(tmp_path):
-    """One that hears nothing is killed; what it had half written is removed."""
+@pytest.mark.parametrize("start", ["sys.exit(command('test', main))", "run(main)"])
+def test_a_second_interrupt_waits_for_no_process(start, tmp_path):
+    """One that hears nothing is killed; what it had half written is removed. A recipe's script
+    would wait for its pool for ever."""
     code = f"""if True:
         import signal, sys
         from pathlib import Path
         from helpers import write_for_ever
-        from apollo_plugin.cli.terminal import command
+        from apollo_plugin.cli.terminal import command, run
         from apollo_plugin.data.parallel import each, executor
         from apollo_plugin.files import check_place
 
@@ -147,7 +149,7 @@ def test_a_second_interrupt_waits_for_no_process(tmp_path):
                 print(list(each(pool, write_for_ever, [{str(tmp_path / "a.txt")!r}], 1, "", "")))
 
         if __name__ == "__main__":
-            sys.exit(command("test", main))
+            {start}
     """
     process = subprocess.Popen(
         [sys.executable, "-c", code],

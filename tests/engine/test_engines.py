@@ -22,9 +22,8 @@ from apollo_plugin.live import LiveRestorer
 from apollo_plugin.restore import restore_audio
 
 RATE = 44100
-# In float32 either engine is up to 2e-5 from float64 at single samples: bands next to silence are
-# normalized, which raises the rounding in them.
-MOST, RMS = 5e-5, 2e-6
+# Of single samples, and their mean square.
+MOST, RMS = 1e-5, 1e-6
 
 
 def music(seconds: float = 1.5) -> np.ndarray:

@@ -1,5 +1,6 @@
 """train.py as a user runs it: two processes are one, killed and resumed, errors in one line."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from helpers import heed_interrupts
@@ -119,13 +121,19 @@ LONG = "--n_items 2 --epochs 4000 --batch_size 1".split()
 
 
 @pytest.mark.parametrize(
-    "name, status, devices", [("SIGTERM", 143, 1), ("SIGUSR1", 138, 1), ("SIGTERM", 143, 2)]
+    "name, status, devices, n_workers",
+    [("SIGTERM", 143, 1, 0), ("SIGUSR1", 138, 1, 2), ("SIGTERM", 143, 2, 0)],
 )
-def test_ended_by_a_signal(prepared, tmp_path, name, status, devices):
-    """At once, with a status that says so; later stages refuse it, and it can be resumed."""
+def test_ended_by_a_signal(prepared, tmp_path, name, status, devices, n_workers):
+    """At once, with a status that says so; later stages refuse it, and it can be resumed. Workers
+    of the data loader get it first, as Slurm sends it to all processes."""
     exp = tmp_path / "exp"
-    process = begun(command(prepared, exp, *LONG, "--devices", devices), exp)
-    process.send_signal(getattr(signal, name))
+    options = ["--devices", devices, "--num_workers", n_workers]
+    process = begun(command(prepared, exp, *LONG, *options), exp)
+    workers = psutil.Process(process.pid).children(recursive=True) if n_workers else []
+    for each in (*workers, process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(getattr(signal, name))
     error = process.communicate(timeout=300)[1]
     assert process.returncode == status, error
     assert f"ended by {name} in epoch" in error and "--resume 1 continues after it" in error

@@ -95,6 +95,12 @@ def test_what_is_meant_is_taken(tmp_path, group, text, value):
         ("data", "bit_rates: []", r"is \[\]; it has to be a list of whole numbers, 8 to 512"),
         ("data", "mixture_share: 1.1", "is 1.1; it has to be a number, 0 to 1"),
         ("data", "segment: {a: 1}", "it has to be a number, above 0"),
+        ("data", "n_items: 1e30", "it has to be a whole number, 1 or more"),
+        ("loss", "mel: 100000000000000000000", "it has to be a number, 0 or more"),
+        ("model", "n_layers: 65536", "is 65536; it has to be a whole number, 1 to 100"),
+        ("discriminator", "windows: [64, 0]", "it has to be a list of whole numbers, 2 or more"),
+        ("data", "segment: .inf", "is inf; it has to be a number, above 0"),
+        ("model", "sample_rate: 1e30", "it has to be a number, above 0 and up to 768000"),
         ("loss", "snr_below: never", "is 'never'; it has to be null or a number or cutoff"),
         ("loss", "mel: -1", "is -1; it has to be a number, 0 or more"),
     ],
@@ -114,6 +120,23 @@ def test_a_configuration_from_python_is_checked_too(conf):
         train(conf, Noisy(), Noisy(2))
     conf["training"].update(batch_size="2", epochs="1", recompute="no")
     assert train(conf, Noisy(), Noisy(2))["epochs"] == 1
+
+
+def test_only_a_bound_on_gradients_may_be_infinite():
+    taken = set()
+    for groups in (APOLLO, SRGAN):
+        for group in groups.values():
+            for name, key in keys_of(group).items():
+                for value in (math.inf, -math.inf, "1e400", [math.inf] * (key.length or 1)):
+                    try:
+                        key.convert(value, name)
+                        taken.add((name, str(value)))
+                    except SettingError:
+                        pass
+    words = {name for name in taken if name[1] != "1e400"}
+    assert words == {("gradient_clip", "inf")}
+    # A word is a word, whatever it looks like.
+    assert {name for name, _ in taken} == {"gradient_clip", "codec", "gain_shape", "precision"}
 
 
 def test_srgans_own_types(tmp_path):
@@ -156,7 +179,7 @@ def test_a_command_line(monkeypatch, tmp_path):
     assert conf["main_args"] == dict(seed=3, model="apollo")
     for options, line in (
         (("--epochs", "two"), "--epochs is 'two'; it has to be a whole number, 0 or more"),
-        (("--windows", "64"), "--windows is '64'; it has to be a list of whole numbers"),
+        (("--windows", "64"), "--windows is '64'; it has to be a list of whole numbers, 2 or more"),
         (("--snr", "-1"), "--snr is '-1'; it has to be a number, 0 or more"),
     ):
         with pytest.raises(SettingError) as caught:

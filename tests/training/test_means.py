@@ -1,5 +1,6 @@
 """Means are those of one process, whatever the number of items and processes."""
 
+import itertools
 import json
 import math
 import os
@@ -9,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Noisy
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from apollo_plugin.training.means import Means
-from apollo_plugin.training.sharing import is_padded, share_loader
+from apollo_plugin.training.sharing import n_repeated
 
 # Run by torchrun, alone too: what each number of validation pairs comes to.
 SCRIPT = """
@@ -33,9 +33,15 @@ for n_train, n_pairs in ((6, 1), (6, 3), (6, 5)):
     torch.manual_seed(0)
     model = small_model(residual=True, n_layers=1).train()
     data = DataLoader(Noisy(n_train), n_train // n_processes)
+    pairs = Noisy(n_pairs)
+    valid = {
+        1: DataLoader(pairs, 1),
+        3: DataLoader(pairs, 2, shuffle=True),
+        5: DataLoader(pairs, 2),
+    }[n_pairs]
     loss = GeneratorLoss(windows=(64, 256), per_item=True)
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    system = ApolloSystem(model, optimizer, loss, data, DataLoader(Noisy(n_pairs), 1))
+    system = ApolloSystem(model, optimizer, loss, data, valid)
     trainer = pl.Trainer(
         max_epochs=1, accelerator="cpu", devices=n_processes, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -43,6 +49,8 @@ for n_train, n_pairs in ((6, 1), (6, 3), (6, 5)):
     )
     trainer.fit(system)
     found[n_pairs] = {k: v.item() for k, v in trainer.callback_metrics.items()}
+    own = trainer.validate(system, DataLoader(Noisy(n_pairs), 1), verbose=False)[0]
+    assert abs(own["val_loss"] - found[n_pairs]["val_loss"]) < 1e-5
 # A process of its own count of values, one of none.
 means = Means()
 rank = trainer.global_rank
@@ -114,8 +122,18 @@ def test_means_of_one_process():
     assert means.reduce() == {}
 
 
-def test_a_process_without_items_takes_part():
-    loader = DataLoader(Noisy(2), 1)
-    shares = [share_loader(loader, 3, rank) for rank in range(3)]
-    assert [len(share) for share in shares] == [1, 1, 1]
-    assert [is_padded(share) for share in shares] == [False, False, True]
+def test_items_that_only_fill_up_are_not_counted():
+    """Against torch's sampler of each process: the items of all, once each."""
+    for n_items, world, size in itertools.product((1, 2, 5, 7), (1, 2, 3), (1, 2, 4)):
+        for shuffle in (False, True):
+            counted = []
+            for rank in range(world):
+                data = list(range(n_items))
+                sampler = DistributedSampler(data, world, rank, shuffle=shuffle)
+                loader, n_seen = DataLoader(data, size, sampler=sampler), 0
+                for batch in loader:
+                    n_new = len(batch) - n_repeated(loader, n_seen, len(batch))
+                    counted += batch.tolist()[:n_new]
+                    n_seen += len(batch)
+            assert sorted(counted) == list(range(n_items))
+    assert n_repeated(DataLoader(data, 2), 9, 2) == 0

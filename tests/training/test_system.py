@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from apollo_plugin import ApolloSystem, MultiResolutionSTFTDiscriminator
 from apollo_plugin.losses import GeneratorLoss
 from apollo_plugin.metrics import si_sdr
-from apollo_plugin.training.sharing import item_indices, share_loader
+from apollo_plugin.training.sharing import item_indices
 from apollo_plugin.training.system import TrainingError, require_precision
 
 
@@ -267,14 +267,6 @@ def test_items_of_a_shuffling_sampler_are_named_truly():
         assert [item_indices(loader, index) for index in range(3)] == seen
     loader = DataLoader(data, 2, sampler=RandomSampler(data))
     assert item_indices(loader, 0) == []
-
-
-def test_shares_of_validation_hold_every_item_once():
-    loader = DataLoader(Noisy(7), 1, num_workers=0)
-    shares = [share_loader(loader, 3, rank) for rank in range(3)]
-    items = [i for share in shares for batch in share.batch_sampler for i in batch]
-    assert sorted(items) == list(range(7))
-    assert [len(share) for share in shares] == [3, 2, 2]
 
 
 class Apples(torch.Tensor):

@@ -45,8 +45,9 @@ _HOLE, _SOUNDS = math.exp(-20 * _DB), 10**-3.5
 _FEW, _MANY, _FIRST_CELLS = 3e-4, 8e-4, 1000
 # Sounding frames before anything is decided, and until it counts in full.
 _FRAMES_FROM, _FRAMES_TO = 20, 45
-# Bands below so many times the noise floor hold nothing else.
-_ABOVE_FLOOR = 4.0
+# Bands below so many times the noise floor hold nothing else, nor do those below this energy, where
+# the rounding of single precision begins, which differs from engine to engine.
+_ABOVE_FLOOR, _ROUNDING = 4.0, 1e-7
 
 
 class Findings(NamedTuple):
@@ -195,7 +196,8 @@ class Evidence(nn.Module):
             to_bins: ``(gain bands, bins)``, 1 where a bin is in a band.
         """
         energies = sum_bands(spec.square().sum(-1), self.widths)
-        heard = (energies > _ABOVE_FLOOR * floor.to(energies) * self._n_bins).to(spec)
+        least = (_ABOVE_FLOOR * floor.to(energies) * self._n_bins).clamp(min=_ROUNDING)
+        heard = (energies > least).to(spec)
         return spec * (heard @ to_bins.to(spec)).unsqueeze(-1)
 
 
