@@ -145,7 +145,6 @@ LARGE: dict[tuple[str, str], int] = {
 MANY_PARAMETERS: dict[tuple[str, str], int] = {
     ("apollo_plugin/audio/writing.py", "write"): 11,
     ("apollo_plugin/benchmark.py", "measure"): 8,
-    ("apollo_plugin/cli/upload.py", "restore_upload"): 7,
     ("apollo_plugin/batch/pool.py", "_in_processes"): 7,
     ("apollo_plugin/restore.py", "restore_audio"): 8,
     ("apollo_plugin/restore.py", "write_result"): 7,

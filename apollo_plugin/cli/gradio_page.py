@@ -48,7 +48,8 @@ def build(engines: dict[str, "Engine"], limits: Limits, room: Room) -> "gradio.B
         progress(0, desc="reading")
         show = lambda step, done, total: progress(done / total, desc=step)  # noqa: E731
         try:
-            done = restore_upload(engines[name], Path(path), keep_below, mix, limits, show, room)
+            how = engines[name], Path(path), keep_below, mix, limits
+            done = restore_upload(*how, progress=show, room=room)
         except Exception as error:  # a file that fails does not end the page
             if not is_mendable(error):
                 say_defect(error)
@@ -57,8 +58,7 @@ def build(engines: dict[str, "Engine"], limits: Limits, room: Room) -> "gradio.B
         # In a sandboxed frame that may run its own script only; on one line, as Markdown requires.
         inside = html.escape(done.page).replace("\n", "&#10;")
         frame = f'<iframe sandbox="allow-scripts" srcdoc="{inside}"></iframe>'
-        sounds = str(done.came), str(done.heard), str(done.kept)
-        return gradio.Column(visible=True), frame, *sounds, html.escape(done.line)
+        return gradio.Column(visible=True), frame, *map(str, done[:3]), html.escape(done.line)
 
     def example() -> str:
         path = Path(tempfile.mkdtemp(dir=room.folder)) / "orchestra.mp3"

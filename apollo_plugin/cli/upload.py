@@ -1,10 +1,11 @@
 """The work on one upload to the page of ``apollo-demo``."""
 
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SettingError
 from .guard import Room
@@ -68,6 +69,7 @@ def restore_upload(
     keep_below: float,
     mix: float,
     limits: Limits,
+    *,
     progress: "Progress | None" = None,
     room: Room | None = None,
 ) -> Restoration:
@@ -85,33 +87,30 @@ def restore_upload(
     Raises:
         AudioError: one line, with the file's name but not its folder.
     """
-    import numpy as np
-
-    from .. import audio, report, tags
-    from ..diagnose import diagnose
+    from .. import audio, report
+    from ..batch.api import restore_file
     from ..errors import AudioError
     from ..report.comparison import compare
-    from ..restore import restore_audio, write_result
-    from ..settings import Settings
 
     begin = time.perf_counter()
+    folder = None
     try:
         wav, rate = _read(path, limits)
+        if room:  # two of 16 bits, one of 32, and the copies that gradio serves
+            room.check(2 * wav.size * (2 + 2 + 4))
+        folder = Path(tempfile.mkdtemp(dir=path.parent))
+        came, heard, kept = (
+            folder / f"{path.stem}{end}.wav" for end in ("", "_restored_16bit", "_restored")
+        )
+        how: dict[str, Any] = dict(keep_below=keep_below or None, mix=mix)
+        restore_file(path, kept, engine=engine, progress=progress, tags=False, again=True, **how)
     except AudioError as error:
+        if folder:
+            shutil.rmtree(folder)
         raise AudioError(str(error).replace(str(path), path.name)) from error
-    if room:  # two of 16 bits, one of 32, and the copies that gradio serves
-        room.check(2 * wav.size * (2 + 2 + 4))
-    restored = restore_audio(engine, wav, rate, keep_below or None, mix, progress=progress)
-    if not np.isfinite(restored).all():
-        raise AudioError(f"'{path.name}' made the model overflow; scale it")
-    folder = Path(tempfile.mkdtemp(dir=path.parent))
-    came, heard, kept = (
-        folder / f"{path.stem}{end}.wav" for end in ("", "_restored_16bit", "_restored")
-    )
-    audio.write(came, wav, rate, subtype="PCM_16")
-    made = tags.mark.make(engine.origin, path, diagnose(wav, rate).cutoff)
-    for target, subtype in ((heard, "PCM_16"), (kept, None)):
-        write_result(target, restored, rate, Settings(subtype=subtype), made=made)
+    restored, _ = audio.read(kept)
+    for target, sound in ((came, wav), (heard, restored)):
+        audio.write(target, sound, rate, subtype="PCM_16")
     seconds, took = wav.shape[-1] / rate, time.perf_counter() - begin
     line = f"{path.name}: {seconds:.1f} s at {rate} Hz, restored in {took:.1f} s"
     page = report.build([compare(path.name, wav, restored, rate, label="Input")], path.name)

@@ -19,20 +19,16 @@ from torch.utils.data import DataLoader, Dataset
 from .. import checkpoints
 from ..data.parallel import no_processes
 from ..errors import CheckpointError, SettingError, TrainingError, install
-from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, SRGANCritic, SRGANLoss
 from ..memory import available_bytes
 from ..model import Apollo, RestorationModel
 from ..network.older import in_todays_names
-from ..srgan import SRGAN
 from . import callbacks
-from .config import Conf
 from .ending import Signals
-from .srgan import SRGANSystem
+from .models import trainable
+from .schema import Conf
 from .system import ApolloSystem, require_precision
 
 Network = TypeVar("Network", bound=nn.Module)
-# Settings of SR-GAN's generator that are its critic's.
-_OF_CRITIC = ("window", "channels", "n_rows", "width", "dilations")
 # Lightning's advertisements.
 _NOISE = ("GPU available", "TPU available", "💡")
 logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
@@ -56,9 +52,10 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> Ap
             f"in {n_processes} processes; raise n_items or lower batch_size"
         )
     model = make_model(conf)
+    parts = trainable(conf)
     discriminator = None
     if conf["discriminator"]["adversarial_training"]:
-        discriminator = make_discriminator(conf)
+        discriminator = parts.discriminator(conf)
     # The published optimizers: AdamW, the discriminator's with a shorter memory.
     decay = dict(weight_decay=optim["weight_decay"])
     optimizers = [AdamW(model.parameters(), optim["g_lr"], optim["g_betas"], **decay)]
@@ -69,21 +66,10 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> Ap
     # Where processes cannot share memory this one loads its items itself.
     n_workers = 0 if no_processes() else settings["num_workers"]
     workers = dict(num_workers=n_workers, pin_memory=torch.cuda.is_available())
-    if is_srgan(conf):
-        own = dict(seed=conf["main_args"].get("seed", 0))
-        system_class: type[ApolloSystem] = SRGANSystem
-        stft = {key: conf["model"][key] for key in ("window", "hop")}
-        loss_func = SRGANLoss(**conf["loss"], **stft)
-    else:
-        own = dict(recompute=settings["recompute"])
-        system_class = ApolloSystem
-        loss_func = GeneratorLoss(
-            **conf["loss"], per_item=True, sample_rate=conf["model"]["sample_rate"]
-        )
-    system = system_class(
+    system = parts.system(
         model,
         optimizers,
-        loss_func,
+        parts.loss(conf),
         # In order: an item of the mixtures is random as it is.
         DataLoader(train_set, settings["batch_size"], drop_last=True, **workers),
         DataLoader(valid_set, 1, **workers) if valid_set else None,
@@ -94,7 +80,7 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> Ap
         gradient_clip=optim["gradient_clip"],
         accumulate=settings["accumulate"],
         ema_decay=settings["ema_decay"],
-        **own,
+        **parts.options(conf),
     )
     if settings.get("compile"):
         # Layer by layer, inside of what is recomputed; the running average stays as it is.
@@ -104,48 +90,29 @@ def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> Ap
     return system
 
 
-def n_channels(conf: Conf) -> int:
-    return 1 if conf["data"]["mono"] else 2
-
-
 def n_devices(conf: Conf) -> int:
     """Processes on one machine: as many as the configuration says, or one for each GPU."""
     return conf["training"]["devices"] or max(1, torch.cuda.device_count())
 
 
-def is_srgan(conf: Conf) -> bool:
-    return conf["main_args"].get("model") == "srgan"
-
-
 def make_model(conf: Conf) -> RestorationModel:
-    cls = SRGAN if is_srgan(conf) else Apollo
+    parts = trainable(conf)
     init_from = conf["main_args"].get("init_from")
     if not init_from:
-        model = _made(cls, conf["model"])
+        model = _made(parts.network, conf["model"])
         if envelope_from := conf["main_args"].get("envelope_from"):
             load_envelope_path(model, envelope_from)
         return model
-    model = cls.from_pretrained(init_from)
+    model = parts.network.from_pretrained(init_from)
     if model.sample_rate != conf["model"]["sample_rate"]:
         raise SettingError(
             f"'{init_from}' works at {model.sample_rate:g} Hz, the data at "
             f"{conf['model']['sample_rate']:g}; start from another checkpoint"
         )
-    if cls is Apollo:
-        args = model.get_model_args()
-        model = widened(model, max(conf["model"]["kernel_size"], args["kernel_size"]))
+    if parts.lengthened:
+        model = parts.lengthened(model, conf["model"]["kernel_size"])
     conf["model"] = model.get_model_args()
     return model.train()
-
-
-def make_discriminator(conf: Conf) -> MultiResolutionSTFTDiscriminator | SRGANCritic:
-    settings = conf["discriminator"]
-    if is_srgan(conf):
-        sizes = {key: conf["model"][key] for key in _OF_CRITIC}
-        return SRGANCritic(**sizes, conditional=settings["conditional"])
-    return MultiResolutionSTFTDiscriminator(
-        settings["windows"], n_channels(conf), settings["channels"]
-    )
 
 
 def _made(cls: type[Network], settings: Mapping[str, Any]) -> Network:
@@ -192,24 +159,6 @@ def load_envelope_path(model: Apollo, source: str | os.PathLike) -> None:
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"'{source}' is not this envelope path: {reason[:300]}") from error
-
-
-def widened(model: Apollo, kernel_size: int) -> Apollo:
-    """The same function with longer convolutions over time, whose new taps start from zero.
-
-    Args:
-        model: any Apollo.
-        kernel_size: in frames, no less than the model's.
-    """
-    args, state = model.get_model_args(), model.state_dict()
-    more = kernel_size - args["kernel_size"]
-    wide = Apollo(**{**args, "kernel_size": kernel_size})
-    ahead = 0 if args["causal"] else more // 2
-    for name in state:
-        if name.startswith("layers.") and name.endswith("conv.weight"):
-            state[name] = nn.functional.pad(state[name], (more - ahead, ahead))
-    wide.load_state_dict(state)
-    return wide
 
 
 def make_trainer(

@@ -11,11 +11,8 @@ from typing import Any
 import yaml
 
 from ..errors import SettingError, TrainingError
-from ..model import Apollo
-from .keys import APOLLO, SRGAN
-from .schema import Key, convert_types, key_like, keys_of
-
-Conf = dict[str, dict[str, Any]]
+from .models import MODELS, model_name, trainable
+from .schema import Conf, Key, convert_types, key_like, keys_of
 
 
 def load_conf(path: str | os.PathLike, base: str | os.PathLike | None = None) -> Conf:
@@ -36,7 +33,7 @@ def load_conf(path: str | os.PathLike, base: str | os.PathLike | None = None) ->
     if not isinstance(conf, dict) or not all(isinstance(group, dict) for group in conf.values()):
         raise SettingError(f"'{path}' has to hold groups of keys, as local/conf.yml does")
     if base is None:
-        return convert_types(conf, groups_of(conf), f"'{path}': ")
+        return convert_types(conf, trainable(conf).groups, f"'{path}': ")
     merged = load_conf(base)
     keys = keys_in(merged)
     for name, group in conf.items():
@@ -47,14 +44,9 @@ def load_conf(path: str | os.PathLike, base: str | os.PathLike | None = None) ->
     return merged
 
 
-def groups_of(conf: Mapping[str, Any]) -> Mapping[str, type]:
-    """Return the groups of a configuration: SR-GAN's if its model has a hop."""
-    return SRGAN if "hop" in conf.get("model", {}) else APOLLO
-
-
-def keys_in(conf: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Key]]:
+def keys_in(conf: Conf) -> dict[str, dict[str, Key]]:
     """Return the keys of a configuration, by group and name."""
-    groups = {name: keys_of(group) for name, group in groups_of(conf).items()}
+    groups = {name: keys_of(group) for name, group in trainable(conf).groups.items()}
     return {
         name: {key: groups.get(name, {}).get(key) or key_like(group[key]) for key in group}
         for name, group in conf.items()
@@ -87,9 +79,9 @@ def parse_conf(parser: argparse.ArgumentParser, base: str | os.PathLike) -> Conf
         parents=[conf_option, parser],
         conflict_handler="resolve",
     )
-    keys = keys_in(conf)
+    keys, groups = keys_in(conf), trainable(conf).groups
     for name, group in keys.items():
-        about = groups_of(conf).get(name, object).__doc__ if name in groups_of(conf) else None
+        about = groups[name].__doc__ if name in groups else None
         options = whole.add_argument_group(name, about)
         for key, definition in group.items():
             text = f"{definition.about}; " if definition.about else ""
@@ -111,14 +103,13 @@ def parse_model_conf(parser: argparse.ArgumentParser, folder: Path) -> Conf:
 
     Args:
         parser: as in :func:`parse_conf`; ``--model`` is added to it.
-        folder: folder of ``conf.yml`` and ``conf_srgan.yml``.
+        folder: folder of the base configurations.
     """
-    bases = dict(apollo="conf.yml", srgan="conf_srgan.yml")
-    parser.add_argument("--model", default="apollo", choices=bases, help="model to train")
+    parser.add_argument("--model", default="apollo", choices=MODELS, help="model to train")
     model_option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     model_option.add_argument("--model", default="apollo")
     name = model_option.parse_known_args()[0].model
-    return parse_conf(parser, folder / bases.get(name, "conf.yml"))
+    return parse_conf(parser, folder / MODELS.get(name, MODELS["apollo"]).base)
 
 
 def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
@@ -132,9 +123,7 @@ def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
     Raises:
         TrainingError: if the networks differ.
     """
-    wanted, trained = (
-        each.get("main_args", {}).get("model") or "apollo" for each in (conf, before)
-    )
+    wanted, trained = model_name(conf), model_name(before)
     if wanted != trained:
         raise TrainingError(
             f"'{exp_dir}' holds a run of {trained}, not of {wanted}; pass --model {trained} or "
@@ -142,7 +131,7 @@ def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
         )
     if conf["main_args"].get("init_from"):
         conf["model"] = before.get("model", conf["model"])
-    arguments = inspect.signature(Apollo).parameters if trained == "apollo" else {}
+    arguments = inspect.signature(MODELS[trained].network).parameters
     defaults = {key: argument.default for key, argument in arguments.items()}
     # The level at which recordings are restored is not part of the network.
     keys = {**conf["model"], **before.get("model", {})}.keys() - {"input_peak"}

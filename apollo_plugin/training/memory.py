@@ -14,7 +14,6 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from .. import memory
-from ..losses import SRGANCritic
 from ..model import Apollo, RestorationModel
 
 # Size of a piece's input on a CPU. The widest layer has eight times as much.
@@ -78,7 +77,7 @@ def training_bytes(
     seconds: float,
     recompute: bool = False,
     device: torch.device | None = None,
-    critic: SRGANCritic | None = None,
+    critic: torch.nn.Module | None = None,
 ) -> int:
     """Estimate the memory of a training step: weights, gradients, AdamW's two moments, a running
     average, and the activations, measured on a short signal and scaled.
@@ -89,7 +88,7 @@ def training_bytes(
         seconds: length of an item.
         recompute: True if the step runs under :func:`recomputed`.
         device: device of the training; by default that of the model.
-        critic: critic of SR-GAN, whose structure is that of its model.
+        critic: critic whose structure is that of the model, such as SR-GAN's.
     """
     weight = next(model.parameters())
     stored: dict[int, int] = {}

@@ -16,11 +16,12 @@ from ..evaluation.experiment import FINISHED
 from ..files import atomic_write, write_json
 from ..memory import keep_freed_memory
 from . import ending, memory
-from .build import is_srgan, make_system, make_trainer, n_channels
-from .config import Conf, compare, groups_of, load_conf
+from .build import make_system, make_trainer
+from .config import compare, load_conf
 from .lock import lock_folder
+from .models import n_channels, trainable
 from .resuming import epochs_done, refusal
-from .schema import convert_types
+from .schema import Conf, convert_types
 from .system import ApolloSystem
 
 # Warnings to ignore: about Lightning's own code; and about an epoch that ends before the first step
@@ -49,7 +50,7 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str
             too small, training diverges, or a process dies.
         SystemExit: if a signal ends the run, with 128 + its number.
     """
-    conf = convert_types(conf, groups_of(conf))
+    conf = convert_types(conf, trainable(conf).groups)
     exp_dir = Path(conf["main_args"]["exp_dir"])
     last = exp_dir / "checkpoints" / "last.ckpt"
     finished = exp_dir / FINISHED
@@ -126,7 +127,7 @@ def _train(
 
 def _cure(conf: Conf) -> str:
     less = "lower --batch_size or --segment"
-    return less if is_srgan(conf) else f"set --recompute true, or {less}"
+    return f"set --recompute true, or {less}" if "recompute" in conf["training"] else less
 
 
 def _require_memory(conf: Conf, system: ApolloSystem, device: torch.device) -> None:
@@ -138,7 +139,7 @@ def _require_memory(conf: Conf, system: ApolloSystem, device: torch.device) -> N
             conf["data"]["segment"],
             settings.get("recompute", False),
             device,
-            system.discriminator if is_srgan(conf) else None,
+            system.discriminator if trainable(conf).has_large_critic else None,
         )
     if device.type == "cpu":
         # Fragmentation of the heap, measured at full size.

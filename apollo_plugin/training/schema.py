@@ -15,6 +15,7 @@ import yaml
 
 from ..errors import SettingError
 
+Conf = dict[str, dict[str, Any]]
 _YES, _NO = ("yes", "y", "true", "on", "1"), ("no", "n", "false", "off", "0")
 # Larger whole numbers do not fit the integers of libraries.
 _LARGEST = 2**31 - 1

@@ -19,7 +19,8 @@ from apollo_plugin.data.dataset import MixtureDataset, PairDataset
 from apollo_plugin.errors import SettingError
 from apollo_plugin.evaluation.experiment import CHECKPOINT, FINISHED
 from apollo_plugin.training import load_conf, train
-from apollo_plugin.training.config import Conf, keys_in
+from apollo_plugin.training.config import keys_in
+from apollo_plugin.training.schema import Conf
 
 HERE = Path(__file__).parent
 BASE = HERE.parent / "musdb18hq_moises" / "local" / "conf.yml"

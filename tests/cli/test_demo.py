@@ -1,8 +1,10 @@
 """The page in a real browser with a real MP3, and what it must not let through."""
 
+import copy
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -220,9 +222,8 @@ def model():
 def test_one_upload(model, tmp_path):
     wav, told = tone(30000, 2, 48000), []
     soundfile.write(tmp_path / "a.wav", wav.T.numpy(), 48000, "FLOAT")
-    done = restore_upload(
-        model, tmp_path / "a.wav", 2000.0, 0.5, Limits(), lambda *step: told.append(step)
-    )
+    how = model, tmp_path / "a.wav", 2000.0, 0.5, Limits()
+    done = restore_upload(*how, progress=lambda *step: told.append(step))
     names = [path.name for path in (done.came, done.heard, done.kept)]
     assert names == ["a.wav", "a_restored_16bit.wav", "a_restored.wav"]
     expected = restore_audio(model, wav, 48000, 2000.0, 0.5)
@@ -230,6 +231,20 @@ def test_one_upload(model, tmp_path):
     assert snr(read(done.came)[0], wav) > 60 and soundfile.info(done.heard).subtype == "PCM_16"
     assert told[-1][1] == told[-1][2] and told == sorted(told)
     assert "0.6 s at 48000 Hz" in done.line and "<title>a.wav</title>" in done.page
+    # A restoration that comes once more is restored once more.
+    shutil.copy(done.kept, tmp_path / "b.wav")
+    assert restore_upload(model, tmp_path / "b.wav", 0, 1, Limits()).kept.exists()
+
+
+def test_a_model_that_overflows(model, tmp_path):
+    """One line without the folder, and no files of it."""
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        next(broken.decoders.parameters()).fill_(float("nan"))
+    soundfile.write(tmp_path / "a.wav", tone(30000).T.numpy(), 44100)
+    with pytest.raises(audio.AudioError, match="^'a.wav' made the model overflow; its peak"):
+        restore_upload(broken, tmp_path / "a.wav", 0, 1, Limits())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
 def test_results_that_there_is_no_room_for(model, tmp_path):
@@ -247,7 +262,7 @@ def test_sounds_that_would_fill_the_memory(model, tmp_path, n_channels, rate, me
     path = tmp_path / "a.flac"
     soundfile.write(path, np.zeros((5000, n_channels)), rate)
     with pytest.raises(audio.AudioError, match=message) as caught:
-        restore_upload(model, path, 0, 1, Limits(), print)
+        restore_upload(model, path, 0, 1, Limits())
     assert str(tmp_path) not in str(caught.value)
 
 
@@ -266,7 +281,7 @@ def test_sounds_that_are_too_long(model, tmp_path, suffix):
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
     with pytest.raises(audio.AudioError, match="is longer than 6 s"):
-        restore_upload(model, path, 0, 1, Limits(minutes=0.1), print)
+        restore_upload(model, path, 0, 1, Limits(minutes=0.1))
 
 
 @pytest.mark.parametrize(

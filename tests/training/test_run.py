@@ -29,6 +29,7 @@ from apollo_plugin.checkpoints import CheckpointError
 from apollo_plugin.errors import SettingError
 from apollo_plugin.network.highs.envelope import EnvelopePath
 from apollo_plugin.training import build, callbacks, load_conf, memory, train
+from apollo_plugin.training.models import widened
 from apollo_plugin.training.system import ApolloSystem, TrainingError
 
 
@@ -298,7 +299,7 @@ def test_an_unknown_precision(conf):
 @pytest.mark.parametrize("causal", [False, True])
 def test_longer_convolutions_change_nothing_at_first(conf, tmp_path, causal):
     model, wav = small_model(causal=causal, kernel_size=5), tone(9000)
-    wide = build.widened(model, 11)
+    wide = widened(model, 11)
     assert wide.get_model_args() == {**model.get_model_args(), "kernel_size": 11}
     with torch.no_grad():
         torch.testing.assert_close(wide(wav), model(wav), rtol=0, atol=1e-6)
@@ -356,7 +357,7 @@ def test_a_run_with_all_options_starts_from_a_trained_envelope_path(conf, tmp_pa
     again = build.make_model(with_args(conf, envelope_from=str(tmp_path / "apollo.safetensors")))
     assert torch.equal(again.highs.path.encoder.weight, trained.encoder.weight)
     # Longer convolutions are the tokens' alone.
-    assert build.widened(model, 11).highs.path.ahead == trained.ahead
+    assert widened(model, 11).highs.path.ahead == trained.ahead
     train(with_settings(begun, epochs=1), Noisy(), Noisy(2))
     args = Apollo.from_pretrained(tmp_path / "exp" / "best_model.pth").get_model_args()
     assert {key: args[key] for key in options} == options

@@ -26,6 +26,7 @@ from apollo_plugin.errors import CheckpointError, SettingError
 from apollo_plugin.losses import Signal, SRGANCritic, SRGANLoss
 from apollo_plugin.model import RestorationModel
 from apollo_plugin.training import SRGANSystem, build, load_conf, memory, parse_model_conf, train
+from apollo_plugin.training.models import MODELS, model_name
 from apollo_plugin.training.system import TrainingError
 
 SMALL = """
@@ -45,12 +46,17 @@ def conf(tmp_path):
     return conf
 
 
+def tiny_critic(**options):
+    sizes = {**TINY_SRGAN, **options}
+    sizes = {k: sizes[k] for k in ("window", "channels", "n_rows", "width", "dilations")}
+    return SRGANCritic(**sizes)
+
+
 def make_system(data=None, gan=True, **loss):
-    critic_sizes = {key: TINY_SRGAN[key] for key in build._OF_CRITIC}
     model = tiny_srgan(residual=True).train()
     critic, optimizers = None, [SGD(model.parameters(), 1e-3)]
     if gan:
-        critic = SRGANCritic(**critic_sizes)
+        critic = tiny_critic()
         optimizers.append(SGD(critic.parameters(), 1e-3))
     return SRGANSystem(
         model,
@@ -241,7 +247,7 @@ def test_the_configurations_of_the_recipe():
     with torch.device("meta"):
         model, small = SRGAN(**conf["model"]), SRGAN(**demo["model"])
         assert model.get_model_args() == SRGAN(input_peak=1.0).get_model_args()
-        critic = build.make_discriminator({**conf, "main_args": {"model": "srgan"}})
+        critic = MODELS["srgan"].discriminator(conf)
     assert sum(p.numel() for p in critic.parameters()) == 163_285_439
     assert sum(p.numel() for p in small.parameters()) < 0.02 * 322e6
     assert SRGANLoss(**conf["loss"]).weights == SRGANLoss().weights
@@ -255,7 +261,7 @@ def test_the_command_line_has_the_keys_of_the_model(monkeypatch, capsys, tmp_pat
     conf = parsed("--model", "srgan", "--noise_dim", "5", "--dilations", "[1, 2]")
     assert conf["model"]["noise_dim"] == 5 and conf["model"]["dilations"] == [1, 2]
     assert conf["main_args"]["model"] == "srgan" and conf["optim"]["gradient_clip"] == float("inf")
-    assert build.is_srgan(conf) and not build.is_srgan(parsed("--feature_dim", "16"))
+    assert model_name(conf) == "srgan" and model_name(parsed("--feature_dim", "16")) == "apollo"
     for words in (
         ["--noise_dim", "5"],
         ["--model", "gan"],
@@ -316,7 +322,7 @@ def test_too_little_memory(conf, monkeypatch):
 
 def test_what_a_step_takes_is_foreseen():
     model = tiny_srgan(n_rows=16, width=32).train()
-    critic = SRGANCritic(**{key: model.get_model_args()[key] for key in build._OF_CRITIC})
+    critic = tiny_critic(n_rows=16, width=32)
     loss = SRGANLoss(window=256, hop=64)
     coded, original = tone(44100)[None], tone(44100).flip(-1)[None]
     foreseen = memory.training_bytes(model, 2, 1.0, critic=critic)

@@ -62,20 +62,23 @@ def matmul_rate(device):
     return 2e-9 * 2048**3 / min(times)
 
 
-def time_parts(system, model_name):
+def time_parts(system):
     """Clock the parts of a training step.
 
     Returns:
         seconds by part, filled as the system runs.
     """
     spent = defaultdict(float)
-    clock(system, "forward", lambda *_: "generator forward", spent)
-    clock(system.loss_func, "forward", lambda *_: "generator loss", spent)
-    if model_name == "srgan":
-        clock(system.model, "spectrum", lambda *_: "generator forward", spent)
-        clock(system.loss_func, "critic_loss", lambda *_: "discriminator loss", spent)
-    elif system.discriminator is not None:
-        clock(system.discriminator, "judge", lambda *_: "discriminator forward", spent)
+    for owner, method, part in (
+        (system, "forward", "generator forward"),
+        (system.loss_func, "forward", "generator loss"),
+        # Of Apollo or of SR-GAN only.
+        (system.model, "spectrum", "generator forward"),
+        (system.loss_func, "critic_loss", "discriminator loss"),
+        (system.discriminator, "judge", "discriminator forward"),
+    ):
+        if hasattr(owner, method):
+            clock(owner, method, lambda *_, part=part: part, spent)
     label = {system.model: "generator", system.discriminator: "discriminator"}
     clock(system, "_step", lambda _, network, *__: f"{label[network]} backward, update", spent)
     return spent
@@ -132,7 +135,7 @@ def main():
         limit_val_batches=0,
         max_epochs=1,
     )
-    spent = time_parts(system, conf["main_args"]["model"])
+    spent = time_parts(system)
     steps, cpu_seconds = time_steps(system, spent)
     trainer.fit(system)
     report(trainer.strategy.root_device, size, seconds, steps[1:], cpu_seconds[1:])
