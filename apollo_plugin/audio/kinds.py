@@ -11,6 +11,8 @@ HEAD_BYTES = 1 << 13
 # Marks at the beginning of files; (?s:.) is any byte.
 _MARKS = {
     rb"RIFX": "a big-endian WAV",
+    rb"RIFF(?s:.){4}AVI ": "an AVI",
+    rb"RIFF(?s:.){4}WEBP": "a WebP picture",
     rb"RIFF": "RIFF",
     rb"fLaC": "FLAC",
     rb"OggS(?s:.){0,200}OpusHead": "Opus",
@@ -21,7 +23,7 @@ _MARKS = {
     rb"riff\x2e\x91\xcf\x11": "W64",
     rb"\.snd": "AU",
     rb"\x1aE\xdf\xa3": "Matroska or WebM",
-    rb"(?s:.){4}ftyp": "MP4",
+    rb"(?s:.){4}(?:ftyp|styp|sidx|moov|moof|mdat|free|skip|wide)": "MP4",
     rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "Windows Media",
     rb"FLV\x01": "FLV",
     rb"wvpk": "WavPack",
@@ -33,17 +35,43 @@ _MARKS = {
     rb"\.RMF": "RealMedia",
     rb"ADIF": "AAC",
     rb"tBaK": "TAK",
+    rb"OFR ": "OptimFROG",
+    rb"ajkg": "Shorten",
+    rb"TWIN": "TwinVQ",
+    rb"(?:ea3|EA3)[\x01\x03]": "ATRAC",
+    rb"\x02?#!SILK": "SILK",
+    rb"(?s:.){4}\xf8\x72\x6f[\xba\xbb]": "TrueHD or MLP",
+    rb"Creative Voice File\x1a": "VOC",
+    rb"NIST_1A": "NIST Sphere",
+    rb"\.SoX|XoS\.": "a SoX file",
+    rb"\x64\xa3[\x01-\x04]\x00|\x00[\x01-\x04]\xa3\x64": "IRCAM",
+    rb"nut/multimedia": "NUT",
+    rb"\x06\x0e\x2b\x34\x02\x05\x01\x01": "MXF",
+    rb"\xb7\xd8\x00\x20\x37\x49\xda\x11": "WTV",
+    rb"[FCZ]WS[\x01-\x40]": "Flash",
     rb"\0\0\x01\xba": "an MPEG programme stream",
     rb"MThd": "MIDI",
     rb"\xff\xd8\xff": "a JPEG",
     rb"\x89PNG": "a PNG",
-    rb"PK\x03\x04|\x1f\x8b\x08|7z\xbc\xaf|BZh|\xfd7zXZ": "an archive",
+    rb"GIF8[79]a": "a GIF picture",
+    rb"PK\x03\x04|\x1f\x8b\x08|7z\xbc\xaf|BZh|\xfd7zXZ|Rar!\x1a|\x28\xb5\x2f\xfd": "an archive",
     rb"%PDF": "a PDF",
     rb"\x7fELF": "a program",
+    rb"HTTP/[\d.]+ \d{3}|ICY \d{3}": "an HTTP answer",
+    rb"(?:\xff\xfe(?:[\t-~]\0){9}|\xfe\xff(?:\0[\t-~]){9})": "text in UTF-16",
 }
-_TEXTS = {r"\s*<(!doctype html|html)": "an HTML page", r"HTTP/": "an HTTP answer"}
+# Long marks of parts of streams, which may begin in their middle; once is enough.
+_PARTS = {
+    rb"OggS\x00[\x00-\x07]": "Ogg",
+    # A cluster: its size, perhaps a checksum, its time.
+    rb"(?s)\x1f\x43\xb6\x75(?:\x01.{7}|[\x10-\x1f].{3}|[\x20-\x3f].{2}|[\x40-\x7f].|\xff)"
+    rb"(?:\xbf\x84.{4})?\xe7": "Matroska or WebM",
+    rb"moof\0\0\0\x10mfhd": "MP4",
+    rb"wvpk(?s:.){4}[\x02-\x10]\x04": "WavPack",
+}
+_TEXTS = {r"\s*<(!doctype html|html)": "an HTML page"}
 # Kinds in which no decoder could find sound.
-_NO_SOUND = re.compile("JPEG|PNG|archive|PDF|program$|text|HTML|HTTP|MIDI")
+_NO_SOUND = re.compile("JPEG|PNG|picture|archive|PDF|program$|text|HTML|HTTP|MIDI")
 _LEAST_TEXT, _MOST_TEXT = 16, 512
 # Constant and periodic samples have fewer distinct values.
 _LEAST_DIFFERENT = 10
@@ -65,14 +93,15 @@ def kind_of(head: bytes) -> str | None:
     for mark, kind in _MARKS.items():
         if re.match(mark, head):
             return kind
-    return frames_in(head) or _text(head)
+    parts = (kind for mark, kind in _PARTS.items() if re.search(mark, head))
+    return next(parts, None) or frames_in(head) or _text(head)
 
 
 def frames_in(head: bytes) -> str | None:
     """Name the codec whose frames follow each other in these bytes; None for PCM.
 
-    Three frames must stand where the one before says, or two at the end of the data: in noise that
-    happens by chance once in a billion.
+    Several frames must stand where the one before says: in noise that happens by chance once in a
+    billion.
     """
     for mark, kind in _WORDS.items():
         places = [found.start() for found in re.finditer(mark, head)]
@@ -85,9 +114,9 @@ def frames_in(head: bytes) -> str | None:
             # A tone with the period of a packet makes all packets equal.
             if len(set(packets)) > 2 and all(map(_is_packet, packets)):
                 return "an MPEG transport stream"
-    for mark, (kind, fixed, size_of) in _SYNCS.items():
+    for mark, (kind, fixed, most, size_of) in _SYNCS.items():
         for found in re.finditer(mark, head):
-            if _follow_each_other(head, found.start(), fixed, size_of):
+            if _follow_each_other(head, found.start(), fixed, most, size_of):
                 return kind
     return None
 
@@ -106,16 +135,19 @@ def _steps(places: list[int]) -> list[int]:
 
 
 def _follow_each_other(
-    head: bytes, place: int, fixed: bytes, size_of: Callable[[bytes], int]
+    head: bytes, place: int, fixed: bytes, most: int, size_of: Callable[[bytes], int]
 ) -> bool:
     begin, n, said = place, 0, None
-    while place + len(fixed) <= len(head) and n < 3:
+    while place + len(fixed) <= len(head) and n < most:
         now = head[place : place + len(fixed)]
         size, now = size_of(now), bytes(a & b for a, b in zip(now, fixed))
         if not size or now != (said or now):
             return False
         place, n, said = place + size, n + 1, now
-    return n >= (2 if begin == 0 else 3) and len(set(head[begin:place])) >= _LEAST_DIFFERENT
+    return (
+        n >= (max(2, most - 1) if begin == 0 else most)
+        and len(set(head[begin:place])) >= _LEAST_DIFFERENT
+    )
 
 
 def _mpeg_size(head: bytes) -> int:
@@ -146,16 +178,25 @@ def _ac3_size(head: bytes) -> int:
     return (4 * kbps, 2 * (320 * kbps // 147 + (head[4] & 1)), 6 * kbps)[rate]
 
 
-# First bytes of a frame, mask of the bits that all frames share, and length. MPEG's layer I is left
-# out: it is not in use, and begins like small negative numbers.
-_SYNCS: dict[bytes, tuple[str, bytes, Callable[[bytes], int]]] = {
+def _loas_size(head: bytes) -> int:
+    if len(head) < 3 or head[0] != 0x56 or head[1] & 0xE0 != 0xE0:
+        return 0
+    return ((head[1] & 31) << 8 | head[2]) + 3
+
+
+# First bytes of a frame, mask of the bits that all frames share, number of frames that is proof (at
+# the very beginning one less, but two), and length. MPEG's layer I is left out: it is not in use,
+# and begins like small negative numbers.
+_SYNCS: dict[bytes, tuple[str, bytes, int, Callable[[bytes], int]]] = {
     rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]": (
         "MPEG audio (MP3)",
         b"\0\xff\x0c\0\0\0",
+        3,
         _mpeg_size,
     ),
-    rb"\xff[\xf0\xf1\xf8\xf9]": ("AAC (ADTS)", b"\0\xff\xff\xf0\0\0\0", _adts_size),
-    rb"\x0b\x77": ("AC-3", b"\0\0\0\0\xc0\xf8", _ac3_size),
+    rb"\xff[\xf0\xf1\xf8\xf9]": ("AAC (ADTS)", b"\0\xff\xff\xf0\0\0\0", 3, _adts_size),
+    rb"\x0b\x77": ("AC-3", b"\xff\xff\0\0\xc0\xf8", 2, _ac3_size),
+    rb"\x56[\xe0-\xff]": ("AAC (LATM)", b"\xff\xe0\0", 4, _loas_size),
 }
 
 

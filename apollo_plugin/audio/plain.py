@@ -13,7 +13,6 @@ from . import layouts
 from .containers import Link, skip_id3
 from .flac import Digest
 from .frames import opened, take_layout
-from .kinds import HEAD_BYTES, frames_in
 from .samples import Samples, check_bounds
 
 # First bytes of the files that soundfile tries first. It never gets MPEG audio, since its decoder
@@ -32,10 +31,6 @@ _PLAIN = re.compile(r"PCM|FLOAT|DOUBLE|ULAW|ALAW")
 _CHUNK = re.compile(r"\b(?:SSND|Data Size|riff|Riff size|data) *: (\d+) \(should be (\d+)\)")
 _UNKNOWN_LENGTH = 2**62
 _BLOCK = 1 << 18
-
-
-class Miscalled(AudioError):
-    """A codec's frames in a file that declares them as PCM."""
 
 
 class Unreadable(AudioError):
@@ -93,11 +88,6 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
     with sound_file(path) as sound:
         if not coded and not is_plain(sound):
             raise Unreadable(f"'{path}' holds {sound.subtype}, which soundfile cannot decode")
-        if sound.subtype == "PCM_16" and sound.seekable():
-            head = sound.read(HEAD_BYTES // (2 * sound.channels), dtype="int16").tobytes()
-            sound.seek(0)
-            if kind := frames_in(head):
-                raise Miscalled(f"'{path}' holds {kind} that its header calls PCM")
         expected, rate = length(sound), sound.samplerate
         if expected is None and (sound.frames == 0 or sound.format == "FLAC"):
             raise Unreadable(f"'{path}' holds no samples")
@@ -119,6 +109,7 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
                 digest.add(block)
             samples.add(block if order is None else block[:, order], rate, expected or 0)
             n_read += len(block)
+        samples.examine_head()
         if samples.full:
             return None
         fault = link.fault or shortage(sound)

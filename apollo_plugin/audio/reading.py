@@ -13,8 +13,8 @@ import soxr
 from ..errors import AudioError
 from . import containers
 from .decoding import Found, Undecodable, decode
-from .plain import MAGIC, Miscalled, Unreadable, is_plain, length, read_plain, shortage, sound_file
-from .samples import Samples
+from .plain import MAGIC, Unreadable, is_plain, length, read_plain, shortage, sound_file
+from .samples import Miscalled, Samples
 
 # Suffixes that folders are searched for; a file given by name may have any.
 SUFFIXES = frozenset(
@@ -252,9 +252,8 @@ def _read_links(path: Path, data: mmap.mmap, samples: Samples, track: int | None
         return found
     except Undecodable as error:
         undecoded = error
-    if miscalled:
-        begin = data.find(b"data") + 9
-        raise AudioError(f"{unread}; tail -c +{begin} FILE | ffmpeg -i - new.wav may decode it")
+    if unread and miscalled:
+        raise unread
     if not mpeg and len(links) == 1 and track is None:
         try:
             return [_try_plain(path, links[0], samples, coded=True)]

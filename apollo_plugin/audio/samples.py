@@ -7,6 +7,7 @@ import soxr
 
 from ..errors import AudioError
 from ..memory import available_bytes
+from .kinds import HEAD_BYTES, frames_in
 
 # Rates and channels that are read, restored and written.
 MIN_RATE, MAX_RATE, MAX_CHANNELS = 1_000, 1_000_000, 64
@@ -25,10 +26,15 @@ def check_bounds(path: Path, sample_rate: int, n_channels: int) -> None:
         raise AudioError(f"'{path}' has {n_channels} channels; from 1 to {MAX_CHANNELS} are taken")
 
 
+class Miscalled(AudioError):
+    """A codec's frames where samples should be."""
+
+
 class Samples:
     """Collector of a file's blocks.
 
-    If the rate changes midway, the rest is resampled to the first rate.
+    If the rate changes midway, the rest is resampled to the first rate. Samples of 16 bits that are
+    the frames of a codec, as on DTS CDs, raise :class:`Miscalled`.
 
     Args:
         path: of the file, for errors.
@@ -57,6 +63,8 @@ class Samples:
         self.joined = np.empty((0, 1), np.float32)
         self._parts: list[_Part] = []
         self._changes: list[str] = []
+        # First samples after silence, as 16-bit integers; None after they were examined.
+        self._head: bytes | None = b""
 
     @property
     def full(self) -> bool:
@@ -77,6 +85,32 @@ class Samples:
         if self.seconds > self.max_seconds:
             raise AudioError(f"'{self.path}' is longer than {self.max_seconds:g} s")
         self._parts[-1].add(block, self.keep)
+        if self._head is not None:
+            self._examine(block)
+
+    def _examine(self, block: np.ndarray) -> None:
+        if not self._head:  # skip silence
+            sounding = block.any(1)
+            block = block[sounding.argmax() if sounding.any() else len(block) :]
+        assert self._head is not None
+        words = 32768 * block[: (HEAD_BYTES - len(self._head)) // (2 * block.shape[1]) + 1]
+        with np.errstate(invalid="ignore"):  # NaN is reported later
+            integers = words.clip(-32768, 32767).astype("<i2")
+        if not np.array_equal(integers, words):
+            self._head = None
+            return
+        self._head += integers.tobytes()
+        if len(self._head) >= HEAD_BYTES:
+            self.examine_head()
+
+    def examine_head(self) -> None:
+        """Raise :class:`Miscalled` if what was collected so far is the frames of a codec."""
+        kind, self._head = frames_in(self._head or b""), None
+        if kind:
+            raise Miscalled(
+                f"'{self.path}' holds {kind} in place of samples; "
+                "ffmpeg -i FILE -f s16le - | ffmpeg -i - new.wav may decode it"
+            )
 
     def _begin(self, n_channels: int, sample_rate: int, expected: int) -> None:
         check_bounds(self.path, sample_rate, n_channels)

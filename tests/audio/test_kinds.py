@@ -1,6 +1,7 @@
 """Bytes that are no PCM are known as what they are; PCM of all kinds is left alone."""
 
 import io
+import re
 import struct
 import subprocess
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import one_line, read, snr, tone
+from helpers import encoded, one_line, read, snr, tone
 
 from apollo_plugin.audio.kinds import HEAD_BYTES, frames_in, holds_sound, kind_of
 from apollo_plugin.cli.pcm import Input
@@ -35,6 +36,14 @@ CODED = {
     "aiff": ("pcm_s16be", None, "AIFF"),
     "au": ("pcm_s16be", None, "AU"),
     "ipod": ("aac", 96, "MP4"),
+    "latm": ("aac", 96, r"AAC \(LATM\)"),
+    "avi": ("mp2", 192, "an AVI"),
+    "voc": ("pcm_s16le", None, "VOC"),
+    "nut": ("pcm_s16le", None, "NUT"),
+    "swf": ("libmp3lame", 128, "Flash"),
+    "sox": ("pcm_s32le", None, "a SoX file"),
+    "mpeg": ("mp2", 192, "an MPEG programme stream"),
+    "oga": ("flac", None, "Ogg"),
 }
 
 
@@ -80,12 +89,41 @@ def test_a_stream_that_is_joined_in_the_middle_is_known(format, skipped, tmp_pat
     assert CODED[format][2].split()[-1] in frames_in(data[place + skipped :][:HEAD_BYTES])
 
 
+@pytest.mark.parametrize("format", ["ogg", "matroska", "ipod", "wv", "latm"])
+def test_parts_of_streams_are_known_from_their_middle(format, tmp_path):
+    """As a radio's listener gets them: an Ogg page, a cluster, a fragment."""
+    parts = {"matroska": b"\x1f\x43\xb6\x75", "ipod": b"moof", "wv": b"wvpk"}
+    path = tmp_path / f"b.{format}"
+    if format == "ogg":
+        data = encoded(path, WAV, "libopus", 48000).read_bytes()
+        places = [found.start() for found in re.finditer(b"OggS", data)]
+        place = places[-1] - 20
+    elif format in ("matroska", "ipod"):
+        codec = {"matroska": "libopus", "ipod": "aac"}[format]
+        path = path.with_suffix({"matroska": ".mka", "ipod": ".mp4"}[format])
+        fragments = {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}
+        encoded(path, WAV, codec, 48000, **(fragments if format == "ipod" else {}))
+        data = path.read_bytes()
+        place = data.find(parts[format], 1000 if format == "ipod" else 0) - 3
+    elif format == "wv":
+        data = coded(format, tmp_path)
+        place = data.find(parts[format], 100) - 500
+    else:
+        data, place = coded(format, tmp_path), 777
+    name = {"ogg": "Ogg", "latm": "AAC (LATM)", "wv": "WavPack", "ipod": "MP4"}.get(format)
+    assert kind_of(data[place:][:HEAD_BYTES]) == (name or "Matroska or WebM")
+
+
 @pytest.mark.parametrize(
     "content, name",
     [
         (b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>", "an HTML page"),
         (b"\n <html lang='de'><p>Gr\xc3\xb6\xc3\x9fe" + 300 * b" und so weiter", "an HTML page"),
         (b"HTTP/1.1 404 Not Found\r\nServer: x\r\n\r\n", "an HTTP answer"),
+        (b"ICY 200 OK\r\nicy-br:128\r\n\r\n" + bytes(range(256)), "an HTTP answer"),
+        ("#EXTM3U\n#EXTINF:1\na.ts\n".encode("utf-16"), "text in UTF-16"),
+        (b"GIF89a" + bytes(500), "a GIF picture"),
+        (b"Rar!\x1a\x07\x01\0" + bytes(500), "an archive"),
         (b'{"error": "no such file", "status": 404}', "text"),
         ("ein längerer Text ".encode() * 100, "text"),
         (b"\x89PNG\r\n\x1a\n" + bytes(500), "a PNG"),
@@ -157,9 +195,47 @@ def test_what_a_wav_calls_pcm_is_decoded(format, decibels, tmp_path):
 def test_what_a_wav_calls_pcm_and_nobody_decodes_is_refused(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(as_pcm(coded("mpegts", tmp_path)))
-    with pytest.raises(AudioError, match="holds an MPEG transport stream that its header") as e:
+    with pytest.raises(AudioError, match="holds an MPEG transport stream in place") as e:
         read(path)
-    assert "tail -c +45 FILE | ffmpeg" in one_line(e, path)
+    assert "ffmpeg -i FILE -f s16le - | ffmpeg -i -" in one_line(e, path)
+
+
+@pytest.mark.needs("ffmpeg")
+@pytest.mark.parametrize("codec", ["flac", "wavpack", "tta", "alac", "pcm_s16be"])
+def test_what_a_lossless_coder_was_given_is_no_sound(codec, tmp_path):
+    """DTS CDs are packed, too, and begin with silence; samples of 16 bits come out bit by bit."""
+    data = coded("dts", tmp_path)
+    suffix = {"flac": "flac", "wavpack": "wv", "tta": "tta", "alac": "m4a", "pcm_s16be": "aiff"}
+    path = tmp_path / f"b.{suffix[codec]}"
+    silence = bytes(4 * 30000)
+    given = "-f s16le -ar 44100 -ac 2 -i - -c:a".split()
+    command = ["ffmpeg", "-y", "-v", "error", *given, codec, path]
+    subprocess.run(command, input=silence + data, check=True)
+    with pytest.raises(AudioError, match="holds DTS in place of samples; ffmpeg -i FILE") as e:
+        read(path)
+    one_line(e, path)
+    # The pipe that it names, and what comes out of that.
+    raw = subprocess.run(
+        ["ffmpeg", "-v", "error", "-i", path, "-f", "s16le", "-"], capture_output=True, check=True
+    ).stdout
+    out = tmp_path / "new.wav"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", "-", out], input=raw, check=True)
+    got, _ = read(out)
+    late = (got.abs().amax(0) > 0.01).int().argmax().item()
+    best = max(
+        snr(got[:, at : at + 30000], WAV[:, :30000]) for at in range(max(0, late - 1600), late + 9)
+    )
+    assert best > 30
+
+
+def test_a_codec_after_silence_in_a_wav_is_decoded_or_refused(tmp_path):
+    for format, silent in (("ac3", 3000), ("mp3", 20000)):
+        path = tmp_path / f"{format}.wav"
+        path.write_bytes(as_pcm(bytes(4 * silent) + coded(format, tmp_path)))
+        try:
+            assert read(path)[0].abs().max() < 0.9  # frames taken for samples reach full scale
+        except AudioError as error:
+            assert "in place of samples" in str(error)
 
 
 def test_wavs_of_pcm_are_read_as_before(tmp_path):
