@@ -95,7 +95,7 @@ class SRGANNetwork(RestorationNetwork):
         n_draws: int = 1,
         input_peak: float | None = INPUT_PEAK,
     ):
-        RestorationNetwork.__init__(self, locals())
+        RestorationNetwork.__init__(self, locals())  # all arguments, as in apollo.py
         channels, dilations = list(channels), list(dilations)
         self._args.update(channels=channels, dilations=dilations)
         if not sample_rate > 0:

@@ -4,14 +4,13 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
-from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset
@@ -28,7 +27,6 @@ from .models import trainable
 from .schema import Conf
 from .system import ApolloSystem, require_precision
 
-Network = TypeVar("Network", bound=nn.Module)
 # Lightning's advertisements.
 _NOISE = ("GPU available", "TPU available", "💡")
 logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
@@ -115,7 +113,7 @@ def make_model(conf: Conf) -> RestorationModel:
     return model.train()
 
 
-def _made(cls: type[Network], settings: Mapping[str, Any]) -> Network:
+def _made(cls: type[RestorationModel], settings: Mapping[str, Any]) -> RestorationModel:
     """A network of settings, if they make one and it fits the memory. Where there is no GPU for
     them, that is gradients and their two moments too."""
     try:

@@ -29,6 +29,8 @@ def main():
         seed=conf["main_args"]["seed"],
         **conf["data"],
     )
+    # Models, losses and discriminators: the table of apollo_plugin/training/models.py; optimizers,
+    # schedules and the Trainer: make_system and make_trainer of build.py.
     train(conf, train_set, PairDataset(data / "valid"))
 
 

@@ -119,7 +119,7 @@ def parse_arguments():
 def main():
     conf = parse_arguments()
     n_steps, n_threads = max(2, conf["main_args"]["n_steps"]), conf["main_args"]["n_threads"]
-    conf["main_args"] = {"exp_dir": ".", "model": conf["main_args"]["model"]}
+    conf["main_args"] = {"exp_dir": "."}
     if n_threads:
         torch.set_num_threads(n_threads)
 
