@@ -152,7 +152,6 @@ class _Decoding:
                 return Found([])
             if n_idle > _MOST_IDLE:
                 break
-        self.samples.examine_head()
         rate = self.samples.sample_rate
         n_frame = round(self.frame_seconds * rate)
         there = round((self.samples.seconds - seconds_before) * rate)

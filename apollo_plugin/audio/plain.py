@@ -109,7 +109,7 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
                 digest.add(block)
             samples.add(block if order is None else block[:, order], rate, expected or 0)
             n_read += len(block)
-        samples.examine_head()
+        samples.head.examine()
         if samples.full:
             return None
         fault = link.fault or shortage(sound)

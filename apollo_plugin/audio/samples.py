@@ -30,6 +30,44 @@ class Miscalled(AudioError):
     """A codec's frames where samples should be."""
 
 
+class Head:
+    """The first samples after silence, as 16-bit integers, which may be the frames of a codec.
+
+    Args:
+        path: of the file, for errors.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._words: bytes | None = b""  # None after they were examined
+
+    def add(self, block: np.ndarray) -> None:
+        """Add a block ``(time, channels)``, and examine all when there is enough."""
+        if self._words is None:
+            return
+        if not self._words:  # skip silence
+            sounding = block.any(1)
+            block = block[sounding.argmax() if sounding.any() else len(block) :]
+        words = 32768 * block[: (HEAD_BYTES - len(self._words)) // (2 * block.shape[1]) + 1]
+        with np.errstate(invalid="ignore"):  # NaN is reported later
+            integers = words.clip(-32768, 32767).astype("<i2")
+        if not np.array_equal(integers, words):
+            self._words = None
+            return
+        self._words += integers.tobytes()
+        if len(self._words) >= HEAD_BYTES:
+            self.examine()
+
+    def examine(self) -> None:
+        """Raise :class:`Miscalled` if what was added so far is the frames of a codec."""
+        kind, self._words = frames_in(self._words or b""), None
+        if kind:
+            raise Miscalled(
+                f"'{self._path}' holds {kind} in place of samples; "
+                "ffmpeg -i FILE -f s16le - | ffmpeg -i - new.wav may decode it"
+            )
+
+
 class Samples:
     """Collector of a file's blocks.
 
@@ -63,8 +101,7 @@ class Samples:
         self.joined = np.empty((0, 1), np.float32)
         self._parts: list[_Part] = []
         self._changes: list[str] = []
-        # First samples after silence, as 16-bit integers; None after they were examined.
-        self._head: bytes | None = b""
+        self.head = Head(path)
 
     @property
     def full(self) -> bool:
@@ -85,32 +122,7 @@ class Samples:
         if self.seconds > self.max_seconds:
             raise AudioError(f"'{self.path}' is longer than {self.max_seconds:g} s")
         self._parts[-1].add(block, self.keep)
-        if self._head is not None:
-            self._examine(block)
-
-    def _examine(self, block: np.ndarray) -> None:
-        if not self._head:  # skip silence
-            sounding = block.any(1)
-            block = block[sounding.argmax() if sounding.any() else len(block) :]
-        assert self._head is not None
-        words = 32768 * block[: (HEAD_BYTES - len(self._head)) // (2 * block.shape[1]) + 1]
-        with np.errstate(invalid="ignore"):  # NaN is reported later
-            integers = words.clip(-32768, 32767).astype("<i2")
-        if not np.array_equal(integers, words):
-            self._head = None
-            return
-        self._head += integers.tobytes()
-        if len(self._head) >= HEAD_BYTES:
-            self.examine_head()
-
-    def examine_head(self) -> None:
-        """Raise :class:`Miscalled` if what was collected so far is the frames of a codec."""
-        kind, self._head = frames_in(self._head or b""), None
-        if kind:
-            raise Miscalled(
-                f"'{self.path}' holds {kind} in place of samples; "
-                "ffmpeg -i FILE -f s16le - | ffmpeg -i - new.wav may decode it"
-            )
+        self.head.add(block)
 
     def _begin(self, n_channels: int, sample_rate: int, expected: int) -> None:
         check_bounds(self.path, sample_rate, n_channels)
@@ -172,6 +184,7 @@ class Samples:
         Returns:
             number of samples; :attr:`joined` holds them as ``(time, channels)``.
         """
+        self.head.examine()
         if self._changes:
             more = f"; {len(self._changes) - 1} more such changes" if self._changes[1:] else ""
             self.notes.append(self._changes[0] + more)
