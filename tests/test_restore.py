@@ -28,7 +28,9 @@ def test_the_effect_does_not_depend_on_the_level(small, rate, options, decibels)
     wav, gain = mp3(tone(60000, 2, rate), rate, 32), 10 ** (decibels / 20)
     changed = restore_audio(small, wav, rate, **options) - wav
     scaled = restore_audio(small, gain * wav, rate, **options) / gain - wav
-    assert snr(scaled, changed) > 60
+    error = (scaled - changed).square().mean().sqrt()
+    # Both are differences of samples that single precision rounds.
+    assert error < 1e-3 * changed.square().mean().sqrt() + 2e-7 * wav.abs().max()
 
 
 @pytest.mark.parametrize("peak", [1.0, 0.25, None])
