@@ -431,7 +431,7 @@ def test_assembled_it_is_the_checkpoint_with_highs_beside(recipe, tmp_path):
         save_file(path.state_dict(), envelope)
         louder = assembled(model, [envelope]).eval()
         added = torch.fft.rfft((louder(wav) - new(wav))[:, 88200:]).abs()[0].square()
-    assert added[hertz < 4000].sum() < 1e-3 * added[hertz > 4300].sum()
+    assert added[hertz < 4000].sum() < 2e-3 * added[hertz > 4300].sum()  # sidelobes
     # Of two paths the mean; every share of the tile as it was chosen.
     second = tmp_path / "second.safetensors"
     save_file(EnvelopePath().state_dict(), second)
