@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -53,8 +54,10 @@ class Signals(Callback):
                 os._exit(0)
             for name in _SIGNALS:
                 _handle(name, signal.SIG_IGN)
-            # torch raises an error for each worker that ends before its turn.
-            _handle("SIGCHLD", signal.SIG_DFL)
+            # torch raises an error for each worker that ends before its turn. Not SIG_DFL: Python
+            # complains of signals that have come by then and find no function.
+            _handle("SIGCHLD", lambda *_: None)
+            sys.unraisablehook = _say_unless_of_loader
             end_children(trainer)
             raise Terminated(number)
 
@@ -68,6 +71,12 @@ def _handle(name: str, action: Callable | signal.Handlers) -> None:
     if number is not None and signal.getsignal(number) != signal.SIG_IGN:
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(number, action)
+
+
+def _say_unless_of_loader(error: Any) -> None:
+    """Print errors in the removal of objects, but not of a data loader that was being made."""
+    if getattr(error.object, "__qualname__", "") != "_MultiProcessingDataLoaderIter.__del__":
+        sys.__unraisablehook__(error)
 
 
 def end_children(trainer: pl.Trainer) -> None:
