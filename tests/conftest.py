@@ -106,7 +106,7 @@ def demo_sets(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(demo_sets, tmp_path_factory) -> Path:
-    """What stages 1 to 3 of the recipe leave: ``{train,valid,test}``."""
+    """The folders that stages 1 to 3 of the recipe leave: ``{train,valid,test}``."""
     from apollo_plugin.data import activity, pairs, splits, tracks
 
     root = tmp_path_factory.mktemp("data")

@@ -1,4 +1,4 @@
-"""What the tests share: golden numbers, a small model with weights that matter, and measures."""
+"""Golden numbers, a small model with weights that matter, and measures, for all tests."""
 
 import os
 import shutil
@@ -178,7 +178,7 @@ def conv_flops(model: Apollo, n_frames: int) -> int:
 
 
 def process_state() -> dict[str, object]:
-    """What all that runs in a process shares, of which one test must not change another's."""
+    """State that all of a process shares: one test must not change another's."""
     return {
         "gradients": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
@@ -300,7 +300,7 @@ def write_for_ever(path):
 
 
 def do_slowly(task, folder, job):
-    """What a worker of apollo-restore does, late; a file called deadly kills it."""
+    """Do what a worker of apollo-restore does, late; a file called deadly kills it."""
     time.sleep(0.3)
     if "deadly" in job.source.name:
         os._exit(1)

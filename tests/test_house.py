@@ -237,15 +237,17 @@ def test_fixed_signatures_are_those_of_constructors():
     assert all(name.endswith(".__init__") for _, name in FIXED_SIGNATURES)
 
 
-def riddles(file: str) -> list[str]:
+def riddles(tree: ast.Module) -> list[str]:
     """First lines of a file's docstrings that begin with a question word."""
-    nodes = [SOURCES[file], *(node for _, node in definitions(SOURCES[file]))]
+    nodes = [tree, *(node for _, node in definitions(tree))]
     docs = [ast.get_docstring(node) for node in nodes]
     return [doc.splitlines()[0] for doc in docs if doc and doc.split()[0] in QUESTIONS]
 
 
 def test_docstrings_begin_with_the_action_or_the_thing():
-    assert not [f"{file}: {line}" for file in SOURCES for line in riddles(file)]
+    tests = {path.name: ast.parse(path.read_text()) for path in (ROOT / "tests").rglob("*.py")}
+    trees = {**SOURCES, **tests}
+    assert not [f"{file}: {line}" for file, tree in trees.items() for line in riddles(tree)]
 
 
 def test_tests_look_for_commands_by_the_marker():

@@ -1,4 +1,4 @@
-"""What is free, by the machine's word and by control groups of both versions, and who takes it."""
+"""Free memory, by the machine's word and by control groups of both versions, and who takes it."""
 
 import multiprocessing
 import threading

@@ -54,7 +54,7 @@ def test_snr_of_a_known_error():
 
 
 def test_sdr_against_the_normal_equations(music):
-    """What 512 taps make of the reference is the target: solved here by plain least squares."""
+    """The target is what 512 taps make of the reference: solved here by plain least squares."""
     est, ref = (x[:1, :20000].double().numpy()[0] for x in music)
     est, ref = est - est.mean(), ref - ref.mean()
     n_taps, length = 512, len(est) + 511
@@ -146,7 +146,7 @@ def test_zimtohrli_of_nan_is_nan():
 
 
 def test_lsd_of_a_change_of_level_is_that_level():
-    """Where all bins lie far above 1e-8, a factor of 10 in amplitude is 2 in log10 of power."""
+    """A factor of 10 in amplitude is 2 in log10 of power."""
     ref = torch.randn(2, 44100)
     assert lsd(10 * ref, ref) == pytest.approx(2.0, abs=1e-3)
     assert lsd(ref, ref) == 0

@@ -48,7 +48,7 @@ def each_at_one_level(model, stems):
 
 
 def rescaled(stems, wav):
-    """What asteroid.separate does to every result."""
+    """The scaling that asteroid.separate gives every result."""
     return stems * wav.abs().sum() / stems.abs().sum()
 
 

@@ -1,4 +1,4 @@
-"""What the README shows exists and runs."""
+"""All that the README shows exists and runs."""
 
 import configparser
 import re
@@ -43,7 +43,7 @@ def test_readme_ci_and_contributing_name_the_same_commands():
 
 
 def requirements() -> list[Requirement]:
-    """What setup.cfg asks for, the extra ``test`` included."""
+    """The requirements of setup.cfg, the extra ``test`` included."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     lines = setup["options"]["install_requires"] + setup["options.extras_require"]["test"]

@@ -29,7 +29,7 @@ def hdemucs(torchaudio):
 
 @pytest.fixture
 def bundle(hdemucs):
-    """What torchaudio.pipelines gives, without the download."""
+    """A bundle as torchaudio.pipelines gives it, without the download."""
     return SimpleNamespace(sample_rate=RATE, get_model=lambda: hdemucs)
 
 

@@ -1,4 +1,4 @@
-"""What is released: the wheel, in an environment that knows nothing of this folder."""
+"""The wheel that is released, in an environment that knows nothing of this folder."""
 
 import configparser
 import os

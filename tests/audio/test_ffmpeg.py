@@ -1,4 +1,4 @@
-"""What comes out of a file is what the ffmpeg command makes of it, for each kind of container."""
+"""Samples of a file equal the ffmpeg command's, for each kind of container."""
 
 import subprocess
 

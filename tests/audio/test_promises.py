@@ -1,4 +1,4 @@
-"""What a container tells of its length can refuse a file; what is guessed cannot."""
+"""A length that a container tells can refuse a file; one that is guessed cannot."""
 
 import io
 import os
@@ -37,7 +37,7 @@ class Pipe(io.RawIOBase):
 
 
 def piped(wav, format, codec, **options) -> bytes:
-    """What FFmpeg writes to a pipe: it cannot come back to put a length into the head."""
+    """The bytes that FFmpeg writes to a pipe: it cannot come back to put a length into the head."""
     pipe = SimpleNamespace(write=(sink := Pipe()).write, name="pipe")
     with av.open(pipe, "w", format=format) as container:
         stream = container.add_stream(codec, rate=RATE, layout="stereo", options=options)

@@ -555,7 +555,7 @@ def attributes() -> Iterator[Variant]:
 
 
 def beside() -> Iterator[Variant]:
-    """What ``config.json`` and the weights in a folder may be."""
+    """Variants of what ``config.json`` and the weights in a folder may be."""
     state = {key: value.contiguous() for key, value in small()["state_dict"].items()}
     weights = safetensors_bytes(state)  # whose arguments stand in config.json
 
@@ -655,7 +655,7 @@ def variants() -> Iterator[Variant]:
 
 
 def placed(folder: Path, made: Made) -> Path:
-    """Where in a folder what a variant makes comes to lie."""
+    """The place in a folder of what a variant makes."""
     if not isinstance(made, bytes):
         return made(folder)
     path = folder / (HUB_FILES[0] if made[8:9] == b"{" else "hostile.pth")
@@ -677,8 +677,8 @@ def attempt(path: Path) -> str:
 
 
 def _in_a_child(path: Path) -> tuple[str, float, int]:
-    """What came of a file in a fork of this process, seconds of the processor, and bytes beyond the
-    file's."""
+    """The outcome of a file in a fork of this process, seconds of the processor, and bytes beyond
+    the file's."""
     reading, writing = os.pipe()
     give_freed_memory_back()  # else what made the file would hide what reading it takes
     begun = time.monotonic()

@@ -25,7 +25,7 @@ NEWER = [torch.uint16, torch.uint32, torch.float8_e4m3fn, torch.float8_e5m2]
 
 
 def same(one, other):
-    """Whether two contents are equal, tensors bit for bit and with their strides."""
+    """True if two contents are equal, tensors bit for bit and with their strides."""
     if isinstance(other, torch.Tensor):
         plain = one.dtype == other.dtype and one.stride() == other.stride()
         bits = [value.contiguous().view(-1).view(torch.uint8) for value in (one, other.detach())]
@@ -130,7 +130,7 @@ def test_another_byte_order_is_told(tmp_path):
 
 
 def test_what_only_another_reader_would_find_is_not_loaded(tmp_path):
-    """Whatever archive of two directories is loaded gives the weights of the one that was read."""
+    """Any archive of two directories that is loaded gives the weights of the one that was read."""
     n_loaded, good = 0, hostile.small()["state_dict"]
     for index, (word, make) in enumerate(hostile.directories()):
         path = tmp_path / f"{index}.pth"

@@ -1,4 +1,4 @@
-"""What people wrap weights in, and put beside them; what files are that are none."""
+"""Wrappers of weights that people make, what they put beside them, and files that hold none."""
 
 import random
 
@@ -19,7 +19,7 @@ def published() -> dict[str, torch.Tensor]:
 
 
 def same(path, half=False):
-    """Whether a file holds the golden weights."""
+    """True if a file holds the golden weights."""
     one, other = Apollo.from_pretrained(path), Apollo.from_pretrained(
         GOLDEN / "published_layout.bin"
     )

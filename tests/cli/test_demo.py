@@ -176,7 +176,7 @@ def test_pages_of_others_may_send_nothing(server):
 
 
 def test_nonsense(server):
-    """What makes no sense is refused, in the answer, and in a line on the console."""
+    """Nonsense is refused, in the answer, and in a line on the console."""
     address, folder, _ = server
     config = json.loads(status_of(f"{address}/config")[2])
     restoring = next(each["id"] for each in config["dependencies"] if len(each["inputs"]) == 4)

@@ -1,4 +1,4 @@
-"""What is told of what was found: cut-offs, what was left alone, and checkpoints at hand."""
+"""Lines on what was found: cut-offs, what was left alone, and checkpoints at hand."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What pages of others, and programs, may ask of apollo-demo's: by hand-made requests (ASGI)."""
+"""Requests of others' pages and programs to apollo-demo's: by hand-made requests (ASGI)."""
 
 import asyncio
 import os
@@ -139,7 +139,7 @@ FORM = MOST + (1 << 16)
     ],
 )
 def test_requests_are_bounded(room, path, n_bytes, status, told):
-    """Whether a length was told or not; who sent too much hears the answer."""
+    """With a told length or none; who sent too much hears the answer."""
     guard, _ = guard_of(room)
     parts = [bytes(n_bytes // 2), bytes(n_bytes - n_bytes // 2)]
     got, _, text = ask(guard, "POST", path, parts, n_bytes if told else None)

@@ -1,4 +1,4 @@
-"""Which files are found, where results go, and what is known before the work."""
+"""The files that are found, the places of results, and what is known before the work."""
 
 import os
 import shutil
@@ -137,7 +137,7 @@ def test_a_page_of_a_part_and_of_a_track(run, tmp_path):
 
 
 def test_damaged_files_are_salvaged_on_request(run, tmp_path):
-    """What decodes is restored, diagnosed and shown, and it says that something is missing."""
+    """The part that decodes is restored, diagnosed and shown, and the rest said to be missing."""
     path = save(tmp_path / "a.wav", tone(40000))
     path.write_bytes(path.read_bytes()[:-80000])
     before = path.read_bytes()

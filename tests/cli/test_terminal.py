@@ -1,4 +1,4 @@
-"""What all commands show."""
+"""The output that all commands share."""
 
 import os
 import sys

@@ -101,7 +101,7 @@ def test_true_mpeg_2_is_aligned_and_half_as_wide(coded_rate):
 
 
 def edge(coded):
-    """Where the spectrum of coded pink noise ends, in kHz."""
+    """The end of the spectrum of coded pink noise, in kHz."""
     power = torch.fft.rfft(coded * torch.hann_window(coded.shape[-1])).abs().square().mean(0)
     hertz = torch.fft.rfftfreq(coded.shape[-1], 1 / 44100)
     level = [power[(hertz >= 500 * i) & (hertz < 500 * i + 500)].mean() for i in range(44)]

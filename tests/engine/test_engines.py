@@ -98,7 +98,7 @@ def test_channels_are_restored_one_by_one(engines, n_channels):
 
 
 def test_levels(engines):
-    """What the model gets is divided, what it gives multiplied; silence stays to the last bit."""
+    """The model's input is divided, its output multiplied; silence stays to the last bit."""
     for engine in engines:
         wav = 0.01 * music()
         same(engine.restore(wav, level=0.02) / 0.02, engine.restore(wav / np.float32(0.02)))

@@ -136,7 +136,7 @@ def test_a_gradient_penalty_has_the_slope_of_finite_differences(options):
 
 
 def test_a_penalty_in_float32_is_that_in_float64():
-    """Where the products are oneDNN's."""
+    """Also with oneDNN's products."""
     slopes = []
     for dtype in (torch.float64, torch.float32):
         model = small_model(n_layers=1).to(dtype)

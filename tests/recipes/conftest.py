@@ -1,4 +1,4 @@
-"""What the tests of recipes/apollo_small share."""
+"""Parts that the tests of recipes/apollo_small share."""
 
 import subprocess
 import sys

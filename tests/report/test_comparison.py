@@ -1,4 +1,4 @@
-"""What a page shows of a file: the right stretch, equal levels, aligned originals, true spectra."""
+"""A page's view of a file: the right stretch, equal levels, aligned originals, true spectra."""
 
 import math
 import re

@@ -45,7 +45,7 @@ def sources(tmp_path_factory) -> dict[str, Path]:
 
 
 def fields(path: Path) -> dict[str, list[str]]:
-    """What mutagen's own eyes see, by the names of SAID."""
+    """The fields that mutagen reads, by the names of SAID."""
     file = mutagen.File(path, easy=True)
     if isinstance(file.tags, ID3):
         tag = file.tags

@@ -1,4 +1,4 @@
-"""What is published loads everywhere, executes nothing, and says where it comes from."""
+"""A published folder loads everywhere, executes nothing, and says where it comes from."""
 
 import json
 import re
