@@ -38,26 +38,39 @@ class Signals(Callback):
     """Callback that ends the run at once on a signal. Lightning's own handler waits for the batch
     and for the other processes, and exits with a status of 0."""
 
+    def __init__(self) -> None:
+        self._number: int | None = None
+
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._listen(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._listen(trainer)
 
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._end_if_asked()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self._end_if_asked()
+
+    def _end_if_asked(self) -> None:
+        """Raise Terminated again: Python drops what is raised while it removes an object, such as
+        the data loader of the epoch before, or forks a worker."""
+        if self._number is not None:
+            raise Terminated(self._number)
+
     def _listen(self, trainer: pl.Trainer) -> None:
         process = os.getpid()
 
         def end(number: int, frame: FrameType | None) -> None:
             if os.getpid() != process:
-                # A worker of the data loader, which may hear of the signal before this process. By
-                # a status of its own it would end the run with an error.
-                os._exit(0)
+                # A worker of the data loader: this process ends it. One that ended by itself would
+                # be an error, or leave a queue locked.
+                return
             for name in _SIGNALS:
                 _handle(name, signal.SIG_IGN)
-            # torch raises an error for each worker that ends before its turn. Not SIG_DFL: Python
-            # complains of signals that have come by then and find no function.
-            _handle("SIGCHLD", lambda *_: None)
             sys.unraisablehook = _say_unless_of_loader
+            self._number = number
             end_children(trainer)
             raise Terminated(number)
 
@@ -74,8 +87,10 @@ def _handle(name: str, action: Callable | signal.Handlers) -> None:
 
 
 def _say_unless_of_loader(error: Any) -> None:
-    """Print errors in the removal of objects, but not of a data loader that was being made."""
-    if getattr(error.object, "__qualname__", "") != "_MultiProcessingDataLoaderIter.__del__":
+    """Print errors that Python drops, but not the run's end, which is raised again, nor those of a
+    data loader that was being made."""
+    name = getattr(error.object, "__qualname__", "")
+    if error.exc_type is not Terminated and name != "_MultiProcessingDataLoaderIter.__del__":
         sys.__unraisablehook__(error)
 
 
