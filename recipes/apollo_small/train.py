@@ -1,16 +1,16 @@
-"""Train the bundled checkpoint ``apollo-small``: no discriminator, two CPU cores, 40 minutes.
+"""Train the start of the tokens of ``apollo-small``: two CPU cores, 40 minutes.
 
-python recipes/apollo_small/train.py --samples FOLDER --out apollo-small.safetensors
+python recipes/apollo_small/train.py --samples FOLDER --out exp/start.safetensors
 
 Material: the audio files of FOLDER (for the bundled checkpoint the CC0 samples of Sonic Pi) and
 songs of this package's synthesiser, mixed at random, MP3-coded at the paper's bit rates. Every
 tenth file and the last two songs are held out for validation; the weights that are best there are
-written.
+written. The training is that of conf.yml but for the options, and leaves its files in
+``exp/start``; the same command resumes it.
 """
 
 import argparse
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,46 +18,47 @@ import soundfile
 import soxr
 import torch
 from scipy.signal import fftconvolve
-from torch.utils.data import DataLoader, Dataset
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+from train_tokens import configuration
 
-from apollo_plugin import Apollo, checkpoints
+from apollo_plugin import Apollo, checkpoints, training
+from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.codecs import BIT_RATES, mp3
 from apollo_plugin.data.demo import song
-from apollo_plugin.losses import GeneratorLoss
-from apollo_plugin.metrics import lsd, si_sdr
+from apollo_plugin.errors import DataError
+from apollo_plugin.evaluation.experiment import CHECKPOINT
+from apollo_plugin.training.schema import Conf
 
 RATE = 44100
-MODEL = dict(
-    feature_dim=48,
-    n_layers=2,
-    n_heads=4,
-    tcn_blocks=2,
-    tcn_ratio=3,
-    residual=True,
-    band_gain=True,
-)
+N_VALID = 48
 # Coded with margins, so that the codec's start and end are not learnt.
 MARGIN = 4096
 
 
 class Mixtures(Dataset):
-    """Random mixtures and their MP3 codings; item ``i`` is always the same.
+    """Random mixtures and their MP3 codings; an item of an epoch is always the same.
 
     Args:
         sounds: mono or stereo arrays ``(channels, time)``.
-        n_items: length of the data set.
+        n_items: items of an epoch.
         n_samples: length of a segment.
         seed: of everything random.
     """
 
     def __init__(self, sounds: list[np.ndarray], n_items: int, n_samples: int, seed: int):
         self.sounds, self.n_items, self.n_samples, self.seed = sounds, n_items, n_samples, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        """Draw other items from now on."""
+        self.epoch = epoch
 
     def __len__(self):
         return self.n_items
 
     def __getitem__(self, index):
-        random = np.random.default_rng((self.seed, index))
+        random = np.random.default_rng((self.seed, self.epoch * self.n_items + index))
         n_total = self.n_samples + 2 * MARGIN
         mix = np.zeros((2, n_total))
         for _ in range(random.integers(1, 9)):
@@ -118,22 +119,57 @@ def read_sounds(folder: Path) -> list[np.ndarray]:
             wav, rate = soundfile.read(path, dtype="float32", always_2d=True)
             sounds.append(soxr.resample(wav, rate, RATE).T)
     if not sounds:
-        raise SystemExit(f"'{folder}' holds no audio files that soundfile reads")
+        raise DataError(f"'{folder}' holds no audio files that soundfile reads")
     return sounds
 
 
-@torch.no_grad()
-def validate(model, batches, loss_function):
-    """Mean loss, and SI-SNR and LSD of the MP3 and of the model."""
-    losses, figures = [], []
-    for coded, clean in batches:
-        est = model(coded)
-        losses.append(loss_function(est[:, None], clean[:, None])[0].item())
-        figures += [
-            [measure(x[None], ref[None]) for measure in (si_sdr, lsd) for x in pair]
-            for *pair, ref in zip(coded, est, clean)
-        ]
-    return np.mean(losses), np.nanmean(figures, 0)
+def settings(args: argparse.Namespace) -> Conf:
+    """Configuration of the command: that of conf.yml, in epochs from one validation to the next."""
+    n_epochs = max(1, round(args.steps / args.validate_every))
+    n_items = math.ceil(args.steps / n_epochs) * args.batch
+    conf = configuration(
+        "conf.yml",
+        dict(
+            data=dict(n_items=n_items, segment=args.seconds, mono=True),
+            loss=dict(snr=args.snr_weight, mel=0.0),
+            optim=dict(g_lr=args.lr),
+            training=dict(epochs=n_epochs, early_stop=n_epochs, batch_size=args.batch),
+        ),
+    )
+    exp_dir = args.out.with_suffix("")
+    resume = int((exp_dir / "checkpoints" / "last.ckpt").exists())
+    conf["main_args"] = dict(exp_dir=str(exp_dir), seed=args.seed, resume=resume)
+    return conf
+
+
+def train(this_run: training.Run, sounds: list[np.ndarray], held_out: list[np.ndarray]) -> None:
+    """Train on mixtures of some sounds, and validate on some of others."""
+    conf = this_run.conf
+    seed, n_items = conf["main_args"]["seed"], conf["data"]["n_items"]
+    n_samples = int(conf["data"]["segment"] * RATE)
+    train_set = Mixtures(sounds, n_items, n_samples, seed)
+    valid = Mixtures(held_out, N_VALID, n_samples, seed + 1)
+    valid_set = [valid[index] for index in range(N_VALID)]
+    train_loader, valid_loader = training.make_loaders(conf, train_set, valid_set)
+    model = training.make_model(conf)
+    optimizers = training.make_optimizers(conf, model, None)
+    # Steps, unlike the epochs of the other parts: 100 of warm-up, and half a period of a cosine.
+    n_steps = len(train_loader) * conf["training"]["epochs"]
+    schedule = LambdaLR(
+        optimizers[0],
+        lambda step: min(1, step / 100) * 0.5 * (1 + math.cos(math.pi * step / n_steps)),
+    )
+    system = training.ApolloSystem(
+        model,
+        optimizers,
+        training.make_loss(conf),
+        train_loader,
+        valid_loader,
+        dict(scheduler=schedule, interval="step"),
+        conf,
+        **training.system_options(conf),
+    )
+    this_run.fit(training.make_trainer(conf, this_run.forget_scores), system)
 
 
 def main() -> None:
@@ -152,64 +188,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validate-every", type=int, default=100, help="steps")
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-
     sounds = read_sounds(args.samples)
     songs = [
         stem for seed in range(args.songs) for stem in song(12.0, args.seed + seed, RATE).values()
     ]
-    held_out = sounds[::10] + songs[-10:]
-    sounds = [sound for i, sound in enumerate(sounds) if i % 10] + songs[:-10]
-    n_samples = int(args.seconds * RATE)
-    train = Mixtures(sounds, args.steps * args.batch, n_samples, args.seed)
-    valid = Mixtures(held_out, 48, n_samples, args.seed + 1)
-    train_loader = DataLoader(train, args.batch, num_workers=1, prefetch_factor=4)
-    valid_batches = list(DataLoader(valid, 8))
-
-    # The magnitude loss demands the right level of quiet highs too, whatever the phase; the SNR
-    # keeps the reliable parts and hardly affects the highs. No discriminators.
-    loss_function = GeneratorLoss(0, 0, 0, snr=args.snr_weight, envelope=1.0)
-    model = Apollo(sample_rate=RATE, **MODEL)
-    # Average over the newest tenth of the steps, at most 200.
-    average = torch.optim.swa_utils.AveragedModel(
-        model, avg_fn=lambda old, new, n: old + (new - old) * max(0.005, 10 / (10 + n))
-    )
-    n_params = sum(p.numel() for p in model.parameters())
-    print(f"{n_params} parameters, {len(sounds)} sounds, {len(held_out)} held out", flush=True)
-    optimizer = torch.optim.AdamW(model.parameters(), args.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1, step / 100) * 0.5 * (1 + math.cos(math.pi * step / args.steps)),
-    )
-    best, start, recent = math.inf, time.time(), []
-    for step, (coded, clean) in enumerate(train_loader, 1):
-        optimizer.zero_grad(set_to_none=True)
-        loss, _ = loss_function(model(coded)[:, None], clean[:, None])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(model)
-        recent.append(loss.item())
-        if step % 25 == 0:
-            eta = (time.time() - start) / step * (args.steps - step) / 60
-            print(f"{step:5d}  loss {np.mean(recent):.4f}  {eta:.0f} min to go", flush=True)
-            recent.clear()
-        if step % args.validate_every == 0 or step == args.steps:
-            value, (mp3_snr, snr, mp3_lsd, distance) = validate(
-                average, valid_batches, loss_function
-            )
-            print(
-                f"{step:5d}  validation {value:.4f}  SI-SNR {mp3_snr:.2f} -> {snr:.2f} dB"
-                f"  LSD {mp3_lsd:.2f} -> {distance:.2f}",
-                flush=True,
-            )
-            if value < best:
-                best = value
-                checkpoints.save(average.module, args.out, half=True)
-    print(f"best validation {best:.4f}, {(time.time() - start) / 60:.0f} min, '{args.out}'")
+    with training.Run(settings(args)) as this_run:
+        if not this_run.is_finished:
+            others = [sound for i, sound in enumerate(sounds) if i % 10]
+            train(this_run, others + songs[:-10], sounds[::10] + songs[-10:])
+    best = Apollo.from_pretrained(this_run.exp_dir / CHECKPOINT)
+    checkpoints.save(best, args.out, half=True)
+    print(f"best validation: '{args.out}'")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

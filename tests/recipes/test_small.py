@@ -38,7 +38,7 @@ def test_a_short_run(tmp_path, command):
         out = tmp_path / f"{name}.safetensors"
         done = command("train.py", "--samples", sounds, "--out", out, *options)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("validation") == 3
+        assert done.stderr.count("epoch 2 of 2") == 1
         states.append(Apollo.from_pretrained(tmp_path / f"{name}.safetensors").state_dict())
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key]), key
@@ -46,6 +46,17 @@ def test_a_short_run(tmp_path, command):
     assert any(
         not torch.equal(v, states[0][k]) for k, v in fresh.state_dict().items() if k in states[0]
     )
+    # The schedule: a share of the rate in the warm-up, over the four steps of two epochs.
+    last = torch.load(tmp_path / "first" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["lr_schedulers"][0]["last_epoch"] == 4
+    assert last["lr_schedulers"][0]["_last_lr"] == [0.0]  # the end of the cosine
+    # A run that was stopped, as this one is by what its end leaves, goes on; its epochs are there.
+    (tmp_path / "first" / "train_metrics.json").unlink()
+    done = command(
+        "train.py", "--samples", sounds, "--out", tmp_path / "first.safetensors", *options
+    )
+    assert done.returncode == 0 and "epoch 1 of" not in done.stderr, done.stderr
+    assert (tmp_path / "first" / "train_metrics.json").exists()
 
 
 def test_a_segment_is_the_same_whenever_it_is_asked_for(recipe):
@@ -59,6 +70,8 @@ def test_a_segment_is_the_same_whenever_it_is_asked_for(recipe):
         for a, b in zip(data[index], again[index]):
             assert torch.equal(a, b) and a.shape == (13230,) and torch.isfinite(a).all()
     assert not torch.equal(data[0][1], data[1][1])
+    again.set_epoch(2)
+    assert torch.equal(again[1][0], Mixtures(sounds, 20, 13230, seed=4)[11][0])
 
 
 def test_a_folder_without_sounds(tmp_path, command):
