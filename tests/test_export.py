@@ -29,12 +29,12 @@ VARIANTS = {
     "published": dict(),
     "residual": dict(residual=True, band_gain=True),
     "causal": dict(causal=True, residual=True),
-    "paper's bands": dict(band_width_hz=160, kernel_size=3),
+    "paper's bands": dict(bands="160 Hz", kernel_size=3),
     "no context": dict(kernel_size=1, tcn_blocks=1),
     "all that is not published": dict(
         residual=True,
         band_gain=True,
-        band_bins=[5] * 20 + [18] * 19,
+        bands=[5] * 20 + [18] * 19,
         excitation=True,
         envelope_dim=176,
     ),
@@ -58,7 +58,7 @@ def model_of(variant, onnx_operators=False):
 @torch.no_grad()
 @pytest.mark.parametrize("size", [882, 960, 160, 441, 97, 8])
 def test_small_dfts_are_the_fft(size):
-    bank = ApolloSTFT(size, size, n_bands=2)
+    bank = ApolloSTFT(size, size, bands=2)
     fourier = Fourier(bank)
     wav = torch.randn(2, 3, size, dtype=torch.float64)
     expected = torch.view_as_real(torch.fft.rfft(wav * bank.hann(wav)))
@@ -83,7 +83,7 @@ def test_the_whole_signal_is_the_model(variant, onnx_operators):
 @pytest.mark.parametrize("sample_rate", [8000, 22050, 48000])
 def test_other_rates_and_windows_of_odd_length(sample_rate):
     wav = tone(6000)
-    model = small_model(n_layers=1, sample_rate=sample_rate, n_bands=20)
+    model = small_model(n_layers=1, sample_rate=sample_rate, bands=20)
     assert (WholeSignal(model)(wav) - model(wav)).abs().max() < 2e-6
 
 

@@ -22,9 +22,9 @@ VARIANTS = {
     "published": {},
     "causal": dict(causal=True),
     "residual": dict(residual=True, band_gain=True),
-    "paper bands": dict(band_width_hz=160.0, residual=True, band_gain=True),
-    "8 kHz": dict(sample_rate=8000, n_bands=20),
-    "odd window": dict(sample_rate=22050, n_bands=30, kernel_size=3, tcn_blocks=1),
+    "paper bands": dict(bands="160 Hz", residual=True, band_gain=True),
+    "8 kHz": dict(sample_rate=8000, bands=20),
+    "odd window": dict(sample_rate=22050, bands=30, kernel_size=3, tcn_blocks=1),
 }
 
 
@@ -344,7 +344,7 @@ def test_impossible_blocks_are_refused(variant, block_seconds):
         dict(n_layers=0),
         dict(tcn_blocks=0),
         dict(n_heads=0),
-        dict(n_bands=1000),
+        dict(bands=1000),
         dict(sample_rate=50),
     ],
 )

@@ -21,7 +21,7 @@ from apollo_plugin.errors import SettingError
 from apollo_plugin.model import OneSource, RestorationModel
 
 MAKERS = {"Apollo": small_model, "SRGAN": tiny_srgan}
-SMALL_BANK = dict(n_filters=64, kernel_size=64, n_bands=4)
+SMALL_BANK = dict(n_filters=64, kernel_size=64, bands=4)
 
 
 @pytest.fixture(params=MAKERS)

@@ -23,7 +23,7 @@ from ..errors import CheckpointError, one_line
 from ..files import atomic_write, sha256
 from ..memory import available_bytes
 from ..network.base import RestorationNetwork
-from ..network.older import in_todays_names
+from ..network.older import in_todays_arguments, in_todays_names
 from . import arguments
 from . import published_layout as published
 from .claims import UNPLAIN
@@ -93,7 +93,7 @@ def build(cls: type[Model], conf: dict[str, Any], *args, **kwargs) -> Model:
             fit; no memory is allocated for them before.
     """
     name, state = conf["source"], conf["state_dict"]
-    settings = {**conf["model_args"], **kwargs}
+    settings = {**conf["model_args"], **in_todays_arguments(kwargs)}
     if conf["model"] not in {base.__name__ for base in cls.__mro__}:
         raise CheckpointError(
             f"'{name}' holds an {conf['model']}, not an {cls.__name__}; load it with "
@@ -234,7 +234,7 @@ def _to_our_layout(
     if not all(isinstance(key, str) for key in args):
         raise CheckpointError(f"'{name}' is damaged: its model's arguments have no names")
     try:
-        return dict(args), in_todays_names(state)
+        return in_todays_arguments(args), in_todays_names(state)
     except (ValueError, RuntimeError, LookupError) as error:
         raise CheckpointError(f"'{name}' cannot be used: {one_line(error, 200)}") from error
 

@@ -60,7 +60,7 @@ def _infer(state: State) -> tuple[dict[str, Any], list[int]]:
     rotation = state.get("net.0.band_net.cos_freq")
     n_heads = feature_dim // rotation.shape[-1] if rotation is not None else 8
     args = dict(
-        n_bands=n_bands,
+        bands=n_bands,
         feature_dim=feature_dim,
         n_layers=n_layers,
         n_heads=n_heads,
@@ -112,7 +112,7 @@ def to_published(args: dict[str, Any], state: State) -> State:
         odd.append(f"win_ms {args['win_ms']}")
     if odd:
         raise ValueError(f"the published network has no {', '.join(odd)}")
-    bins, n_bands = window // 160, _PUBLISHED["n_bands"]
+    bins, n_bands = window // 160, _PUBLISHED["bands"]
     last = window // 2 + 1 - (n_bands - 1) * bins
     state, new = {k: v.detach().float().cpu() for k, v in state.items()}, {}
     groups = [range(n_bands)] if last == bins else [range(n_bands - 1), range(n_bands - 1, n_bands)]
@@ -137,12 +137,12 @@ def to_published(args: dict[str, Any], state: State) -> State:
     return {key: value[..., None] if _is_conv(key, value) else value for key, value in new.items()}
 
 
-# Values of options that are fixed in the published network. n_bands is 80 for any window.
+# Values of options that are fixed in the published network. It has 80 bands for any window.
 _PUBLISHED: dict[str, Any] = dict(
-    n_bands=80, n_heads=8, kernel_size=7, causal=False, mlp_ratio=4, tcn_ratio=4, tcn_blocks=3
+    bands=80, n_heads=8, kernel_size=7, causal=False, mlp_ratio=4, tcn_ratio=4, tcn_blocks=3
 )
-_PUBLISHED |= dict(band_width_hz=None, residual=False, band_gain=False, band_bins=None)
-_PUBLISHED |= dict(excitation=False, envelope_dim=0, gain_shape="band")
+_PUBLISHED |= dict(residual=False, band_gain=False, excitation=False, envelope_dim=0)
+_PUBLISHED |= dict(gain_shape="band")
 _ROFORMER = {"output": "out", "MLP.0": "mlp_norm", "MLP.1": "mlp_in", "MLP_output": "mlp_out"}
 _TCN = {
     **{"0.weight": "conv.weight", "0.bias": "conv.bias", "1.weight": "norm.weight"},

@@ -6,12 +6,13 @@ from typing import cast
 import torch
 from torch import nn
 
+from .bands import Bands
 from .base import INPUT_PEAK, RestorationNetwork
 from .filterbank import ApolloSTFT
 from .highs.highs import Highs, Noise
 from .highs.noise import white_noise
 from .layers import INITIAL_LOG_GAIN, BandGain, BandLinear, BandSequenceModule, RMSNorm, rotary
-from .older import in_todays_names
+from .older import in_todays_names, older_arguments
 from .state import ApolloState, Contexts
 
 
@@ -23,7 +24,9 @@ class ApolloNetwork(RestorationNetwork):
     Args:
         sample_rate: in Hz.
         win_ms: STFT window in milliseconds; the hop is half of it.
-        n_bands: bands of equal width, the last one with what remains.
+        bands: number of bands of equal width, the last one with what remains; or their width,
+            ``"160 Hz"`` in the paper's text; or a list of the bins of each band. ``n_bands``,
+            ``band_width_hz`` and ``band_bins`` of older versions are taken too.
         feature_dim: N of the paper; a multiple of twice ``n_heads``.
         n_layers: B of the paper, the number of band-sequence modules.
         n_heads: attention heads.
@@ -32,12 +35,10 @@ class ApolloNetwork(RestorationNetwork):
         mlp_ratio: width of the Roformer's MLP over N.
         tcn_ratio: width of the TCN's MLPs over N.
         tcn_blocks: convolutional blocks a TCN.
-        band_width_hz: band edges at multiples of this, in place of ``n_bands`` (160 in the paper).
         residual: add the network's output to the input's spectrum (not in the published model), so
             what was fine stays.
         band_gain: scale each band of the network's output by ``exp`` of a predicted log gain (not
             in the published model), so that level and detail are separate, as at the input.
-        band_bins: bins of each band, in place of ``n_bands`` and ``band_width_hz``; not published.
         excitation: fill emptied bands from 4.25 kHz up with tiles of the mids and with noise, and
             change nothing but what a codec is seen to have cut or coded coarsely, see
             :class:`~apollo_plugin.network.highs.highs.Highs` (not in the published model).
@@ -63,11 +64,12 @@ class ApolloNetwork(RestorationNetwork):
 
     filterbank: ApolloSTFT
 
+    @older_arguments
     def __init__(
         self,
         sample_rate: float = 44100,
         win_ms: float = 20,
-        n_bands: int = 80,
+        bands: Bands = 80,
         feature_dim: int = 256,
         n_layers: int = 6,
         n_heads: int = 8,
@@ -76,10 +78,8 @@ class ApolloNetwork(RestorationNetwork):
         mlp_ratio: int = 4,
         tcn_ratio: int = 4,
         tcn_blocks: int = 3,
-        band_width_hz: float | None = None,
         residual: bool = False,
         band_gain: bool = False,
-        band_bins: Sequence[int] | None = None,
         excitation: bool = False,
         envelope_dim: int = 0,
         envelope_kernel: int = 13,
@@ -103,15 +103,14 @@ class ApolloNetwork(RestorationNetwork):
                 f"win_ms {win_ms:g} at {sample_rate:g} Hz is a window of {window} samples; it "
                 "takes 4 or more"
             )
-        layout = n_bands, band_width_hz, band_bins, gain_shape
-        self.filterbank = ApolloSTFT(window, window, None, sample_rate, *layout)
-        if band_bins is not None:
-            self._args["band_bins"] = list(self.filterbank.band_widths)
-        bands = self.filterbank.bands
-        groups = [(len(members), width) for width, members in bands.groups.items()]
+        self.filterbank = ApolloSTFT(window, window, None, sample_rate, bands, gain_shape)
+        if isinstance(bands, Sequence) and not isinstance(bands, str):
+            self._args["bands"] = self.filterbank.band_widths
+        split = self.filterbank.bands
+        groups = [(len(members), width) for width, members in split.groups.items()]
         self.encoders = nn.ModuleList(
             nn.Sequential(RMSNorm(size, count), BandLinear(count, size, feature_dim))
-            for count, size in ((count, bands.n_features(width)) for count, width in groups)
+            for count, size in ((count, split.n_features(width)) for count, width in groups)
         )
         of_layers = feature_dim, n_heads, mlp_ratio, kernel_size, causal, tcn_ratio, tcn_blocks
         layers = nn.ModuleList(BandSequenceModule(*of_layers) for _ in range(n_layers))

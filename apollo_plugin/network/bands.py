@@ -1,6 +1,7 @@
 """Bands of a spectrum and their gain-shape features, eq. (1) of the paper."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import torch
@@ -8,59 +9,69 @@ from torch import nn
 
 # Keeps the gain of a silent band away from log(0); the published model has the same figure.
 _GAIN_EPS = torch.finfo(torch.float32).eps
+_HERTZ = re.compile(r"\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*hz\s*", re.I)
 
 
-def equal_widths(n_bins: int, n_bands: int) -> list[int]:
-    """Bins of ``n_bands`` equally wide bands, the last one with what remains: the published split,
-    where Nyquist's bin is not counted for the width.
-
-    Raises:
-        ValueError: where the bands are none, or more than the bins.
-    """
-    if not 1 <= n_bands < n_bins:
-        raise ValueError(f"n_bands {n_bands} must lie between 1 and {n_bins - 1}, the STFT's bins")
-    width = (n_bins - 1) // n_bands
-    return [width] * (n_bands - 1) + [n_bins - width * (n_bands - 1)]
+# Number of bands of equal width, a width with its unit, or the bins of each band.
+Bands = int | str | Sequence[int]
 
 
-def widths_of_hz(band_width_hz: float, kernel_size: int, sample_rate: float) -> list[int]:
-    """Bins of bands whose edges are the multiples of a width in Hz, rounded to bins (section III-B
-    of the paper).
+def lay_out_bands(bands: Bands, kernel_size: int, sample_rate: float) -> list[int]:
+    """Lay out bands on the bins of an STFT.
 
     Args:
-        band_width_hz: width of all bands but the last, which takes what remains.
+        bands: a number of bands, of equal width, the last one with what remains (the published
+            split, where Nyquist's bin is not counted for the width); or a width such as ``"160
+            Hz"``, at whose multiples, rounded to bins, the edges are (section III-B of the paper);
+            or a list of the bins of each band.
         kernel_size: window length in samples.
         sample_rate: in Hz.
 
+    Returns:
+        bins of each band, from 0 Hz up.
+
     Raises:
-        ValueError: for bands narrower than the distance of two bins.
+        ValueError: where that is none of these, or does not fit the bins.
     """
     n_bins = kernel_size // 2 + 1
-    bins_per_band = band_width_hz * kernel_size / sample_rate
+    if type(bands) is int:
+        if not 1 <= bands < n_bins:
+            raise ValueError(f"bands {bands} must lie between 1 and {n_bins - 1}, the STFT's bins")
+        width = (n_bins - 1) // bands
+        return [width] * (bands - 1) + [n_bins - width * (bands - 1)]
+    if isinstance(bands, str):
+        return _widths_of_hz(parse_hertz(bands), kernel_size, sample_rate)
+    widths = list(bands) if isinstance(bands, (list, tuple)) else [0]
+    if not all(type(width) is int and width > 0 for width in widths):
+        raise ValueError(
+            f"bands {bands!r} has to be a number of bands, a width such as '160 Hz', or a list of "
+            "whole numbers from 1 up, the bins of each band"
+        )
+    if sum(widths) != n_bins:
+        raise ValueError(
+            f"bands sum to {sum(widths)}; the bands have to share the STFT's {n_bins} bins"
+        )
+    return widths
+
+
+def parse_hertz(text: str) -> float:
+    """Read a frequency such as ``160 Hz``."""
+    if match := _HERTZ.fullmatch(text):
+        return float(match[1])
+    raise ValueError(f"'{text}' is no frequency; it has to be written as '160 Hz' is")
+
+
+def _widths_of_hz(hertz: float, kernel_size: int, sample_rate: float) -> list[int]:
+    n_bins = kernel_size // 2 + 1
+    bins_per_band = hertz * kernel_size / sample_rate
     if bins_per_band < 1:
         raise ValueError(
-            f"band_width_hz {band_width_hz} is less than the distance of two bins, "
+            f"bands of {hertz:g} Hz are narrower than the distance of two bins, "
             f"{sample_rate / kernel_size:g} Hz"
         )
     n_bands = max(1, math.ceil(n_bins / bins_per_band - 0.5))
     edges = [round(band * bins_per_band) for band in range(n_bands)] + [n_bins]
     return [upper - lower for lower, upper in zip(edges, edges[1:])]
-
-
-def given_widths(band_bins: Sequence[int], n_bins: int) -> list[int]:
-    """Bins of bands that someone laid out.
-
-    Raises:
-        ValueError: where they are no whole numbers from 1 up, or do not sum to the STFT's bins.
-    """
-    whole = isinstance(band_bins, Sequence) and not isinstance(band_bins, str)
-    if not whole or not all(type(width) is int and width > 0 for width in band_bins):
-        raise ValueError(f"band_bins {band_bins} has to be a list of whole numbers from 1 up")
-    if sum(band_bins) != n_bins:
-        raise ValueError(
-            f"band_bins sum to {sum(band_bins)}; the bands have to share the STFT's {n_bins} bins"
-        )
-    return list(band_bins)
 
 
 class BandSplit(nn.Module):

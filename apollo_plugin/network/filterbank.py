@@ -4,7 +4,6 @@ Asteroid's ``Encoder`` and ``Decoder`` reach the FFTs of :mod:`.stft` through
 :class:`_FourierFilters`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import asteroid_filterbanks
@@ -14,7 +13,8 @@ from asteroid_filterbanks import Filterbank
 from asteroid_filterbanks.scripting import script_if_tracing
 
 from ..errors import SettingError
-from .bands import BandSplit, equal_widths, given_widths, widths_of_hz
+from .bands import Bands, BandSplit, lay_out_bands
+from .older import older_arguments
 from .stft import STFT, _reflected
 
 
@@ -26,12 +26,9 @@ class ApolloSTFT(STFT, Filterbank):
         kernel_size: window length in samples (882, 20 ms at 44.1 kHz, in the paper).
         stride: hop in samples; half of the window (rounded down) unless given.
         sample_rate: in Hz.
-        n_bands: number of bands. Each has ``kernel_size // 2 // n_bands`` bins and the last one
-            what remains: 79 bands of 5 bins and one of 47 for the published 80.
-        band_width_hz: alternative to ``n_bands``: band edges at the multiples of this width,
-            rounded to bins (160 in the paper's section III-B).
-        band_bins: alternative to both: bins of each band, from 0 Hz up; all of them together are
-            the STFT's, ``kernel_size // 2 + 1``.
+        bands: number of bands, width in Hz, or bins of each band, see
+            :func:`~apollo_plugin.network.bands.lay_out_bands`: 79 bands of 5 bins and one of 47 for
+            the published 80.
         gain_shape: whose gain the features have, a band's or a bin's; see
             :class:`~apollo_plugin.network.bands.BandSplit`.
 
@@ -45,15 +42,14 @@ class ApolloSTFT(STFT, Filterbank):
         ValueError: for sizes that make no filterbank.
     """
 
+    @older_arguments
     def __init__(
         self,
         n_filters: int = 882,
         kernel_size: int = 882,
         stride: int | None = None,
         sample_rate: float = 44100.0,
-        n_bands: int = 80,
-        band_width_hz: float | None = None,
-        band_bins: Sequence[int] | None = None,
+        bands: Bands = 80,
         gain_shape: str = "band",
     ):
         if n_filters != kernel_size:
@@ -67,17 +63,8 @@ class ApolloSTFT(STFT, Filterbank):
             )
         self.n_bins = kernel_size // 2 + 1
         self.n_feats_out = 2 * self.n_bins
-        self.band_width_hz = band_width_hz
-        bin_hz = sample_rate / kernel_size
-        self.band_bins = band_bins
-        if band_bins is not None:
-            if band_width_hz is not None:
-                raise ValueError("band_bins and band_width_hz both lay out bands; give one of them")
-            widths = given_widths(band_bins, self.n_bins)
-        elif band_width_hz is None:
-            widths = equal_widths(self.n_bins, n_bands)
-        else:
-            widths = widths_of_hz(band_width_hz, kernel_size, sample_rate)
+        widths = lay_out_bands(bands, kernel_size, sample_rate)
+        self._bands, bin_hz = bands, sample_rate / kernel_size
         self.bands = BandSplit(widths, gain_shape)
         self.n_bands = len(widths)
         edges = [sum(widths[:band]) for band in range(len(widths) + 1)]
@@ -135,9 +122,7 @@ class ApolloSTFT(STFT, Filterbank):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        config.update(n_bands=self.n_bands, band_width_hz=self.band_width_hz)
-        config.update(band_bins=self.band_bins, gain_shape=self.bands.gain_shape)
-        return config
+        return config | dict(bands=self._bands, gain_shape=self.bands.gain_shape)
 
 
 # Scripts where a model is traced: a trace keeps the number of axes that it was made with.

@@ -1,13 +1,61 @@
-"""Names that layers had in older versions, and layers of theirs that nobody trained."""
+"""Names of arguments and layers in older versions, and layers of theirs that nobody trained."""
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
 
 import torch
+
+from ..errors import SettingError
+
+# Arguments that laid out bands; of several the first one did.
+OLDER_BANDS = ("band_bins", "band_width_hz", "n_bands")
+_NOTHING = ("none", "null", "~")
+_Parameters = ParamSpec("_Parameters")
 
 _GONE = re.compile(r"(early_guide|late_guide|excitation\.heads)\.(.*)")
 _MOVED = {"envelope_path.": "highs.path.", "excitation.": "highs.excitation."}
 TONALITY = "highs.excitation.tonality"
+
+
+def in_todays_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's arguments of any version as today's: ``band_bins``, ``band_width_hz`` or else
+    ``n_bands`` become ``bands``, and replace one beside them.
+
+    Raises:
+        SettingError: where the first two both lay out bands, or a width is no number.
+    """
+    kept = dict(args)
+    given = {name: kept.pop(name) for name in OLDER_BANDS if name in kept}
+    given = {name: value for name, value in given.items() if str(value).lower() not in _NOTHING}
+    if {"band_bins", "band_width_hz"} <= given.keys():
+        raise SettingError("band_bins and band_width_hz both lay out bands; give one of them")
+    if isinstance(given.get("band_bins"), int):
+        raise SettingError(
+            f"band_bins {given['band_bins']} has to be a list, the bins of each band"
+        )
+    for name, value in given.items():
+        kept["bands"] = _in_hertz(value) if name == "band_width_hz" else value
+        break
+    return kept
+
+
+def _in_hertz(width: Any) -> str:
+    try:
+        return f"{float(width):.15g} Hz"
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"band_width_hz is {width!r}; it has to be a number of Hz") from error
+
+
+def older_arguments(begin: Callable[_Parameters, None]) -> Callable[_Parameters, None]:
+    """Make an ``__init__`` that takes arguments of older versions too."""
+
+    @functools.wraps(begin)
+    def wrapped(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> None:
+        begin(*args, **in_todays_arguments(kwargs))
+
+    return wrapped
 
 
 def in_todays_names(state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:

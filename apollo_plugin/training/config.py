@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ..errors import SettingError, TrainingError
+from ..network.older import OLDER_BANDS, in_todays_arguments
 from .models import MODELS, model_name, trainable
 from .schema import Conf, Key, convert_types, key_like, keys_of
 
@@ -32,6 +33,7 @@ def load_conf(path: str | os.PathLike, base: str | os.PathLike | None = None) ->
         raise SettingError(f"'{path}' is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(conf, dict) or not all(isinstance(group, dict) for group in conf.values()):
         raise SettingError(f"'{path}' has to hold groups of keys, as local/conf.yml does")
+    conf = in_todays_groups(conf)
     if base is None:
         return convert_types(conf, trainable(conf).groups, f"'{path}': ")
     merged = load_conf(base)
@@ -42,6 +44,12 @@ def load_conf(path: str | os.PathLike, base: str | os.PathLike | None = None) ->
             _require(key, merged[name], f"'{path}': {name} has no key")
             merged[name][key] = keys[name][key].convert(value, f"'{path}': {name}.{key}")
     return merged
+
+
+def in_todays_groups(conf: Mapping[str, Mapping[str, Any]]) -> Conf:
+    """A configuration of any version with today's keys."""
+    model = {"model": in_todays_arguments(conf["model"])} if "model" in conf else {}
+    return {name: dict(group) for name, group in conf.items()} | model
 
 
 def keys_in(conf: Conf) -> dict[str, dict[str, Key]]:
@@ -89,7 +97,11 @@ def parse_conf(parser: argparse.ArgumentParser, base: str | os.PathLike) -> Conf
             options.add_argument(
                 f"--{key}", metavar="X", default=argparse.SUPPRESS, help=text.replace("%", "%%")
             )
+    for name in OLDER_BANDS if "bands" in keys.get("model", {}) else ():
+        whole.add_argument(f"--{name}", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     args = vars(whole.parse_args())
+    older = in_todays_arguments({name: args.pop(name) for name in OLDER_BANDS if name in args})
+    args = older | args
     for name, group in keys.items():
         for key, definition in group.items():
             if key in args:

@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .schema import key
+from .schema import Hertz, key
 
 
 @dataclass
@@ -47,7 +47,9 @@ class ApolloModel:
 
     sample_rate: float = key(44100, "Hz", above=0, high=768000)
     win_ms: float = key(20, "window in milliseconds; the hop is half of it", above=0, high=1000)
-    n_bands: int = key(80, "bands of equal width, and a last one with the remaining bins", low=1)
+    bands: int | list[int] | Hertz = key(
+        80, "number of bands, or width of each (the paper's text: 160 Hz), or bins of each", low=1
+    )
     feature_dim: int = key(256, "N of the paper", low=1, high=8192)
     n_layers: int = key(6, "B of the paper", low=1, high=100)
     n_heads: int = key(8, "heads of the attention over bands", low=1)
@@ -58,10 +60,8 @@ class ApolloModel:
     )
     tcn_ratio: int = key(4, "likewise for the TCN", low=1, high=64)
     tcn_blocks: int = key(3, "TCN blocks per layer", low=1, high=100)
-    band_width_hz: float | None = key(None, "160 for the bands of the paper's text", above=0)
     residual: bool = key(False, "residual and band_gain help small models; neither is in the paper")
     band_gain: bool = key(False)
-    band_bins: list[int] | None = key(None, "bins of each band, in place of n_bands", low=1)
     excitation: bool = key(
         False, "fill emptied highs with tiles of the mids and noise; not in the paper"
     )

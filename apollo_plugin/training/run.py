@@ -19,7 +19,7 @@ from ..files import atomic_write, write_json
 from ..memory import keep_freed_memory
 from . import ending, memory
 from .build import make_system, make_trainer
-from .config import compare, load_conf
+from .config import compare, in_todays_groups, load_conf
 from .lock import lock_folder
 from .models import n_channels, trainable
 from .resuming import epochs_done, refusal
@@ -51,7 +51,7 @@ class Run:
     """
 
     def __init__(self, conf: Conf):
-        self.conf = conf = convert_types(conf, trainable(conf).groups)
+        self.conf = conf = convert_types(in_todays_groups(conf), trainable(conf).groups)
         self.exp_dir = exp_dir = Path(conf["main_args"]["exp_dir"])
         self.is_finished = self.forget_scores = False
         self._resumed: Path | None = None

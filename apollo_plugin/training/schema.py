@@ -14,12 +14,20 @@ from typing import Any
 import yaml
 
 from ..errors import SettingError
+from ..network.bands import parse_hertz
 
 Conf = dict[str, dict[str, Any]]
 _YES, _NO = ("yes", "y", "true", "on", "1"), ("no", "n", "false", "off", "0")
 # Larger whole numbers do not fit the integers of libraries.
 _LARGEST = 2**31 - 1
+
+
+class Hertz(str):
+    """Type of a frequency with its unit, such as ``160 Hz``."""
+
+
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+_KINDS[Hertz] = "a width such as '160 Hz'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +143,8 @@ def _convert(value: Any, kind: Any) -> Any:
         if isinstance(value, (bool, int, str)) and word in (*_YES, *_NO):
             return word in _YES
         raise ValueError
+    if kind is Hertz:
+        return f"{parse_hertz(value):.15g} Hz"
     if kind is str:
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise TypeError

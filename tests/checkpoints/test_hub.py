@@ -49,7 +49,7 @@ def api(monkeypatch):
 
 @torch.no_grad()
 def test_a_folder_and_back(tmp_path):
-    model, wav = small_model(residual=True, causal=True, band_width_hz=160), tone(5000)
+    model, wav = small_model(residual=True, causal=True, bands="160 Hz"), tone(5000)
     folder = model.save_pretrained(tmp_path / "deep" / "my model", license="mit")
     assert sorted(p.name for p in folder.iterdir()) == [
         "README.md",
@@ -61,7 +61,7 @@ def test_a_folder_and_back(tmp_path):
     assert Apollo(**config["model_args"]).get_model_args() == model.get_model_args()
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "mit" and card.data.pipeline_tag == "audio-to-audio"
-    assert 'from_pretrained("my model")' in card.text and "| `band_width_hz` | 160 |" in card.text
+    assert 'from_pretrained("my model")' in card.text and "| `bands` | 160 Hz |" in card.text
 
 
 @torch.no_grad()
@@ -269,11 +269,11 @@ def test_what_we_train_and_back(tmp_path, options):
     [
         (dict(n_heads=4, causal=True), "n_heads 4, causal True"),
         (dict(residual=True, band_gain=True), "residual True, band_gain True"),
-        (dict(band_width_hz=160), "band_width_hz 160"),
+        (dict(bands="160 Hz"), "bands 160 Hz"),
         (dict(gain_shape="bin"), "gain_shape bin"),
         (dict(kernel_size=5, tcn_blocks=1), "kernel_size 5, tcn_blocks 1"),
         (dict(excitation=True, envelope_dim=176), "excitation True, envelope_dim 176"),
-        (dict(n_bands=40), "n_bands 40"),
+        (dict(bands=40), "bands 40"),
     ],
 )
 def test_what_the_published_network_does_not_have(tmp_path, options, named):

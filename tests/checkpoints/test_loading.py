@@ -103,7 +103,7 @@ def test_qkv_order_against_plain_indexing():
 
 @pytest.mark.parametrize("half", [False, True])
 def test_own_safetensors(half, tmp_path):
-    model = small_model(causal=True, residual=True, band_gain=True, sample_rate=16000, n_bands=20)
+    model = small_model(causal=True, residual=True, band_gain=True, sample_rate=16000, bands=20)
     path = tmp_path / "own.safetensors"
     checkpoints.save(model, path, half=half)
     assert os.listdir(tmp_path) == ["own.safetensors"]

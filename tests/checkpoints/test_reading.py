@@ -159,12 +159,12 @@ def test_the_longest_prefix_counts():
 
 
 @pytest.mark.parametrize(
-    "args, loads", [('{"n_bands": 80, "n_bands": 80}', False), ('{"n_bands": 80}', True)]
+    "args, loads", [('{"bands": 80, "bands": 80}', False), ('{"bands": 80}', True)]
 )
 @pytest.mark.parametrize("place", ["config.json", "metadata"])
 def test_what_is_told_twice_is_refused(args, loads, place, tmp_path):
     whole = json.dumps(small_model().get_model_args())
-    text = whole if loads else '{"n_bands": 80,' + whole[1:]
+    text = whole if loads else '{"bands": 80,' + whole[1:]
     state = {key: value.contiguous() for key, value in small_model().state_dict().items()}
     path = tmp_path / "model.safetensors"
     metadata = {"model_args": text} if place == "metadata" else None
@@ -224,7 +224,7 @@ def test_the_largest_weights_make_numbers(tmp_path):
     ],
 )
 def test_rates_that_sound_is_kept_in(rate, win_ms, loads, tmp_path):
-    package = small_model(sample_rate=1000, win_ms=500, n_bands=20).serialize()
+    package = small_model(sample_rate=1000, win_ms=500, bands=20).serialize()
     package["model_args"].update(sample_rate=rate, win_ms=win_ms)
     torch.save(package, tmp_path / "a.pth")
     if loads:

@@ -228,7 +228,7 @@ def test_types_that_are(kind, tmp_path):
 
 @pytest.mark.parametrize(
     "argument, value",
-    [("causal", "false"), ("n_layers", 6.0), ("sample_rate", float("inf")), ("n_bands", True)],
+    [("causal", "false"), ("n_layers", 6.0), ("sample_rate", float("inf")), ("bands", True)],
 )
 def test_arguments_are_what_the_signature_says(argument, value, tmp_path):
     package = small_model().serialize()

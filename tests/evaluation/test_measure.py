@@ -173,7 +173,7 @@ def test_no_pairs(experiment, tmp_path):
 
 
 def test_a_checkpoint_of_another_rate(experiment, prepared):
-    model = Apollo(sample_rate=16000, n_bands=20, feature_dim=8, n_layers=1, n_heads=2)
+    model = Apollo(sample_rate=16000, bands=20, feature_dim=8, n_layers=1, n_heads=2)
     torch.save(model.serialize(), experiment / "best_model.pth")
     with pytest.raises(
         ValueError, match="has a sample rate of 16000 Hz and the pairs have 44100 Hz"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from apollo_plugin.network.bands import BandSplit, equal_widths
+from apollo_plugin.network.bands import BandSplit, lay_out_bands
 from apollo_plugin.network.filterbank import ApolloSTFT
 from apollo_plugin.network.highs.envelope import ENERGY_FLOOR, EnvelopePath
 
@@ -79,8 +79,8 @@ def test_a_linear_map_is_what_it_says(causal):
 
 def test_log_gains_are_the_filterbank_s():
     path = EnvelopePath(n_bins=442, band_bins=5)
-    bands = BandSplit(equal_widths(442, 88))
-    assert path.band_widths == equal_widths(442, 88)
+    bands = BandSplit(lay_out_bands(88, 882, 44100))
+    assert path.band_widths == lay_out_bands(88, 882, 44100)
     spec = spectra()
     theirs = torch.cat([group[..., -1] for group in bands.split(spec)], -1)
     torch.testing.assert_close(path.log_gains(spec), theirs, rtol=0, atol=1e-5)

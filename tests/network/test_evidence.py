@@ -227,6 +227,6 @@ def test_every_split_of_the_spectrum_has_room():
     for rate in (10000, 16000, 32000, 48000, 96000):
         window = rate // 50
         model = Apollo(
-            sample_rate=rate, n_bands=10, feature_dim=8, n_layers=1, n_heads=2, excitation=True
+            sample_rate=rate, bands=10, feature_dim=8, n_layers=1, n_heads=2, excitation=True
         )
         assert model(torch.randn(1, 3 * window)).shape == (1, 3 * window)

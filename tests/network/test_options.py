@@ -1,5 +1,6 @@
 """Band layout, excitation and envelope path as options of the network: the laws hold for all."""
 
+import numpy as np
 import pytest
 import torch
 from helpers import small_model, tone
@@ -10,16 +11,16 @@ from apollo_plugin.network.highs.gain_bands import TARGET_START
 
 LEAN = [5] * 16 + [10] * 8 + [15] * 8 + [20] * 7 + [22]
 OPTIONS = [
-    dict(band_bins=LEAN),
-    dict(gain_shape="bin", band_width_hz=160.0),
-    dict(band_bins=LEAN, excitation=True),
-    dict(excitation=True, envelope_dim=176, n_bands=80),
-    dict(band_bins=LEAN, excitation=True, envelope_dim=176),
+    dict(bands=LEAN),
+    dict(gain_shape="bin", bands="160 Hz"),
+    dict(bands=LEAN, excitation=True),
+    dict(excitation=True, envelope_dim=176, bands=80),
+    dict(bands=LEAN, excitation=True, envelope_dim=176),
     # the path waits for the tokens
-    dict(band_bins=LEAN, excitation=True, envelope_dim=176, kernel_size=45),
-    dict(band_bins=LEAN, excitation=True, envelope_dim=176, causal=True),
-    dict(band_bins=LEAN, excitation=True, envelope_dim=176, envelope_kernel=5),
-    dict(band_bins=LEAN, excitation=True, residual=False),
+    dict(bands=LEAN, excitation=True, envelope_dim=176, kernel_size=45),
+    dict(bands=LEAN, excitation=True, envelope_dim=176, causal=True),
+    dict(bands=LEAN, excitation=True, envelope_dim=176, envelope_kernel=5),
+    dict(bands=LEAN, excitation=True, residual=False),
 ]
 
 
@@ -107,7 +108,7 @@ def test_silence_stays_silence(options):
 def test_excitation_fills_what_is_empty_and_only_that():
     torch.manual_seed(0)
     net = Apollo(
-        feature_dim=8, n_layers=1, n_heads=2, residual=True, band_bins=LEAN, excitation=True
+        feature_dim=8, n_layers=1, n_heads=2, residual=True, bands=LEAN, excitation=True
     ).eval()
     for decoder in net.decoders:  # the excitation alone
         decoder[-1].weight.zero_()
@@ -144,12 +145,50 @@ def test_exported_programs_are_the_model(options, kind, tmp_path):
     assert export(model(**options), tmp_path / "model.pt2", kind, "torch") < 1e-4
 
 
+@pytest.mark.parametrize(
+    "older, bands",
+    [
+        (dict(n_bands=40), 40),
+        (dict(n_bands=80, band_width_hz=None, band_bins=None), 80),
+        (dict(n_bands=80, band_width_hz=160, band_bins=None), "160 Hz"),
+        (dict(band_width_hz=160.0), "160 Hz"),
+        (dict(band_width_hz=123.456789), "123.456789 Hz"),
+        (dict(n_bands=80, band_width_hz=None, band_bins=tuple(LEAN)), LEAN),
+    ],
+    ids=str,
+)
+def test_older_arguments_of_bands_mean_what_they_meant(older, bands, tmp_path):
+    """In a call, in a file's arguments, and in place of a file's."""
+    net = model(bands=bands)
+    n_bins, width = 442, older.get("band_width_hz")
+    if isinstance(bands, str):  # edges at the multiples of the width, in bins of 50 Hz
+        edges = [round(k * width / 50) for k in range(net.filterbank.n_bands)] + [n_bins]
+        expected = np.diff(edges).tolist()
+        assert abs(n_bins - len(expected) * width / 50) <= width / 100 + 1e-9
+    else:
+        expected = LEAN if bands is LEAN or bands == LEAN else [441 // bands] * (bands - 1)
+        expected = expected if expected is LEAN else [*expected, n_bins - sum(expected)]
+    assert net.filterbank.band_widths == expected
+    wav = coded(3000)
+    again = model(**older)
+    assert again.get_model_args() == net.get_model_args() and torch.equal(again(wav), net(wav))
+    package = net.serialize()
+    del package["model_args"]["bands"]
+    package["model_args"] |= {k: list(v) if type(v) is tuple else v for k, v in older.items()}
+    torch.save(package, tmp_path / "older.pth")
+    read = Apollo.from_pretrained(tmp_path / "older.pth")
+    assert read.get_model_args() == net.get_model_args() and torch.equal(read(wav), net(wav))
+    package["model_args"] |= dict(n_bands=7, band_width_hz=None, band_bins=None)
+    assert torch.equal(Apollo.from_pretrained(package, bands=bands)(wav), net(wav))
+    assert torch.equal(Apollo.from_pretrained(package, **older)(wav), net(wav))
+
+
 def test_checkpoints_keep_the_options(tmp_path):
     net, wav = model(**OPTIONS[4]), coded(4000)
     checkpoints.save(net, tmp_path / "lean.safetensors")
     again = Apollo.from_pretrained(tmp_path / "lean.safetensors")
     assert again.get_model_args() == net.get_model_args()
-    assert again.get_model_args()["band_bins"] == LEAN
+    assert again.get_model_args()["bands"] == LEAN
     assert torch.equal(again(wav), net(wav))
     assert torch.equal(Apollo.from_pretrained(net.serialize())(wav), net(wav))
 
@@ -157,11 +196,18 @@ def test_checkpoints_keep_the_options(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(band_bins=LEAN[:-1]), "band_bins sum to 420; the bands have to share .* 442 bins"),
-        (dict(band_bins=[442, 0]), "band_bins .* list of whole numbers from 1 up"),
-        (dict(band_bins=[221.0, 221.0]), "list of whole numbers"),
-        (dict(band_bins="442"), "list of whole numbers"),
-        (dict(band_bins=442), "list of whole numbers"),
+        (dict(bands=LEAN[:-1]), "bands sum to 420; the bands have to share .* 442 bins"),
+        (
+            dict(bands=[442, 0]),
+            r"bands \[442, 0\] has to be .*, or a list of whole numbers from 1 up",
+        ),
+        (dict(bands=[221.0, 221.0]), "list of whole numbers"),
+        (dict(bands="442"), "'442' is no frequency; it has to be written as '160 Hz' is"),
+        (dict(bands=442), "bands 442 must lie between 1 and 441"),
+        (dict(bands=True), "bands True has to be a number of bands"),
+        (dict(bands="20 Hz"), "bands of 20 Hz are narrower than the distance of two bins, 50 Hz"),
+        (dict(band_bins=442), "band_bins 442 has to be a list"),
+        (dict(band_width_hz="wide"), "band_width_hz is 'wide'; it has to be a number of Hz"),
         (dict(band_bins=LEAN, band_width_hz=160), "both lay out bands"),
         (dict(excitation=True, envelope_dim=100), "envelope_dim 100 is less than twice"),
         (dict(excitation=True, envelope_dim=-1), "envelope_dim -1 is less"),

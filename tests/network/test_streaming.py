@@ -19,7 +19,7 @@ def model(request):
         causal=dict(causal=True),
         residual=dict(residual=True, band_gain=True),
     )
-    options["odd window"] = dict(sample_rate=22050, n_bands=30)
+    options["odd window"] = dict(sample_rate=22050, bands=30)
     return small_model(**options.get(request.param, {}))
 
 

@@ -9,8 +9,8 @@ import yaml
 from helpers import LOCAL, Noisy
 
 from apollo_plugin.errors import SettingError
-from apollo_plugin.training import load_conf, parse_model_conf, train
-from apollo_plugin.training.config import keys_in
+from apollo_plugin.training import Run, TrainingError, load_conf, parse_model_conf, train
+from apollo_plugin.training.config import compare, keys_in
 from apollo_plugin.training.keys import APOLLO, APOLLO_HEAD, SRGAN, SRGAN_HEAD
 from apollo_plugin.training.schema import convert_types, keys_of, render
 
@@ -59,7 +59,10 @@ def loaded(tmp_path, text, base="conf.yml"):
         ("loss", "snr_below: cutoff", "cutoff"),
         ("loss", "snr_below: null", None),
         ("loss", "snr_below: none", None),
-        ("model", "band_bins: '[1, 2]'", [1, 2]),
+        ("model", "bands: '[1, 2]'", [1, 2]),
+        ("model", "bands: '40'", 40),
+        ("model", "bands: 160 Hz", "160 Hz"),
+        ("model", "bands: ' 160.0hz'", "160 Hz"),
         ("data", "bit_rates: [64.0]", [64]),
     ],
 )
@@ -103,6 +106,8 @@ def test_what_is_meant_is_taken(tmp_path, group, text, value):
         ("model", "sample_rate: 1e30", "it has to be a number, above 0 and up to 768000"),
         ("loss", "snr_below: never", "is 'never'; it has to be null or a number or cutoff"),
         ("loss", "mel: -1", "is -1; it has to be a number, 0 or more"),
+        ("model", "bands: 0", "it has to be a whole number or a list of whole numbers or a width"),
+        ("model", "bands: wide", "is 'wide'; .* or a width such as '160 Hz', 1 or more"),
     ],
 )
 def test_the_rest_is_refused_in_one_line(tmp_path, group, text, allowed):
@@ -185,6 +190,43 @@ def test_a_command_line(monkeypatch, tmp_path):
         with pytest.raises(SettingError) as caught:
             parsed(monkeypatch, *options)
         assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    "older, bands",
+    [
+        ({"n_bands": 40}, 40),
+        ({"n_bands": 80, "band_width_hz": "1.6e2", "band_bins": None}, "160 Hz"),
+        ({"band_bins": "[200, 242]"}, [200, 242]),
+        ({"n_bands": 80, "band_width_hz": "null", "band_bins": None}, 80),
+    ],
+)
+def test_older_keys_of_bands_mean_what_they_meant(conf, monkeypatch, tmp_path, older, bands):
+    """In a file with all keys and in one with some, on a command line, from Python, in a resume."""
+    (tmp_path / "mine.yml").write_text(yaml.safe_dump({"model": older}))
+    partial = load_conf(tmp_path / "mine.yml", LOCAL / "conf.yml")
+    assert partial["model"]["bands"] == bands and not older.keys() & partial["model"].keys()
+    whole = {**conf, "model": {**older, **conf["model"]}}
+    del whole["model"]["bands"]
+    (tmp_path / "whole.yml").write_text(yaml.safe_dump(whole))
+    assert load_conf(tmp_path / "whole.yml")["model"] == {**conf["model"], "bands": bands}
+    options = [f"--{key}={value}" for key, value in older.items()]
+    assert parsed(monkeypatch, *options)["model"]["bands"] == bands
+    with_older = {**conf, "model": {**conf["model"], **older}}
+    assert Run(with_older).conf["model"] == {**conf["model"], "bands": bands}
+    compare(Run(with_older).conf, load_conf(tmp_path / "whole.yml"), tmp_path)
+    with pytest.raises(TrainingError, match="was trained with bands .*, not 33; pass --bands"):
+        compare({**conf, "model": {**conf["model"], "bands": 33}}, partial, tmp_path)
+
+
+def test_older_keys_of_bands_are_no_keys_of_srgan(monkeypatch, tmp_path):
+    with pytest.raises(SystemExit):
+        parsed(monkeypatch, "--model", "srgan", "--n_bands", "40")
+    with pytest.raises(SettingError, match="band_width_hz is 'wide'; it has to be a number of Hz"):
+        parsed(monkeypatch, "--band_width_hz", "wide")
+    (tmp_path / "mine.yml").write_text("model: {band_bins: [442], band_width_hz: 160}")
+    with pytest.raises(SettingError, match="both lay out bands; give one of them"):
+        load_conf(tmp_path / "mine.yml", LOCAL / "conf.yml")
 
 
 def test_keys_that_no_schema_knows_have_the_type_of_their_default(tmp_path):

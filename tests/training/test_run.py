@@ -346,7 +346,7 @@ def test_a_run_with_all_options_starts_from_a_trained_envelope_path(conf, tmp_pa
         for parameter in trained.parameters():
             parameter.normal_(0, 0.01)
     save_file(trained.state_dict(), tmp_path / "envelope.safetensors")
-    options = dict(band_bins=[100, 100, 242], excitation=True, envelope_dim=176)
+    options = dict(bands=[100, 100, 242], excitation=True, envelope_dim=176)
     conf["model"].update(options)
     begun = with_args(conf, envelope_from=str(tmp_path / "envelope.safetensors"))
     model = build.make_model(begun)
