@@ -1,8 +1,8 @@
-"""Objects of a configuration: networks, optimizers, loaders, and Lightning's Trainer."""
+"""Parts of a training, of a configuration: networks, loss, optimizers, loaders, Trainer."""
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from .. import checkpoints
 from ..data.parallel import no_processes
 from ..errors import CheckpointError, SettingError, TrainingError, install
+from ..losses import GeneratorLoss, SRGANLoss
 from ..memory import available_bytes
 from ..model import Apollo, RestorationModel
 from ..network.older import in_todays_names
@@ -35,57 +37,97 @@ logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
 
 
 def make_system(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> ApolloSystem:
-    """Networks, optimizers and loaders of a configuration. Without validation pairs, or with none,
-    nothing is validated.
+    """Make the system of a configuration, of the parts below, as the recipe's ``train.py`` does.
+
+    Args:
+        conf: see :class:`~apollo_plugin.training.Run`.
+        train_set: items ``(coded, original)``.
+        valid_set: likewise; without it, or with an empty one, nothing is validated.
 
     Raises:
         ValueError: for settings that fit neither each other nor the data.
         CheckpointError: for an ``init_from`` that cannot be used; all in one line.
     """
-    settings, optim = conf["training"], conf["optim"]
+    train_loader, valid_loader = make_loaders(conf, train_set, valid_set)
+    model, discriminator = make_model(conf), make_discriminator(conf)
+    optimizers = make_optimizers(conf, model, discriminator)
+    return trainable(conf).system(
+        model,
+        optimizers,
+        make_loss(conf),
+        train_loader,
+        valid_loader,
+        make_schedules(conf, optimizers),
+        conf,
+        discriminator=discriminator,
+        **system_options(conf),
+    )
+
+
+def make_loaders(
+    conf: Conf, train_set: Dataset, valid_set: Dataset | None
+) -> tuple[DataLoader, DataLoader | None]:
+    """Make the loaders of training items, in batches, and of validation pairs, one by one."""
+    settings = conf["training"]
     n_processes = n_devices(conf) * settings["num_nodes"]
     if len(train_set) < settings["batch_size"] * n_processes:
         raise SettingError(
             f"{len(train_set)} items an epoch do not fill one batch of {settings['batch_size']} "
             f"in {n_processes} processes; raise n_items or lower batch_size"
         )
-    model = make_model(conf)
-    parts = trainable(conf)
-    discriminator = None
-    if conf["discriminator"]["adversarial_training"]:
-        discriminator = parts.discriminator(conf)
-    # The published optimizers: AdamW, the discriminator's with a shorter memory.
-    decay = dict(weight_decay=optim["weight_decay"])
-    optimizers = [AdamW(model.parameters(), optim["g_lr"], optim["g_betas"], **decay)]
-    if discriminator is not None:
-        optimizers.append(
-            AdamW(discriminator.parameters(), optim["d_lr"], optim["d_betas"], **decay)
-        )
     # Where processes cannot share memory this one loads its items itself.
     n_workers = 0 if no_processes() else settings["num_workers"]
     workers = dict(num_workers=n_workers, pin_memory=torch.cuda.is_available())
-    system = parts.system(
-        model,
-        optimizers,
-        parts.loss(conf),
+    return (
         # In order: an item of the mixtures is random as it is.
         DataLoader(train_set, settings["batch_size"], drop_last=True, **workers),
         DataLoader(valid_set, 1, **workers) if valid_set else None,
-        [StepLR(optimizer, optim["lr_step"], optim["lr_decay"]) for optimizer in optimizers],
-        conf,
-        discriminator=discriminator,
-        warmup_steps=settings["warmup_steps"],
-        gradient_clip=optim["gradient_clip"],
-        accumulate=settings["accumulate"],
-        ema_decay=settings["ema_decay"],
-        **parts.options(conf),
     )
-    if settings.get("compile"):
-        # Layer by layer, inside of what is recomputed; the running average stays as it is.
-        for layer in model.layers:
-            for module in (layer.roformer, *layer.tcn):
-                module.forward = torch.compile(module.forward)
-    return system
+
+
+def make_discriminator(conf: Conf) -> nn.Module | None:
+    """Make the discriminators of Table I or SR-GAN's critic; None without adversarial training."""
+    adversarial = conf["discriminator"]["adversarial_training"]
+    return trainable(conf).discriminator(conf) if adversarial else None
+
+
+def make_loss(conf: Conf) -> GeneratorLoss | SRGANLoss:
+    """Make the generator's loss, the weighted sum of ``conf["loss"]``."""
+    return trainable(conf).loss(conf)
+
+
+def make_optimizers(conf: Conf, model: nn.Module, discriminator: nn.Module | None) -> list[AdamW]:
+    """Make an AdamW for each network, as published: the discriminator's has a shorter memory."""
+    optim = conf["optim"]
+    networks = {"g": model} if discriminator is None else {"g": model, "d": discriminator}
+    return [
+        AdamW(
+            network.parameters(),
+            lr=optim[f"{name}_lr"],
+            betas=optim[f"{name}_betas"],
+            weight_decay=optim["weight_decay"],
+        )
+        for name, network in networks.items()
+    ]
+
+
+def make_schedules(conf: Conf, optimizers: Iterable[torch.optim.Optimizer]) -> list[StepLR]:
+    """Make a schedule of each optimizer's learning rate, in epochs."""
+    optim = conf["optim"]
+    return [StepLR(optimizer, optim["lr_step"], optim["lr_decay"]) for optimizer in optimizers]
+
+
+def system_options(conf: Conf) -> dict[str, Any]:
+    """Collect the settings of the steps, keyword arguments of the system: warm-up, clipping,
+    accumulation, running average, and those of one model only."""
+    settings = conf["training"]
+    names = ("warmup_steps", "accumulate", "ema_decay")
+    common = {name: settings[name] for name in names}
+    return {
+        **common,
+        "gradient_clip": conf["optim"]["gradient_clip"],
+        **trainable(conf).options(conf),
+    }
 
 
 def n_devices(conf: Conf) -> int:
@@ -94,6 +136,8 @@ def n_devices(conf: Conf) -> int:
 
 
 def make_model(conf: Conf) -> RestorationModel:
+    """Make the network of ``conf["model"]``, or load that of ``--init_from``, whose arguments then
+    replace the group's."""
     parts = trainable(conf)
     init_from = conf["main_args"].get("init_from")
     if not init_from:
@@ -165,7 +209,7 @@ def make_trainer(
     """Lightning's Trainer: one process, or DDP under torchrun, SLURM or its own launcher.
 
     Args:
-        conf: as in :func:`~apollo_plugin.training.train`.
+        conf: see :class:`~apollo_plugin.training.Run`.
         forget_scores: those in the checkpoint that is resumed belong to another loss.
         validated: whether there are validation pairs.
         **overrides: arguments of the Trainer.

@@ -35,7 +35,7 @@ class Trainable:
     groups: Mapping[str, type]
     base: str
     discriminator: Callable[[Conf], nn.Module]
-    loss: Callable[[Conf], nn.Module]
+    loss: Callable[[Conf], GeneratorLoss | SRGANLoss]
     system: type[ApolloSystem]
     options: Callable[[Conf], dict[str, Any]]
     has_large_critic: bool = False
@@ -82,7 +82,7 @@ MODELS = {
             **conf["loss"], per_item=True, sample_rate=conf["model"]["sample_rate"]
         ),
         system=ApolloSystem,
-        options=lambda conf: dict(recompute=conf["training"]["recompute"]),
+        options=lambda conf: {key: conf["training"][key] for key in ("recompute", "compile")},
         lengthened=widened,
     ),
     "srgan": Trainable(

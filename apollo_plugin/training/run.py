@@ -1,7 +1,8 @@
-"""A training run from a configuration, as started by the recipe's ``train.py``."""
+"""A training run in its folder: locked, resumed or new, and marked when it is finished."""
 
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import yaml
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch.utils.data import Dataset
+from typing_extensions import Self
 
 from ..errors import TrainingError
 from ..evaluation.experiment import FINISHED
@@ -32,40 +34,44 @@ _NOISE = (
 )
 
 
-def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str, Any] | None:
-    """Train, and write ``conf.yml``, ``checkpoints/``, ``logs/``, ``best_k_models.json``,
-    ``best_model.pth`` and, at the end, ``train_metrics.json`` to ``exp_dir``.
+class Run:
+    """A training in ``exp_dir``, as a context that locks the folder and sets the random seed.
 
     Args:
         conf: the groups of the recipe's ``local/conf.yml``, and ``main_args`` with ``exp_dir``,
             ``seed``, ``resume`` and ``init_from``.
-        train_set: items ``(coded, original)``.
-        valid_set: likewise; without it the last weights count as the best.
 
-    Returns:
-        the content of ``train_metrics.json``; None if the run was finished before.
+    Attributes:
+        conf: the same, with values of the keys' types; of a resumed run without ``init_from``.
+        is_finished: the folder holds a finished training, and nothing is left to do.
+        forget_scores: the loss has changed, so that earlier scores do not compare.
 
     Raises:
-        TrainingError: if a run exists already or is in progress, there is none to resume, memory is
-            too small, training diverges, or a process dies.
-        SystemExit: if a signal ends the run, with 128 + its number.
+        TrainingError: if a run exists already or is in progress, or there is none to resume.
     """
-    conf = convert_types(conf, trainable(conf).groups)
-    exp_dir = Path(conf["main_args"]["exp_dir"])
-    last = exp_dir / "checkpoints" / "last.ckpt"
-    finished = exp_dir / FINISHED
-    resume = bool(conf["main_args"].get("resume"))
-    epochs = conf["training"]["epochs"]
-    # All processes check and come to the same result; otherwise one would wait forever.
-    if epochs < 1:
-        raise refusal(f"nothing to train with epochs {epochs}; pass --epochs 1 or more")
-    if not resume and finished.exists():
-        rank_zero_info(f"'{exp_dir}' holds a finished training, which is kept")
-        return None
-    if not resume and last.exists():
-        raise refusal(f"'{exp_dir}' holds a run; pass --resume 1 or another --tag")
-    forget = False
-    if resume:
+
+    def __init__(self, conf: Conf):
+        self.conf = conf = convert_types(conf, trainable(conf).groups)
+        self.exp_dir = exp_dir = Path(conf["main_args"]["exp_dir"])
+        self.is_finished = self.forget_scores = False
+        self._resumed: Path | None = None
+        self._context = ExitStack()
+        last, is_marked = exp_dir / "checkpoints" / "last.ckpt", (exp_dir / FINISHED).exists()
+        epochs = conf["training"]["epochs"]
+        # All processes check and come to the same result; otherwise one would wait forever.
+        if epochs < 1:
+            raise refusal(f"nothing to train with epochs {epochs}; pass --epochs 1 or more")
+        if conf["main_args"].get("resume"):
+            self._resume(last, is_marked)
+        elif is_marked:
+            rank_zero_info(f"'{exp_dir}' holds a finished training, which is kept")
+            self.is_finished = True
+        elif last.exists():
+            raise refusal(f"'{exp_dir}' holds a run; pass --resume 1 or another --tag")
+
+    def _resume(self, last: Path, is_marked: bool) -> None:
+        """Check that the configuration continues the run of the folder."""
+        conf, exp_dir, epochs = self.conf, self.exp_dir, self.conf["training"]["epochs"]
         n_done, before = epochs_done(last), load_conf(exp_dir / "conf.yml")
         compare(conf, before, exp_dir)
         if epochs < n_done:
@@ -73,56 +79,85 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str
                 f"'{exp_dir}' has trained {n_done} epochs, more than --epochs {epochs}; pass more, "
                 "or start a new training under another --tag"
             )
-        if epochs == n_done and finished.exists():
+        if epochs == n_done and is_marked:
             rank_zero_info(f"'{exp_dir}' has trained all of its {epochs} epochs")
-            return None
-        forget = conf["loss"] != before.get("loss", conf["loss"])
-        if forget:
+            self.is_finished = True
+            return
+        self._resumed = last
+        self.forget_scores = conf["loss"] != before.get("loss", conf["loss"])
+        if self.forget_scores:
             rank_zero_info("the loss has changed: earlier val_loss and best models are discarded")
-    with lock_folder(exp_dir):
-        return _train(conf, train_set, valid_set, last if resume else None, forget)
+
+    def __enter__(self) -> Self:
+        if not self.is_finished:
+            self._context.enter_context(lock_folder(self.exp_dir))
+            pl.seed_everything(self.conf["main_args"]["seed"], workers=True, verbose=False)
+            keep_freed_memory(every_size=True)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._context.close()
+
+    def fit(self, trainer: pl.Trainer, system: ApolloSystem) -> dict[str, Any]:
+        """Train, and write ``conf.yml``, ``checkpoints/``, ``logs/``, ``best_k_models.json``,
+        ``best_model.pth`` and, at the end, ``train_metrics.json`` to ``exp_dir``.
+
+        Returns:
+            the content of ``train_metrics.json``.
+
+        Raises:
+            TrainingError: if memory is too small, training diverges, or a process dies.
+            SystemExit: if a signal ends the run, with 128 + its number.
+        """
+        finished = self.exp_dir / FINISHED
+        if rank_zero_only.rank == 0:
+            with atomic_write(self.exp_dir / "conf.yml") as beside:
+                beside.write_text(yaml.safe_dump(self.conf, sort_keys=False))
+        _require_memory(self.conf, system, trainer.strategy.root_device)
+        if rank_zero_only.rank == 0:
+            # Removed until the run is finished again, so that no later stage takes it for finished.
+            finished.unlink(missing_ok=True)
+        start = time.monotonic()
+        with warnings.catch_warnings():
+            for words in _NOISE:
+                warnings.filterwarnings("ignore", words)
+            ending.fit(trainer, system, self._resumed, _cure(self.conf))
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics |= dict(
+            epochs=trainer.current_epoch,
+            steps=int(system.n_steps),
+            seconds=round(time.monotonic() - start, 1),
+        )
+        if system.val_loader is not None:
+            metrics["best_val_loss"] = float(trainer.checkpoint_callback.best_model_score)
+        if trainer.is_global_zero:
+            write_json(finished, metrics)
+        if torch.distributed.is_initialized():
+            # Gloo's threads could abort a process that exits with them; Lightning ends NCCL's only.
+            torch.distributed.destroy_process_group()
+        return metrics
 
 
-def _train(
-    conf: Conf,
-    train_set: Dataset,
-    valid_set: Dataset | None,
-    resumed: Path | None,
-    forget: bool,
-) -> dict[str, Any]:
-    """Run the training in a locked folder."""
-    exp_dir = Path(conf["main_args"]["exp_dir"])
-    finished = exp_dir / FINISHED
-    pl.seed_everything(conf["main_args"]["seed"], workers=True, verbose=False)
-    keep_freed_memory(every_size=True)
-    system = make_system(conf, train_set, valid_set)
-    trainer = make_trainer(conf, forget, system.val_loader is not None)
-    if rank_zero_only.rank == 0:
-        with atomic_write(exp_dir / "conf.yml") as beside:
-            beside.write_text(yaml.safe_dump(conf, sort_keys=False))
-    _require_memory(conf, system, trainer.strategy.root_device)
-    if rank_zero_only.rank == 0:
-        # Removed until the run is finished again, so that no later stage takes it for finished.
-        finished.unlink(missing_ok=True)
-    start = time.monotonic()
-    with warnings.catch_warnings():
-        for words in _NOISE:
-            warnings.filterwarnings("ignore", words)
-        ending.fit(trainer, system, resumed, _cure(conf))
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    metrics |= dict(
-        epochs=trainer.current_epoch,
-        steps=int(system.n_steps),
-        seconds=round(time.monotonic() - start, 1),
-    )
-    if system.val_loader is not None:
-        metrics["best_val_loss"] = float(trainer.checkpoint_callback.best_model_score)
-    if trainer.is_global_zero:
-        write_json(finished, metrics)
-    if torch.distributed.is_initialized():
-        # Gloo's threads could abort a process that exits with them; Lightning ends NCCL's only.
-        torch.distributed.destroy_process_group()
-    return metrics
+def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str, Any] | None:
+    """Train as the recipe's ``train.py`` does, on any data.
+
+    Args:
+        conf: see :class:`Run`.
+        train_set: items ``(coded, original)``.
+        valid_set: likewise; without it the last weights count as the best.
+
+    Returns:
+        the content of ``train_metrics.json``; None if the run was finished before.
+
+    Raises:
+        TrainingError, SystemExit: see :class:`Run` and :meth:`Run.fit`.
+    """
+    with Run(conf) as run:
+        if run.is_finished:
+            return None
+        system = make_system(run.conf, train_set, valid_set)
+        trainer = make_trainer(run.conf, run.forget_scores, system.val_loader is not None)
+        return run.fit(trainer, system)
 
 
 def _cure(conf: Conf) -> str:

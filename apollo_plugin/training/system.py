@@ -52,6 +52,7 @@ class ApolloSystem(BaseSystem):
         ema_decay: decay of a running average of the generator's weights, used for validation and
             ``best_model.pth``; 0 for none.
         recompute: store few activations, see :mod:`apollo_plugin.training.memory`.
+        compile: run Apollo's layers by ``torch.compile``, except in the running average.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class ApolloSystem(BaseSystem):
         accumulate: int = 1,
         ema_decay: float = 0.0,
         recompute: bool = False,
+        compile: bool = False,
     ):
         optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
         if len(optimizers) != (1 if discriminator is None else 2):
@@ -95,6 +97,11 @@ class ApolloSystem(BaseSystem):
         self.discriminator = discriminator
         self.warmup_steps, self.gradient_clip = warmup_steps, gradient_clip
         self.accumulate, self.recompute = accumulate, recompute
+        if compile:
+            # Layer by layer, inside of what is recomputed.
+            for layer in model.layers:
+                for module in (layer.roformer, *layer.tcn):
+                    module.forward = torch.compile(module.forward)
 
     def training_step(self, batch: Sequence[torch.Tensor], batch_nb: int) -> None:
         """Make a discriminator step, then a generator step with the updated discriminator."""

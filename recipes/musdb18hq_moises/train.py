@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
+from apollo_plugin import training
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.dataset import MixtureDataset, PairDataset
-from apollo_plugin.training import parse_model_conf, train
 
 LOCAL = Path(__file__).parent / "local"
+SYSTEMS = {"apollo": training.ApolloSystem, "srgan": training.SRGANSystem}
 
 
 def main():
@@ -20,8 +21,18 @@ def main():
     )
     parser.add_argument("--init_from", help="start from a checkpoint: path, Hub id, bundled name")
     parser.add_argument("--envelope_from", help="start from an envelope path of train_envelope.py")
-    conf = parse_model_conf(parser, LOCAL)
+    # The keys of local/conf.yml by group, and the options above as main_args.
+    conf = training.parse_model_conf(parser, LOCAL)
 
+    # The folder of the results: checked, locked, and marked as finished at the end.
+    with training.Run(conf) as this_run:
+        if not this_run.is_finished:
+            train(this_run)
+
+
+def train(this_run: training.Run):
+    conf = this_run.conf
+    # Mixes are made and coded as training goes on; the validation pairs are those of stage 3.
     data = Path(conf["main_args"]["data_dir"])
     train_set = MixtureDataset(
         data / "train",
@@ -29,9 +40,39 @@ def main():
         seed=conf["main_args"]["seed"],
         **conf["data"],
     )
-    # Models, losses and discriminators: the table of apollo_plugin/training/models.py; optimizers,
-    # schedules and the Trainer: make_system and make_trainer of build.py.
-    train(conf, train_set, PairDataset(data / "valid"))
+    valid_set = PairDataset(data / "valid")
+    train_loader, valid_loader = training.make_loaders(conf, train_set, valid_set)
+
+    # Apollo or SRGAN, from conf["model"] or --init_from; None without adversarial_training:
+    # MultiResolutionSTFTDiscriminator or SRGANCritic.
+    model = training.make_model(conf)
+    discriminator = training.make_discriminator(conf)
+
+    # GeneratorLoss, eq. (6) of the paper, or SRGANLoss, with the weights of conf["loss"].
+    loss = training.make_loss(conf)
+
+    # An AdamW for each network; a StepLR for each of these.
+    optimizers = training.make_optimizers(conf, model, discriminator)
+    schedules = training.make_schedules(conf, optimizers)
+
+    # The steps of both networks, and validation.
+    system = SYSTEMS[conf["main_args"]["model"]](
+        model,
+        optimizers,
+        loss,
+        train_loader,
+        valid_loader,
+        schedules,
+        config=conf,
+        discriminator=discriminator,
+        **training.system_options(conf),
+    )
+
+    # Checkpoints, early stopping and logs. Any argument of Lightning's Trainer can be added.
+    trainer = training.make_trainer(
+        conf, forget_scores=this_run.forget_scores, validated=valid_loader is not None
+    )
+    this_run.fit(trainer, system)
 
 
 if __name__ == "__main__":

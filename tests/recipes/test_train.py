@@ -1,6 +1,7 @@
 """train.py as a user runs it: two processes are one, killed and resumed, errors in one line."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -103,6 +104,77 @@ def test_resumed_on_another_number_of_processes(prepared, tmp_path):
         assert a["last_epoch"] == b["last_epoch"] and a["_last_lr"] == b["_last_lr"]
     for a, b in zip(whole["optimizer_states"], parts["optimizer_states"]):
         assert a["param_groups"][0]["lr"] == b["param_groups"][0]["lr"]
+
+
+SMALL_SRGAN = (
+    "--model srgan --segment 0.3 --window 256 --hop 64 --width 8 --n_rows 4 --noise_dim 4 "
+    "--dilations [1,2] --channels [2,3,3] --num_workers 0 --n_examples 0"
+).split()
+
+
+@pytest.mark.parametrize("options", [SMALL, SMALL_SRGAN], ids=["apollo", "srgan"])
+def test_train_from_python_is_train_py(prepared, tmp_path, options):
+    """The same weights, to the bit, of the configuration that train.py leaves."""
+    paths = ["--data_dir", prepared, "--exp_dir", tmp_path / "script"]
+    options = [*options, "--n_items", 4, "--batch_size", 2, "--epochs", 1, "--devices", 1]
+    words = [sys.executable, RECIPE / "train.py", *paths, *options]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    # In a process of its own, as it changes how this one gives memory back.
+    code = f"""if True:
+        from pathlib import Path
+        from apollo_plugin import training
+        from apollo_plugin.data.dataset import MixtureDataset, PairDataset
+        exp, data = Path({str(tmp_path)!r}), Path({str(prepared)!r})
+        conf = training.load_conf(exp / "script" / "conf.yml")
+        conf["main_args"]["exp_dir"] = str(exp / "python")
+        rate = conf["model"]["sample_rate"]
+        train_set = MixtureDataset(data / "train", sample_rate=rate, seed=0, **conf["data"])
+        training.train(conf, train_set, PairDataset(data / "valid"))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, other = last(tmp_path / "script"), last(tmp_path / "python")
+    torch.testing.assert_close(one["state_dict"], other["state_dict"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "line, other, is_so",
+    [
+        (
+            "optimizers = training.make_optimizers(conf, model, discriminator)",
+            "import torch; optimizers = [torch.optim.SGD(network.parameters(), 1e-3, momentum=0.5)"
+            " for network in (model, discriminator)]",
+            lambda metrics, state: "momentum_buffer" in state["optimizer_states"][1]["state"][0],
+        ),
+        (
+            "loss = training.make_loss(conf)",
+            "from apollo_plugin.losses import GeneratorLoss; loss = GeneratorLoss(0, 0, 0, snr=1)",
+            lambda metrics, state: {name for name in metrics if name.startswith("loss/")}
+            == {"loss/snr"},
+        ),
+        (
+            "this_run.fit(trainer, system)",
+            "trainer.limit_train_batches = 1; this_run.fit(trainer, system)",
+            lambda metrics, state: metrics["steps"] == 1,
+        ),
+    ],
+    ids=["optimizer", "loss", "trainer"],
+)
+def test_another_part_is_one_line_of_train_py(prepared, tmp_path, line, other, is_so):
+    """In a copy of the folder, as a user would change it; the run is as complete as any."""
+    recipe = shutil.copytree(RECIPE, tmp_path / "recipe", ignore=shutil.ignore_patterns("exp"))
+    text = (recipe / "train.py").read_text()
+    assert text.count(line) == 1
+    (recipe / "train.py").write_text(text.replace(line, other))
+    words = command(prepared, tmp_path / "exp", "--n_items", 4, "--epochs", 1, "--devices", 1)
+    words[1] = recipe / "train.py"
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "exp" / "train_metrics.json").read_text())
+    assert is_so(metrics, last(tmp_path / "exp"))
+    model = Apollo.from_pretrained(tmp_path / "exp" / "best_model.pth")
+    assert model(torch.zeros(2, 100)).shape == (2, 100)
 
 
 def begun(command, exp, **options):
