@@ -2,8 +2,8 @@
 
 ``python tools/scale.py --songs 50 100 200 400`` makes as many synthetic songs, finds activity,
 makes pairs and evaluates a small model by two workers, one of which is killed in the middle of each
-stage. It prints a table of processor time and memory a song, and ends with 1 where the results differ
-from those of one process, or cost grows faster than the songs do.
+stage. It prints a table of processor time and memory a song, and ends with 1 where the results
+differ from those of one process, or cost grows faster than the songs do.
 """
 
 import argparse
