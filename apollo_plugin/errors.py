@@ -1,10 +1,13 @@
-"""Errors that a user can fix. Any other exception is a defect."""
+"""Errors that a user can fix, any other exception is a defect; and signals that end a run."""
 
 import json
 import re
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
+
+# Signals by which schedulers, containers and users end a run.
+END_SIGNALS = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU")
 
 
 class ApolloError(Exception):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import IO, Any
 
 _STALE_SECONDS = 24 * 3600
 # Temporary names: machine and process that write the file, and a random part.
@@ -50,12 +50,12 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
         >>> target.read_text(), len(list(target.parent.iterdir()))
         ('all of it', 1)
     """
-    # A link stays one: its target is written.
-    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    path = Path(path)
     if is_special(path):
         with _poured(path, suffix) as beside:
             yield beside
         return
+    path = _followed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _places.add(path.parent)
     sweep(path.parent)
@@ -88,7 +88,26 @@ def _poured(path: Path, suffix: str) -> Iterator[Path]:
         place = Path(folder, f"result{suffix}")
         yield place
         with place.open("rb") as file, path.open("wb", buffering=0) as sink:
-            shutil.copyfileobj(file, sink, 1 << 20)
+            pour(file, sink)
+
+
+def pour(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Copy a file to a stream, see :func:`write_all`."""
+    while block := source.read(1 << 20):
+        write_all(sink, block)
+
+
+def write_all(sink: IO[bytes], content: bytes) -> None:
+    """Write to a stream that may take less than it is given: an unbuffered one, as standard output
+    is with PYTHONUNBUFFERED, after a signal or at its reader's end."""
+    left = memoryview(content)
+    while left:
+        left = left[sink.write(left) or 0 :]
+
+
+def _followed(path: Path) -> Path:
+    """Follow a link, which stays one: its target is written."""
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)
 
 
 def _check_pourable(path: Path) -> None:
@@ -111,9 +130,11 @@ def imitate(path: Path, source: Path) -> None:
 def check_place(path: str | os.PathLike) -> None:
     """Raise the OSError that writing a file would raise: for a folder that cannot be made or
     written to, or a name that is too long. Nothing is changed."""
-    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    path = Path(path)
+    # Before links are followed: those to open pipes, /dev/stdout and >(command), lead to no name.
     if is_special(path):
         return _check_pourable(path)
+    path = _followed(path)
     _places.add(path.parent)
     missing = [folder for folder in path.parents if not os.path.lexists(folder)]
     made: list[Path] = []

@@ -165,7 +165,7 @@ def read_tags(job: Job, settings: Settings) -> tuple[tags.Tags, str]:
         AudioError: if it is a restoration, and the settings do not ask for another.
     """
     whole = not {"start", "duration"} & set(settings.reading)
-    found = tags.read(job.source, whole)
+    found = tags.read(job.source, whole, settings.reading.get("track", 1))
     before = tags.mark.find(job.source, found)
     if before and not settings.again:
         raise AudioError(

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import json
 import struct
+import subprocess
 from pathlib import Path
 
 import mutagen
@@ -42,6 +44,19 @@ def picture(format: str = "JPEG") -> bytes:
 
 
 COVER = picture()
+
+
+def ffprobe(path: Path) -> dict[str, str]:
+    command = ["ffprobe", "-v", "error", "-show_entries", "format_tags:stream_tags", "-of", "json"]
+    shown = json.loads(subprocess.run([*command, path], capture_output=True, check=True).stdout)
+    found = dict(shown["format"].get("tags", {}))
+    for stream in shown.get("streams", []):
+        found |= stream.get("tags", {})
+    return {key.lower().replace("_", " "): value for key, value in found.items()}
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) & 1)
 
 
 def frames(**more) -> list:

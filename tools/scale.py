@@ -2,8 +2,8 @@
 
 ``python tools/scale.py --songs 50 100 200 400`` makes as many synthetic songs, finds activity,
 makes pairs and evaluates a small model by two workers, one of which is killed in the middle of each
-stage. It prints a table of seconds and memory a song, and ends with 1 where the results differ from
-those of one process, or cost grows faster than the songs do.
+stage. It prints a table of processor time and memory a song, and ends with 1 where the results
+differ from those of one process, or cost grows faster than the songs do.
 """
 
 import argparse
@@ -19,10 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import soundfile
 import torch
 
@@ -71,11 +72,21 @@ def work(root: Path, songs: list[tracks.Song], pool: Executor, during: Callable)
     }
     cost = {}
     for stage, job in jobs.items():
-        begin = time.perf_counter()
+        begin = processor_seconds()
         with during(stage):
             job()
-        cost[stage] = time.perf_counter() - begin
+        cost[stage] = processor_seconds() - begin
     return cost
+
+
+def processor_seconds() -> float:
+    """Of this process and its children, those that ended too."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = time.process_time() + ended.ru_utime + ended.ru_stime
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            total += sum(child.cpu_times()[:2])
+    return total
 
 
 def digest(root: Path) -> str:

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -28,19 +28,20 @@ def interrupted_status(end: KeyboardInterrupt) -> int:
 
 
 @contextmanager
-def clean_end(*numbers: int) -> Iterator[None]:
+def clean_end(*numbers: int, at_once: Sequence[int] = ()) -> Iterator[None]:
     """Raise Interrupted at signals. At the second one worker processes are killed without waiting,
     and partial files of theirs and of this process are removed. Python's own interrupts would make
     its exit wait for ever if the second came while a pool of processes was being shut down.
 
     Args:
         *numbers: signals; others are left as they are.
+        at_once: more signals, whose first one counts as a second.
     """
     came: list[int] = []
     before = {}
 
     def end(number: int, _: object) -> NoReturn:
-        if came:
+        if came or number in at_once:
             for child in multiprocessing.active_children():
                 child.kill()
         came.append(number)
@@ -57,14 +58,14 @@ def clean_end(*numbers: int) -> Iterator[None]:
         os._exit(128 + came[0])
 
     with suppress(ValueError):  # not in the main thread
-        for number in numbers:
+        for number in (*numbers, *at_once):
             # Background jobs of a script ignore interrupts.
             if signal.getsignal(number) != signal.SIG_IGN:
                 before[number] = signal.signal(number, end)
     try:
         yield
     finally:
-        if len(came) > 1:
+        if len(came) > 1 or set(came).intersection(at_once):
             clear_up()
         # Another signal may come until the process has ended, since Python waits for its children.
         for number, handler in before.items():

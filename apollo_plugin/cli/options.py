@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ..batch.work import Task
     from ..settings import Settings
 
-# Folders of open file descriptors.
+# Names of standard output, and folders of open file descriptors.
+_OUTPUT = re.compile(r"/dev/(stdout|fd/1)|/proc/(self|thread-self)/fd/1")
 _LENT = re.compile(r"/dev/(fd/|stdin$)|/proc/[^/]+/(task/[^/]+/)?fd/")
 
 
@@ -73,7 +74,7 @@ class Options:
     @property
     def to_pipe(self) -> bool:
         """True if the result goes to standard output."""
-        return str(self.out) == "-"
+        return str(self.out) == "-" or bool(_OUTPUT.fullmatch(os.path.abspath(self.out or "")))
 
     @property
     def out_file(self) -> Path | None:

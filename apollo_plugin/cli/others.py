@@ -1,11 +1,14 @@
 """``--copy-others``: copies of the other files of a folder: covers, lyrics, cue sheets, playlists,
 and sounds left unchanged."""
 
+import html
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
 
 from ..batch.plan import folders
 from ..errors import one_line
@@ -14,10 +17,18 @@ from ..settings import Job
 from .options import Options
 from .terminal import Failures, tell
 
-# Old and new names of files in a folder.
-_Names = dict[str, str]
-_FILE = re.compile(rb'^(\s*FILE\s+)(?:"([^"\r\n]*)"|(\S+))(\s+\w+)?', re.IGNORECASE)
-_ENTRY = re.compile(rb"^(\s*(?:File\d+=)?)([^#\s\[][^\r\n]*?)(\s*)$", re.IGNORECASE)
+# New names by the old ones in texts, both as they are written there.
+_Find = Callable[[bytes], bytes | None]
+_FILE = re.compile(
+    rb'^([ \t]*FILE[ \t]+)(?:"([^"\r\n]*)"|(\S+))([ \t]+\w+)?', re.IGNORECASE | re.MULTILINE
+)
+_ENTRY = re.compile(
+    rb"^((?:\xef\xbb\xbf)?[ \t]*(?:File\d+=)?)([^#\s\[][^\r\n]*)", re.IGNORECASE | re.MULTILINE
+)
+_LOCATION = re.compile(rb"(<location>)([^<]*)", re.IGNORECASE)
+_MEDIA = re.compile(
+    rb"""(<(?:media|ref)\s[^<>]*?(?:src|href)\s*=\s*["'])([^"'<>]*)""", re.IGNORECASE
+)
 # Larger files are not treated as texts.
 _MOST_BYTES = 1 << 22
 # Cue sheets' names of formats; all others are WAVE there.
@@ -35,8 +46,9 @@ def copy_others(options: Options, jobs: Sequence[Job], left: Iterable[Path]) -> 
     Returns:
         the exit status.
     """
-    names: dict[Path, _Names] = {}
+    names: dict[Path, dict[str, str]] = {}
     places: dict[Path, Path] = {}
+    moved = {_key(job.source): Path(os.path.abspath(job.target)) for job in jobs}
     for job in jobs:
         names.setdefault(job.source.parent, {})[job.source.name] = job.target.name
         places[job.source.parent] = job.target.parent
@@ -45,12 +57,11 @@ def copy_others(options: Options, jobs: Sequence[Job], left: Iterable[Path]) -> 
     for folder, below, others in folders(options.inputs, options.places()):
         place = places.get(folder, options.out_dir / below)
         for source in [*others, *(path for path in sorted(copied) if path.parent == folder)]:
-            known = names.get(folder, {})
-            target = place / _called(source, known)
+            target = place / _called(source, names.get(folder, {}))
             if is_special(source) or (target.exists() and not options.overwrite):
                 continue
             try:
-                _copy(source, target, known)
+                _copy(source, target, moved)
                 n_copied += 1
             except OSError as error:
                 failures.add(source, f"'{target}' cannot be written: {one_line(error)}")
@@ -59,7 +70,12 @@ def copy_others(options: Options, jobs: Sequence[Job], left: Iterable[Path]) -> 
     return failures.end()
 
 
-def _called(source: Path, known: _Names) -> str:
+def _key(path: str | os.PathLike) -> str:
+    """Make a path comparable: absolute, in the composed form of its letters."""
+    return unicodedata.normalize("NFC", os.path.abspath(path))
+
+
+def _called(source: Path, known: dict[str, str]) -> str:
     """Name of a copy: lyrics follow the name of their sound."""
     if source.suffix.lower() in (".lrc", ".txt", ".srt"):
         for name, new in known.items():
@@ -68,47 +84,105 @@ def _called(source: Path, known: _Names) -> str:
     return source.name
 
 
-def _copy(source: Path, target: Path, known: _Names) -> None:
-    adapt = {".cue": _cue, ".m3u": _list, ".m3u8": _list, ".pls": _list}.get(source.suffix.lower())
+def _copy(source: Path, target: Path, moved: dict[str, Path]) -> None:
+    adapt = _ADAPT.get(source.suffix.lower())
     if target.exists() and os.path.samefile(source, target):
         return
     with atomic_write(target) as beside:
         shutil.copy2(source, beside)
         if adapt and source.stat().st_size <= _MOST_BYTES:
             status = beside.stat()
-            lines = source.read_bytes().splitlines(keepends=True)
-            beside.write_bytes(b"".join(adapt(line, _finder(known)) for line in lines))
+            find = _finder(source.parent, target.parent, moved)
+            beside.write_bytes(adapt(source.read_bytes(), find))
             os.utime(beside, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _finder(known: _Names) -> Callable[[bytes], bytes | None]:
-    """Make a function that finds the new name for one in a text, in any encoding."""
-    coded: dict[bytes, bytes] = {}
-    for name, new in known.items():
-        coded[os.fsencode(name)] = os.fsencode(new)
-        for encoding in ("cp1252", "utf-8"):
+def _finder(folder: Path, place: Path, moved: dict[str, Path]) -> _Find:
+    """Make a function that finds the new name for one in a text, in any encoding.
+
+    Args:
+        folder: the text's folder.
+        place: its copy's folder.
+        moved: results by the keys of their sources.
+    """
+
+    def find(name: bytes) -> bytes | None:
+        for encoding, errors in (("utf-8", "surrogateescape"), ("cp1252", "strict")):
             try:
-                coded.setdefault(name.encode(encoding), new.encode(encoding))
-            except UnicodeEncodeError:
+                new = _moved(name.decode(encoding, errors), folder, place, moved)
+                if new:
+                    return new.encode(encoding, errors)
+            except UnicodeError:
                 continue
-    return coded.get
+        return None
+
+    return find
 
 
-def _cue(line: bytes, find: Callable[[bytes], bytes | None]) -> bytes:
-    """Adapt a line of a cue sheet, which has types for few formats."""
-    found = _FILE.match(line)
-    new = find(found[2] or found[3] or b"") if found else None
-    if not (found and new):
-        return line
-    kind = _CUE_TYPES.get(os.path.splitext(os.fsdecode(new))[1].lower(), b"WAVE")
-    return found[1] + b'"' + new + b'" ' + kind + line[found.end() :]
+def _moved(name: str, folder: Path, place: Path, moved: dict[str, Path]) -> str | None:
+    """Find the new name for a relative or absolute one; backslashes stay."""
+    here = name if "/" in name else name.replace("\\", "/")
+    target = moved.get(_key(os.path.join(folder, here))) if "\0" not in name else None
+    if target is None:
+        return None
+    if os.path.isabs(here):
+        return str(target)
+    new = ("./" if here.startswith("./") else "") + os.path.relpath(target, place)
+    return new if here == name else new.replace("/", "\\")
 
 
-def _list(line: bytes, find: Callable[[bytes], bytes | None]) -> bytes:
-    """Adapt a line of a playlist; paths into other folders stay: their new names are unknown."""
-    found = _ENTRY.match(line)
-    if not found:
-        return line
-    here = b"./" if found[2].startswith((b"./", b".\\")) else b""
-    new = find(found[2][len(here) :])
-    return found[1] + here + new + found[3] if new else line
+def _cue(text: bytes, find: _Find) -> bytes:
+    """Adapt a cue sheet, which has types for few formats."""
+
+    def adapt(found: re.Match[bytes]) -> bytes:
+        new = find(found[2] or found[3] or b"")
+        if not new:
+            return found[0]
+        kind = _CUE_TYPES.get(os.path.splitext(os.fsdecode(new))[1].lower(), b"WAVE")
+        return found[1] + b'"' + new + b'" ' + kind
+
+    return _FILE.sub(adapt, text)
+
+
+def _list(text: bytes, find: _Find) -> bytes:
+    """Adapt a playlist of lines."""
+
+    def adapt(found: re.Match[bytes]) -> bytes:
+        name = found[2].rstrip()
+        new = find(name) or _url(name, find)
+        return found[1] + new + found[2][len(name) :] if new else found[0]
+
+    return _ENTRY.sub(adapt, text)
+
+
+def _xml(text: bytes, find: _Find) -> bytes:
+    """Adapt a playlist in XML: XSPF with URLs, those of Windows with paths."""
+
+    def adapt(found: re.Match[bytes]) -> bytes:
+        name = html.unescape(found[2].decode("utf-8", "surrogateescape")).strip()
+        coded = name.encode("utf-8", "surrogateescape")
+        new = _url(coded, find) if pattern is _LOCATION else find(coded)
+        if not new:
+            return found[0]
+        written = html.escape(new.decode("utf-8", "surrogateescape"))
+        return found[1] + written.encode("utf-8", "surrogateescape")
+
+    for pattern in (_LOCATION, _MEDIA):
+        text = pattern.sub(adapt, text)
+    return text
+
+
+def _url(name: bytes, find: _Find) -> bytes | None:
+    """Find the new name for a relative URL, or one of a file."""
+    begin = next(
+        (each for each in (b"file://localhost/", b"file:///") if name.startswith(each)), b""
+    )
+    if b"://" in name[len(begin) :]:
+        return None
+    new = find((b"/" if begin else b"") + unquote_to_bytes(name[len(begin) :]))
+    return begin + quote(new.lstrip(b"/") if begin else new).encode() if new else None
+
+
+_ADAPT = {".cue": _cue, ".xspf": _xml, ".wpl": _xml, ".zpl": _xml, ".asx": _xml} | {
+    suffix: _list for suffix in (".m3u", ".m3u8", ".pls")
+}

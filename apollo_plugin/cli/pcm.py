@@ -15,6 +15,7 @@ from ..audio.kinds import HEAD_BYTES, frames_in, holds_sound, kind_of
 from ..audio.samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 from ..audio.writing import integers
 from ..errors import AudioError, SettingError
+from ..files import write_all
 from .terminal import say
 
 # Bits per sample by format; f32 is floating point, all are little-endian.
@@ -277,5 +278,5 @@ class Output:
         self._send(steps.reshape(-1, 1).view(np.uint8)[:, 4 - n_bytes :].tobytes())
 
     def _send(self, data: bytes) -> None:
-        self._file.write(data)
+        write_all(self._file, data)
         self._file.flush()

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import AudioError, one_line
+from ..files import pour
 from .options import Options
 from .terminal import refuse_terminal, speaking_of
 
@@ -82,7 +83,7 @@ def _ends(mode: int) -> bool:
 def _send(place: Path) -> None:
     try:
         with place.open("rb") as result:
-            shutil.copyfileobj(result, sys.stdout.buffer, 1 << 20)
+            pour(result, sys.stdout.buffer)
             sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise

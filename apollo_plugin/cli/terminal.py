@@ -17,6 +17,7 @@ from typing import NoReturn, TextIO
 from tqdm import tqdm
 
 from ..errors import (
+    END_SIGNALS,
     ApolloError,
     SettingError,
     does_not_load,
@@ -36,18 +37,21 @@ _results_to_stderr = False
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script and exit: with 0 on success, 1 and a line on failure. SIGTERM ends it at once.
+    """Run a script and exit: with 0 on success, 1 and a line on failure. Signals of schedulers end
+    it at once, as they leave little time.
 
     Args:
         main: the script; return the exit status.
     """
-    sys.exit(command(os.path.basename(sys.argv[0]), main, (signal.SIGINT,)))
+    found = [getattr(signal, name) for name in END_SIGNALS if hasattr(signal, name)]
+    sys.exit(command(os.path.basename(sys.argv[0]), main, (signal.SIGINT,), found))
 
 
 def command(
     name: str,
     main: Callable[[], int | None],
     signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
+    at_once: Sequence[int] = (),
 ) -> int:
     """Run a command and return its exit status, after any error too.
 
@@ -55,12 +59,13 @@ def command(
         name: of the command, for its messages.
         main: its function; return the exit status.
         signals: those that it cleans up after; a second one does not wait for processes.
+        at_once: likewise, those whose first one does not wait either.
     """
     global _name
     _name = name
     _open_streams()
     try:
-        with _warnings_in_one_line(), clean_end(*signals):
+        with _warnings_in_one_line(), clean_end(*signals, at_once=at_once):
             return main() or 0
     except KeyboardInterrupt as end:
         say("interrupted; what was finished is whole, run it again to go on")

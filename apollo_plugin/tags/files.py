@@ -4,6 +4,7 @@ import contextlib
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mutagen.wave import WAVE
 from ..audio import Level, album_loudness
 from ..errors import TagError, one_line
 from ..files import atomic_write, imitate
-from . import gain, id3, mark, others, parts, riff, vorbis
+from . import gain, id3, mark, matroska, others, parts, riff, vorbis
 from .model import Tags
 
 # Readers of the formats that hold tags.
@@ -55,18 +56,19 @@ class Track:
 # of them are caught and reported, only in this module.
 
 
-def read(path: Path, whole: bool = True) -> Tags:
+def read(path: Path, whole: bool = True, track: int = 1) -> Tags:
     """Read the tags of a file; problems are added to their notes.
 
     Args:
         path: path of the file.
         whole: False if only a part of the sound is used, so that tags with times are dropped.
+        track: number of the sound track, from 1 on.
     """
     tags = Tags()
     try:
         if path.is_file():  # not a device, which may have no end
             id3.begin_file()
-            _read(tags, path)
+            _read(tags, path, track)
             if id3.is_over_limit():
                 tags.notes.append("some of its tags unpack to too many bytes; those were left out")
     except Exception as error:
@@ -76,38 +78,60 @@ def read(path: Path, whole: bool = True) -> Tags:
     return tags
 
 
-def _read(tags: Tags, path: Path) -> None:
+def _read(tags: Tags, path: Path, track: int) -> None:
+    with path.open("rb") as start:
+        magic = start.read(4)
+    if magic == matroska.MAGIC:
+        return matroska.read(tags, path, others.CHAPTERS, track)
     try:
         file = mutagen.File(path)
     except mutagen.MutagenError:
         file = None
-    if file is None or isinstance(file, MP3):
-        # Also if no frame of sound follows the tag.
-        with contextlib.suppress(ID3NoHeaderError):
-            id3.read(tags, ID3(path))
-        with contextlib.suppress(APENoHeaderError):
-            others.read_ape(tags, APEv2(path))
-    elif isinstance(file, (FLAC, OggFileType)):
+    if isinstance(file, (FLAC, OggFileType)):
         vorbis.read(tags, file)
     elif isinstance(file, MP4):
         others.read_mp4(tags, file)
     elif isinstance(file, ASF):
         others.read_asf(tags, file.tags or [])
-    elif isinstance(file.tags, APEv2):
+    elif file is not None and isinstance(file.tags, APEv2):
         others.read_ape(tags, file.tags)
-    elif isinstance(file.tags, ID3):
+    elif file is not None and isinstance(file.tags, ID3):
         id3.read(tags, file.tags)
-    if isinstance(file, (WAVE, AIFF)):
-        tags.chunks, names = riff.read(path)
-        tags.other += names
-        info: Any = file.info
-        tags.rate = info.sample_rate
-    if file is None or isinstance(file, (WAVE, AIFF)):
-        common = file is not None and file.tags is not None
-        others.read_by_ffmpeg(tags, path, common)
-        # FFmpeg shows markers as chapters, but they are among the chunks already.
-        if file is not None and others.CHAPTERS in tags.other:
-            tags.other.remove(others.CHAPTERS)
+    has_chunks = _read_chunks(tags, path)
+    _read_second(tags, path, file is not None and isinstance(file.tags, APEv2))
+    if (file is None or isinstance(file, MP4)) and not (tags.text or has_chunks):
+        others.read_by_ffmpeg(tags, path, track)
+
+
+def _read_chunks(tags: Tags, path: Path) -> bool:
+    """Read the chunks of a WAV or AIFF; return False for another file."""
+    found = riff.read(path)
+    if tags.id3 is None and found.id3:
+        id3.read(tags, ID3(BytesIO(found.id3)))
+    tags.chunks, tags.rate = found.carried, found.rate or tags.rate
+    tags.other += found.left
+    texts = Tags()
+    for key, text in found.texts:
+        texts.add(key, [text])
+    tags.merge(texts, "its RIFF or AIFF text")
+    return bool(found.rate)
+
+
+def _read_second(tags: Tags, path: Path, had_ape: bool) -> None:
+    """Read the tags that some programs add to any file: ID3v2 at its begin, APEv2 at its end."""
+    with contextlib.suppress(ID3NoHeaderError):
+        if tags.id3 is None:
+            found, second = ID3(path), Tags()
+            if tags.text or tags.pictures:
+                id3.read(second, found)
+                tags.merge(second, "its ID3 tag")
+            else:
+                id3.read(tags, found)
+    with contextlib.suppress(APENoHeaderError):
+        if not had_ape:
+            second = Tags()
+            others.read_ape(second, APEv2(path))
+            tags.merge(second, "its APEv2 tag")
 
 
 def write(path: Path, tags: Tags, format: str, level: Level | None, made: str = "") -> list[str]:
@@ -203,7 +227,7 @@ def _fill(file: Any, tags: Tags, extra: dict[str, str]) -> list[str]:
         return vorbis.fill(file, tags, extra)
     if file.tags is None:
         file.add_tags()
-    return id3.fill(file.tags, tags, extra)
+    return id3.fill(file.tags, tags, extra, id3.HIDING if isinstance(file, WAVE) else ())
 
 
 def _save(file: Any) -> None:

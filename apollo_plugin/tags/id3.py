@@ -1,7 +1,9 @@
 """ID3v2 of all versions: conversion between frames and fields."""
 
+import re
 import threading
 import zlib
+from collections.abc import Collection
 from typing import Any
 
 from mutagen.id3 import (
@@ -16,6 +18,7 @@ from mutagen.id3 import (
     Frame,
     Frames,
     TextFrame,
+    TimeStampTextFrame,
     UrlFrame,
 )
 from mutagen.id3 import _frames as reader
@@ -27,6 +30,8 @@ _KEYS = {name: key for key, name in ID3_NAMES.items()} | {"GRP1": "grouping"}
 # Frames on the coded file: lengths, sizes, positions; and obsolete gains.
 _OF_THE_CODING = "TSSE TLEN TSIZ TFLT TDLY MLLT ASPI SEEK RBUF".split()
 _GAINS = "RVA2 RVAD RGAD".split()
+# Frames beside which FFmpeg, and with it mpv and MPD, shows no others in a WAV.
+HIDING = ("PRIV",)
 # Frames with times.
 TIMED = "CHAP CTOC SYLT SYTC ETCO".split()
 _MUSICBRAINZ = "http://musicbrainz.org"
@@ -40,8 +45,11 @@ _ROLES = {
 }
 # Frames of 2.4 that are replaced by others in 2.3.
 _REPLACED = ("TDRC", "TDOR", "TIPL", "TMCL")
-_ENCODING = 3  # UTF-8
+_ENCODING, _MILLISECONDS, _NO_OFFSET = 3, 2, 2**32 - 1  # UTF-8
 _LANGUAGE = "XXX"  # unknown
+
+# A date with a time, as other formats write it; those of ID3 are UTC without a word of it.
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)Z?")
 
 # Largest ratio of a compressed frame, and largest size of all unpacked frames of a file.
 _MOST_TIMES, _MOST_BYTES = 100, 1 << 26
@@ -97,8 +105,13 @@ def read(tags: Tags, id3: ID3) -> None:
                 field = "comment" if field in ("", "id3v1 comment") else f"comment:{field}"
             if keep:
                 tags.add(field, frame.text)
+        elif name in TIMED and getattr(frame, "format", _MILLISECONDS) != _MILLISECONDS:
+            keep = False  # in frames of the coded file
+            tags.other.append(name)
         elif not _read_text(tags, frame):
             tags.other.append(name)
+            if name == "CHAP":
+                frame.start_offset = frame.end_offset = _NO_OFFSET  # bytes in the coded file
         if not keep:
             del id3[key]
     unknown = zip(_names(id3.unknown_frames), id3.unknown_frames)
@@ -140,13 +153,14 @@ def _read_text(tags: Tags, frame: Any) -> bool:
     return True
 
 
-def fill(id3: ID3, tags: Tags, extra: dict[str, str]) -> list[str]:
+def fill(id3: ID3, tags: Tags, extra: dict[str, str], without: Collection[str] = ()) -> list[str]:
     """Write tags to an ID3 tag.
 
     Args:
         id3: tag whose content is replaced.
         tags: tags to write.
         extra: further fields.
+        without: names of frames to leave out.
 
     Returns:
         names of tags that ID3 cannot hold.
@@ -156,7 +170,8 @@ def fill(id3: ID3, tags: Tags, extra: dict[str, str]) -> list[str]:
     id3.version = (2, version(native), 0)
     if native is not None:
         for frame in native.values():
-            id3.add(frame)
+            if frame.FrameID not in without:
+                id3.add(frame)
         id3.unknown_frames = native.unknown_frames
         id3._unknown_v2_version = native._unknown_v2_version
         copy = ID3()
@@ -166,8 +181,9 @@ def fill(id3: ID3, tags: Tags, extra: dict[str, str]) -> list[str]:
         if frame.HashKey not in id3:
             id3.add(frame)
     add(id3, extra)
-    if native is None or not written.pictures:
-        for picture in tags.pictures:
+    there = [picture.data for picture in written.pictures]
+    for picture in tags.pictures:
+        if picture.data not in there:
             text = picture.desc
             while f"APIC:{text}" in id3:  # frames of equal description replace each other
                 text += " "
@@ -177,7 +193,7 @@ def fill(id3: ID3, tags: Tags, extra: dict[str, str]) -> list[str]:
         return list(tags.other)
     # Unknown frames can be written to a tag of their own version only, which excludes 2.2.
     unknown = _names(native.unknown_frames)
-    carried = {frame.FrameID for frame in native.values()}
+    carried = {frame.FrameID for frame in native.values()} - set(without)
     carried |= set(unknown if native.version >= (2, 3) else [])
     return [name for name in tags.other if name not in carried]
 
@@ -218,6 +234,8 @@ def _frames(text: dict[str, list[str]]) -> list[Frame]:
         kind = Frames.get(name)
         if key in ("tracknumber", "discnumber"):
             values = [numbered(text, key)]
+        if kind and issubclass(kind, TimeStampTextFrame):
+            values = [_DATE.sub(r"\1 \2", value) for value in values]
         if role:
             people += [[role, value] for value in values]
         elif key == "performer":

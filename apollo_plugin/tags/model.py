@@ -77,6 +77,8 @@ _ALIASES = {
     "organization": "label",
     "publisher": "label",
     "encoded_by": "encodedby",
+    "catalogno": "catalognumber",
+    "originalreleaseyear": "originalyear",
     "initialkey": "key",
     "musicbrainz album type": "releasetype",
     "musicbrainz album status": "releasestatus",
@@ -110,6 +112,7 @@ _OF_THE_CODING = {
     "encodersettings",
     "encoder_options",
     "encoder options",
+    "encoder_settings",
     "encoding params",
     "itunpgap",
     "itunsmpb",
@@ -224,6 +227,29 @@ class Tags:
         if new := [text for text in dict.fromkeys(texts) if text.strip() and text not in old]:
             self.text[key] = old + new
 
+    def merge(self, second: "Tags", name: str) -> None:
+        """Add what a second tag of the file says and the first does not; note where they differ.
+
+        Args:
+            second: the second tag.
+            name: of the second tag.
+        """
+        other = []
+        notes = list(second.notes)
+        for key, values in second.text.items():
+            if key not in self.text:
+                self.text[key] = list(values)
+            elif any(not any(x.startswith(v) for x in self.text[key]) for v in values):
+                other.append(key)
+        if other:
+            notes.append(f"{name} differs in {', '.join(other)}; that was left out")
+        known = [picture.data for picture in self.pictures]
+        self.pictures += [each for each in second.pictures if each.data not in known]
+        self.other += second.other
+        self.notes += [note for note in notes if note not in self.notes]
+        self.loudness |= second.loudness
+        self.has_album_gain |= second.has_album_gain
+
     def is_stale(self, key: str) -> bool:
         """Return True for fields on loudness, whose kind is noted, and on the coding."""
         for begin, kind in _LOUDNESS.items():
@@ -252,7 +278,8 @@ class Tags:
         picture = Picture()
         picture.data, picture.type = data, kind if 0 <= kind <= 20 else 0
         picture.mime, picture.desc = types[0] if types else _LINK, clean(text)
-        self.pictures.append(picture)
+        if (data, kind) not in [(each.data, each.type) for each in self.pictures]:
+            self.pictures.append(picture)
         return True
 
 

@@ -129,5 +129,6 @@ def _limit_size(
     while sum(sizes) + _BESIDE > _BLOCK_BYTES:
         longest = max(range(len(sizes)), key=sizes.__getitem__)
         name, _ = remaining.pop(longest)
+        name = "a picture" if name.lower() == _PICTURE else name
         left.append(f"{name} of {sizes.pop(longest) / 1e6:.0f} MB")
     return remaining, left

@@ -90,7 +90,7 @@ class BestModels(ModelCheckpoint):
             _save(package, self.exp_dir / "best_model.pth")
         # After the files above, as a resumed run assumes that they are written. Not by Lightning,
         # which does not update it after an epoch that is not among the best.
-        trainer.save_checkpoint(self.exp_dir / "checkpoints" / "last.ckpt")
+        trainer.save_checkpoint(self.exp_dir / "checkpoints" / "last.ckpt", weights_only=False)
 
 
 class Patience(EarlyStopping):

@@ -18,10 +18,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from ..errors import TrainingError, is_out_of_memory, one_line
+from ..errors import END_SIGNALS, TrainingError, is_out_of_memory, one_line
 
-# Signals by which schedulers, containers and users end a run.
-_SIGNALS = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU")
 # Time that processes get to end themselves.
 _SECONDS = 5.0
 
@@ -67,14 +65,14 @@ class Signals(Callback):
                 # A worker of the data loader: this process ends it. One that ended by itself would
                 # be an error, or leave a queue locked.
                 return
-            for name in _SIGNALS:
+            for name in END_SIGNALS:
                 _handle(name, signal.SIG_IGN)
             sys.unraisablehook = _say_unless_of_loader
             self._number = number
             end_children(trainer)
             raise Terminated(number)
 
-        for name in _SIGNALS:
+        for name in END_SIGNALS:
             _handle(name, end)
 
 
@@ -163,8 +161,9 @@ def fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> No
         )
         raise
     except SystemExit as ended:
-        if trainer.interrupted:  # by the keyboard; Lightning exits with status 1
-            raise KeyboardInterrupt from ended
+        # Lightning exits with status 1, whichever signal it was.
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise ended.__context__ from None
         raise
     except Exception as error:
         end_children(trainer)

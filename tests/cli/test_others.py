@@ -2,6 +2,8 @@
 
 import json
 import os
+import unicodedata
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -58,6 +60,48 @@ def test_others_go_along_with_the_names_that_sounds_have_now(run, tmp_path, albu
     (place / "cover.jpg").write_bytes(b"my own")
     assert run(tmp_path / "in", "-o", tmp_path / "out", "--format", "FLAC", "--copy-others")[0] == 0
     assert (place / "cover.jpg").read_bytes() == b"my own"
+
+
+def test_playlists_of_other_folders_lead_to_the_results(run, tmp_path, album):
+    """As players write them: from above, beside and absolute, in all kinds of lists."""
+    top = tmp_path / "in"
+    here = "Künstler/album/01 één.mp3"
+    url = "K%C3%BCnstler/album/01%20%C3%A9%C3%A9n.mp3"
+    windows = here.replace("/", "\\")
+    absolute = f"{top}/{here}"
+    lines = [
+        here,
+        "./" + here,
+        windows,
+        absolute,
+        url,
+        f"file://{quote(absolute)}",
+        "http://a/x.mp3",
+    ]
+    (top / "a.m3u8").write_text("\ufeff" + "\n".join(lines) + " \r\n# 02.mp3\n")
+    (top / "b.m3u").write_bytes(here.encode("cp1252"))
+    (top / "c.xspf").write_text(f"<track><location> {url}</location></track>")
+    (top / "d.wpl").write_text(f'<media src="{windows}" cid="x"/><media src="a&amp;b.mp3"/>')
+    (top / "Künstler" / "e.pls").write_text("File1=album/02.mp3\nFile2=../a.mp3\n")
+    (top / "Künstler" / "f.cue").write_text('FILE "album/02.mp3" MP3\n  TRACK 01 AUDIO\n')
+    (top / "nfd.m3u").write_text(unicodedata.normalize("NFD", here))
+    (top / "long.m3u").write_bytes(b"\n \n" * 500_000 + b"x" + b" " * 500_000 + b"y")
+    out = tmp_path / "out"
+    status, _, err = run(top, "-o", out, "--format", "FLAC", "--copy-others")
+    assert status == 0, err
+    new = [line.replace(".mp3", ".flac").replace(str(top), str(out)) for line in lines[:-1]]
+    got = (out / "a.m3u8").read_bytes().decode()
+    assert got == "\ufeff" + "\n".join([*new, lines[-1]]) + " \r\n# 02.mp3\n"
+    assert (out / "b.m3u").read_bytes() == here.replace("mp3", "flac").encode("cp1252")
+    location = f"<track><location>{url.replace('mp3', 'flac')}</location></track>"
+    assert (out / "c.xspf").read_text() == location
+    media = f'<media src="{windows.replace("mp3", "flac")}" cid="x"/><media src="a&amp;b.mp3"/>'
+    assert (out / "d.wpl").read_text() == media
+    assert (out / "Künstler" / "e.pls").read_text() == "File1=album/02.flac\nFile2=../a.mp3\n"
+    cue = (out / "Künstler" / "f.cue").read_text()
+    assert cue == 'FILE "album/02.flac" WAVE\n  TRACK 01 AUDIO\n'
+    assert (out / "nfd.m3u").read_text() == here.replace("mp3", "flac")
+    assert (out / "long.m3u").read_bytes() == (top / "long.m3u").read_bytes()
 
 
 def test_with_a_suffix_lyrics_have_it_too(run, tmp_path, album):

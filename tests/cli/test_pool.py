@@ -131,10 +131,18 @@ def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(
 
 
 @needs_processes
-@pytest.mark.parametrize("start", ["sys.exit(command('test', main))", "run(main)"])
-def test_a_second_interrupt_waits_for_no_process(start, tmp_path):
-    """One that hears nothing is killed; what it had half written is removed. A recipe's script
-    would wait for its pool for ever."""
+@pytest.mark.parametrize(
+    "start, signals, status",
+    [
+        ("sys.exit(command('test', main))", ["SIGINT", "SIGINT"], 130),
+        ("run(main)", ["SIGINT", "SIGINT"], 130),
+        ("run(main)", ["SIGTERM"], 143),
+        ("run(main)", ["SIGUSR1"], 138),
+    ],
+)
+def test_the_end_that_waits_for_no_process(start, signals, status, tmp_path):
+    """By a second interrupt, or by a scheduler in a recipe's script, which would wait for its pool
+    for ever: a process that hears nothing is killed, and what it had half written is removed."""
     code = f"""if True:
         import signal, sys
         from pathlib import Path
@@ -164,15 +172,16 @@ def test_a_second_interrupt_waits_for_no_process(start, tmp_path):
             time.sleep(0.01)
             assert process.poll() is None
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.communicate(timeout=1)
-        assert len(os.listdir(tmp_path)) == 1
-        process.send_signal(signal.SIGINT)
+        for name in signals[:-1]:
+            process.send_signal(getattr(signal, name))
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.communicate(timeout=1)
+            assert len(os.listdir(tmp_path)) == 1
+        process.send_signal(getattr(signal, signals[-1]))
         _, err = process.communicate(timeout=300)
     finally:
         process.kill()
-    assert process.returncode == 130 and len(err.splitlines()) == 1 and "interrupted" in err
+    assert process.returncode == status and len(err.splitlines()) == 1 and "interrupted" in err
     assert not os.listdir(tmp_path) and not psutil.wait_procs(children, 10)[1]
 
 

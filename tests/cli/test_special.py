@@ -156,3 +156,43 @@ def test_kinds_that_folders_are_searched_for(run, tmp_path):
     assert status == 0, err
     assert tree(tmp_path / "out") == [f"{name[0]}_restored.wav" for name in names]
     assert torch.isfinite(load(tmp_path / "out" / "f_restored.wav")[0]).all()
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/dev/fd/{}"])
+def test_a_result_goes_to_an_open_pipe(tiny_checkpoint, tmp_path, name):
+    """As ``-o /dev/stdout`` and ``-o >(command)`` ask for; nothing else is written there."""
+    source = save(tmp_path / "a.wav", tone(300_000))
+    reading, writing = os.pipe()
+    program = "import sys; from apollo_plugin.cli import main as m; sys.exit(m())"
+    command = [sys.executable, "-u", "-c", program, str(source), "-o", name.format(writing)]
+    command += ["--checkpoint", str(tiny_checkpoint)]
+    ours = name.endswith("{}")
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE if ours else writing,
+        stderr=subprocess.PIPE,
+        pass_fds=[writing] if ours else [],
+    ) as process:
+        os.close(writing)
+        with open(reading, "rb") as file:
+            (tmp_path / "b.wav").write_bytes(file.read())
+        err = process.stderr.read()
+    assert process.returncode == 0, err
+    assert load(tmp_path / "b.wav")[0].shape == (2, 300_000)
+
+
+@pytest.mark.parametrize("name", ["pipe.wav", "-"])
+def test_a_reader_that_leaves_early_is_told(tiny_checkpoint, tmp_path, name):
+    """Also where streams are unbuffered, and a write takes only a part of what it is given."""
+    source = save(tmp_path / "a.wav", tone(60_000))
+    program = "import sys; from apollo_plugin.cli import main as m; sys.exit(m())"
+    command = [sys.executable, "-u", "-c", program, str(source)]
+    command += ["-o", name if name == "-" else str(tmp_path / name)]
+    command += ["--checkpoint", str(tiny_checkpoint)]
+    if name != "-":
+        os.mkfifo(tmp_path / name)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with process.stdout if name == "-" else open(tmp_path / name, "rb") as file:
+            file.read(100)
+        process.stderr.read()
+    assert process.returncode == 1

@@ -1,7 +1,6 @@
 """One law: what was read is written or named, and players find it (ffprobe; here, mutagen's eyes
 and soundfile's too)."""
 
-import json
 import re
 import struct
 import subprocess
@@ -18,7 +17,7 @@ from mutagen.asf import ASF
 from mutagen.flac import FLAC, CueSheet, CueSheetTrack, CueSheetTrackIndex
 from mutagen.id3 import ID3, Frames
 from mutagen.wave import WAVE
-from tag_files import COVER, FORMATS, SOURCES, WAV, carried, picture, with_id3
+from tag_files import COVER, FORMATS, SOURCES, WAV, carried, chunk, ffprobe, picture, with_id3
 
 from apollo_plugin import audio, tags
 from apollo_plugin.restore import write_result
@@ -41,15 +40,6 @@ SEEN = {
     "replaygain_track_gain": "replaygain_track_gain",
     "replaygain_album_gain": None,
 }
-
-
-def ffprobe(path: Path) -> dict[str, str]:
-    command = ["ffprobe", "-v", "error", "-show_entries", "format_tags:stream_tags", "-of", "json"]
-    shown = json.loads(subprocess.run([*command, path], capture_output=True, check=True).stdout)
-    found = dict(shown["format"].get("tags", {}))
-    for stream in shown.get("streams", []):
-        found |= stream.get("tags", {})
-    return {key.lower().replace("_", " "): value for key, value in found.items()}
 
 
 def full(path: Path) -> Path:
@@ -241,10 +231,6 @@ def test_names_and_ratings_of_windows_media(tmp_path):
 # ------------------------------------------------------------------------------------ chunks of WAV
 
 
-def chunk(name: bytes, body: bytes) -> bytes:
-    return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) & 1)
-
-
 def marked(path: Path) -> Path:
     """A WAV with two markers, their labels, a loop and iXML."""
     save(path, WAV, 48000, "PCM_16")
@@ -264,7 +250,7 @@ def marked(path: Path) -> Path:
 def test_markers_labels_and_loops_stay_in_wav(tmp_path):
     source = marked(tmp_path / "a.wav")
     assert carried(source, tmp_path / "b.wav").notes == ()
-    before, after = (dict(riff.read(tmp_path / f"{name}.wav")[0]) for name in "ab")
+    before, after = (dict(riff.read(tmp_path / f"{name}.wav").carried) for name in "ab")
     assert before == after and len(before) == 4
     assert audio.probe(tmp_path / "b.wav") == (24000, 48000, 2)
     data = (tmp_path / "b.wav").read_bytes()
@@ -278,7 +264,7 @@ def test_places_go_with_the_rate(tmp_path):
     found = tags.read(source)
     (note,) = write_result(tmp_path / "b.wav", WAV, 96000, Settings(), found).notes
     assert "iXML" in note
-    after = dict(riff.read(tmp_path / "b.wav")[0])
+    after = dict(riff.read(tmp_path / "b.wav").carried)
     assert struct.unpack_from("<6I", after[b"cue "], 4)[1::4] == (9600, 9600)
     assert struct.unpack_from("<6I", after[b"smpl"], 36)[2:4] == (2400, 7200)
     assert struct.unpack_from("<I", after[b"smpl"], 8)[0] in (10416, 10417)
@@ -353,7 +339,7 @@ def test_times_of_the_whole_do_not_survive_a_part(tmp_path):
     assert not [key for key in tag if key[:4] in ("SYLT", "USLT", "CHAP")] and str(tag["TIT2"])
     assert "TXXX:CUESHEET" not in tag and "CHAP" in note
     (note,) = carried(marked(tmp_path / "e.wav"), tmp_path / "f.wav", whole=False).notes
-    assert riff.read(tmp_path / "f.wav")[0] == [] and "cue" in note and "smpl" in note
+    assert riff.read(tmp_path / "f.wav").carried == [] and "cue" in note and "smpl" in note
 
 
 # ------------------------------------------------------------------------------------ loudness, MD5
@@ -394,10 +380,10 @@ def test_the_md5_of_flac_is_checked(subtype, n_channels, tmp_path):
 
 
 def test_what_is_no_file_has_no_chunks(tmp_path):
-    (tmp_path / "a").write_bytes(b"RIFF\0\0\0\0WAVELIST\xff\xff\xff\xff")
-    assert riff.read(tmp_path / "a") == ([], [])
+    (tmp_path / "a").write_bytes(b"RIFF\0\0\0\0WAVELIST\xff\xff\xff\xff\1\2")
+    assert riff.read(tmp_path / "a") == riff.Chunks()
     (tmp_path / "b").write_bytes(b"")
-    assert riff.read(tmp_path / "b") == ([], [])
+    assert riff.read(tmp_path / "b") == riff.Chunks()
 
 
 @pytest.mark.needs("ffmpeg")

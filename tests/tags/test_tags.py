@@ -146,10 +146,11 @@ def test_unknown_frames_stay_in_their_format_and_are_named_elsewhere(tmp_path):
     tag.unknown_frames = [frame]
     tag.save(source)
     for suffix in ("mp3", "aiff", "wav"):
-        assert carried(source, tmp_path / f"b.{suffix}").notes == ()
+        notes, hiding = carried(source, tmp_path / f"b.{suffix}").notes, suffix == "wav"
+        assert notes == (("WAV cannot hold PRIV; left out",) if hiding else ())
         got = mutagen.File(tmp_path / f"b.{suffix}").tags
-        assert got.unknown_frames == [frame]
-        assert got["PRIV:me:x"].data == b"x" and got["POPM:me"].rating == 200 and "CHAP:c" in got
+        assert got.unknown_frames == [frame] and ("PRIV:me:x" in got) == (not hiding)
+        assert got["POPM:me"].rating == 200 and "CHAP:c" in got
     for suffix in ("flac", "ogg"):
         (note,) = carried(source, tmp_path / f"b.{suffix}").notes
         assert all(name in note for name in ("PRIV", "CHAP", "XABC")) and suffix.upper() in note
@@ -288,7 +289,7 @@ def test_tags_of_17_mb(tmp_path):
     assert "a picture of 18 MB" in note and "LYRICS of 19 MB" in note and "\n" not in note
     assert fields(tmp_path / "b.flac") == SAID and covers(tmp_path / "b.flac") == [COVER]
     (note,) = carried(source, tmp_path / "b.ogg").notes
-    assert "METADATA_BLOCK_PICTURE of 24 MB" in note and "LYRICS of 19 MB" in note
+    assert "a picture of 24 MB" in note and "LYRICS of 19 MB" in note
     assert fields(tmp_path / "b.ogg") == SAID and covers(tmp_path / "b.ogg") == [COVER]
     for suffix in ("mp3", "wav"):
         assert carried(source, tmp_path / f"b.{suffix}").notes == ()

@@ -7,9 +7,10 @@ import pytest
 import torch
 from helpers import Noisy, with_args, with_settings
 
+from apollo_plugin.cli.interrupts import Interrupted, interrupted_status
 from apollo_plugin.errors import DataError
 from apollo_plugin.training import TrainingError, train
-from apollo_plugin.training.ending import Terminated, explain
+from apollo_plugin.training.ending import Signals, Terminated, explain
 
 WORKER = """Caught DataError in DataLoader worker process 0.
 Original Traceback (most recent call last):
@@ -72,3 +73,15 @@ def test_what_is_a_defect_stays_one():
     for error in (RuntimeError("shape"), KeyError("a"), Terminated(signal.SIGTERM)):
         assert explain(error, "") is error
     assert Terminated(signal.SIGTERM).code == 143 and Terminated(signal.SIGUSR1).name == "SIGUSR1"
+
+
+def test_the_signal_that_came_before_the_first_batch_is_the_status(conf, monkeypatch):
+    """Lightning makes its own of every interrupt."""
+    with pytest.raises(KeyboardInterrupt) as caught:
+        monkeypatch.setattr(Signals, "on_sanity_check_start", _interrupted)
+        train(conf, Noisy(), Noisy(2))
+    assert interrupted_status(caught.value) == 143
+
+
+def _interrupted(*_):
+    raise Interrupted(signal.SIGTERM)
