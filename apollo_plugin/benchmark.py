@@ -32,7 +32,7 @@ from .memory import keep_freed_memory
 from .model import Apollo
 from .network.precision import PRECISIONS, convert
 
-RANDOM_MODELS = {
+RANDOM_MODELS: dict[str, dict[str, Any]] = {
     "published": {},
     "streaming": dict(
         causal=True, feature_dim=80, n_layers=3, n_heads=4, residual=True, band_gain=True
@@ -194,7 +194,7 @@ def table(results: list[Result]) -> str:
     return _markdown(columns, rows)
 
 
-def _markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _markdown(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *rows))
 
 
@@ -242,10 +242,10 @@ def main() -> None:
     add("--devices", nargs="+", choices=("cpu", "cuda", "mps"), help="all that are at hand")
     add("--precisions", nargs="+", choices=PRECISIONS, help="all that the device can")
     add("--iterations", type=int, default=1000, help="runs over 1 s of mono (%(default)s)")
-    songs = dict(type=float, nargs="+", default=[60.0], metavar="SECONDS")
+    songs: dict[str, Any] = dict(type=float, nargs="+", default=[60.0], metavar="SECONDS")
     add("--song_seconds", **songs, help="lengths of stereo songs, such as 60 240 600 (60)")
     add("--stream_seconds", type=float, default=60.0, help="length of the stream (%(default)s)")
-    cores = dict(type=int, default=n_cores(), metavar="N")
+    cores: dict[str, Any] = dict(type=int, default=n_cores(), metavar="N")
     add("--processes", **cores, help="of files side by side, 1 for none (as many as cores)")
     add("--limit", type=float, default=30.0, help="most seconds for one figure (%(default)s)")
     add("--json", type=Path, default=Path("benchmark.json"), help="file to write (%(default)s)")

@@ -78,7 +78,7 @@ def program(model: Apollo, kind: str, onnx_operators: bool = False) -> torch.exp
     streams = torch.export.Dim("streams", min=1)
     if kind == "whole":
         module: nn.Module = WholeSignal(model)
-        arguments = (torch.zeros(2, 10 * model.filterbank.kernel_size),)
+        arguments: tuple = (torch.zeros(2, 10 * model.filterbank.kernel_size),)
         n_min = model.filterbank.kernel_size // 2 + 1
         shapes: tuple = ({0: streams, 1: torch.export.Dim.DYNAMIC(min=n_min)},)
     else:
@@ -148,14 +148,16 @@ def export(
                 extra = {"apollo": json.dumps(info)}
                 torch.export.save(exported, beside, extra_files=extra)
             est, ref = _outputs(model, beside, kind)
-            error = float(np.abs(est - ref).max())
-            if not (error <= TOLERANCE if precision == "fp32" else _snr(est, ref) >= _LEAST_SNR):
+            difference = float(np.abs(est - ref).max())
+            if not (
+                difference <= TOLERANCE if precision == "fp32" else _snr(est, ref) >= _LEAST_SNR
+            ):
                 raise ExportError(
-                    f"'{path}' would differ from the model by {error:.2g}; not written"
+                    f"'{path}' would differ from the model by {difference:.2g}; not written"
                 )
     except OSError as error:
         raise ExportError(f"'{path}' cannot be written: {error.strerror or error}") from error
-    return error
+    return difference
 
 
 def _save_onnx(
@@ -171,7 +173,7 @@ def _save_onnx(
         warnings.simplefilter("ignore")
         for logger in ("onnxscript", "torch.onnx"):  # they warn that torchvision is missing
             logging.getLogger(logger).setLevel(logging.ERROR)
-        written = torch.onnx.export(
+        written: Any = torch.onnx.export(
             exported,
             input_names=names,
             output_names=outs,

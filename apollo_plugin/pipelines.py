@@ -67,11 +67,12 @@ class Pipeline(nn.Module):
         keep_below: float | None = None,
         mix: float = 1.0,
         keep_level: bool = False,
-        **windows: float,
+        **windows: Any,
     ):
         super().__init__()
         one_each = isinstance(restorer, (Mapping, nn.ModuleDict))
-        restorers = dict(restorer) if one_each else {MIXTURE: restorer}
+        given: Any = restorer if one_each else {MIXTURE: restorer}
+        restorers: dict[str, Restorer] = dict(given)
         for name, model in restorers.items():
             if not isinstance(model, RestorationNetwork) and not hasattr(model, "stream"):
                 raise SeparatorError(
@@ -215,7 +216,7 @@ class SeparateThenRestore(Pipeline):
         self, wav: torch.Tensor, rate: int, progress: Progress | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         stems = self._separate(wav, rate, progress)
-        for stem, source in zip(stems, self.sources):
+        for stem, source in zip(stems, self.sources or ()):
             restored = self._restore(source, stem, rate, progress)
             if self.match_level:
                 _match_level(restored, stem)
@@ -245,10 +246,11 @@ class RestoreThenSeparate(Pipeline):
         if not self._one_each:
             restored = self._restore(MIXTURE, wav, rate, progress)
             return self._separate(restored, rate, progress), restored
-        engines = [self._restorer(source) for source in self.sources]
-        stems = None
+        sources = self.sources or []
+        engines = [self._restorer(source) for source in sources]
+        stems: Any = None
         for engine in dict.fromkeys(engines):
-            source = self.sources[engines.index(engine)]
+            source = sources[engines.index(engine)]
             separated = self._separate(self._restore(source, wav, rate, progress), rate, progress)
             stems = separated if stems is None else stems
             for index, its_own in enumerate(engines):

@@ -120,7 +120,8 @@ class Separator(nn.Module):
         window = max(2 * _GRID, round(self.window_seconds * rate))
         overlap = min(max(4, round(self.overlap_seconds * rate)), window // 2)
         hop = max(_GRID, (window - overlap) // _GRID * _GRID)
-        separated, start, stop = None, 0, 0
+        start = stop = 0
+        separated: Any = None  # a tensor from the first window on
         while stop < mix.shape[-1]:
             if start + window >= mix.shape[-1]:
                 # The last window: as long as the others, and up to the end.

@@ -59,7 +59,7 @@ def song(seconds: float, seed: int = 0, sample_rate: int = 44100) -> dict[str, n
 
 def mixture(seconds: float, seed: int = 0, sample_rate: int = 44100) -> np.ndarray:
     """Synthesise the sum of the stems of :func:`song`, ``(2, time)``."""
-    return sum(song(seconds, seed, sample_rate).values())
+    return np.sum([*song(seconds, seed, sample_rate).values()], 0)
 
 
 def _add(stem: np.ndarray, note: np.ndarray, start: int) -> None:

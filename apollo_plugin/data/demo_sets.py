@@ -73,11 +73,13 @@ def write_demo_sets(
     jobs = [
         _Job(os.path.abspath(root), name, i, seconds, seed + i) for i, name in enumerate(layouts)
     ]
-    outcomes = [o for _, o in each(pool, _write_song, jobs, len(jobs), "demo songs", "song")]
-    for outcome in outcomes:
+    n_made = 0
+    # All of them, before the first error is raised.
+    for _, outcome in [*each(pool, _write_song, jobs, len(jobs), "demo songs", "song")]:
         if isinstance(outcome, Exception):
             raise outcome
-    return sum(outcomes)
+        n_made += outcome
+    return n_made
 
 
 def _write_song(job: _Job) -> bool:
@@ -101,7 +103,7 @@ def _write_song(job: _Job) -> bool:
 def _write_musdb18hq(folder: Path, stems: dict[str, np.ndarray]) -> None:
     four = {name: stems[name] for name in ("vocals", "drums", "bass")}
     four["other"] = stems["guitar"] + stems["piano"]
-    for name, wav in {**four, "mixture": sum(four.values())}.items():
+    for name, wav in {**four, "mixture": np.sum([*four.values()], 0)}.items():
         _write_wav(folder / f"{name}.wav", wav)
 
 

@@ -20,14 +20,15 @@ from concurrent.futures import (
 )
 from itertools import islice
 from multiprocessing.context import BaseContext
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
 from ..errors import DeviceError, SettingError, install, one_line
 from ..memory import n_cores
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 # Items submitted ahead: enough to keep a cluster busy, few enough to hold in memory.
 _AHEAD = 256
 _DASK_SECONDS = 10
@@ -113,13 +114,12 @@ def executor(
         except (OSError, ValueError) as error:
             raise SettingError(f"no Dask scheduler answers at '{dask}'") from error
         with client:
-            pool = client.get_executor()
+            pool: Executor = client.get_executor()
             try:
                 yield pool
             finally:
                 pool.shutdown(wait=False)
     else:
-        pool: Executor
         if hindrance := no_processes():
             warnings.warn(f"{hindrance}; working in a single process", stacklevel=3)
             pool = ThreadPoolExecutor(1)
@@ -175,7 +175,7 @@ def each(
                     return
                 tick = None if bar.disable or not under_way else _TICK
                 done, _ = wait(running, tick, FIRST_COMPLETED)
-                if tick:
+                if tick and under_way:
                     bar.n = round(n_done + under_way(), 1)
                     bar.refresh()
                 for future in done:
@@ -203,8 +203,10 @@ def _prepare_worker(prepare: Callable[[], object] | None) -> None:
     # tqdm's default lock is shared between processes, and a killed process would never release it.
     tqdm.set_lock(threading.RLock())
 
+    parent = cast(multiprocessing.process.BaseProcess, multiprocessing.parent_process())
+
     def end_with_parent() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()

@@ -70,7 +70,6 @@ class OnnxEngine:
         arguments = info["model_args"]
         self.sample_rate, self.hop = int(info["sample_rate"]), int(info["hop"])
         self.latency, self.delay = int(info["latency"]), int(info["delay_hops"])
-        self.is_causal = self.latency <= info["window"]
         self.adds = bool(arguments.get("residual"))
         self.input_peak = arguments.get("input_peak", INPUT_PEAK)
         self.origin = info.get("origin") or f"{Path(path).name} (sha256 {sha256(path)[:16]})"

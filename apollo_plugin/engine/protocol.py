@@ -75,11 +75,6 @@ class Engine(Protocol):
         ...
 
     @property
-    def is_causal(self) -> bool:
-        """True if the model looks ahead by one window at most."""
-        ...
-
-    @property
     def adds(self) -> bool:
         """True if the model's output is added to the signal, so that samples stay bit-identical
         where it is zero."""

@@ -51,10 +51,6 @@ class TorchEngine:
         return self.model.latency
 
     @property
-    def is_causal(self) -> bool:
-        return self.model.n_ahead == 0
-
-    @property
     def adds(self) -> bool:
         return self.model.adds
 

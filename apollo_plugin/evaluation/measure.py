@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from ..model import RestorationModel
 
 ROWS_FILE = "evaluation.jsonl"
-# Columns before the metrics, and prefix of the metrics of the MP3.
-KEYS = ("kbps", "kind", "name")
+# Prefix of the metrics of the MP3.
 INPUT = "input_"
 _LINES_SHOWN = 3
 # To be raised when the columns or the computation of a metric change.

@@ -154,7 +154,7 @@ def figure2(path: str | os.PathLike, entries: Sequence[Entry]) -> None:
     first = entries[0].summary
     names = [metric for metric in _TABLE_METRICS if metric in first] or metrics_of([first])[:1]
     rates = list(first["by_kbps"])
-    curves = [(MP3_NAME, first, INPUT, _MP3_COLOUR)]
+    curves: list[tuple[str, Mapping[str, Any], str, str]] = [(MP3_NAME, first, INPUT, _MP3_COLOUR)]
     curves += [
         (entry.name, entry.summary, "", _COLOURS[index % len(_COLOURS)])
         for index, entry in enumerate(entries)

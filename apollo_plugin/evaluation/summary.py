@@ -6,7 +6,7 @@ summary tells their number.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def interval(rows: Sequence[Row], column: str, less: str | None = None) -> tuple
     return float(low), float(high)
 
 
-def metrics_of(rows: Sequence[Row]) -> list[str]:
+def metrics_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the metrics in rows."""
     return [key.removeprefix(INPUT) for key in rows[0] if key.startswith(INPUT)]
 

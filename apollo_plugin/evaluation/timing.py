@@ -70,7 +70,7 @@ def peak_memory(device: str) -> Iterator[list[float]]:
     """Measure the peak of allocated bytes over those held before; set on exit, NaN if unknown."""
     peak = [math.nan]
     if device == "cuda":
-        held = torch.cuda.memory_allocated()
+        held: float = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         yield peak
         peak[0] = torch.cuda.max_memory_allocated() - held

@@ -16,8 +16,6 @@ from .model import Tags
 # Name of the field, as a Vorbis comment in lower case.
 KEY = "apollo_restored"
 TOOL = "apollo-plugin"
-# Formats without fields, whose comment libsndfile writes.
-BY_COMMENT = ("CAF", "RF64")
 # Length to which foreign marks are cut.
 _LONGEST = 400
 

@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from .. import checkpoints
 from ..data.parallel import no_processes
 from ..errors import CheckpointError, SettingError, TrainingError, install
-from ..losses import GeneratorLoss, SRGANLoss
+from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, SRGANCritic, SRGANLoss
 from ..memory import available_bytes
 from ..model import Apollo, RestorationModel
 from ..network.older import in_todays_names
@@ -69,15 +69,15 @@ def make_loaders(
 ) -> tuple[DataLoader, DataLoader | None]:
     """Make the loaders of training items, in batches, and of validation pairs, one by one."""
     settings = conf["training"]
-    n_processes = n_devices(conf) * settings["num_nodes"]
-    if len(train_set) < settings["batch_size"] * n_processes:
+    n_processes, n_items = n_devices(conf) * settings["num_nodes"], len(cast(Sized, train_set))
+    if n_items < settings["batch_size"] * n_processes:
         raise SettingError(
-            f"{len(train_set)} items an epoch do not fill one batch of {settings['batch_size']} "
+            f"{n_items} items an epoch do not fill one batch of {settings['batch_size']} "
             f"in {n_processes} processes; raise n_items or lower batch_size"
         )
     # Where processes cannot share memory this one loads its items itself.
     n_workers = 0 if no_processes() else settings["num_workers"]
-    workers = dict(num_workers=n_workers, pin_memory=torch.cuda.is_available())
+    workers: dict[str, Any] = dict(num_workers=n_workers, pin_memory=torch.cuda.is_available())
     return (
         # In order: an item of the mixtures is random as it is.
         DataLoader(train_set, settings["batch_size"], drop_last=True, **workers),
@@ -85,7 +85,9 @@ def make_loaders(
     )
 
 
-def make_discriminator(conf: Conf) -> nn.Module | None:
+def make_discriminator(
+    conf: Conf,
+) -> MultiResolutionSTFTDiscriminator | SRGANCritic | None:
     """Make the discriminators of Table I or SR-GAN's critic; None without adversarial training."""
     adversarial = conf["discriminator"]["adversarial_training"]
     return trainable(conf).discriminator(conf) if adversarial else None
@@ -216,7 +218,7 @@ def make_trainer(
     """
     settings, exp_dir = conf["training"], Path(conf["main_args"]["exp_dir"])
     require_precision(settings["precision"])
-    strategy = "auto"
+    strategy: str | DDPStrategy = "auto"
     if n_devices(conf) * settings["num_nodes"] > 1:
         # Each step reaches one of the two networks.
         strategy = DDPStrategy(find_unused_parameters=conf["discriminator"]["adversarial_training"])

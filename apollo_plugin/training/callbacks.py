@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from ..errors import TrainingError
 from ..files import atomic_write, write_json
+from .base_system import BaseSystem
 from .batches import check_batch
 
 # Range of a spectrogram in dB below its loudest point.
@@ -85,8 +86,9 @@ class BestModels(ModelCheckpoint):
         improved = self.best_model_score is not best_before or not self.monitor
         if trainer.is_global_zero and improved:
             # Information on the data set, for publishing.
-            infos = getattr(pl_module.train_loader.dataset, "get_infos", dict)()
-            package = pl_module.best_weights.serialize() | infos
+            system = cast(BaseSystem, pl_module)
+            infos: dict[str, Any] = getattr(system.train_loader.dataset, "get_infos", dict)()
+            package = system.best_weights.serialize() | infos
             _save(package, self.exp_dir / "best_model.pth")
         # After the files above, as a resumed run assumes that they are written. Not by Lightning,
         # which does not update it after an epoch that is not among the best.

@@ -42,7 +42,7 @@ def recomputed(model: Apollo) -> Iterator[None]:
             own = {k: v for k, v in vars(module).items() if k == "forward"}  # if compiled
             stack.callback(vars(module).update, own)
             stack.callback(vars(module).pop, "forward")
-            module.forward = partial(wrapper, module.forward)
+            vars(module)["forward"] = partial(wrapper, module.forward)
         yield
 
 

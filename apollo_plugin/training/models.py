@@ -34,7 +34,7 @@ class Trainable:
     network: type[RestorationModel]
     groups: Mapping[str, type]
     base: str
-    discriminator: Callable[[Conf], nn.Module]
+    discriminator: Callable[[Conf], MultiResolutionSTFTDiscriminator | SRGANCritic]
     loss: Callable[[Conf], GeneratorLoss | SRGANLoss]
     system: type[ApolloSystem]
     options: Callable[[Conf], dict[str, Any]]

@@ -14,9 +14,14 @@ from torch.optim.lr_scheduler import StepLR
 from ..errors import TrainingError
 
 
+def is_first_process() -> bool:
+    """True in the process that writes the files and messages of a run."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def refusal(reason: str) -> BaseException:
     """Error that ends all processes of a run; only the first one reports the reason."""
-    return TrainingError(reason) if rank_zero_only.rank == 0 else SystemExit(1)
+    return TrainingError(reason) if is_first_process() else SystemExit(1)
 
 
 def epochs_done(last: Path) -> int:

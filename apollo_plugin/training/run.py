@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch.utils.data import Dataset
 from typing_extensions import Self
 
@@ -22,7 +22,7 @@ from .build import make_system, make_trainer
 from .config import compare, in_todays_groups, load_conf
 from .lock import lock_folder
 from .models import n_channels, trainable
-from .resuming import epochs_done, refusal
+from .resuming import epochs_done, is_first_process, refusal
 from .schema import Conf, convert_types
 from .system import ApolloSystem
 
@@ -110,11 +110,11 @@ class Run:
             SystemExit: if a signal ends the run, with 128 + its number.
         """
         finished = self.exp_dir / FINISHED
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             with atomic_write(self.exp_dir / "conf.yml") as beside:
                 beside.write_text(yaml.safe_dump(self.conf, sort_keys=False))
         _require_memory(self.conf, system, trainer.strategy.root_device)
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             # Removed until the run is finished again, so that no later stage takes it for finished.
             finished.unlink(missing_ok=True)
         start = time.monotonic()
@@ -128,8 +128,9 @@ class Run:
             steps=int(system.n_steps),
             seconds=round(time.monotonic() - start, 1),
         )
-        if system.val_loader is not None:
-            metrics["best_val_loss"] = float(trainer.checkpoint_callback.best_model_score)
+        best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+        if system.val_loader is not None and best is not None:
+            metrics["best_val_loss"] = float(best)
         if trainer.is_global_zero:
             write_json(finished, metrics)
         if torch.distributed.is_initialized():

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from ..losses import (
     SRGANCritic,
     SRGANLoss,
 )
-from ..model import RestorationModel
+from ..model import Apollo, RestorationModel
 from . import schedules
 from .base_system import BaseSystem, require_precision
 from .batches import check_batch
@@ -54,6 +54,10 @@ class ApolloSystem(BaseSystem):
         recompute: store few activations, see :mod:`apollo_plugin.training.memory`.
         compile: run Apollo's layers by ``torch.compile``, except in the running average.
     """
+
+    # Of the model's kind: see SRGANSystem.
+    loss_func: Any
+    discriminator: Any
 
     def __init__(
         self,
@@ -99,9 +103,9 @@ class ApolloSystem(BaseSystem):
         self.accumulate, self.recompute = accumulate, recompute
         if compile:
             # Layer by layer, inside of what is recomputed.
-            for layer in model.layers:
+            for layer in cast(Apollo, model).layers:
                 for module in (layer.roformer, *layer.tcn):
-                    module.forward = torch.compile(module.forward)
+                    vars(module)["forward"] = torch.compile(module.forward)
 
     def training_step(self, batch: Sequence[torch.Tensor], batch_nb: int) -> None:
         """Make a discriminator step, then a generator step with the updated discriminator."""
@@ -156,7 +160,7 @@ class ApolloSystem(BaseSystem):
     def _require_finite(self, value, log, batch, batch_nb):
         if torch.isfinite(value):
             return
-        items = item_indices(self.trainer.train_dataloader, batch_nb) or [
+        items: Sequence[Any] = item_indices(self.trainer.train_dataloader, batch_nb) or [
             f"{i} of the batch" for i in range(len(batch[0]))
         ]
         causes = [

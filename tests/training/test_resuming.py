@@ -8,7 +8,7 @@ import pytest
 import yaml
 from helpers import Mortal, Noisy, load_plain, with_args, with_settings
 
-from apollo_plugin.training import TrainingError, load_conf, run, train
+from apollo_plugin.training import TrainingError, load_conf, resuming, run, train
 from apollo_plugin.training.system import ApolloSystem
 
 
@@ -193,7 +193,7 @@ def test_other_channels_for_the_discriminator(begun):
 
 def test_the_other_processes_end_with_the_first(begun, monkeypatch, capsys):
     """As rank 1 under torchrun sees a finished run, and one that is there already."""
-    monkeypatch.setattr(run.rank_zero_only, "rank", 1)
+    monkeypatch.setattr(resuming.rank_zero_only, "rank", 1)
     data = Mortal()
     assert train(begun, data, Noisy(2)) is None
     (run.Path(begun["main_args"]["exp_dir"]) / "train_metrics.json").unlink()
