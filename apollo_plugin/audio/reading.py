@@ -22,7 +22,8 @@ SUFFIXES = frozenset(
     for suffix in (
         "wav wave flac mp3 mp2 ogg oga opus aif aiff aifc au caf w64 rf64 voc "
         "m4a m4b m4r mp4 mov 3gp aac webm mkv mka wma asf ac3 dts amr awb wv tta ape tak mpc dsf "
-        "dff spx rm ra avi flv ts"
+        "dff spx rm ra avi flv ts weba wmv mpg mpeg m2ts mts vob ogv ogx 3g2 m4v f4v f4a mpga mp1 "
+        "mp+ mpp eac3 ec3 snd bwf shn adts loas latm"
     ).split()
 )
 # Float files with larger samples have the full scale of integers, not 1.0.

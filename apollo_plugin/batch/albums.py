@@ -1,5 +1,6 @@
 """Loudness of albums, measured when all their tracks are restored."""
 
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,6 +13,12 @@ from ..errors import ApolloError, Uncoded
 from ..files import is_special
 from ..settings import Job, Settings
 from .work import Result
+
+# Names of folders of one disc: "CD1", "Disc 2 - Live", "Album (CD 2)".
+_DISC = re.compile(
+    r"(?:^|[\W_])(?:cd|dis[ck]|disque|side|lp|vinyl)[\W_]*(?:\d{1,2}|[a-d])(?![^\W_])",
+    re.IGNORECASE,
+)
 
 
 def add_gains(
@@ -33,13 +40,14 @@ def add_gains(
     for each in results:
         if each.restored and each.restored.of_album:
             track = each.restored.of_album
-            albums[each.job.source.parent, track.album][each.job] = track
+            albums[_home(each.job, track.album)][each.job] = track
     folders = {folder for folder, _ in albums}
     # Files left unchanged belong to their album too.
     for job, place in [(job, job.target) for job in kept] + [(job, job.source) for job in left]:
-        found = _measured_track(job, place) if job.source.parent in folders else None
-        if found and (job.source.parent, found.album) in albums:
-            albums[job.source.parent, found.album][job] = found
+        near = not folders.isdisjoint(job.source.absolute().parents[:2])
+        found = _measured_track(job, place) if near else None
+        if found and (home := _home(job, found.album)) in albums:
+            albums[home][job] = found
     for tracks in tqdm(
         albums.values(), unit="album", desc="loudness", disable=None if bars else True
     ):
@@ -51,6 +59,12 @@ def add_gains(
                 tags.add_album_gain(job.target, settings.format, track.kinds, levels)
             except ApolloError as error:
                 warnings.warn(str(error), stacklevel=2)
+
+
+def _home(job: Job, album: str) -> tuple[Path, str]:
+    """Key of a track's album: its folder and title; the discs of a title are in one folder."""
+    folder = job.source.absolute().parent
+    return folder.parent if album and _DISC.search(folder.name) else folder, album
 
 
 def _measured_track(job: Job, place: Path) -> tags.Track | None:

@@ -253,8 +253,8 @@ def _is_audio(name: str) -> bool:
 
 
 def _is_translation(path: Path) -> bool:
-    """True if a .ts file is text (Qt, TypeScript), not a transport stream."""
-    if path.suffix.lower() != ".ts" or not path.is_file():
+    """True if a .ts or .mts file is text (Qt, TypeScript), not a transport stream."""
+    if path.suffix.lower() not in (".ts", ".mts") or not path.is_file():
         return False
     with contextlib.suppress(OSError), path.open("rb") as file:
         return not holds_sound(kind_of(file.read(HEAD_BYTES)) or "")

@@ -64,6 +64,11 @@ def clean_end(*numbers: int, at_once: Sequence[int] = ()) -> Iterator[None]:
                 before[number] = signal.signal(number, end)
     try:
         yield
+    except Exception:
+        # Libraries turn an interrupt into errors of theirs, as onnxruntime's import does.
+        if came:
+            raise Interrupted(came[0]) from None
+        raise
     finally:
         if len(came) > 1 or set(came).intersection(at_once):
             clear_up()

@@ -83,6 +83,26 @@ def _start_server(mp_context: BaseContext) -> None:
 
 
 @contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold signals back while an executor starts a process: one that an interrupt left half started
+    would be waited for by nobody, and fail aloud when the main process has gone."""
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Blocking them would not do: other threads, of libraries, take them.
+            if callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
 def executor(
     n_jobs: int | None = None,
     dask: str | None = None,
@@ -170,7 +190,8 @@ def each(
         try:
             while True:
                 for item in islice(todo, _AHEAD - len(running)):
-                    running[pool.submit(function, item)] = item
+                    with _signals_held():
+                        running[pool.submit(function, item)] = item
                 if not running:
                     return
                 tick = None if bar.disable or not under_way else _TICK

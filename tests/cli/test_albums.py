@@ -177,6 +177,24 @@ def test_an_albums_loudness_is_measured_over_all_its_tracks(run, tmp_path):
     assert track == of_album
 
 
+def test_discs_of_one_album_have_one_gain(run, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    places = {"CD1": "A", "cd_2": "A", "Disc 3 (live)": "A", "CD4": "B", "CDs": "A", "more": "A"}
+    for gain, (folder, album) in zip((1.0, 0.3, 0.1, 0.5, 0.2, 0.7), places.items()):
+        (source / folder).mkdir(parents=True)
+        path = source / folder / "1.flac"
+        soundfile.write(path, gain * SONG.T.numpy(), 44100, "PCM_24")
+        file = FLAC(path)
+        file["album"], file["replaygain_album_gain"] = album, "1 dB"
+        file.save()
+    assert run(source / "CD1", "-o", out / "CD1", "--format", "FLAC", "--suffix", "")[0] == 0
+    assert run(source, "-o", out, "--format", "FLAC", "--suffix", "")[0] == 0
+    got = {folder: gains(out / folder / "1.flac") for folder in places}
+    discs = [folder for folder in places if got[folder][1] == got["CD1"][1]]
+    assert discs == ["CD1", "cd_2", "Disc 3 (live)"]
+    assert all(got[folder][1] == got[folder][0] for folder in places if folder not in discs)
+
+
 class Halves:
     """Separates a song into two halves of itself."""
 

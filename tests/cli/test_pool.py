@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -27,7 +29,10 @@ from helpers import (
 from apollo_plugin import audio, benchmark, checkpoints
 from apollo_plugin.audio.extent import expected_bytes
 from apollo_plugin.batch import pool
+from apollo_plugin.cli.interrupts import Interrupted, clean_end
+from apollo_plugin.cli.terminal import command
 from apollo_plugin.data.codecs import encode_mp3
+from apollo_plugin.data.parallel import each
 from apollo_plugin.engine.torch import TorchEngine
 from apollo_plugin.settings import Job
 
@@ -183,6 +188,55 @@ def test_the_end_that_waits_for_no_process(start, signals, status, tmp_path):
         process.kill()
     assert process.returncode == status and len(err.splitlines()) == 1 and "interrupted" in err
     assert not os.listdir(tmp_path) and not psutil.wait_procs(children, 10)[1]
+
+
+class HalfStarted:
+    """An executor that an interrupt hits while it starts a process."""
+
+    whole = False
+
+    def submit(self, function, item):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        self.whole = True
+        return Future()
+
+
+def test_an_interrupt_waits_for_a_process_to_be_started(monkeypatch):
+    """One that is half started would be waited for by nobody."""
+    executor = HalfStarted()
+    with heeded(), pytest.raises(Interrupted), clean_end(signal.SIGINT):
+        list(each(executor, abs, [1], 1, "", ""))
+    assert executor.whole
+
+
+def test_an_error_that_an_interrupt_became_is_the_interrupt(capsys):
+    """As the import of a library that is interrupted."""
+
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except KeyboardInterrupt as end:
+            raise ImportError("it does not load") from end
+
+    with heeded():
+        assert command("test", main) == 143
+    err = capsys.readouterr().err
+    assert "interrupted" in err and "load" not in err and len(err.splitlines()) == 1
+
+
+@contextmanager
+def heeded():
+    """Python's own handlers, and those of before at the end."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @needs_processes

@@ -147,10 +147,12 @@ def test_a_name_in_no_encoding(run, tmp_path):
 def test_kinds_that_folders_are_searched_for(run, tmp_path):
     source = tmp_path / "in"
     names = ["a.asf", "b.m4r", "c.rm", "d.avi", "e.flv", "f.ts"]
+    names += ["g.wmv", "h.mpg", "i.m2ts", "j.vob", "k.weba", "l.mts", "m.mpga", "n.eac3"]
     for name in names:
         save(source / "x.wav", tone(500))
         (source / "x.wav").rename(source / name)  # read by what it is
     (source / "app.ts").write_text("export const answer: number = 42;\n// and so on\n")
+    (source / "app.mts").write_text("export const answer: number = 42;\n// and so on\n")
     (source / "lang.ts").write_text('<?xml version="1.0" encoding="utf-8"?>\n<TS version="2.1">')
     status, _, err = run(source, "-o", tmp_path / "out")
     assert status == 0, err
