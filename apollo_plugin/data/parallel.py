@@ -207,11 +207,28 @@ def each(
                         raise error
                     n_done += 1
                     bar.update(n_done - bar.n)
-                    yield item, future.result() if error is None else error
-        except (BrokenExecutor, CancelledError) as error:
+                    yield item, future.result() if error is None else _explain(error)
+        except BrokenExecutor as error:
             raise WorkerDied(
                 "a worker process died, perhaps for lack of memory; try a smaller --n_jobs"
             ) from error
+        except CancelledError as error:
+            raise WorkerDied("the cluster dropped the work: its scheduler has ended") from error
+
+
+def _explain(error: BaseException) -> BaseException:
+    """Turn an error of Dask itself into one that tells a user the cure; others stay themselves."""
+    if type(error).__module__.partition(".")[0] == "distributed":
+        return WorkerDied(
+            "the cluster gave it up: its workers died at it, perhaps for lack of memory, or none "
+            f"is left ({one_line(error, 120)})"
+        )
+    if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):
+        return DeviceError(
+            "the cluster's scheduler cannot read the work: it needs the same apollo-plugin, Python "
+            "and dask as this machine"
+        )
+    return error
 
 
 def _prepare_worker(prepare: Callable[[], object] | None) -> None:

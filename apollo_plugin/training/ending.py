@@ -67,12 +67,13 @@ class Signals(Callback):
                 return
             for name in END_SIGNALS:
                 _handle(name, signal.SIG_IGN)
+            _handle("SIGINT", signal.SIG_DFL)  # the second does not wait for anything
             sys.unraisablehook = _say_unless_of_loader
             self._number = number
             end_children(trainer)
             raise Terminated(number)
 
-        for name in END_SIGNALS:
+        for name in ("SIGINT", *END_SIGNALS):
             _handle(name, end)
 
 

@@ -8,6 +8,9 @@ from typing import Literal
 
 from .schema import Hertz, key
 
+# Larger sizes of a layer would overflow its count of weights.
+_SIZE = 65536
+
 
 @dataclass
 class Data:
@@ -16,7 +19,9 @@ class Data:
     n_items: int = key(40000, "items per epoch", low=1)
     segment: float = key(3.0, "length of an item in seconds", above=0)
     max_stems: int = key(8, "largest number of stems in a mix", low=1, high=11)
-    gain_db: float = key(10.0, "stems are scaled by a random gain from -gain_db to gain_db", low=0)
+    gain_db: float = key(
+        10.0, "stems are scaled by a random gain from -gain_db to gain_db", low=0, high=120
+    )
     bit_rates: list[int] = key(
         [24, 32, 48, 64, 96, 128], "to draw from, in kbit/s; up to 320", low=8, high=512
     )
@@ -25,12 +30,13 @@ class Data:
     )
     codec: str = key("mp3", "a codec of data/codecs.py, or everyday to draw from them")
     level_db: float = key(
-        0.0, "both signals are attenuated by 0 to this many dB; not in the paper", low=0
+        0.0, "both signals are attenuated by 0 to this many dB; not in the paper", low=0, high=120
     )
     tilt_db: float = key(
         0.0,
         "mixes are made darker or brighter by up to this many dB per octave; not in the paper",
         low=0,
+        high=48,
     )
     mono: bool = key(False, "items hold one of the two channels; not in the paper")
     uncoded_share: float = key(
@@ -45,7 +51,7 @@ class Data:
 class ApolloModel:
     """Table II: 16.54 M parameters."""
 
-    sample_rate: float = key(44100, "Hz", above=0, high=768000)
+    sample_rate: float = key(44100, "Hz", low=1000, high=768000)
     win_ms: float = key(20, "window in milliseconds; the hop is half of it", above=0, high=1000)
     bands: int | list[int] | Hertz = key(
         80, "number of bands, or width of each (the paper's text: 160 Hz), or bins of each", low=1
@@ -164,17 +170,19 @@ class Training(Common):
 class SRGANModel:
     """Table II: 322.53 M parameters (open)."""
 
-    sample_rate: float = key(44100, "Hz", above=0, high=768000)
-    window: int = key(2048, "in samples", low=4)
-    hop: int = key(512, "in samples", low=1)
-    channels: list[int] = key([18, 38, 38], "channels of the aggregating layers", low=1)
-    n_rows: int = key(32, "rows of their output", low=1)
-    width: int = key(256, "channels of the gated convolutions", low=1)
-    noise_dim: int = key(64, "size of each item's noise z", low=1)
-    dilations: list[int] = key([1, 2, 4, 8, 16, 1, 2, 4, 8, 16], "in frames", low=1)
+    sample_rate: float = key(44100, "Hz", low=1000, high=768000)
+    window: int = key(2048, "in samples", low=4, high=_SIZE)
+    hop: int = key(512, "in samples", low=1, high=_SIZE)
+    channels: list[int] = key(
+        [18, 38, 38], "channels of the aggregating layers", length=3, low=1, high=_SIZE
+    )
+    n_rows: int = key(32, "rows of their output", low=1, high=_SIZE)
+    width: int = key(256, "channels of the gated convolutions", low=2, high=_SIZE)
+    noise_dim: int = key(64, "size of each item's noise z", low=1, high=_SIZE)
+    dilations: list[int] = key([1, 2, 4, 8, 16, 1, 2, 4, 8, 16], "in frames", low=1, high=_SIZE)
     residual: bool = key(False, "add the input's compressed spectrum; not in a source")
     noise_seed: int = key(0, "seed of z in restoration; training draws its own", low=0)
-    n_draws: int = key(1, "number of restorations to average", low=1)
+    n_draws: int = key(1, "number of restorations to average", low=1, high=1000)
     input_peak: float | None = key(
         1.0,
         "peak of the data; recordings are scaled to it before the model, and back",

@@ -71,7 +71,7 @@ class Key:
                 if isinstance(value, (str, int)) and value in self.meant:
                     return self.meant[value]
                 converted = _convert(value, kind)
-            except (ValueError, TypeError, OverflowError):
+            except (ValueError, TypeError, OverflowError, yaml.YAMLError):
                 continue
             if self._is_inside(converted):
                 return converted

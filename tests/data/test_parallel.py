@@ -4,14 +4,15 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from helpers import die, needs_processes, slow_pid, square
 
 from apollo_plugin.data import parallel
-from apollo_plugin.data.parallel import each, executor, no_processes
+from apollo_plugin.data.parallel import WorkerDied, each, executor, no_processes
+from apollo_plugin.errors import DeviceError
 
 
 def test_every_item_once_and_errors_as_results():
@@ -112,6 +113,55 @@ def test_a_dask_cluster_of_two_workers(prepared, tmp_path):
         assert make_pairs(tmp_path, 1, pool, bit_rates=(64,), seconds=0.5)[0] == 4
     expected = (prepared / "test" / "segments.json").read_bytes()
     assert (tmp_path / "segments.json").read_bytes() == expected
+
+
+@needs_processes
+def test_what_a_dask_cluster_gives_up_is_told_and_no_defect():
+    distributed = pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
+    patience = {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.deploy.lost-worker-timeout": "10 minutes",
+    }
+    with (
+        dask.config.set(patience),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None, processes=True
+        ) as cluster,
+        executor(dask=cluster.scheduler_address) as pool,
+    ):
+        ((_, error),) = each(pool, os._exit, [1], 1, "x", "item")
+        assert isinstance(error, WorkerDied) and "\n" not in str(error)
+        assert "perhaps for lack of memory, or none is left (Attempted to run" in str(error)
+
+
+class Dropping(ThreadPoolExecutor):
+    """Drops what it was given, as Dask's client does once the scheduler is gone."""
+
+    def submit(self, *_):
+        future = Future()
+        future.cancel()
+        future.set_running_or_notify_cancel()
+        return future
+
+
+def test_a_scheduler_that_has_ended():
+    with pytest.raises(WorkerDied, match="its scheduler has ended"):
+        list(each(Dropping(), square, [1], 1, "x", "item"))
+
+
+def test_a_scheduler_that_lacks_the_package():
+    """Dask's own words, as of 2026.8."""
+    error = RuntimeError(
+        "Error during deserialization of the task graph. This frequently\noccurs if the Scheduler"
+    )
+
+    def fail(_):
+        raise error
+
+    with ThreadPoolExecutor(1) as pool:
+        ((_, told),) = each(pool, fail, [1], 1, "x", "item")
+    assert isinstance(told, DeviceError) and "needs the same apollo-plugin" in str(told)
 
 
 def test_no_dask_scheduler_there(monkeypatch):

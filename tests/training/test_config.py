@@ -103,7 +103,13 @@ def test_what_is_meant_is_taken(tmp_path, group, text, value):
         ("model", "n_layers: 65536", "is 65536; it has to be a whole number, 1 to 100"),
         ("discriminator", "windows: [64, 0]", "it has to be a list of whole numbers, 2 or more"),
         ("data", "segment: .inf", "is inf; it has to be a number, above 0"),
-        ("model", "sample_rate: 1e30", "it has to be a number, above 0 and up to 768000"),
+        ("data", "gain_db: 1000", "is 1000; it has to be a number, 0 to 120"),
+        ("data", "tilt_db: 1000", "is 1000; it has to be a number, 0 to 48"),
+        ("data", "level_db: 1000", "is 1000; it has to be a number, 0 to 120"),
+        ("data", "bit_rates: '[1'", r"is '\[1'; it has to be a list of whole numbers"),
+        ("data", "bit_rates: '& a'", "is '& a'; it has to be a list of whole numbers"),
+        ("model", "sample_rate: 1e30", "it has to be a number, 1000 to 768000"),
+        ("model", "sample_rate: 1", "it has to be a number, 1000 to 768000"),
         ("loss", "snr_below: never", "is 'never'; it has to be null or a number or cutoff"),
         ("loss", "mel: -1", "is -1; it has to be a number, 0 or more"),
         ("model", "bands: 0", "it has to be a whole number or a list of whole numbers or a width"),
@@ -147,6 +153,15 @@ def test_only_a_bound_on_gradients_may_be_infinite():
 def test_srgans_own_types(tmp_path):
     conf = loaded(tmp_path, "model: {hop: '128', dilations: [1, '2']}", "conf_srgan.yml")
     assert conf["model"]["hop"] == 128 and conf["model"]["dilations"] == [1, 2]
+    for text in (
+        "width: 1e9",
+        "width: 1",
+        "window: 1e9",
+        "channels: [1, 2]",
+        "channels: [1, 2, 1e9]",
+    ):
+        with pytest.raises(SettingError, match="it has to be a .*, . to 65536"):
+            loaded(tmp_path, f"model: {{{text}}}", "conf_srgan.yml")
     with pytest.raises(SettingError, match="model.width is 'wide'; it has to be a whole number"):
         loaded(tmp_path, "model: {width: wide}", "conf_srgan.yml")
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -26,6 +27,25 @@ class Deadly(Noisy):
     def __getitem__(self, index):
         if index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+class Fuse:
+    """Sends a signal when it is removed, where Python drops what a handler raises."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+
+
+class Fused(Noisy):
+    number = signal.SIGTERM
+
+    def __getitem__(self, index):
+        if (self.epoch, index) == (1, 1):
+            Fuse(self.number)
         return super().__getitem__(index)
 
 
@@ -85,3 +105,18 @@ def test_the_signal_that_came_before_the_first_batch_is_the_status(conf, monkeyp
 
 def _interrupted(*_):
     raise Interrupted(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_not_lost_where_python_drops_it(conf, tmp_path, monkeypatch, number):
+    """As while the data loader of the epoch before is removed; an interrupt of the keyboard too."""
+    monkeypatch.setattr(Fused, "number", number)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            train(conf, Fused(), Noisy(2))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 128 + number
+    assert torch.load(tmp_path / "exp/checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
