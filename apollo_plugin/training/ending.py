@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,10 @@ from ..errors import END_SIGNALS, TrainingError, is_out_of_memory, one_line
 
 # Time that processes get to end themselves.
 _SECONDS = 5.0
+# Time for a signal to come to this process too, after a worker of the data loader died of it.
+_BESIDE_SECONDS = 0.5
+# PyTorch's words of such a worker.
+_KILLED = "is killed by signal"
 
 
 class Terminated(SystemExit):
@@ -46,14 +51,14 @@ class Signals(Callback):
         self._listen(trainer)
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self._end_if_asked()
+        self.end_if_asked()
 
     def on_validation_batch_start(self, *_: Any) -> None:
-        self._end_if_asked()
+        self.end_if_asked()
 
-    def _end_if_asked(self) -> None:
-        """Raise Terminated again: Python drops what is raised while it removes an object, such as
-        the data loader of the epoch before, or forks a worker."""
+    def end_if_asked(self) -> None:
+        """Raise Terminated anew if a signal came: Python drops what is raised while it removes an
+        object, such as the data loader of the epoch before, or forks a worker."""
         if self._number is not None:
             raise Terminated(self._number)
 
@@ -152,7 +157,7 @@ def fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> No
         cure: advice against a lack of memory.
     """
     try:
-        trainer.fit(system, ckpt_path=resumed, weights_only=True)
+        _fit(trainer, system, resumed, cure)
     except Terminated as ended:
         last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         kept = "the last complete epoch is kept, --resume 1 continues after it"
@@ -161,12 +166,23 @@ def fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> No
             + (kept if last.exists() else "no epoch was complete yet")
         )
         raise
+
+
+def _fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> None:
+    try:
+        trainer.fit(system, ckpt_path=resumed, weights_only=True)
     except SystemExit as ended:
         # Lightning exits with status 1, whichever signal it was.
         if isinstance(ended.__context__, KeyboardInterrupt):
             raise ended.__context__ from None
         raise
     except Exception as error:
+        if _KILLED in str(error):
+            # Signals of a scheduler go to all processes, and a worker may be the first to end.
+            time.sleep(_BESIDE_SECONDS)
+            for callback in trainer.callbacks:
+                if isinstance(callback, Signals):
+                    callback.end_if_asked()
         end_children(trainer)
         explained = explain(error, cure)
         if explained is error:
