@@ -75,13 +75,17 @@ _NO_SOUND = re.compile("JPEG|PNG|picture|archive|PDF|program$|text|HTML|HTTP|MID
 _LEAST_TEXT, _MOST_TEXT = 16, 512
 # Constant and periodic samples have fewer distinct values.
 _LEAST_DIFFERENT = 10
+# Equal frames of coded silence have no more.
+_MOST_OF_SILENCE = 64
 _AC3_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 # Sync word of DTS in words of 16 and of 14 bits, in both byte orders; that of S/PDIF (IEC 61937).
 _WORDS = {
     rb"\x7f\xfe\x80\x01|\xfe\x7f\x01\x80|\x1f\xff\xe8\x00\x07|\xff\x1f\x00\xe8": "DTS",
     rb"\x72\xf8\x1f\x4e|\xf8\x72\x4e\x1f": "a coded stream for S/PDIF",
 }
-_TS_PACKETS, _MOST_PACKETS = (188, 192, 204), 5
+# Bytes of a frame of raw GSM, and number of frames that is proof.
+_GSM_FRAME, _LEAST_GSM = 33, 60
+_TS_BEGIN, _TS_PACKETS, _LEAST_PACKETS, _MOST_PACKETS = 0x47, (188, 192, 204), 5, 20
 
 
 def kind_of(head: bytes) -> str | None:
@@ -110,15 +114,18 @@ def frames_in(head: bytes) -> str | None:
             return kind
     for size in _TS_PACKETS:
         for begin in range(min(size, len(head))):
-            packets = [head[begin + i * size :][:size] for i in range(_MOST_PACKETS)]
-            # A tone with the period of a packet makes all packets equal.
-            if len(set(packets)) > 2 and all(map(_is_packet, packets)):
+            if head[begin] != _TS_BEGIN:
+                continue
+            n_packets = min(max(_LEAST_PACKETS, (len(head) - begin) // size), _MOST_PACKETS)
+            packets = [head[begin + i * size :][:size] for i in range(n_packets)]
+            # A tone with the period of a packet makes all packets equal, but for rounding.
+            if all(map(_is_packet, packets)) and len(set(packets)) > 2 and _differ(packets):
                 return "an MPEG transport stream"
     for mark, (kind, fixed, most, size_of) in _SYNCS.items():
         for found in re.finditer(mark, head):
             if _follow_each_other(head, found.start(), fixed, most, size_of):
                 return kind
-    return None
+    return "GSM" if _is_gsm(head) else None
 
 
 def holds_sound(kind: str) -> bool:
@@ -127,7 +134,14 @@ def holds_sound(kind: str) -> bool:
 
 
 def _is_packet(packet: bytes) -> bool:
-    return len(packet) > 4 and packet[0] == 0x47 and bool(packet[3] & 0x30)
+    return len(packet) > 4 and packet[0] == _TS_BEGIN and bool(packet[3] & 0x30)
+
+
+def _differ(frames: list[bytes]) -> bool:
+    """True if some frame differs from the one before in half of its bytes."""
+    return any(
+        2 * sum(a != b for a, b in zip(*pair)) >= len(pair[0]) for pair in zip(frames, frames[1:])
+    )
 
 
 def _steps(places: list[int]) -> list[int]:
@@ -138,16 +152,19 @@ def _follow_each_other(
     head: bytes, place: int, fixed: bytes, most: int, size_of: Callable[[bytes], int]
 ) -> bool:
     begin, n, said = place, 0, None
+    frames: list[bytes] = []
     while place + len(fixed) <= len(head) and n < most:
         now = head[place : place + len(fixed)]
         size, now = size_of(now), bytes(a & b for a, b in zip(now, fixed))
         if not size or now != (said or now):
             return False
+        frames.append(head[place : place + size])
         place, n, said = place + size, n + 1, now
-    return (
-        n >= (max(2, most - 1) if begin == 0 else most)
-        and len(set(head[begin:place])) >= _LEAST_DIFFERENT
-    )
+    n_different = len(set(head[begin:place]))
+    # Frames of silence are equal; those of a tone with their period have many values too.
+    is_periodic = n > 1 and n_different > _MOST_OF_SILENCE and not _differ(frames)
+    enough = n >= (max(2, most - 1) if begin == 0 else most)
+    return enough and n_different >= _LEAST_DIFFERENT and not is_periodic
 
 
 def _mpeg_size(head: bytes) -> int:
@@ -184,6 +201,34 @@ def _loas_size(head: bytes) -> int:
     return ((head[1] & 31) << 8 | head[2]) + 3
 
 
+def _sbc_size(head: bytes) -> int:
+    """Length of a frame of Bluetooth's SBC whose checksum is right."""
+    if len(head) < 24:
+        return 0
+    mode, n_bands = head[1] >> 2 & 3, 8 if head[1] & 1 else 4
+    n_channels, n_blocks, joint = 2 if mode else 1, 4 * (head[1] >> 4 & 3) + 4, mode == 3
+    # The checksum is of the parameters, the joint bands and the scale factors.
+    n_checked = n_bands * joint + 4 * n_bands * n_channels
+    coded = int.from_bytes(head[4:24], "big") >> (160 - n_checked)
+    checked, remainder = (head[1] << 8 | head[2]) << n_checked | coded, 0x0F
+    for place in reversed(range(16 + n_checked)):
+        bit = checked >> place & 1 ^ remainder >> 7
+        remainder = remainder << 1 & 0xFF ^ 0x1D * bit
+    if remainder != head[3] or not 2 <= head[2] <= 250:
+        return 0
+    n_bits = n_blocks * head[2] * (n_channels if mode < 2 else 1) + n_bands * joint
+    return 4 + n_bands * n_channels // 2 + -(-n_bits // 8)
+
+
+def _is_gsm(head: bytes) -> bool:
+    """True if all bytes are frames of raw GSM, of which only the first four bits are known. Of loud
+    constant PCM other bytes would have these too."""
+    if len(head) < _LEAST_GSM * _GSM_FRAME or len(set(head)) < _LEAST_DIFFERENT:
+        return False
+    begins = range(_GSM_FRAME)
+    return sum(all(x >> 4 == 0xD for x in head[begin::_GSM_FRAME]) for begin in begins) == 1
+
+
 # First bytes of a frame, mask of the bits that all frames share, number of frames that is proof (at
 # the very beginning one less, but two), and length. MPEG's layer I is left out: it is not in use,
 # and begins like small negative numbers.
@@ -191,12 +236,13 @@ _SYNCS: dict[bytes, tuple[str, bytes, int, Callable[[bytes], int]]] = {
     rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]": (
         "MPEG audio (MP3)",
         b"\0\xff\x0c\0\0\0",
-        3,
+        4,
         _mpeg_size,
     ),
     rb"\xff[\xf0\xf1\xf8\xf9]": ("AAC (ADTS)", b"\0\xff\xff\xf0\0\0\0", 3, _adts_size),
     rb"\x0b\x77": ("AC-3", b"\xff\xff\0\0\xc0\xf8", 2, _ac3_size),
     rb"\x56[\xe0-\xff]": ("AAC (LATM)", b"\xff\xe0\0", 4, _loas_size),
+    rb"\x9c": ("SBC", b"\xff\xff\xff" + bytes(21), 4, _sbc_size),
 }
 
 

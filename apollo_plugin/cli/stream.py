@@ -25,7 +25,9 @@ examples:
   ffmpeg -i radio.mp3 -f wav - | apollo-stream | ffplay -
 
 A WAV stream says itself what it is; raw PCM is little-endian, as the options say. Standard output
-has the format of standard input. docs/live.md has more chains.
+has the format of standard input. Coded sound is refused where it can be known; raw codes without
+any mark (G.722, A-law ...) are taken for PCM: decode them first, as by ffmpeg -f g722 -i - -f wav -
+docs/live.md has more chains.
 """
 _FORMATS = ("s16", "s24", "s32", "f32")
 # Most blocks processed at a time, if more than one is waiting.

@@ -44,6 +44,7 @@ CODED = {
     "sox": ("pcm_s32le", None, "a SoX file"),
     "mpeg": ("mp2", 192, "an MPEG programme stream"),
     "oga": ("flac", None, "Ogg"),
+    "sbc": ("sbc", 200, "SBC"),
 }
 
 
@@ -81,7 +82,7 @@ def test_coded_sound_is_named_and_refused_with_the_pipe_that_decodes_it(format, 
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("format", ["mp3", "mp2", "adts", "ac3", "eac3", DTS, "mpegts"])
+@pytest.mark.parametrize("format", ["mp3", "mp2", "adts", "ac3", "eac3", DTS, "mpegts", "sbc"])
 @pytest.mark.parametrize("skipped", [1, 500, 3001])
 def test_a_stream_that_is_joined_in_the_middle_is_known(format, skipped, tmp_path):
     data = coded(format, tmp_path)
@@ -136,6 +137,22 @@ def test_what_is_no_sound_at_all(content, name):
         Input(io.BytesIO(content))
 
 
+@pytest.mark.needs("ffmpeg")
+@pytest.mark.parametrize("skipped", [0, 1, 40])
+def test_raw_gsm_is_known(skipped, tmp_path):
+    """It has no mark but four bits a frame."""
+    soundfile.write(tmp_path / "a.wav", tone(40000, 1).T.numpy(), 8000)
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-c:a"]
+    done = subprocess.run(
+        [*command, "libgsm", "-f", "gsm", tmp_path / "a.gsm"], capture_output=True
+    )
+    if b"ncoder" in done.stderr:
+        pytest.skip("this FFmpeg has no libgsm")
+    data = (tmp_path / "a.gsm").read_bytes()[skipped:]
+    assert kind_of(data[:HEAD_BYTES]) == kind_of(data[:2100]) == "GSM"
+    assert kind_of(data[:1000]) is None
+
+
 def signals():
     """PCM that could be taken for something else: silence, steps, squares, noise, tones whose
     period is a packet of MPEG."""
@@ -145,6 +162,12 @@ def signals():
     yield np.where(t % 2, 0x7FFE, -0x7FFF)
     yield np.where(t // 47 % 2, 0x4747, -3)
     yield from (20000 * np.sin(2 * np.pi * t / period) for period in (47, 48, 51, 94, 188, 417))
+    # Periods of two frames, rounded to samples that are not quite equal.
+    yield from (
+        level * np.sin(2 * np.pi * t / period) for level, period in ((32767, 96), (3276.7, 480))
+    )
+    # Loud and constant, as three bytes.
+    yield -0.3 * (1 << 15) + random.normal(0, 1e-5 * (1 << 15), len(t))
     yield from (random.normal(0, sigma, len(t)) for sigma in (1, 30, 1000, 8000, 30000))
     yield from (random.integers(-(1 << 15), 1 << 15, len(t)) for _ in range(20))
     yield 3000 * np.sin(t / 30) + random.normal(0, 100, len(t))
