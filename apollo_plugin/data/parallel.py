@@ -98,8 +98,8 @@ def _signals_held() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        for held in came:
+            signal.raise_signal(held)
 
 
 @contextlib.contextmanager
@@ -201,9 +201,9 @@ def each(
                     bar.refresh()
                 for future in done:
                     item, error = running.pop(future), future.exception()
-                    if error is not None and (
-                        isinstance(error, BrokenExecutor) or not isinstance(error, Exception)
-                    ):
+                    if isinstance(error, BrokenExecutor):
+                        raise error
+                    if error is not None and not isinstance(error, Exception):
                         raise error
                     n_done += 1
                     bar.update(n_done - bar.n)
@@ -216,7 +216,7 @@ def each(
             raise WorkerDied("the cluster dropped the work: its scheduler has ended") from error
 
 
-def _explain(error: BaseException) -> BaseException:
+def _explain(error: Exception) -> Exception:
     """Turn an error of Dask itself into one that tells a user the cure; others stay themselves."""
     if type(error).__module__.partition(".")[0] == "distributed":
         return WorkerDied(

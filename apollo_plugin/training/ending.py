@@ -180,7 +180,7 @@ def _fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> N
         if _KILLED in str(error):
             # Signals of a scheduler go to all processes, and a worker may be the first to end.
             time.sleep(_BESIDE_SECONDS)
-            for callback in trainer.callbacks:
+            for callback in getattr(trainer, "callbacks", []):
                 if isinstance(callback, Signals):
                     callback.end_if_asked()
         end_children(trainer)
