@@ -44,7 +44,9 @@ def download(name: str, options: dict[str, Any]) -> Path:
                 with contextlib.suppress(EntryNotFoundError, HfHubHTTPError, OSError):
                     hf_hub_download(repo, "config.json", **options)
             return path
-        except LocalEntryNotFoundError as error:  # no network, and not in the cache
+        except (LocalEntryNotFoundError, RuntimeError) as error:
+            # No network, and not in the cache: huggingface_hub 1 then tries again with a client
+            # that it has closed, a RuntimeError.
             if local:  # the cache may hold another file
                 continue
             raise CheckpointError(
