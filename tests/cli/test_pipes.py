@@ -13,7 +13,7 @@ import soundfile
 import torch
 from helpers import load, save, snr, tone, tree
 
-from apollo_plugin.cli import main
+from apollo_plugin.cli import main, pipes
 from apollo_plugin.data.codecs import encode_mp3
 
 
@@ -112,7 +112,7 @@ def test_no_room_for_what_comes_and_goes(piped, tmp_path, monkeypatch, number, r
         return shutil_copy(source, sink)
 
     shutil_copy = shutil.copyfileobj
-    monkeypatch.setattr(shutil, "copyfileobj", partial(copy, at=True))
+    monkeypatch.setattr(pipes, "pour", partial(copy, at=True))
     status, out, err = piped(content, "-", "-o", "-")
     assert status == 1 and not out and len(err.splitlines()) == 1 + bool(reason)
     assert not reason or f"standard output cannot be written: {reason}" in err

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -28,16 +27,6 @@ class Deadly(Noisy):
     def __getitem__(self, index):
         if index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(index)
-
-
-class Preempted(Noisy):
-    """The second item ends the process that makes it, and a little later the one that trains."""
-
-    def __getitem__(self, index):
-        if index == 1:
-            subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -TERM {os.getppid()}"])
-            os.kill(os.getpid(), signal.SIGTERM)
         return super().__getitem__(index)
 
 
@@ -75,18 +64,6 @@ def test_a_worker_that_is_killed(conf, tmp_path):
     assert "\n" not in str(lost.value) and last.read_bytes() == before
     assert not (tmp_path / "exp" / "train_metrics.json").exists()
     assert train(with_args(conf, resume=1), Noisy(), Noisy(2))["epochs"] == 2
-
-
-def test_a_signal_to_all_processes_is_not_the_death_of_a_worker(conf, monkeypatch):
-    """A scheduler's, which a worker may heed before the process that trains."""
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            train(with_settings(conf, epochs=1, num_workers=1), Preempted(), Noisy(2))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert ended.value.code == 128 + signal.SIGTERM
 
 
 def test_an_error_of_a_worker_is_its_own_line(conf):
