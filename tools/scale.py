@@ -80,7 +80,7 @@ def work(root: Path, songs: list[tracks.Song], pool: Executor, during: Callable)
 
 
 def processor_seconds() -> float:
-    """Of this process and its children, those that ended too."""
+    """Processor time of this process and its children, also of those that ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     total = time.process_time() + ended.ru_utime + ended.ru_stime
     for child in psutil.Process().children(recursive=True):

@@ -133,8 +133,8 @@ def detect_all(
         else:
             starts[song.id] = found
     n_left_out = len(notes)
-    for id, stems in sorted(starts.items()):
-        notes += [f"'{id}': {stem} is silent" for stem, found in stems.items() if not found]
+    for name, stems in sorted(starts.items()):
+        notes += [f"'{name}': {stem} is silent" for stem, found in stems.items() if not found]
     write_json(
         root / "segments.json",
         {

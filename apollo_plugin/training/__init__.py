@@ -14,6 +14,7 @@ from .build import (
     system_options,
 )
 from .config import load_conf, parse_conf, parse_model_conf
+from .models import trainable
 from .publishing import publish
 from .run import Run, train
 from .srgan import SRGANSystem
@@ -39,4 +40,5 @@ __all__ = [
     "publish",
     "system_options",
     "train",
+    "trainable",
 ]

@@ -25,8 +25,6 @@ from ..errors import END_SIGNALS, TrainingError, is_out_of_memory, one_line
 _SECONDS = 5.0
 # Time for a signal to come to this process too, after a worker of the data loader died of it.
 _BESIDE_SECONDS = 0.5
-# PyTorch's words of such a worker.
-_KILLED = "is killed by signal"
 
 
 class Terminated(SystemExit):
@@ -123,7 +121,7 @@ def explain(error: BaseException, cure: str) -> BaseException:
         return error
     if is_out_of_memory(error):
         return TrainingError(f"out of memory: {cure}")
-    if "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed" in text):
+    if _is_death_of_worker(error):
         return TrainingError(
             "a worker of the data loader died, perhaps for lack of memory "
             f"({one_line(error, 120)}); lower --num_workers, {again}"
@@ -134,6 +132,11 @@ def explain(error: BaseException, cure: str) -> BaseException:
             f"line, {again}"
         )
     return _strip_traceback(error)
+
+
+def _is_death_of_worker(error: BaseException) -> bool:
+    text = str(error)
+    return "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed" in text)
 
 
 def _strip_traceback(error: Exception) -> BaseException:
@@ -177,7 +180,7 @@ def _fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> N
             raise ended.__context__ from None
         raise
     except Exception as error:
-        if _KILLED in str(error):
+        if _is_death_of_worker(error):
             # Signals of a scheduler go to all processes, and a worker may be the first to end.
             time.sleep(_BESIDE_SECONDS)
             for callback in getattr(trainer, "callbacks", []):

@@ -8,7 +8,6 @@ from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.dataset import MixtureDataset, PairDataset
 
 LOCAL = Path(__file__).parent / "local"
-SYSTEMS = {"apollo": training.ApolloSystem, "srgan": training.SRGANSystem}
 
 
 def main():
@@ -55,8 +54,8 @@ def train(this_run: training.Run):
     optimizers = training.make_optimizers(conf, model, discriminator)
     schedules = training.make_schedules(conf, optimizers)
 
-    # The steps of both networks, and validation.
-    system = SYSTEMS[conf["main_args"]["model"]](
+    # ApolloSystem or SRGANSystem: the steps of both networks, and validation.
+    system = training.trainable(conf).system(
         model,
         optimizers,
         loss,

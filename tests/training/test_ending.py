@@ -2,15 +2,16 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
 import torch
 from helpers import Noisy, with_args, with_settings
 
-from apollo_plugin.cli.interrupts import Interrupted, interrupted_status
+from apollo_plugin.cli.interrupts import Interrupted, clean_end, interrupted_status
 from apollo_plugin.errors import DataError
-from apollo_plugin.training import TrainingError, train
+from apollo_plugin.training import TrainingError, ending, train
 from apollo_plugin.training.ending import Signals, Terminated, explain
 
 WORKER = """Caught DataError in DataLoader worker process 0.
@@ -27,6 +28,16 @@ class Deadly(Noisy):
     def __getitem__(self, index):
         if index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+class Preempted(Noisy):
+    """The second item ends the process that makes it, and a little later the one that trains."""
+
+    def __getitem__(self, index):
+        if index == 1:
+            subprocess.Popen(["sh", "-c", f"sleep 1; kill -TERM {os.getppid()}"])
+            os.kill(os.getpid(), signal.SIGTERM)
         return super().__getitem__(index)
 
 
@@ -64,6 +75,18 @@ def test_a_worker_that_is_killed(conf, tmp_path):
     assert "\n" not in str(lost.value) and last.read_bytes() == before
     assert not (tmp_path / "exp" / "train_metrics.json").exists()
     assert train(with_args(conf, resume=1), Noisy(), Noisy(2))["epochs"] == 2
+
+
+def test_a_signal_to_all_processes_is_not_the_death_of_a_worker(conf, monkeypatch):
+    """A scheduler's, which a worker may heed before the process that trains, when Lightning has
+    given the handlers of the command back."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(ending, "_BESIDE_SECONDS", 60.0)  # the signal ends this wait
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as ended, clean_end(signal.SIGTERM):
+        train(with_settings(conf, epochs=1, num_workers=1), Preempted(), Noisy(2))
+    end = ended.value
+    status = interrupted_status(end) if isinstance(end, KeyboardInterrupt) else end.code
+    assert status == 128 + signal.SIGTERM
 
 
 def test_an_error_of_a_worker_is_its_own_line(conf):
