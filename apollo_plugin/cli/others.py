@@ -1,6 +1,7 @@
 """``--copy-others``: copies of the other files of a folder: covers, lyrics, cue sheets, playlists,
 and sounds left unchanged."""
 
+import codecs
 import html
 import os
 import re
@@ -93,8 +94,20 @@ def _copy(source: Path, target: Path, moved: dict[str, Path]) -> None:
         if adapt and source.stat().st_size <= _MOST_BYTES:
             status = beside.stat()
             find = _finder(source.parent, target.parent, moved)
-            beside.write_bytes(adapt(source.read_bytes(), find))
+            beside.write_bytes(_adapted(source.read_bytes(), adapt, find))
             os.utime(beside, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _adapted(text: bytes, adapt: Callable[[bytes, _Find], bytes], find: _Find) -> bytes:
+    """Adapt a text, of UTF-16 with a byte order mark as well: Windows programs write this."""
+    for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+        if text.startswith(mark):
+            try:
+                plain = text[len(mark) :].decode(encoding).encode()
+                return mark + adapt(plain, find).decode().encode(encoding)
+            except UnicodeError:
+                return text
+    return adapt(text, find)
 
 
 def _finder(folder: Path, place: Path, moved: dict[str, Path]) -> _Find:

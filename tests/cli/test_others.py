@@ -85,6 +85,13 @@ def test_playlists_of_other_folders_lead_to_the_results(run, tmp_path, album):
     (top / "Künstler" / "e.pls").write_text("File1=album/02.mp3\nFile2=../a.mp3\n")
     (top / "Künstler" / "f.cue").write_text('FILE "album/02.mp3" MP3\n  TRACK 01 AUDIO\n')
     (top / "nfd.m3u").write_text(unicodedata.normalize("NFD", here))
+    wide = {
+        "le.m3u8": ("utf-16-le", f"\ufeff{here}\r\n"),
+        "be.cue": ("utf-16-be", f'\ufeffFILE "{here}" MP3\r\n'),
+    }
+    for name, (encoding, text) in wide.items():
+        (top / name).write_bytes(text.encode(encoding))
+    (top / "odd.m3u").write_bytes(b"\xff\xfea")
     (top / "long.m3u").write_bytes(b"\n \n" * 500_000 + b"x" + b" " * 500_000 + b"y")
     out = tmp_path / "out"
     status, _, err = run(top, "-o", out, "--format", "FLAC", "--copy-others")
@@ -101,6 +108,10 @@ def test_playlists_of_other_folders_lead_to_the_results(run, tmp_path, album):
     cue = (out / "Künstler" / "f.cue").read_text()
     assert cue == 'FILE "album/02.flac" WAVE\n  TRACK 01 AUDIO\n'
     assert (out / "nfd.m3u").read_text() == here.replace("mp3", "flac")
+    for name, (encoding, text) in wide.items():
+        expected = text.replace(".mp3", ".flac").replace("MP3", "WAVE")
+        assert (out / name).read_bytes() == expected.encode(encoding)
+    assert (out / "odd.m3u").read_bytes() == b"\xff\xfea"
     assert (out / "long.m3u").read_bytes() == (top / "long.m3u").read_bytes()
 
 
