@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import which
@@ -19,6 +20,7 @@ from helpers import (
     save,
     small_model,
 )
+from loaded import loaded_python
 from safetensors.torch import load_file
 
 from apollo_plugin import Apollo, MultiResolutionSTFTDiscriminator
@@ -91,6 +93,13 @@ def tiny_checkpoint(tmp_path) -> Path:
     path = tmp_path / "tiny.safetensors"
     checkpoints.save(small_model(n_layers=1, residual=True, band_gain=True), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory) -> Iterator[str]:
+    """Path of a Python whose libraries are loaded already; see tests/loaded.py."""
+    with loaded_python(tmp_path_factory.mktemp("python")) as path:
+        yield path
 
 
 @pytest.fixture(scope="session")

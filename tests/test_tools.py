@@ -11,10 +11,10 @@ TOOL = Path(__file__).parents[1] / "tools" / "gpu.py"
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory):
+def figures(tmp_path_factory, python):
     out = tmp_path_factory.mktemp("gpu")
     done = subprocess.run(
-        [sys.executable, TOOL, "--small", "--device", "cpu", "-o", out],
+        [python, TOOL, "--small", "--device", "cpu", "-o", out],
         capture_output=True,
         text=True,
         timeout=900,
@@ -50,9 +50,9 @@ def test_figures_that_are_known(figures):
         assert row["items a second"] == pytest.approx(1000 * n_items / parts, rel=1e-6)
 
 
-def test_without_time_everything_is_left_out_and_named(tmp_path):
+def test_without_time_everything_is_left_out_and_named(tmp_path, python):
     done = subprocess.run(
-        [sys.executable, TOOL, "--small", "--device", "cpu", "--minutes", "0", "-o", tmp_path],
+        [python, TOOL, "--small", "--device", "cpu", "--minutes", "0", "-o", tmp_path],
         capture_output=True,
         text=True,
         timeout=600,

@@ -31,7 +31,6 @@ from apollo_plugin.evaluation.experiment import CHECKPOINT
 from apollo_plugin.training.schema import Conf
 
 RATE = 44100
-N_VALID = 48
 # Coded with margins, so that the codec's start and end are not learnt.
 MARGIN = 4096
 
@@ -142,14 +141,16 @@ def settings(args: argparse.Namespace) -> Conf:
     return conf
 
 
-def train(this_run: training.Run, sounds: list[np.ndarray], held_out: list[np.ndarray]) -> None:
+def train(
+    this_run: training.Run, sounds: list[np.ndarray], held_out: list[np.ndarray], n_valid: int
+) -> None:
     """Train on mixtures of some sounds, and validate on some of others."""
     conf = this_run.conf
     seed, n_items = conf["main_args"]["seed"], conf["data"]["n_items"]
     n_samples = int(conf["data"]["segment"] * RATE)
     train_set = Mixtures(sounds, n_items, n_samples, seed)
-    valid = Mixtures(held_out, N_VALID, n_samples, seed + 1)
-    valid_set = [valid[index] for index in range(N_VALID)]
+    valid = Mixtures(held_out, n_valid, n_samples, seed + 1)
+    valid_set = [valid[index] for index in range(n_valid)]
     train_loader, valid_loader = training.make_loaders(conf, train_set, valid_set)
     model = training.make_model(conf)
     optimizers = training.make_optimizers(conf, model, None)
@@ -187,6 +188,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validate-every", type=int, default=100, help="steps")
+    parser.add_argument("--n-valid", type=int, default=48, help="segments to validate on")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sounds = read_sounds(args.samples)
@@ -196,7 +198,7 @@ def main() -> None:
     with training.Run(settings(args)) as this_run:
         if not this_run.is_finished:
             others = [sound for i, sound in enumerate(sounds) if i % 10]
-            train(this_run, others + songs[:-10], sounds[::10] + songs[-10:])
+            train(this_run, others + songs[:-10], sounds[::10] + songs[-10:], args.n_valid)
     best = Apollo.from_pretrained(this_run.exp_dir / CHECKPOINT)
     checkpoints.save(best, args.out, half=True)
     print(f"best validation: '{args.out}'")

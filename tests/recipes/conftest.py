@@ -1,7 +1,6 @@
 """Parts that the tests of recipes/apollo_small share."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,11 @@ def recipe(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def command():
+def command(python):
     """Runs a script of the recipe."""
 
     def done(name, *arguments):
-        script = [sys.executable, RECIPE / name, *map(str, arguments)]
+        script = [python, RECIPE / name, *map(str, arguments)]
         return subprocess.run(script, capture_output=True, text=True, timeout=600, check=False)
 
     return done

@@ -24,14 +24,15 @@ def recipe(tmp_path):
     )
 
 
-def run(recipe, *args, **options):
-    return subprocess.run(
-        [str(recipe / "run.sh"), "--python_path", sys.executable, *map(str, args)],
-        capture_output=True,
-        text=True,
-        cwd=recipe.parent,
-        **options,
-    )
+@pytest.fixture
+def run(python):
+    """Runs run.sh, to its end."""
+
+    def done(recipe, *args):
+        words = [str(recipe / "run.sh"), "--python_path", python, *map(str, args)]
+        return subprocess.run(words, capture_output=True, text=True, cwd=recipe.parent)
+
+    return done
 
 
 def sets(demo_sets):
@@ -48,7 +49,7 @@ def sets(demo_sets):
 SMALL = ("--n_valid", 1, "--n_test", 1, "--segment", 0.5)
 
 
-def test_stages_0_to_3_then_again(recipe, demo_sets):
+def test_stages_0_to_3_then_again(recipe, run, demo_sets):
     done = run(recipe, *sets(demo_sets), *SMALL, "--stop_stage", 3)
     assert done.returncode == 0, done.stderr
     assert "musdb18hq/train: 3 of 100 songs" in done.stdout
@@ -64,7 +65,7 @@ def test_stages_0_to_3_then_again(recipe, demo_sets):
     assert {p: p.stat().st_mtime_ns for p in data.rglob("*.flac")} == before
 
 
-def test_one_s_own_songs_and_pairs_alone(recipe, own_dirs):
+def test_one_s_own_songs_and_pairs_alone(recipe, run, own_dirs):
     songs_dir, pairs_dir = own_dirs
     given = ("--songs_dir", songs_dir, "--pairs_dir", pairs_dir, "--n_jobs", 1, *SMALL)
     done = run(recipe, *given, "--stop_stage", 3)
@@ -77,7 +78,7 @@ def test_one_s_own_songs_and_pairs_alone(recipe, own_dirs):
     assert MixtureDataset(data / "train", n_items=1)[0][0].shape == (2, 132300)
 
 
-def test_killed_in_stage_3_and_run_again(recipe, demo_sets):
+def test_killed_in_stage_3_and_run_again(recipe, run, demo_sets):
     assert run(recipe, *sets(demo_sets), "--stop_stage", 2).returncode == 0
     options = "--stage 3 --stop_stage 3 --n_valid 40 --n_test 1 --segment 0.5"
     # In a group of its own, so that all of its processes are killed at once.
@@ -103,14 +104,14 @@ def test_killed_in_stage_3_and_run_again(recipe, demo_sets):
     assert len(PairDataset(valid)) == 24
 
 
-def test_paths_are_the_caller_s(recipe, demo_sets):
+def test_paths_are_the_caller_s(recipe, python, demo_sets):
     where = recipe.parent / "elsewhere"
     where.mkdir()
     (where / "sets").symlink_to(demo_sets)
     done = subprocess.run(
         [
             "../my recipe/run.sh",
-            *("--python_path", sys.executable, "--stop_stage", "1", "--data_dir", "my data"),
+            *("--python_path", python, "--stop_stage", "1", "--data_dir", "my data"),
             *("--musdb18hq_dir", "sets/musdb18hq"),
         ],
         cwd=where,
@@ -121,7 +122,7 @@ def test_paths_are_the_caller_s(recipe, demo_sets):
     assert (where / "my data" / "train" / "tracks.json").exists()
 
 
-def test_help_explains_stages_and_options(recipe):
+def test_help_explains_stages_and_options(recipe, run):
     done = run(recipe, "--help")
     assert done.returncode == 0 and "Table II" in done.stdout
     options = (recipe / "run.sh").read_text().split('options="')[1].split('"\n')[0]
@@ -151,18 +152,18 @@ def test_help_explains_stages_and_options(recipe):
         (("--stage", 2, "--python_path", "no python"), "has no apollo_plugin"),
     ],
 )
-def test_mistakes_are_one_line(recipe, args, reason):
+def test_mistakes_are_one_line(recipe, run, args, reason):
     done = run(recipe, *args)
     assert done.returncode != 0 and reason in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_stage_0_says_where_to_get_the_data(recipe):
+def test_stage_0_says_where_to_get_the_data(recipe, run):
     done = run(recipe, "--stop_stage", 0)
     assert "zenodo" in done.stdout and "CC BY-NC-SA" in done.stdout
 
 
-def test_a_broken_song_is_left_out_and_counted(recipe, demo_sets, tmp_path):
+def test_a_broken_song_is_left_out_and_counted(recipe, run, demo_sets, tmp_path):
     root = shutil.copytree(demo_sets, tmp_path / "broken sets")
     (song,) = (root / "musdb18hq" / "train").glob("*Ella*")
     (song / "bass.wav").write_bytes(b"RIFF")
@@ -171,8 +172,8 @@ def test_a_broken_song_is_left_out_and_counted(recipe, demo_sets, tmp_path):
     assert str(song / "bass.wav") in done.stdout
 
 
-def test_the_demo_sets_are_made_once(recipe):
-    script = [sys.executable, "local/prepare_data.py", "--demo", "1", "--musdb18hq_dir"]
+def test_the_demo_sets_are_made_once(recipe, python):
+    script = [python, "local/prepare_data.py", "--demo", "1", "--musdb18hq_dir"]
     done = subprocess.run(
         [*script, "x/musdb", "--moisesdb_dir", "x/moisesdb"],
         cwd=recipe,

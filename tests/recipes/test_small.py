@@ -33,6 +33,7 @@ def test_a_short_run(tmp_path, command):
         soundfile.write(sounds / f"{index}.wav", tone(30000 + index).T.numpy(), 44100)
     (sounds / "notes.txt").write_text("not a sound")
     options = "--steps 3 --batch 2 --seconds 0.3 --songs 2 --validate-every 2 --threads 1".split()
+    options += ["--n-valid", 4]
     states = []
     for name in ("first", "second"):
         out = tmp_path / f"{name}.safetensors"
@@ -193,7 +194,7 @@ def test_from_recordings_to_an_envelope(prepared, real_sounds, tmp_path, command
     train = ("--real", real_sounds, "--valid", valid, "--out", tmp_path / "out", "--batch", 2)
     short = ("--seconds", 1.2, "--slots", 4, "--ridge_batches", 2)
     done = command("train_envelope.py", *train, *short, "--minutes", 0.1)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     for name, causal in (("small", False), ("streaming", True)):
         assert f"{name}  heard" in done.stdout
         path = EnvelopePath(n_features=384, kernel_size=25, causal=causal)

@@ -15,21 +15,21 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "apollo_small"
 PARTS = [f"{model}{number}" for model in ("small", "streaming") for number in range(1, 5)]
 
 
-def run_sh(*arguments):
-    command = [RECIPE / "run.sh", "--python_path", sys.executable, *map(str, arguments)]
+def run_sh(*arguments, python=sys.executable):
+    command = [RECIPE / "run.sh", "--python_path", python, *map(str, arguments)]
     environment = os.environ | dict(OMP_NUM_THREADS="1")
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, python):
     """Options of a run, its folders, and what it said."""
     for module in ("fast_bss_eval", "zimtohrli"):
         pytest.importorskip(module)
     root = tmp_path_factory.mktemp("a recipe")  # names may hold blanks
     data, exp = root / "data", root / "exp"
     options = ("--demo", 1, "--data_dir", data, "--exp_dir", exp, "--n_jobs", 1)
-    done = run_sh(*options)
+    done = run_sh(*options, python=python)
     assert done.returncode == 0, done.stdout + done.stderr
     return options, data, exp, done.stdout
 
@@ -69,10 +69,10 @@ def test_the_demo_makes_both_models(demo):
 
 
 @pytest.mark.timeout(1800)
-def test_run_again_it_makes_nothing_anew_and_goes_on(demo):
+def test_run_again_it_makes_nothing_anew_and_goes_on(demo, python):
     options, data, exp, said = demo
     before = times(data, exp)
-    again = run_sh(*options)
+    again = run_sh(*options, python=python)
     assert again.returncode == 0, again.stderr
     assert times(data, exp) == before
     n_made = len([file for file in before if file.suffix == ".made"])
@@ -81,7 +81,7 @@ def test_run_again_it_makes_nothing_anew_and_goes_on(demo):
     (exp / "streaming4" / "train_metrics.json").unlink()
     (exp / "streaming4" / "best_model.pth.made").unlink()
     (exp / "streaming4" / "best_model.pth").touch()
-    done = run_sh(*options, "--stage", 2, "--stop_stage", 4)
+    done = run_sh(*options, "--stage", 2, "--stop_stage", 4, python=python)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("part ")] == [
         "part streaming4"

@@ -28,21 +28,27 @@ SMALL = (
 ).split()
 
 
-def command(prepared, exp, *arguments):
+def command(prepared, exp, *arguments, python=sys.executable):
     paths = ["--data_dir", prepared, "--exp_dir", exp]
-    return [sys.executable, RECIPE / "train.py", *map(str, (*paths, *SMALL, *arguments))]
+    return [python, RECIPE / "train.py", *map(str, (*paths, *SMALL, *arguments))]
 
 
-def train(prepared, exp, *arguments, **options):
-    options = dict(capture_output=True, text=True, timeout=300, check=False) | options
-    return subprocess.run(command(prepared, exp, *arguments), **options)
+@pytest.fixture
+def train(python):
+    """Runs train.py, to its end."""
+
+    def done(prepared, exp, *arguments):
+        words = command(prepared, exp, *arguments, python=python)
+        return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+
+    return done
 
 
 def last(exp):
     return torch.load(exp / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-def test_two_processes_are_one(prepared, tmp_path):
+def test_two_processes_are_one(prepared, tmp_path, train):
     """One step: AdamW's first moment is a tenth (half for the discriminator) of the gradient."""
     for name, batch, devices in (("one", 4, 1), ("two", 2, 2)):
         options = f"--n_items 4 --epochs 1 --batch_size {batch} --devices {devices}".split()
@@ -64,7 +70,7 @@ def test_two_processes_are_one(prepared, tmp_path):
     assert model(torch.zeros(2, 100)).shape == (2, 100)
 
 
-def test_killed_and_resumed(prepared, tmp_path):
+def test_killed_and_resumed(prepared, tmp_path, train):
     options = "--n_items 2 --epochs 400 --batch_size 2".split()
     exp = tmp_path / "an exp"
     process = subprocess.Popen(
@@ -89,7 +95,7 @@ def test_killed_and_resumed(prepared, tmp_path):
     assert not list(exp.rglob("*.part"))
 
 
-def test_resumed_on_another_number_of_processes(prepared, tmp_path):
+def test_resumed_on_another_number_of_processes(prepared, tmp_path, train):
     """The schedule counts epochs, so it is that of an uninterrupted run on one."""
     common = "--n_items 4 --batch_size 1 --lr_step 1 --lr_decay 0.5".split()
     one = ["--devices", 1, "--epochs"]
@@ -113,11 +119,11 @@ SMALL_SRGAN = (
 
 
 @pytest.mark.parametrize("options", [SMALL, SMALL_SRGAN], ids=["apollo", "srgan"])
-def test_train_from_python_is_train_py(prepared, tmp_path, options):
+def test_train_from_python_is_train_py(prepared, tmp_path, options, python):
     """The same weights, to the bit, of the configuration that train.py leaves."""
     paths = ["--data_dir", prepared, "--exp_dir", tmp_path / "script"]
     options = [*options, "--n_items", 4, "--batch_size", 2, "--epochs", 1, "--devices", 1]
-    words = [sys.executable, RECIPE / "train.py", *paths, *options]
+    words = [python, RECIPE / "train.py", *paths, *options]
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     # In a process of its own, as it changes how this one gives memory back.
@@ -132,7 +138,7 @@ def test_train_from_python_is_train_py(prepared, tmp_path, options):
         train_set = MixtureDataset(data / "train", sample_rate=rate, seed=0, **conf["data"])
         training.train(conf, train_set, PairDataset(data / "valid"))
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     one, other = last(tmp_path / "script"), last(tmp_path / "python")
     torch.testing.assert_close(one["state_dict"], other["state_dict"], rtol=0, atol=0)
@@ -161,13 +167,14 @@ def test_train_from_python_is_train_py(prepared, tmp_path, options):
     ],
     ids=["optimizer", "loss", "trainer"],
 )
-def test_another_part_is_one_line_of_train_py(prepared, tmp_path, line, other, is_so):
+def test_another_part_is_one_line_of_train_py(prepared, tmp_path, python, line, other, is_so):
     """In a copy of the folder, as a user would change it; the run is as complete as any."""
     recipe = shutil.copytree(RECIPE, tmp_path / "recipe", ignore=shutil.ignore_patterns("exp"))
     text = (recipe / "train.py").read_text()
     assert text.count(line) == 1
     (recipe / "train.py").write_text(text.replace(line, other))
-    words = command(prepared, tmp_path / "exp", "--n_items", 4, "--epochs", 1, "--devices", 1)
+    changes = ["--n_items", 4, "--epochs", 1, "--devices", 1]
+    words = command(prepared, tmp_path / "exp", *changes, python=python)
     words[1] = recipe / "train.py"
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -196,7 +203,7 @@ LONG = "--n_items 2 --epochs 4000 --batch_size 1".split()
     "name, status, devices, n_workers",
     [("SIGTERM", 143, 1, 0), ("SIGUSR1", 138, 1, 2), ("SIGTERM", 143, 2, 0)],
 )
-def test_ended_by_a_signal(prepared, tmp_path, name, status, devices, n_workers):
+def test_ended_by_a_signal(prepared, tmp_path, train, name, status, devices, n_workers):
     """At once, with a status that says so; later stages refuse it, and it can be resumed. Workers
     of the data loader get it first, as Slurm sends it to all processes."""
     exp = tmp_path / "exp"
@@ -224,7 +231,7 @@ def test_ended_by_a_signal(prepared, tmp_path, name, status, devices, n_workers)
     assert (exp / "train_metrics.json").exists() and last(exp)["epoch"] == epoch + 1
 
 
-def test_a_resumed_run_is_not_finished_before_its_end(prepared, tmp_path):
+def test_a_resumed_run_is_not_finished_before_its_end(prepared, tmp_path, train):
     exp = tmp_path / "exp"
     short = "--n_items 2 --batch_size 1 --epochs 1".split()
     assert train(prepared, exp, *short).returncode == 0
@@ -294,7 +301,7 @@ def test_mistakes_end_in_one_line(
     assert not (tmp_path / "exp" / "checkpoints").exists()
 
 
-def test_a_stage_that_did_not_run(prepared, tmp_path):
+def test_a_stage_that_did_not_run(prepared, tmp_path, train):
     data = shutil.copytree(prepared, tmp_path / "data")
     (data / "valid" / "pairs.json").unlink()
     done = train(data, tmp_path / "exp")

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -65,7 +64,7 @@ if torch.distributed.is_initialized():
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory):
+def figures(tmp_path_factory, python):
     """Of 1, 2 and 3 processes, as the last of them has them."""
     script = tmp_path_factory.mktemp("ddp") / "script.py"
     script.write_text(SCRIPT)
@@ -73,8 +72,9 @@ def figures(tmp_path_factory):
     found = {}
     for n in (1, 2, 3):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
+        launcher += ["--no-python", python]
         done = subprocess.run(
-            [sys.executable, *launcher, script, str(n)],
+            [python, *launcher, script, str(n)],
             capture_output=True,
             text=True,
             timeout=300,

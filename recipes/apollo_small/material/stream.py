@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import multiprocessing
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,7 @@ class Stream:
             process.start()
 
     def _fill(self, bank: Bank, number: int, n_processes: int, seed: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # close() ends it, without a message
         torch.set_num_threads(1)
         random = np.random.default_rng((seed, number, self.part))
         while True:
