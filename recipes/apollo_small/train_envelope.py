@@ -261,12 +261,16 @@ def descend(trainees: list[Trainee], batches: Iterator, args: argparse.Namespace
     def state_now() -> dict:
         return dict(n_kept=n_kept) | {trainee.name: trainee.state() for trainee in trainees}
 
-    for used in until_over(args, before, state_now):
-        share = used / (60 * args.minutes)
-        if n_kept < len(SNAPSHOTS) and share > SNAPSHOTS[n_kept]:
+    def write_snapshots(share: float) -> None:
+        nonlocal n_kept
+        while n_kept < len(SNAPSHOTS) and share > SNAPSHOTS[n_kept]:
             n_kept += 1
             for trainee in trainees:
                 print(trainee.write(f"_{n_kept}"), flush=True)
+
+    for used in until_over(args, before, state_now):
+        share = used / (60 * args.minutes)
+        write_snapshots(share)
         batch = next(batches)
         for trainee, rows in zip(trainees, recent):
             rows.append(trainee.step(*batch, rate_at(share)))
@@ -277,6 +281,7 @@ def descend(trainees: list[Trainee], batches: Iterator, args: argparse.Namespace
                 left = args.minutes - used / 60
                 print(f"step {trainee.n_steps:6d}  {trainee.name:9s}  {told}  {left:.0f} min left")
                 rows.clear()
+    write_snapshots(1.0)  # a single step may take what was left of the time
 
 
 if __name__ == "__main__":
