@@ -19,6 +19,8 @@ from secrets import token_hex
 from typing import IO, Any
 
 _STALE_SECONDS = 24 * 3600
+# Errors that only a write can raise: disk or quota are full, or the file system takes no such size.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Temporary names: machine and process that write the file, and a random part.
 _PART = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part(?:\.\w+)?")
 # Folders that this process has searched for remains of killed ones, and folders of its own results.
@@ -41,6 +43,9 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
     Yields:
         hidden path in the same folder, with a name that file systems accept for any name of the
         file.
+
+    Raises:
+        OSError: with the name of ``path`` if it cannot be written.
 
     Example:
         >>> import tempfile
@@ -66,6 +71,12 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(path, aside)
         os.replace(beside, path)
+    except OSError as error:
+        # A full disk names no file, and the temporary name means nothing to a user.
+        unnamed = error.filename is None and error.errno in _FULL
+        if unnamed or str(error.filename) == str(beside):
+            error.filename = str(path)
+        raise
     finally:
         _remove(beside)
         _remove(aside)

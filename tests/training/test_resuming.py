@@ -1,8 +1,10 @@
 """A resumed run does what its command says; what cannot be resumed is refused in one line."""
 
 import copy
+import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -161,28 +163,38 @@ def test_a_damaged_last_checkpoint(begun, tmp_path, damage):
     assert train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
 
 
-def test_a_full_disk(begun, tmp_path, monkeypatch):
-    """Files of more than some bytes fail, as the system says it."""
-    import errno
-    from pathlib import Path
-
-    write = Path.write_bytes
-
-    def full(path, data):
-        write(path, bytes(data)[:100])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+@pytest.mark.parametrize("name, method", [("ckpt", "bytes"), ("best_k_models.json", "text")])
+def test_a_full_disk(begun, tmp_path, monkeypatch, name, method):
+    """As the system says it: without the name of a file."""
     last = tmp_path / "exp" / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(TrainingError, match="cannot be written: No space left on device") as error:
+    monkeypatch.setattr(Path, f"write_{method}", full_disk)
+    line = rf"^'.*/exp/.*{name}': No space left on device; the last .* kept, --resume 1 continues"
+    with pytest.raises(TrainingError, match=line) as error:
         train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
-    assert "\n" not in str(error.value) and "--resume 1" in str(error.value)
-    assert last.read_bytes() == before and not list((tmp_path / "exp").rglob("*.part"))
     monkeypatch.undo()
+    assert "\n" not in str(error.value)
+    assert last.read_bytes() == before and not list((tmp_path / "exp").rglob("*.part"))
     done = with_args(with_settings(begun, epochs=2), resume=1)
     monkeypatch.setattr(run, "keep_freed_memory", lambda every_size: None)
     assert train(done, Noisy(), Noisy(2))["epochs"] == 2
+
+
+def test_a_disk_that_was_full_in_the_first_epoch(conf, monkeypatch):
+    """There is nothing to resume, and the message says so."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full_disk)
+        with pytest.raises(TrainingError, match="no epoch was complete yet.* without --resume$"):
+            train(conf, Noisy(), Noisy(2))
+    assert train(with_settings(conf, epochs=1), Noisy(), Noisy(2))["epochs"] == 1
+
+
+def full_disk(path, data):
+    if isinstance(data, str) and data.startswith("data:"):  # conf.yml still found room
+        return path.write_bytes(data.encode())
+    with path.open("wb") as file:
+        file.write((data.encode() if isinstance(data, str) else bytes(data))[:100])
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_other_channels_for_the_discriminator(begun):
