@@ -19,7 +19,6 @@ from secrets import token_hex
 from typing import IO, Any
 
 _STALE_SECONDS = 24 * 3600
-# Errors that only a write can raise: disk or quota are full, or the file system takes no such size.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Temporary names: machine and process that write the file, and a random part.
 _PART = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part(?:\.\w+)?")
@@ -66,20 +65,38 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
     sweep(path.parent)
     beside, aside = _partial(path.parent, suffix), _partial(path.parent)
     try:
-        yield beside
-        if beside.is_dir():
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(path, aside)
-        os.replace(beside, path)
-    except OSError as error:
-        # A full disk names no file, and the temporary name means nothing to a user.
-        unnamed = error.filename is None and error.errno in _FULL
-        if unnamed or str(error.filename) == str(beside):
-            error.filename = str(path)
-        raise
+        with naming(path, beside):
+            yield beside
+            if beside.is_dir():
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(path, aside)
+            os.replace(beside, path)
     finally:
         _remove(beside)
         _remove(aside)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike, beside: Path | None = None) -> Iterator[None]:
+    """Name a file in errors of a full disk inside the context, in which the system names none.
+
+    Args:
+        path: of the file, or of the folder that files are written to.
+        beside: temporary path, whose name in errors is replaced too.
+    """
+    try:
+        yield
+    except OSError as error:
+        unnamed = error.filename is None and is_full_disk(error)
+        if unnamed or (beside is not None and str(error.filename) == str(beside)):
+            error.filename = str(path)
+        raise
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """True for errors that only a write to a disk can raise: it or its quota is full, or files of
+    such a size are not allowed."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def is_special(path: str | os.PathLike) -> bool:

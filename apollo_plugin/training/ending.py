@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from ..errors import END_SIGNALS, TrainingError, is_out_of_memory, one_line
+from ..files import is_full_disk, naming
 
 # Time that processes get to end themselves.
 _SECONDS = 5.0
@@ -159,6 +161,18 @@ def _strip_traceback(error: Exception) -> BaseException:
         return error
 
 
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Print no traceback of a thread that a full disk ends: TensorBoard's raises the error in the
+    main thread too."""
+    before = threading.excepthook
+    threading.excepthook = lambda args: is_full_disk(args.exc_value) or before(args)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 def fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> None:
     """Run ``trainer.fit``; whatever ends it, print one line and exit with a true status.
 
@@ -180,7 +194,8 @@ def fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> No
 
 def _fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> None:
     try:
-        trainer.fit(system, ckpt_path=resumed, weights_only=True)
+        with naming(trainer.default_root_dir), _quiet_threads():
+            trainer.fit(system, ckpt_path=resumed, weights_only=True)
     except SystemExit as ended:
         # Lightning exits with status 1, whichever signal it was.
         if isinstance(ended.__context__, KeyboardInterrupt):

@@ -4,14 +4,22 @@ import copy
 import errno
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 from helpers import Mortal, Noisy, load_plain, with_args, with_settings
+from tensorboard.summary.writer.record_writer import RecordWriter
 
+from apollo_plugin.errors import one_line
 from apollo_plugin.training import TrainingError, load_conf, resuming, run, train
 from apollo_plugin.training.system import ApolloSystem
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 @pytest.fixture
@@ -187,6 +195,33 @@ def test_a_disk_that_was_full_in_the_first_epoch(conf, monkeypatch):
         with pytest.raises(TrainingError, match="no epoch was complete yet.* without --resume$"):
             train(conf, Noisy(), Noisy(2))
     assert train(with_settings(conf, epochs=1), Noisy(), Noisy(2))["epochs"] == 1
+
+
+def test_a_disk_that_is_full_for_tensorboard(begun, tmp_path, monkeypatch):
+    """Its thread meets the error, and the main thread at the next value; one line is enough."""
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    monkeypatch.setattr(RecordWriter, "write", write)
+    with pytest.raises(TrainingError, match="^'.*/exp': No space left on device; the last .* kept"):
+        train(with_args(with_settings(begun, epochs=60), resume=1), Noisy(), Noisy(2))
+    assert not seen and threading.excepthook == seen.append
+
+
+@pytest.mark.skipif(resource is None, reason="this system limits no sizes of files")
+def test_a_disk_that_is_full_for_the_lock(begun, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert one_line(caught.value).startswith(f"'{tmp_path / 'exp' / '.lock'}': ")
+    assert train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
 
 
 def full_disk(path, data):
