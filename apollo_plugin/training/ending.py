@@ -140,7 +140,8 @@ def explain(error: BaseException, cure: str, kept: str) -> BaseException:
             f"another process of the training died ({one_line(error, 120)}); see its own last "
             f"line; {kept}"
         )
-    if isinstance(error, OSError) and error.strerror:  # the system's: a full disk, a lost file
+    # Of an OSError only the system's: a full disk, a lost file.
+    if isinstance(error, TrainingError) or (isinstance(error, OSError) and error.strerror):
         return TrainingError(f"{one_line(error, 1000)}; {kept}")
     return _strip_traceback(error)
 

@@ -173,7 +173,7 @@ class ApolloSystem(BaseSystem):
         raise TrainingError(
             f"NaN or infinity in epoch {self.current_epoch}, batch {batch_nb} (items "
             f"{', '.join(map(str, items))}): {', '.join(causes) or 'in a gradient'}; if the items "
-            "are intact, lower the learning rate; --resume continues from the last checkpoint"
+            "are intact, lower the learning rate"
         )
 
 

@@ -104,6 +104,7 @@ def test_an_error_of_a_worker_is_its_own_line(conf):
         (torch.distributed.DistBackendError("NCCL error"), "another process of the training died"),
         (torch.OutOfMemoryError("CUDA out of memory"), "^out of memory: buy more$"),
         (DataError(WORKER), "^'a.wav' is damaged$"),
+        (TrainingError("loss is nan"), "^loss is nan; all is kept$"),
         (OSError(5, "Input/output error", "a.wav"), "^'a.wav': Input/output error; all is kept$"),
     ],
 )
