@@ -19,6 +19,7 @@ from secrets import token_hex
 from typing import IO, Any
 
 _STALE_SECONDS = 24 * 3600
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Temporary names: machine and process that write the file, and a random part.
 _PART = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part(?:\.\w+)?")
 # Folders that this process has searched for remains of killed ones, and folders of its own results.
@@ -42,6 +43,9 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
         hidden path in the same folder, with a name that file systems accept for any name of the
         file.
 
+    Raises:
+        OSError: with the name of ``path`` if it cannot be written.
+
     Example:
         >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "deep" / "a.txt"
@@ -61,14 +65,38 @@ def atomic_write(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
     sweep(path.parent)
     beside, aside = _partial(path.parent, suffix), _partial(path.parent)
     try:
-        yield beside
-        if beside.is_dir():
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(path, aside)
-        os.replace(beside, path)
+        with naming(path, beside):
+            yield beside
+            if beside.is_dir():
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(path, aside)
+            os.replace(beside, path)
     finally:
         _remove(beside)
         _remove(aside)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike, beside: Path | None = None) -> Iterator[None]:
+    """Name a file in errors of a full disk inside the context, in which the system names none.
+
+    Args:
+        path: of the file, or of the folder that files are written to.
+        beside: temporary path, whose name in errors is replaced too.
+    """
+    try:
+        yield
+    except OSError as error:
+        unnamed = error.filename is None and is_full_disk(error)
+        if unnamed or (beside is not None and str(error.filename) == str(beside)):
+            error.filename = str(path)
+        raise
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """True for errors that only a write to a disk can raise: it or its quota is full, or files of
+    such a size are not allowed."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def is_special(path: str | os.PathLike) -> bool:

@@ -1,5 +1,6 @@
 """Files and folders are there whole or not at all."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,7 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from apollo_plugin.errors import one_line
 from apollo_plugin.files import atomic_write, check_place, free_bytes, write_json
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 def test_an_error_leaves_what_was_there(tmp_path):
@@ -19,6 +26,35 @@ def test_an_error_leaves_what_was_there(tmp_path):
         beside.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(resource is None, reason="this system limits no sizes of files")
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    """The system names none: the error is that of a write to an open file."""
+    path = tmp_path / "a.txt"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            write_json(path, "a" * 100000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert one_line(caught.value) == f"'{path}': {os.strerror(errno.EFBIG)}"
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_message_names_the_temporary_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for body in (lambda beside: beside.touch(), lambda beside: beside.read_text()):
+        with pytest.raises(OSError) as caught, atomic_write(tmp_path / "folder") as beside:
+            body(beside)
+        assert one_line(caught.value).startswith(f"'{tmp_path / 'folder'}': ")
+    # The errors of other files keep their names, or stay without one.
+    with pytest.raises(FileNotFoundError, match="other.txt"), atomic_write(tmp_path / "b"):
+        (tmp_path / "other.txt").read_text()
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "b"):
+        raise OSError(errno.EIO, "Input/output error")
+    assert caught.value.filename is None
 
 
 def test_a_folder_is_replaced_as_one(tmp_path):

@@ -29,6 +29,7 @@ from apollo_plugin.data import activity, splits, tracks
 from apollo_plugin.data.dataset import MixtureDataset
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.data.demo_sets import write_demo_sets
+from apollo_plugin.engine.choose import find_device
 from apollo_plugin.errors import is_out_of_memory, one_line
 from apollo_plugin.evaluation.timing import peak_memory, wait
 from apollo_plugin.files import atomic_write, write_json
@@ -122,8 +123,10 @@ def make_model(name: str) -> Apollo:
 
 
 def snr_db(est: torch.Tensor, ref: torch.Tensor) -> float:
+    """Signal-to-noise ratio; 300 for equal signals, as JSON has no infinity."""
     est, ref = est.double().cpu(), ref.double().cpu()
-    return float(10 * torch.log10(ref.square().sum() / (est - ref).square().sum()))
+    power = ref.square().sum()
+    return float(10 * torch.log10(power / (est - ref).square().sum().clamp_min(1e-30 * power)))
 
 
 @contextlib.contextmanager
@@ -137,8 +140,10 @@ def tf32(allowed: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-# Name -> precision of the package, and whether TF32 is allowed.
-PRECISIONS = {"float32": ("fp32", False), "TF32": ("fp32", True), "bf16": ("bf16", True)}
+def precisions(device: str) -> dict[str, tuple[str, bool]]:
+    """Name -> precision of the package, and whether TF32 is allowed, which only CUDA has."""
+    found = {"float32": ("fp32", False), "TF32": ("fp32", True), "bf16": ("bf16", True)}
+    return {name: how for name, how in found.items() if name != "TF32" or device == "cuda"}
 
 
 @torch.no_grad()
@@ -148,7 +153,7 @@ def parity(section: Section, sizes: Sizes, device: str) -> None:
     for name in sizes.models:
         model = make_model(name)
         expected = model(wav)
-        for label, (precision, allowed) in PRECISIONS.items():
+        for label, (precision, allowed) in precisions(device).items():
             if section.has_time(f"{name}, {label}"):
                 with section.row(f"{name}, {label}") as row, tf32(allowed):
                     converted = convert(make_model(name).to(device), precision)
@@ -163,7 +168,7 @@ def offline(section: Section, sizes: Sizes, device: str) -> None:
     song = song[:, : round(sizes.song_seconds * RATE)]
     for n_songs in sizes.songs:
         for name in sizes.models:
-            for label, (precision, allowed) in PRECISIONS.items():
+            for label, (precision, allowed) in precisions(device).items():
                 if not section.has_time(f"{name}, {label}, {n_songs}"):
                     continue
                 with section.row(f"{name}, {label}, {n_songs}") as row, tf32(allowed):
@@ -212,7 +217,7 @@ def training(section: Section, sizes: Sizes, device: str) -> None:
     """Steps of generator and discriminators, as ApolloSystem makes them, without a loader."""
     tiny = sizes.models[0] == "tiny"
     for label, bf16, compiled in (
-        ("float32 (TF32)", False, False),
+        ("float32 (TF32)" if device == "cuda" else "float32", False, False),
         ("bf16", True, False),
         ("bf16, compiled", True, True),
     ):
@@ -229,7 +234,7 @@ def training(section: Section, sizes: Sizes, device: str) -> None:
                 for module in (layer.roformer, *layer.tcn):
                     module.forward = torch.compile(module.forward)
         for n_items in sizes.items:
-            name = f"{label}, {n_items}"
+            name = f"{sizes.models[0]}, {label}, {n_items}"
             if section.has_time(name):
                 with section.row(name) as row, tf32(True):
                     original = 0.1 * torch.randn(
@@ -315,7 +320,7 @@ SECTIONS = (
         ("mean, ms", "99th percentile, ms", "a hop, ms"),
     ),
     (
-        "Training steps of the full size: precision, items",
+        "Training steps: model, precision, items",
         training,
         ("forward, ms", "backward, ms", "discriminators, ms", "items a second", "peak, GB"),
     ),
@@ -351,14 +356,15 @@ def report(sections: list[Section], about: dict[str, str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     parser.add_argument("--minutes", type=float, default=9.0, help="for all of it (%(default)s)")
     parser.add_argument("--small", action="store_true", help="a tiny model, for a CPU")
     parser.add_argument("-o", "--out", type=Path, default=Path("."), help="folder for the files")
     args = parser.parse_args()
-    name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "CPU"
+    device = find_device(args.device)
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or "CPU"
     about = dict(device=name, torch=torch.__version__, python=platform.python_version())
-    sections = measure(args.device, args.minutes, SMALL if args.small else Sizes())
+    sections = measure(device, args.minutes, SMALL if args.small else Sizes())
     text = report(sections, about)
     with atomic_write(args.out / "gpu.md") as beside:
         beside.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ApolloError, AudioError, DataError
+from ..errors import ApolloError, AudioError, DataError, one_line
 from ..files import write_json
 from . import tracks
 from .parallel import each
@@ -129,7 +129,7 @@ def detect_all(
         elif isinstance(found, Exception) and not isinstance(found, (ApolloError, OSError)):
             raise found  # a defect
         elif isinstance(found, Exception):
-            raise DataError(f"song '{song.id}': {found}") from found
+            raise DataError(f"song '{song.id}': {one_line(found, 1000)}") from found
         else:
             starts[song.id] = found
     n_left_out = len(notes)

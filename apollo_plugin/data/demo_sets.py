@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
+from .. import audio
 from ..files import atomic_write, write_json
 from .demo import song
 from .parallel import each
@@ -133,5 +133,4 @@ def _write_moisesdb(
 
 
 def _write_wav(path: Path, wav: np.ndarray) -> None:
-    path.parent.mkdir(exist_ok=True)
-    soundfile.write(path, wav.T, _RATE, subtype="PCM_16")
+    audio.write(path, wav, _RATE, subtype="PCM_16")

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from .. import files
 from ..errors import DataError
-from ..files import atomic_write
+from ..files import atomic_write, naming
 
 MUSDB18HQ_URL = "https://zenodo.org/records/3338373/files/musdb18hq.zip?download=1"
 MUSDB18HQ_SHA256 = "baac80d0483c61d74b2e5f3be75fa557eec52898339e6aa45c1fa48833c5d21d"
@@ -45,6 +45,7 @@ def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
                 there = there if resumed else 0
                 total = there + int(answer.headers.get("Content-Length", 0))
                 with (
+                    naming(part),
                     part.open("ab" if resumed else "wb") as file,
                     tqdm(
                         total=total or None,

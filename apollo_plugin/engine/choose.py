@@ -107,7 +107,7 @@ def load(choice: Choice, n_threads: int | None = None) -> "Engine":
     from ..network.precision import convert, default_precision
     from .torch import TorchEngine
 
-    device = _device(choice.device)
+    device = find_device(choice.device)
     model = RestorationModel.from_pretrained(choice.checkpoint).to(device)
     model = convert(model, choice.precision or default_precision(device))
     return TorchEngine(model, n_threads)
@@ -131,7 +131,9 @@ def _load_onnx(checkpoint: str, n_threads: int) -> "Engine":
     return OnnxEngine(path, n_threads)
 
 
-def _device(name: str) -> str:
+def find_device(name: str) -> str:
+    """Find a device of PyTorch: ``auto`` is a GPU if there is one; raise a DeviceError for another
+    that is missing."""
     import torch
 
     available = {

@@ -23,7 +23,7 @@ from ..data.dataset import Pair, PairDataset
 from ..data.mixing import kbps_name
 from ..data.parallel import each
 from ..errors import AudioError, CheckpointError, DataError
-from ..files import atomic_write, sha256
+from ..files import atomic_write, naming, sha256
 from ..metrics import METRICS, evaluate
 from ..report import MAX_ITEMS
 from ..report.comparison import Comparison, compare
@@ -101,7 +101,7 @@ def evaluate_pairs(
     ]
     failed: list[str] = []
     _rewrite(rows_file, [[key, marks[key], row] for key, row in done.items()])
-    with rows_file.open("a", buffering=1) as file:
+    with naming(rows_file), rows_file.open("a", buffering=1) as file:
         for job, outcome in each(pool, evaluate_pair, todo, len(todo), "evaluation", "pair"):
             if isinstance(outcome, Exception):
                 failed.append(str(outcome))

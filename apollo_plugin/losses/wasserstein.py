@@ -208,7 +208,8 @@ class SRGANLoss(nn.Module):
             parts["adversarial"] = self.adversarial.generator_loss(est_scores)
         if not parts:
             raise SettingError(
-                "without a critic one of the weights reconstruction and magnitude has to exceed 0"
+                "without a critic (adversarial_training: false, or in warmup_steps) one of the "
+                "weights reconstruction and magnitude has to exceed 0"
             )
         if draws is not None and self.weights["profile"]:
             parts["profile"] = self.profile(est, *draws)

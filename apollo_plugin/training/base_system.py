@@ -90,7 +90,7 @@ class BaseSystem(System):
     def on_train_epoch_end(self) -> None:
         schedules.end_epoch(self.trainer, self.scheduler, self._validated)
         for name, optimizer in zip(("generator", "discriminator"), self._optimizers()):
-            self.log(f"lr/{name}", optimizer.param_groups[0]["lr"])
+            self._log_equal({f"lr/{name}": optimizer.param_groups[0]["lr"]})
 
     # ------------------------------------------------------------------------------ validation
 
@@ -114,14 +114,14 @@ class BaseSystem(System):
         means = self._figures.reduce(self.trainer)
         if self.trainer.sanity_checking:
             return
-        self._log_means(means)
+        self._log_equal(means)
         self._validated = True
         if self.trainer.logger is not None:
             super().on_validation_epoch_end()
 
-    def _log_means(self, means: Mapping[str, float]) -> None:
+    def _log_equal(self, values: Mapping[str, float]) -> None:
         # Equal in all processes, so the maximum equals each of them.
-        self.log_dict(dict(means), on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
+        self.log_dict(dict(values), on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
 
     # ----------------------------------------------------------------------------- checkpoints
 

@@ -13,7 +13,6 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from ..errors import TrainingError
 from ..files import atomic_write, write_json
 from .base_system import BaseSystem
 from .batches import check_batch
@@ -179,14 +178,8 @@ def _save(value: Any, path: str | os.PathLike) -> None:
     """Save through a buffer in memory: on a full disk torch itself raises no OSError."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    try:
-        with atomic_write(path) as beside:
-            beside.write_bytes(buffer.getbuffer())
-    except OSError as error:
-        raise TrainingError(
-            f"'{path}' cannot be written: {error.strerror or error}; the previous file is kept, "
-            "and --resume 1 continues from the last checkpoint"
-        ) from error
+    with atomic_write(path) as beside:
+        beside.write_bytes(buffer.getbuffer())
 
 
 def _rename_paths(state: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:

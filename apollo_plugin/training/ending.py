@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from ..errors import END_SIGNALS, TrainingError, is_out_of_memory, one_line
+from ..files import is_full_disk, naming
 
 # Time that processes get to end themselves.
 _SECONDS = 5.0
@@ -108,15 +110,22 @@ def end_children(trainer: pl.Trainer) -> None:
             child.kill()
 
 
-def explain(error: BaseException, cure: str) -> BaseException:
+def what_is_kept(exp_dir: str | os.PathLike) -> str:
+    """Describe what a run that ended early has kept, and how to go on."""
+    if (Path(exp_dir) / "checkpoints" / "last.ckpt").exists():
+        return "the last complete epoch is kept, --resume 1 continues after it"
+    return "no epoch was complete yet, so start it again without --resume"
+
+
+def explain(error: BaseException, cure: str, kept: str) -> BaseException:
     """Turn an error that ended a run into one that tells a user the cure; defects stay themselves.
 
     Args:
         error: error raised by the Trainer.
         cure: advice against a lack of memory.
+        kept: result of :func:`what_is_kept`.
     """
     text = str(error)
-    again = "--resume 1 continues after the last complete epoch"
     if isinstance(error, Terminated) or not isinstance(error, Exception):
         return error
     if is_out_of_memory(error):
@@ -124,13 +133,16 @@ def explain(error: BaseException, cure: str) -> BaseException:
     if _is_death_of_worker(error):
         return TrainingError(
             "a worker of the data loader died, perhaps for lack of memory "
-            f"({one_line(error, 120)}); lower --num_workers, {again}"
+            f"({one_line(error, 120)}); lower --num_workers; {kept}"
         )
     if isinstance(error, torch.distributed.DistError) or "gloo" in text.lower():
         return TrainingError(
             f"another process of the training died ({one_line(error, 120)}); see its own last "
-            f"line, {again}"
+            f"line; {kept}"
         )
+    # Of an OSError only the system's: a full disk, a lost file.
+    if isinstance(error, TrainingError) or (isinstance(error, OSError) and error.strerror):
+        return TrainingError(f"{one_line(error, 1000)}; {kept}")
     return _strip_traceback(error)
 
 
@@ -150,6 +162,18 @@ def _strip_traceback(error: Exception) -> BaseException:
         return error
 
 
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Print no traceback of a thread that a full disk ends: TensorBoard's raises the error in the
+    main thread too."""
+    before = threading.excepthook
+    threading.excepthook = lambda args: is_full_disk(args.exc_value) or before(args)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 def fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> None:
     """Run ``trainer.fit``; whatever ends it, print one line and exit with a true status.
 
@@ -162,18 +186,17 @@ def fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> No
     try:
         _fit(trainer, system, resumed, cure)
     except Terminated as ended:
-        last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-        kept = "the last complete epoch is kept, --resume 1 continues after it"
         rank_zero_info(
             f"ended by {ended.name} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: "
-            + (kept if last.exists() else "no epoch was complete yet")
+            + what_is_kept(trainer.default_root_dir)
         )
         raise
 
 
 def _fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> None:
     try:
-        trainer.fit(system, ckpt_path=resumed, weights_only=True)
+        with naming(trainer.default_root_dir), _quiet_threads():
+            trainer.fit(system, ckpt_path=resumed, weights_only=True)
     except SystemExit as ended:
         # Lightning exits with status 1, whichever signal it was.
         if isinstance(ended.__context__, KeyboardInterrupt):
@@ -187,7 +210,7 @@ def _fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> N
                 if isinstance(callback, Signals):
                     callback.end_if_asked()
         end_children(trainer)
-        explained = explain(error, cure)
+        explained = explain(error, cure, what_is_kept(trainer.default_root_dir))
         if explained is error:
             raise
         raise explained from error

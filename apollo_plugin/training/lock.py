@@ -19,6 +19,7 @@ from pathlib import Path
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from ..errors import TrainingError
+from ..files import naming
 
 try:
     import fcntl
@@ -48,7 +49,7 @@ def lock_folder(folder: str | os.PathLike) -> Iterator[None]:
         return
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _NAME, "a+") as file:
+    with naming(folder / _NAME), open(folder / _NAME, "a+") as file:
         status = os.fstat(file.fileno())
         place = status.st_dev, status.st_ino
         if place in _held:

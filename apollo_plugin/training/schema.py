@@ -135,7 +135,7 @@ def _convert(value: Any, kind: Any) -> Any:
         raise ValueError
     if typing.get_origin(kind) is list:
         value = yaml.safe_load(value) if isinstance(value, str) else value
-        if isinstance(value, str) or not isinstance(value, Sequence):
+        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
             raise TypeError
         return [_convert(x, typing.get_args(kind)[0]) for x in value]
     if kind is bool:

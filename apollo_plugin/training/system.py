@@ -138,7 +138,7 @@ class ApolloSystem(BaseSystem):
         self.log_dict({name: value.detach() for name, value in log.items()}, prog_bar=False)
         self._train_means.add("epoch_loss", loss.expand(len(batch[0])))
         if self.trainer.is_last_batch:
-            self._log_means(self._train_means.reduce(self.trainer))
+            self._log_equal(self._train_means.reduce(self.trainer))
 
     def _step(self, optimizer, network, loss, log, batch, batch_nb) -> bool:
         """Make a backward pass, and a clipped step once enough batches are accumulated."""
@@ -173,7 +173,7 @@ class ApolloSystem(BaseSystem):
         raise TrainingError(
             f"NaN or infinity in epoch {self.current_epoch}, batch {batch_nb} (items "
             f"{', '.join(map(str, items))}): {', '.join(causes) or 'in a gradient'}; if the items "
-            "are intact, lower the learning rate; --resume continues from the last checkpoint"
+            "are intact, lower the learning rate"
         )
 
 

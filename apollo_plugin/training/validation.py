@@ -89,6 +89,6 @@ class Figures:
                 "no item of validation can be used: each is silent or holds NaN"
                 if math.isnan(means["val_reconstruction_coded"])
                 else f"val_loss is {means['val_loss']} in epoch {trainer.current_epoch}; lower the "
-                "learning rate, --resume continues from the last checkpoint"
+                "learning rate"
             )
         return means

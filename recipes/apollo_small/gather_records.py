@@ -24,6 +24,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from apollo_plugin import audio
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import DataError
 from apollo_plugin.files import atomic_write
@@ -117,9 +118,8 @@ def write(files: list[bytes], path: Path) -> Path:
     length = max(len(wav) for wav, _ in parts)
     mix = sum(np.pad(wav, ((0, length - len(wav)), (0, 0))) for wav, _ in parts)
     path = path.with_name(f"{path.name}.flac")
-    with atomic_write(path) as beside:
-        mix = mix * (PEAK / max(PEAK, np.abs(mix).max()))
-        soundfile.write(beside, mix, parts[0][1], "PCM_16", format="FLAC")
+    mix = mix * (PEAK / max(PEAK, np.abs(mix).max()))
+    audio.write(path, mix.T, parts[0][1], "FLAC", "PCM_16")
     return path
 
 

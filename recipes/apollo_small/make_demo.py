@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
+from apollo_plugin import audio
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.demo import song
 from apollo_plugin.files import atomic_write
@@ -59,9 +59,7 @@ def main() -> None:
         return
     with atomic_write(args.out) as beside:
         for name, wav in sounds().items():
-            file = beside / f"{name}.flac"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(file, wav.T, RATE, "PCM_16")
+            audio.write(beside / f"{name}.flac", wav, RATE, "FLAC", "PCM_16")
 
 
 if __name__ == "__main__":

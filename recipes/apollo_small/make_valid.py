@@ -11,7 +11,6 @@ per bit rate for measure.py. Existing files are replaced.
 import argparse
 from pathlib import Path
 
-import soundfile
 import torch
 from make_energies import RATE, energies, save
 from tqdm import tqdm
@@ -19,7 +18,6 @@ from tqdm import tqdm
 from apollo_plugin import audio
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.errors import DataError
-from apollo_plugin.files import atomic_write
 
 BIT_RATES = (24, 32, 48, 64, 96)
 PEAK = 0.9
@@ -51,10 +49,8 @@ def main() -> None:
         save(arrays, args.energies / f"{index:06d}.npz")
         for kbps, signal in zip(BIT_RATES, coded):
             folder = args.pairs / f"{kbps}k" / f"{index:02d}"
-            folder.mkdir(parents=True, exist_ok=True)
             for name, part in (("original", wav), ("mp3", signal.clamp(-1, 1))):
-                with atomic_write(folder / f"{name}.flac") as beside:
-                    soundfile.write(beside, part.T.numpy(), RATE, "PCM_24", format="FLAC")
+                audio.write(folder / f"{name}.flac", part.numpy(), RATE, "FLAC", "PCM_24")
 
 
 if __name__ == "__main__":

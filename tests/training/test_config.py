@@ -106,6 +106,7 @@ def test_what_is_meant_is_taken(tmp_path, group, text, value):
         ("data", "gain_db: 1000", "is 1000; it has to be a number, 0 to 120"),
         ("data", "tilt_db: 1000", "is 1000; it has to be a number, 0 to 48"),
         ("data", "level_db: 1000", "is 1000; it has to be a number, 0 to 120"),
+        ("data", "bit_rates: !!binary aGVsbG8=", "it has to be a list of whole numbers, 8 to"),
         ("data", "bit_rates: '[1'", r"is '\[1'; it has to be a list of whole numbers"),
         ("data", "bit_rates: '& a'", "is '& a'; it has to be a list of whole numbers"),
         ("model", "sample_rate: 1e30", "it has to be a number, 1000 to 768000"),

@@ -99,22 +99,24 @@ def test_an_error_of_a_worker_is_its_own_line(conf):
     [
         (
             RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"),
-            "another process of the training died",
+            "another process of the training died.*; all is kept$",
         ),
         (torch.distributed.DistBackendError("NCCL error"), "another process of the training died"),
         (torch.OutOfMemoryError("CUDA out of memory"), "^out of memory: buy more$"),
         (DataError(WORKER), "^'a.wav' is damaged$"),
+        (TrainingError("loss is nan"), "^loss is nan; all is kept$"),
+        (OSError(5, "Input/output error", "a.wav"), "^'a.wav': Input/output error; all is kept$"),
     ],
 )
 def test_what_a_user_can_mend(error, line):
     with pytest.raises((TrainingError, DataError), match=line) as caught:
-        raise explain(error, "buy more")
+        raise explain(error, "buy more", "all is kept")
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_a_defect_stays_one():
     for error in (RuntimeError("shape"), KeyError("a"), Terminated(signal.SIGTERM)):
-        assert explain(error, "") is error
+        assert explain(error, "", "") is error
     assert Terminated(signal.SIGTERM).code == 143 and Terminated(signal.SIGUSR1).name == "SIGUSR1"
 
 

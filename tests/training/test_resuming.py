@@ -1,15 +1,25 @@
 """A resumed run does what its command says; what cannot be resumed is refused in one line."""
 
 import copy
+import errno
 import json
 import shutil
+import threading
+from pathlib import Path
 
 import pytest
 import yaml
 from helpers import Mortal, Noisy, load_plain, with_args, with_settings
+from tensorboard.summary.writer.record_writer import RecordWriter
 
+from apollo_plugin.errors import one_line
 from apollo_plugin.training import TrainingError, load_conf, resuming, run, train
 from apollo_plugin.training.system import ApolloSystem
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 @pytest.fixture
@@ -161,28 +171,65 @@ def test_a_damaged_last_checkpoint(begun, tmp_path, damage):
     assert train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
 
 
-def test_a_full_disk(begun, tmp_path, monkeypatch):
-    """Files of more than some bytes fail, as the system says it."""
-    import errno
-    from pathlib import Path
-
-    write = Path.write_bytes
-
-    def full(path, data):
-        write(path, bytes(data)[:100])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+@pytest.mark.parametrize("name, method", [("ckpt", "bytes"), ("best_k_models.json", "text")])
+def test_a_full_disk(begun, tmp_path, monkeypatch, name, method):
+    """As the system says it: without the name of a file."""
     last = tmp_path / "exp" / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(TrainingError, match="cannot be written: No space left on device") as error:
+    monkeypatch.setattr(Path, f"write_{method}", full_disk)
+    line = rf"^'.*/exp/.*{name}': No space left on device; the last .* kept, --resume 1 continues"
+    with pytest.raises(TrainingError, match=line) as error:
         train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
-    assert "\n" not in str(error.value) and "--resume 1" in str(error.value)
-    assert last.read_bytes() == before and not list((tmp_path / "exp").rglob("*.part"))
     monkeypatch.undo()
+    assert "\n" not in str(error.value)
+    assert last.read_bytes() == before and not list((tmp_path / "exp").rglob("*.part"))
     done = with_args(with_settings(begun, epochs=2), resume=1)
     monkeypatch.setattr(run, "keep_freed_memory", lambda every_size: None)
     assert train(done, Noisy(), Noisy(2))["epochs"] == 2
+
+
+def test_a_disk_that_was_full_in_the_first_epoch(conf, monkeypatch):
+    """There is nothing to resume, and the message says so."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full_disk)
+        with pytest.raises(TrainingError, match="no epoch was complete yet.* without --resume$"):
+            train(conf, Noisy(), Noisy(2))
+    assert train(with_settings(conf, epochs=1), Noisy(), Noisy(2))["epochs"] == 1
+
+
+def test_a_disk_that_is_full_for_tensorboard(begun, tmp_path, monkeypatch):
+    """Its thread meets the error, and the main thread at the next value; one line is enough."""
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    monkeypatch.setattr(RecordWriter, "write", write)
+    with pytest.raises(TrainingError, match="^'.*/exp': No space left on device; the last .* kept"):
+        train(with_args(with_settings(begun, epochs=60), resume=1), Noisy(), Noisy(2))
+    assert not seen and threading.excepthook == seen.append
+
+
+@pytest.mark.skipif(resource is None, reason="this system limits no sizes of files")
+def test_a_disk_that_is_full_for_the_lock(begun, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert one_line(caught.value).startswith(f"'{tmp_path / 'exp' / '.lock'}': ")
+    assert train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
+
+
+def full_disk(path, data):
+    if isinstance(data, str) and data.startswith("data:"):  # conf.yml still found room
+        return path.write_bytes(data.encode())
+    with path.open("wb") as file:
+        file.write((data.encode() if isinstance(data, str) else bytes(data))[:100])
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_other_channels_for_the_discriminator(begun):

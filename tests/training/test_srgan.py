@@ -292,7 +292,9 @@ def test_settings_that_make_no_sense(conf, group, key, value, complaint):
 
 
 def test_warming_up_takes_the_reconstruction_loss(conf):
-    with pytest.raises(SettingError, match="without a critic one of the weights recon"):
+    with pytest.raises(
+        SettingError, match=r"without a critic .*in warmup_steps.* one of the weights recon"
+    ):
         train(with_settings(conf, warmup_steps=1), Noisy(), Noisy(2))
 
 

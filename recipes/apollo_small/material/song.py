@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from material.performers import perform, playable
 from material.sounds import CHORDS, RATE, Song, Sources
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 
+from apollo_plugin import audio
 from apollo_plugin.data import tracks
 from apollo_plugin.files import atomic_write
 
@@ -147,7 +147,7 @@ def make_song(job: tuple[str, int], out: Path, sources: Sources, seconds: float,
         with atomic_write(folder) as beside:
             beside.mkdir()
             for name, wav in limited(stems, random).items():
-                soundfile.write(beside / f"{name}.flac", wav.T, RATE, subtype="PCM_16")
+                audio.write(beside / f"{name}.flac", wav, RATE, "FLAC", "PCM_16")
     stems = {
         path.stem: tracks.Stem((str(path.absolute()),), seconds, RATE)
         for path in sorted(folder.glob("*.flac"))
