@@ -180,7 +180,7 @@ def test_a_stream_of_months_goes_on_as_one_of_hours():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """What apollo-export makes of a small checkpoint in half precision, and what it says."""
+    """Folder of a small checkpoint in half precision with its exports, and the command's words."""
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason="the extra `export` is not installed")
     folder, said = tmp_path_factory.mktemp("exported"), StringIO()
