@@ -36,7 +36,7 @@ class OnnxEngine:
 
     Args:
         path: of the ONNX file.
-        n_threads: number of channels computed at a time.
+        n_threads: number of channels of a file computed at a time; streams give each thread two.
 
     Raises:
         CheckpointError: if the file is missing, damaged or something else.
@@ -84,22 +84,25 @@ class OnnxEngine:
             raise ValueError(f"wav of shape {wav.shape} holds no samples (channels, time)")
         check_time_is_last(wav.shape)
         n_samples, n_block = wav.shape[1], round(_BLOCK_SECONDS * self.sample_rate)
-        restored = np.empty_like(wav, order="C")
-        # Groups of channels, one per thread.
-        groups = np.array_split(np.arange(len(wav)), min(self._n_threads, len(wav)))
-        works = [_Work(self, wav, restored, slice(g[0], g[-1] + 1), level) for g in groups]
-        with ThreadPoolExecutor(len(works)) as pool:
-            each = pool.map if len(works) > 1 else map
-            for begin in range(0, n_samples, n_block):
-                end = min(begin + n_block, n_samples)
-                list(each(lambda work: work.do(begin, end), works))  # noqa: B023
-                if progress:
-                    progress("restoring", end / self.sample_rate, n_samples / self.sample_rate)
+        restored, done = np.empty_like(wav, order="C"), 0
+        stream = OnnxStream(self, len(wav), self._n_threads)
+        for begin in range(0, n_samples, n_block):
+            end = min(begin + n_block, n_samples)
+            parts = [stream.feed(wav[:, begin:end] / level)]
+            if end == n_samples:
+                parts.append(stream.flush())
+            for part in parts:
+                here = slice(done, done + part.shape[1])
+                restored[:, here] = scaled(wav[:, here], part, level, self.adds)
+                done = here.stop
+            if progress:
+                progress("restoring", end / self.sample_rate, n_samples / self.sample_rate)
         return restored
 
     def stream(self, n_channels: int) -> "OnnxStream":
         """See :meth:`.protocol.Engine.stream`."""
-        return OnnxStream(self, n_channels)
+        # A single thread for stereo, so that the other cores of a live chain are free.
+        return OnnxStream(self, n_channels, min(self._n_threads, n_channels // 2))
 
     def initial_state(self, n_streams: int) -> list[np.ndarray]:
         """Zeros as the state at the beginning of a signal, in the order of the step's inputs."""
@@ -133,43 +136,28 @@ class OnnxEngine:
         return (parts[0] if len(parts) == 1 else np.concatenate(parts, 1)), state
 
 
-class _Work:
-    """Restoration of some channels of a file, block by block."""
-
-    def __init__(self, engine: OnnxEngine, wav: Wav, restored: Wav, rows: slice, level: float):
-        self._wav, self._restored = wav[rows], restored[rows]
-        self._stream = OnnxStream(engine, len(self._wav))
-        self._level, self._adds, self._done = level, engine.adds, 0
-
-    def do(self, begin: int, end: int) -> None:
-        block = self._wav[:, begin:end] / self._level
-        self._keep(self._stream.feed(block))
-        if end == self._wav.shape[1]:
-            self._keep(self._stream.flush())
-
-    def _keep(self, out: Wav) -> None:
-        here = slice(self._done, self._done + out.shape[1])
-        self._restored[:, here] = scaled(self._wav[:, here], out, self._level, self._adds)
-        self._done = here.stop
-
-
 class OnnxStream:
     """A live signal; see :class:`~apollo_plugin.engine.protocol.Stream`.
 
     Args:
         engine: runs the step.
         n_channels: of the signal.
+        n_threads: among which the channels are divided.
     """
 
-    def __init__(self, engine: OnnxEngine, n_channels: int):
+    def __init__(self, engine: OnnxEngine, n_channels: int, n_threads: int = 1):
         if n_channels < 1:
             raise ValueError(f"n_channels {n_channels} has to be 1 or more")
+        groups = np.array_split(np.arange(n_channels), max(1, min(n_threads, n_channels)))
+        self._groups = [slice(group[0], group[-1] + 1) for group in groups]
+        self._pool = ThreadPoolExecutor(len(groups)) if len(groups) > 1 else None
         self._engine, self._n_channels = engine, n_channels
         self.latency = engine.latency
         self._begin()
 
     def _begin(self) -> None:
-        self._state = self._engine.initial_state(self._n_channels)
+        sizes = [group.stop - group.start for group in self._groups]
+        self._states = [self._engine.initial_state(size) for size in sizes]
         # Samples that do not fill a hop yet, and the newest ones, for the reflection at the end.
         self._rest = self._newest = np.empty((self._n_channels, 0), np.float32)
         self._n_in = self._n_out = 0
@@ -211,7 +199,13 @@ class OnnxStream:
 
     def _run(self, samples: Wav, n_frames: int | None) -> Wav:
         hops = samples.reshape(self._n_channels, -1, self._engine.hop)
-        out, self._state = self._engine.step(hops, self._state, n_frames)
+
+        def step(group: slice, state: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+            return self._engine.step(hops[group], state, n_frames)
+
+        each = self._pool.map if self._pool else map
+        outs, self._states = zip(*each(step, self._groups, self._states))
+        out = np.concatenate(outs) if len(outs) > 1 else outs[0]
         early = min(self._n_early, out.shape[1])
         self._n_early -= early
         out = out[:, early:].reshape(self._n_channels, -1)

@@ -83,15 +83,18 @@ def test_short_signals(engines, n_samples):
     same(*(engine.restore(wav) for engine in engines))
 
 
-@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("n_channels", [1, 3, 5])
 def test_channels_are_restored_one_by_one(engines, n_channels):
-    """By several threads as by one."""
+    """By several threads as by one, in files and in streams."""
     onnx = engines[0]
-    wav = np.concatenate((music(), 0.5 * music()))[:n_channels]
+    wav = np.concatenate((music(), 0.5 * music(), 0.1 * music()))[:n_channels]
     many = onnx.restore(wav)
     onnx._n_threads = 4
     try:
         same(onnx.restore(wav), many)
+        stream = onnx.stream(n_channels)
+        parts = [stream.feed(wav[:, begin : begin + 5000]) for begin in range(0, 66150, 5000)]
+        same(np.concatenate([*parts, stream.flush()], 1), many)
     finally:
         onnx._n_threads = 1
     same(np.concatenate([onnx.restore(row[None]) for row in wav]), many)
