@@ -136,6 +136,8 @@ def one_line(error: BaseException, limit: int = 300) -> str:
         text = f"'{error.filename}': {error.strerror}" if error.filename else error.strerror
     else:
         text = " ".join(str(error).split()) or type(error).__name__
+    if text == "AF_UNIX path too long":  # of multiprocessing's socket, in the temporary folder
+        text += "; set TMPDIR to a folder with a shorter path"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

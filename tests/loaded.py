@@ -33,6 +33,7 @@ LIBRARIES = (
 ).split()
 # An answer of the server is a wait status; more than any command with its environment.
 LONGEST = 1 << 20
+LONGEST_NAME = 107  # of a socket's file, in bytes
 CLIENT = """
 import json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
@@ -51,11 +52,13 @@ os._exit(os.WEXITSTATUS(status))
 
 @contextlib.contextmanager
 def loaded_python(folder: Path) -> Iterator[str]:
-    """Start the server, with its files in a folder; gives the path of the client."""
-    if not (hasattr(os, "pidfd_open") and hasattr(socket, "SOCK_SEQPACKET")):
+    """Start the server, with its files in a folder; gives the path of the client. Where the system
+    has no such sockets, or none of so long a name, that of the real Python."""
+    address, client = folder / "socket", folder / "python"
+    able = hasattr(os, "pidfd_open") and hasattr(socket, "SOCK_SEQPACKET")
+    if not able or len(os.fsencode(address)) > LONGEST_NAME:
         yield sys.executable
         return
-    address, client = folder / "socket", folder / "python"
     (folder / "client.py").write_text(CLIENT)
     words = shlex.join([sys.executable, "-IS", str(folder / "client.py"), str(address)])
     real = shlex.quote(sys.executable)

@@ -1,5 +1,6 @@
 """Cures that errors name."""
 
+import socket
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -34,3 +35,10 @@ def test_how_an_extra_is_installed(monkeypatch, told, command):
 
     monkeypatch.setattr(errors, "distribution", distribution)
     assert errors.install("demo") == (command or "pip install 'apollo-plugin[demo]'")
+
+
+def test_a_temporary_folder_whose_path_is_too_long_for_sockets(tmp_path):
+    place = tmp_path / ("x" * 120)
+    with socket.socket(socket.AF_UNIX) as one, pytest.raises(OSError) as caught:
+        one.bind(str(place))
+    assert errors.one_line(caught.value).endswith("; set TMPDIR to a folder with a shorter path")
