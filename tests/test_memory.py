@@ -89,8 +89,13 @@ def test_nothing_tells(system, tmp_path):
 
 @pytest.mark.parametrize(
     "quota, n",
-    [("100000 100000", 1), ("210000 100000", 3), ("50000 100000", 1), ("900000 100000", 8)]
-    + [("max 100000", 8)],
+    [
+        ("100000 100000", 1),
+        ("210000 100000", 3),
+        ("50000 100000", 1),
+        ("900000 100000", 8),
+        ("max 100000", 8),
+    ],
 )
 def test_cores_by_quota(system, eight_cores, quota, n):
     system(proc__self__cgroup="0::/\n", **group("", cpu_DOT_max=quota))
