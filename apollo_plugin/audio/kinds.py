@@ -77,6 +77,7 @@ _LEAST_TEXT, _MOST_TEXT = 16, 512
 _LEAST_DIFFERENT = 10
 # Equal frames of coded silence have no more.
 _MOST_OF_SILENCE = 64
+_MOST_OF_SILENT_GSM = 16
 _AC3_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 # Sync word of DTS in words of 16 and of 14 bits, in both byte orders; that of S/PDIF (IEC 61937).
 _WORDS = {
@@ -161,8 +162,10 @@ def _follow_each_other(
         frames.append(head[place : place + size])
         place, n, said = place + size, n + 1, now
     n_different = len(set(head[begin:place]))
-    # Frames of silence are equal; those of a tone with their period have many values too.
-    is_periodic = n > 1 and n_different > _MOST_OF_SILENCE and not _differ(frames)
+    # Frames of silence are equal; those of a PCM tone with their period have many values too. Of
+    # all beginnings MPEG's has the fewest bits, and of its lengths many are a tone's period.
+    is_weak = size_of is _mpeg_size
+    is_periodic = is_weak and n > 1 and n_different > _MOST_OF_SILENCE and not _differ(frames)
     enough = n >= (max(2, most - 1) if begin == 0 else most)
     return enough and n_different >= _LEAST_DIFFERENT and not is_periodic
 
@@ -224,6 +227,10 @@ def _is_gsm(head: bytes) -> bool:
     """True if all bytes are frames of raw GSM, of which only the first four bits are known. Of loud
     constant PCM other bytes would have these too."""
     if len(head) < _LEAST_GSM * _GSM_FRAME or len(set(head)) < _LEAST_DIFFERENT:
+        return False
+    # A tone with the period of one or two frames has equal ones, as silence has, and more values.
+    frames = {head[place:][:_GSM_FRAME] for place in range(0, len(head) - 32, _GSM_FRAME)}
+    if len(frames) <= 2 and len(set(head)) > _MOST_OF_SILENT_GSM:
         return False
     begins = range(_GSM_FRAME)
     return sum(all(x >> 4 == 0xD for x in head[begin::_GSM_FRAME]) for begin in begins) == 1

@@ -45,8 +45,8 @@ def download(name: str, options: dict[str, Any]) -> Path:
                     hf_hub_download(repo, "config.json", **options)
             return path
         except (LocalEntryNotFoundError, RuntimeError) as error:
-            # No network, and not in the cache: huggingface_hub 1 then tries again with a client
-            # that it has closed, a RuntimeError.
+            if not (isinstance(error, LocalEntryNotFoundError) or _is_closed_client(error)):
+                raise _failed(name, error) from error
             if local:  # the cache may hold another file
                 continue
             raise CheckpointError(
@@ -55,10 +55,20 @@ def download(name: str, options: dict[str, Any]) -> Path:
         except EntryNotFoundError:
             continue
         except (HfHubHTTPError, OSError, ValueError) as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"download of '{name}' failed: {first_line}") from error
+            raise _failed(name, error) from error
     where = "in the cache (local_files_only)" if local else "on the Hugging Face Hub"
     raise CheckpointError(f"'{name}' has none of {', '.join(file or HUB_FILES)} {where}")
+
+
+def _is_closed_client(error: BaseException) -> bool:
+    """True for a failure of huggingface_hub 1 where there is no network: it tries again with a
+    client that it has closed."""
+    return "client has been closed" in str(error)
+
+
+def _failed(name: str, error: BaseException) -> CheckpointError:
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CheckpointError(f"download of '{name}' failed: {first_line}")
 
 
 def shards(index: Path, name: str) -> list[str]:

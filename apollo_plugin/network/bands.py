@@ -56,8 +56,9 @@ def lay_out_bands(bands: Bands, kernel_size: int, sample_rate: float) -> list[in
 
 def parse_hertz(text: str) -> float:
     """Read a frequency such as ``160 Hz``."""
-    if match := _HERTZ.fullmatch(text):
-        return float(match[1])
+    match = _HERTZ.fullmatch(text)
+    if match and math.isfinite(hertz := float(match[1])):
+        return hertz
     raise ValueError(f"'{text}' is no frequency; it has to be written as '160 Hz' is")
 
 

@@ -31,7 +31,8 @@ def in_todays_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in given.items() if str(value).lower() not in _NOTHING}
     if {"band_bins", "band_width_hz"} <= given.keys():
         raise SettingError("band_bins and band_width_hz both lay out bands; give one of them")
-    if isinstance(given.get("band_bins"), int):
+    bins = given.get("band_bins")
+    if isinstance(bins, int) or (isinstance(bins, str) and not bins.strip().startswith("[")):
         raise SettingError(
             f"band_bins {given['band_bins']} has to be a list, the bins of each band"
         )

@@ -107,7 +107,12 @@ def _read_chunks(tags: Tags, path: Path) -> bool:
     """Read the chunks of a WAV or AIFF; return False for another file."""
     found = riff.read(path)
     if tags.id3 is None and found.id3:
-        id3.read(tags, ID3(BytesIO(found.id3)))
+        try:
+            id3.read(tags, ID3(BytesIO(found.id3)))
+        except ID3NoHeaderError:  # room for a tag
+            pass
+        except mutagen.MutagenError:
+            tags.other.append("an ID3 tag that cannot be read")
     tags.chunks, tags.rate = found.carried, found.rate or tags.rate
     tags.other += found.left
     texts = Tags()

@@ -195,6 +195,8 @@ def _elements(file: BinaryIO, end: int, left: list[int], depth: int) -> Iterator
         unknown = size < 0
         if unknown and number != _SEGMENT:
             return
+        if begin > end:  # what contains it ends within its head
+            return
         stop = end if unknown else min(begin + size, end)
         if number in _OPENED and depth:
             yield _Element(number, inner=list(_elements(file, stop, left, depth - 1)))

@@ -82,7 +82,9 @@ MODELS = {
             **conf["loss"], per_item=True, sample_rate=conf["model"]["sample_rate"]
         ),
         system=ApolloSystem,
-        options=lambda conf: {key: conf["training"][key] for key in ("recompute", "compile")},
+        options=lambda conf: {
+            key: conf["training"].get(key, False) for key in ("recompute", "compile")
+        },
         lengthened=widened,
     ),
     "srgan": Trainable(

@@ -52,7 +52,7 @@ CODED = {
 DTS = pytest.param("dts", marks=pytest.mark.needs("ffmpeg"))
 
 
-def coded(format: str, tmp_path, wav=WAV) -> bytes:
+def coded(format: str, tmp_path, wav=WAV, rate=44100) -> bytes:
     codec, kbps, _ = CODED[format]
     path = tmp_path / f"a.{format}"
     if codec == "dca":
@@ -61,13 +61,13 @@ def coded(format: str, tmp_path, wav=WAV) -> bytes:
         subprocess.run(["ffmpeg", "-y", "-v", "error", *given, path], check=True)
         return path.read_bytes()
     with av.open(str(path), "w", format=format) as container:
-        stream = container.add_stream(codec, rate=44100, layout="stereo")
+        stream = container.add_stream(codec, rate=rate, layout="stereo")
         if kbps:
             stream.bit_rate = 1000 * kbps
         fmt = stream.codec_context.codec.audio_formats[0].name
         frame = av.AudioFrame.from_ndarray(wav.contiguous().numpy(), "fltp", "stereo")
-        frame.sample_rate, frame.pts = 44100, 0
-        resampler = av.AudioResampler(fmt, "stereo", 44100, stream.frame_size or None)
+        frame.sample_rate, frame.pts = rate, 0
+        resampler = av.AudioResampler(fmt, "stereo", rate, stream.frame_size or None)
         for part in [*resampler.resample(frame), *resampler.resample(None)]:
             container.mux(stream.encode(part))
         container.mux(stream.encode(None))
@@ -138,6 +138,28 @@ def test_what_is_no_sound_at_all(content, name):
 
 
 @pytest.mark.needs("ffmpeg")
+@pytest.mark.parametrize("format, hertz", [("ac3", 1000), ("eac3", 1000), ("adts", 750)])
+def test_a_tone_whose_frames_are_equal_is_known(format, hertz, tmp_path):
+    """Of the period of a frame, joined in the middle: PCM of such a tone is periodic too."""
+    angle = 2 * torch.pi * hertz / 48000 * torch.arange(144000, dtype=torch.float64)
+    wav = 0.5 * angle.sin().float().expand(2, -1)
+    data = coded(format, tmp_path, wav, 48000)
+    for skipped in (8001, 12345):
+        found = frames_in(data[skipped:][:HEAD_BYTES])
+        assert found and CODED[format][2].split()[-1] in found
+
+
+@pytest.mark.parametrize("period", [11, 33])
+@pytest.mark.parametrize("type", ["<i2", "3"])
+def test_tones_of_the_period_of_gsm_frames_are_no_gsm(period, type):
+    for amplitude in (0.3, 0.5, 0.9, 0.99):
+        for phase in np.linspace(0, 6, 7):
+            angle = 2 * np.pi * np.arange(4000) / period + phase
+            whole = (amplitude * (1 << 23) * np.sin(angle)).round().astype("<i4")
+            data = (whole >> 8).astype("<i2").tobytes() if type == "<i2" else as_bytes(whole)
+            assert kind_of(data[:HEAD_BYTES]) != "GSM"
+
+
 @pytest.mark.parametrize("skipped", [0, 1, 40])
 def test_raw_gsm_is_known(skipped, tmp_path):
     """It has no mark but four bits a frame."""
@@ -151,6 +173,11 @@ def test_raw_gsm_is_known(skipped, tmp_path):
     data = (tmp_path / "a.gsm").read_bytes()[skipped:]
     assert kind_of(data[:HEAD_BYTES]) == kind_of(data[:2100]) == "GSM"
     assert kind_of(data[:1000]) is None
+
+
+def as_bytes(samples) -> bytes:
+    """Integers of 24 bits, as three bytes each."""
+    return samples.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
 
 
 def signals():
@@ -178,7 +205,7 @@ def signals():
 def test_pcm_is_taken_for_nothing_else(index, signal, type):
     signal = signal.clip(-(1 << 15), (1 << 15) - 1)
     if type == "3":
-        data = (256 * signal).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+        data = as_bytes((256 * signal).astype("<i4"))
     else:
         scale = {"<i2": 1, "<i4": 1 << 16, "<f4": 1 / (1 << 15)}[type]
         data = (signal * scale).astype(type).tobytes()

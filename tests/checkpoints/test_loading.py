@@ -317,6 +317,8 @@ def hub(monkeypatch):
         asked.append((repo, file))
         if files.get("offline"):
             raise LocalEntryNotFoundError("no network")
+        if "fails" in files:
+            raise files["fails"]
         if file not in files:
             raise EntryNotFoundError("404")
         return str(files[file])
@@ -324,6 +326,19 @@ def hub(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     files["asked"] = asked
     return files
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        ("Cannot send a request, as the client has been closed.", "Hub cannot be reached"),
+        ("No space left on device", "download of 'owner/name' failed: No space left on device"),
+    ],
+)
+def test_a_download_that_fails(hub, error, message):
+    hub["fails"] = RuntimeError(error)
+    with pytest.raises(CheckpointError, match=message):
+        Apollo.from_pretrained("owner/name")
 
 
 def test_hub_id(hub, golden):

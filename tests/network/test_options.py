@@ -206,6 +206,8 @@ def test_checkpoints_keep_the_options(tmp_path):
         (dict(bands=True), "bands True has to be a number of bands"),
         (dict(bands="20 Hz"), "bands of 20 Hz are narrower than the distance of two bins, 50 Hz"),
         (dict(band_bins=442), "band_bins 442 has to be a list"),
+        (dict(band_bins="80"), "band_bins 80 has to be a list"),
+        (dict(bands="1e400 Hz"), "'1e400 Hz' is no frequency"),
         (dict(band_width_hz="wide"), "band_width_hz is 'wide'; it has to be a number of Hz"),
         (dict(band_bins=LEAN, band_width_hz=160), "both lay out bands"),
         (dict(excitation=True, envelope_dim=100), "envelope_dim 100 is less than twice"),

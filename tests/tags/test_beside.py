@@ -43,6 +43,26 @@ def id3(path, *more):
 # ---------------------------------------------------------------------------------- second tags
 
 
+@pytest.mark.parametrize("room", [b"", bytes(64), b"nonsense", b"ID3\5\0\0\0\0\0\x20" + bytes(32)])
+def test_an_id3_chunk_without_a_tag_hides_no_other(room, tmp_path):
+    """Room for a tag is nothing; a tag that cannot be read is told."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, WAV.T.numpy(), 48000)
+    texts = b"INFOINAM\6\0\0\0Title\0"
+    chunks = ((b"LIST", texts), (b"id3 ", room), (b"iXML", b"<BWFXML/>"))
+    data = path.read_bytes() + b"".join(
+        name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+        for name, body in chunks
+    )
+    path.write_bytes(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
+    told = carried(path, tmp_path / "b.wav")
+    assert b"<BWFXML/>" in (tmp_path / "b.wav").read_bytes()
+    assert str(WAVE(tmp_path / "b.wav").tags["TIT2"]) == "Title"
+    assert any("ID3 tag that cannot be read" in note for note in told.notes) == room.startswith(
+        b"ID3"
+    )
+
+
 @pytest.mark.parametrize("suffix, codec", [("flac", "flac"), ("aac", "aac"), ("tta", "tta")])
 def test_id3_before_any_file(suffix, codec, tmp_path):
     path = encoded(tmp_path / f"a.{suffix}", WAV, codec, 48000)
