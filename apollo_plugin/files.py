@@ -18,6 +18,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
 
+from .errors import ApolloError
+
 _STALE_SECONDS = 24 * 3600
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Temporary names: machine and process that write the file, and a random part.
@@ -90,6 +92,10 @@ def naming(path: str | os.PathLike, beside: Path | None = None) -> Iterator[None
         unnamed = error.filename is None and is_full_disk(error)
         if unnamed or (beside is not None and str(error.filename) == str(beside)):
             error.filename = str(path)
+        raise
+    except ApolloError as error:
+        if beside is not None:  # of a file in a folder that is written beside
+            error.args = tuple(str(arg).replace(str(beside), str(path)) for arg in error.args)
         raise
 
 

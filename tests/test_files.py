@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from apollo_plugin.errors import one_line
+from apollo_plugin.errors import AudioError, one_line
 from apollo_plugin.files import atomic_write, check_place, free_bytes, write_json
 
 try:
@@ -49,6 +49,9 @@ def test_no_message_names_the_temporary_file(tmp_path):
         with pytest.raises(OSError) as caught, atomic_write(tmp_path / "folder") as beside:
             body(beside)
         assert one_line(caught.value).startswith(f"'{tmp_path / 'folder'}': ")
+    with pytest.raises(AudioError) as refused, atomic_write(tmp_path / "new") as beside:
+        raise AudioError(f"'{beside / 'a.wav'}' cannot be written")
+    assert str(refused.value) == f"'{tmp_path / 'new' / 'a.wav'}' cannot be written"
     # The errors of other files keep their names, or stay without one.
     with pytest.raises(FileNotFoundError, match="other.txt"), atomic_write(tmp_path / "b"):
         (tmp_path / "other.txt").read_text()
