@@ -32,7 +32,8 @@ ORDER = [
     ["settings", "tags", "engine.torch"],
     ["audio", "losses", "metrics", "diagnose", "blocks"],
     ["network", "hearing", "sounds", "spectra", "engine"],
-    ["files", "memory", "errors", "formats", "bundled", "apollo_plugin"],
+    ["files", "memory"],
+    ["errors", "formats", "bundled", "apollo_plugin"],
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 
