@@ -73,9 +73,17 @@ def loaded_python(folder: Path) -> Iterator[str]:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as server:
         assert server.stdout and server.stdout.readline() == "ready\n"
-        yield str(client)
+        yield str(client) if _works(client) else sys.executable
         assert server.stdin
         server.stdin.close()
+
+
+def _works(client: Path) -> bool:
+    """False where folders of temporary files hold no programs, or processes have no descriptors."""
+    try:
+        return subprocess.run([client, "-c", ""], timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def serve(address: str) -> list[str]:
