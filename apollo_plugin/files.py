@@ -100,6 +100,14 @@ def is_full_disk(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in _FULL
 
 
+def absolute(path: str | os.PathLike) -> str:
+    """Make a path absolute. A relative one stays so if the working folder has been removed."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        return os.path.normpath(path)
+
+
 def is_special(path: str | os.PathLike) -> bool:
     """True if the path is neither file nor folder: a pipe, a device, a socket."""
     try:
