@@ -672,9 +672,12 @@ def test_mean_errors_are_what_a_bias_adds(recipe, tmp_path):
             ("--real", "{}", "--out", "{}/e", "--minutes", "1", "--seconds", "0.4"),
             "0.52 or more",
         ),
+        ("train.py", ("--samples", "{}", "--out", "{}/start"), "/start: name a file, such as"),
+        ("train.py", ("--samples", "{}", "--out", "{}/folder.old"), ".old: name a file, such as"),
         ("make_material.py", ("--samples", "{}/no", "--out", "{}"), "/no' does not exist"),
     ],
 )
 def test_one_line_says_what_is_missing(tmp_path, name, arguments, reason, command):
+    (tmp_path / "folder.old").mkdir()
     done = command(name, *(argument.format(tmp_path) for argument in arguments))
     assert done.returncode != 0 and reason in done.stderr and "Traceback" not in done.stderr
