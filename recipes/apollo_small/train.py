@@ -198,7 +198,7 @@ def main() -> None:
     songs = [
         stem for seed in range(args.songs) for stem in song(12.0, args.seed + seed, RATE).values()
     ]
-    with training.Run(settings(args)) as this_run:
+    with training.Run(settings(args), by_itself=True) as this_run:
         if not this_run.is_finished:
             others = [sound for i, sound in enumerate(sounds) if i % 10]
             train(this_run, others + songs[:-10], sounds[::10] + songs[-10:], args.n_valid)
