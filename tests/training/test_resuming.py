@@ -234,7 +234,7 @@ def full_disk(path, data):
 
 def test_other_channels_for_the_discriminator(begun):
     mono = {**begun, "data": {**begun["data"], "mono": True}}
-    with pytest.raises(TrainingError, match="trained with mono False, not True; pass --mono False"):
+    with pytest.raises(TrainingError, match="trained with mono False, not True; set mono False"):
         train(with_args(with_settings(mono, epochs=2), resume=1), Noisy(), Noisy(2))
 
 
