@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import select
 import shutil
 import stat
 import tempfile
@@ -105,6 +106,14 @@ def is_full_disk(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in _FULL
 
 
+def absolute(path: str | os.PathLike) -> str:
+    """Make a path absolute. A relative one stays so if the working folder has been removed."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        return os.path.normpath(path)
+
+
 def is_special(path: str | os.PathLike) -> bool:
     """True if the path is neither file nor folder: a pipe, a device, a socket."""
     try:
@@ -132,11 +141,27 @@ def pour(source: IO[bytes], sink: IO[bytes]) -> None:
 
 
 def write_all(sink: IO[bytes], content: bytes) -> None:
-    """Write to a stream that may take less than it is given: an unbuffered one, as standard output
-    is with PYTHONUNBUFFERED, after a signal or at its reader's end."""
+    """Write to a stream that may take less than it is given, and flush it: an unbuffered one, as
+    standard output is with PYTHONUNBUFFERED, after a signal or at its reader's end, and one that
+    does not block."""
     left = memoryview(content)
     while left:
-        left = left[sink.write(left) or 0 :]
+        try:
+            n_taken = sink.write(left)
+        except BlockingIOError as error:  # of a buffered stream
+            left, n_taken = left[error.characters_written :], None
+        if n_taken is None:
+            _await_reader(sink)
+        left = left[n_taken or 0 :]
+    while True:
+        try:
+            return sink.flush()
+        except BlockingIOError:
+            _await_reader(sink)
+
+
+def _await_reader(sink: IO[bytes]) -> None:
+    select.select([], [sink], [])
 
 
 def _followed(path: Path) -> Path:

@@ -1,17 +1,19 @@
 """Files and folders are there whole or not at all."""
 
 import errno
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from apollo_plugin.errors import AudioError, one_line
-from apollo_plugin.files import atomic_write, check_place, free_bytes, write_json
+from apollo_plugin.files import atomic_write, check_place, free_bytes, write_all, write_json
 
 try:
     import resource
@@ -182,3 +184,43 @@ def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
         write_json(tmp_path / "file" / "x.json", 1)
+
+
+class Counted(io.FileIO):
+    """A file that counts the writes it takes something of, and those it takes nothing of."""
+
+    n_taken = n_refused = 0
+
+    def write(self, data):
+        n_bytes = super().write(data)
+        self.n_taken += bool(n_bytes)
+        self.n_refused += n_bytes is None
+        return n_bytes
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of Windows block")
+@pytest.mark.parametrize("is_buffered", [False, True])
+def test_a_pipe_that_does_not_block_is_awaited(is_buffered):
+    """Rather than asked again and again: after each wait it takes something."""
+    source, target = os.pipe()
+    os.set_blocking(target, False)
+    content = os.urandom(600_000)
+
+    def read_slowly():
+        parts = []
+        while not parts or parts[-1]:
+            time.sleep(0.02)
+            parts.append(os.read(source, 1 << 16))
+        return b"".join(parts)
+
+    with ThreadPoolExecutor() as pool:
+        reader = pool.submit(read_slowly)
+        with Counted(target, "wb") as raw:
+            sink = io.BufferedWriter(raw) if is_buffered else raw
+            write_all(sink, content[:400_000])
+            write_all(sink, content[400_000:])
+            if is_buffered:
+                sink.detach()  # nothing is left for its end to write
+        assert reader.result() == content
+    os.close(source)
+    assert 0 < raw.n_refused <= raw.n_taken

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .. import audio
 from ..audio.kinds import HEAD_BYTES, holds_sound, kind_of
-from ..files import check_place, is_special
+from ..files import absolute, check_place, is_special
 from ..formats import MARK
 from ..settings import Job, Settings
 
@@ -85,7 +85,7 @@ def plan(inputs: Sequence[str], places: Places, settings: Settings) -> Plan:
         if crowded[target] > 1:
             root = path.absolute().parents[len(below.parts)].name
             target = _target(_Found(path, root / below), places, extension)
-        where = _identity(target.parent) or os.path.abspath(target.parent), target.name
+        where = _identity(target.parent) or absolute(target.parent), target.name
         if os.path.isdir(target):
             reason = f"its result '{target}' is a folder; choose another -o folder"
         elif _identity(target) in known:  # by inode: a link to an input is that input
@@ -205,9 +205,12 @@ class _Search:
             yield folder, folder.relative_to(root), [p for p in paths if not _is_audio(p.name)]
 
     def _glob(self, pattern: str) -> Iterator[_Found]:
+        matches = sorted(glob.glob(pattern, recursive=True))
+        if not matches:
+            return
         root = pattern[: next(i for i, c in enumerate(pattern) if c in "*?[")]
         out = self._out if self._out and not _lies_in(Path(root), self._out) else None
-        for match in sorted(glob.glob(pattern, recursive=True)):
+        for match in matches:
             left_out = out and _lies_in(Path(match), out)
             if os.path.isfile(match) and not left_out and not self._is_result(Path(match)):
                 yield _Found(Path(match), Path())

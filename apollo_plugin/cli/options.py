@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.choose import Choice
 from ..errors import SettingError
-from ..files import is_special
+from ..files import absolute, is_special
 from ..formats import BY_SUFFIX, FOREIGN, format_of, refusal
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _LENT = re.compile(r"/dev/(fd/|stdin$)|/proc/[^/]+/(task/[^/]+/)?fd/")
 def is_pipe(name: str) -> bool:
     """True if an input is standard input or a pipe, which can be read only once."""
     special = is_special(name) and not Path(name).is_char_device()
-    return name == "-" or special or bool(_LENT.match(os.path.abspath(name)))
+    return name == "-" or special or bool(_LENT.match(absolute(name)))
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Options:
     @property
     def to_pipe(self) -> bool:
         """True if the result goes to standard output."""
-        return str(self.out) == "-" or bool(_OUTPUT.fullmatch(os.path.abspath(self.out or "")))
+        return str(self.out) == "-" or bool(_OUTPUT.fullmatch(absolute(self.out or "")))
 
     @property
     def out_file(self) -> Path | None:

@@ -20,15 +20,16 @@ from .terminal import Failures, tell
 
 # New names by the old ones in texts, both as they are written there.
 _Find = Callable[[bytes], bytes | None]
+# Lines end with \n, \r\n or a bare \r; UTF-8 may begin with a byte order mark.
+_LINE = rb"((?:^|(?<=\r))(?:\xef\xbb\xbf)?[ \t]*"
 _FILE = re.compile(
-    rb'^([ \t]*FILE[ \t]+)(?:"([^"\r\n]*)"|(\S+))([ \t]+\w+)?', re.IGNORECASE | re.MULTILINE
+    _LINE + rb'FILE[ \t]+)(?:"([^"\r\n]*)"|(\S+))([ \t]+\w+)?', re.IGNORECASE | re.MULTILINE
 )
-_ENTRY = re.compile(
-    rb"^((?:\xef\xbb\xbf)?[ \t]*(?:File\d+=)?)([^#\s\[][^\r\n]*)", re.IGNORECASE | re.MULTILINE
-)
-_LOCATION = re.compile(rb"(<location>)([^<]*)", re.IGNORECASE)
-_MEDIA = re.compile(
-    rb"""(<(?:media|ref)\s[^<>]*?(?:src|href)\s*=\s*["'])([^"'<>]*)""", re.IGNORECASE
+_ENTRY = re.compile(_LINE + rb"(?:File\d+=)?)([^#\s\[][^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+# Locations of XSPF, and attributes up to the quotation mark that they began with.
+_XML = re.compile(
+    rb"""(<location>|<(?:media|ref)(?=\s)[^<>]*?\s(?:src|href)\s*=\s*(["']))((?:(?!\2)[^<])*)""",
+    re.IGNORECASE,
 )
 # Larger files are not treated as texts.
 _MOST_BYTES = 1 << 22
@@ -169,20 +170,21 @@ def _list(text: bytes, find: _Find) -> bytes:
 
 
 def _xml(text: bytes, find: _Find) -> bytes:
-    """Adapt a playlist in XML: XSPF with URLs, those of Windows with paths."""
+    """Adapt a playlist in XML: XSPF with URLs, those of Windows with paths or URLs."""
 
     def adapt(found: re.Match[bytes]) -> bytes:
-        name = html.unescape(found[2].decode("utf-8", "surrogateescape")).strip()
+        name = html.unescape(found[3].decode("utf-8", "surrogateescape")).strip()
         coded = name.encode("utf-8", "surrogateescape")
-        new = _url(coded, find) if pattern is _LOCATION else find(coded)
+        mark = (found[2] or b"").decode()
+        new = (find(coded) if mark else None) or _url(coded, find)
         if not new:
             return found[0]
-        written = html.escape(new.decode("utf-8", "surrogateescape"))
+        written = html.escape(new.decode("utf-8", "surrogateescape"), quote=False)
+        if mark:
+            written = written.replace(mark, f"&#{ord(mark)};")
         return found[1] + written.encode("utf-8", "surrogateescape")
 
-    for pattern in (_LOCATION, _MEDIA):
-        text = pattern.sub(adapt, text)
-    return text
+    return _XML.sub(adapt, text)
 
 
 def _url(name: bytes, find: _Find) -> bytes | None:

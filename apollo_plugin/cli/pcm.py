@@ -264,19 +264,15 @@ class Output:
     def __init__(self, file: BinaryIO, like: Input):
         self._file, self._format = file, like.format
         self.n_clipped = 0
-        self._send(like.header)
+        write_all(self._file, like.header)
 
     def write(self, wav: np.ndarray) -> None:
         """Write float32 ``(n_channels, n)``."""
         samples = np.ascontiguousarray(wav.T)
         if self._format == "f32":
-            self._send(samples.astype("<f4").tobytes())
+            write_all(self._file, samples.astype("<f4").tobytes())
             return
         self.n_clipped += int((np.abs(samples) > 1).sum())
         steps = integers(samples, FORMATS[self._format], None).astype("<i4")
         n_bytes = FORMATS[self._format] // 8
-        self._send(steps.reshape(-1, 1).view(np.uint8)[:, 4 - n_bytes :].tobytes())
-
-    def _send(self, data: bytes) -> None:
-        write_all(self._file, data)
-        self._file.flush()
+        write_all(self._file, steps.reshape(-1, 1).view(np.uint8)[:, 4 - n_bytes :].tobytes())

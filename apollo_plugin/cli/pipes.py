@@ -84,7 +84,6 @@ def _send(place: Path) -> None:
     try:
         with place.open("rb") as result:
             pour(result, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise
     except OSError as error:

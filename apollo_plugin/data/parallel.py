@@ -43,7 +43,11 @@ class WorkerDied(DeviceError):
 @functools.cache
 def no_processes() -> str | None:
     """Return the reason why worker processes are unavailable; None if they are available. They
-    share semaphores, which Linux keeps in ``/dev/shm``."""
+    share semaphores, which Linux keeps in ``/dev/shm``, and start in this one's working folder."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "processes start in the working folder, which has been removed"
     try:
         multiprocessing.get_context("spawn").Lock()
     except (ImportError, OSError) as error:

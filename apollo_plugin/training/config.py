@@ -138,8 +138,8 @@ def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
     wanted, trained = model_name(conf), model_name(before)
     if wanted != trained:
         raise TrainingError(
-            f"'{exp_dir}' holds a run of {trained}, not of {wanted}; pass --model {trained} or "
-            "another --tag"
+            f"'{exp_dir}' holds a run of {trained}, not of {wanted}; set model {trained}, or "
+            "train in another folder"
         )
     if conf["main_args"].get("init_from"):
         conf["model"] = before.get("model", conf["model"])
@@ -160,7 +160,7 @@ def compare(conf: Conf, before: Conf, exp_dir: Path) -> None:
         new = conf[name].get(key)
         if (old or None) != (new or None):
             raise TrainingError(
-                f"'{exp_dir}' was trained with {key} {old}, not {new}; pass --{key} {old} or start "
-                "a new training under another --tag"
+                f"'{exp_dir}' was trained with {key} {old}, not {new}; set {key} {old}, or start "
+                "a new training in another folder"
             )
     conf["main_args"]["init_from"] = None

@@ -110,11 +110,19 @@ def end_children(trainer: pl.Trainer) -> None:
             child.kill()
 
 
-def what_is_kept(exp_dir: str | os.PathLike) -> str:
-    """Describe what a run that ended early has kept, and how to go on."""
+def what_is_kept(exp_dir: str | os.PathLike, by_itself: bool = False) -> str:
+    """Describe what a run that ended early has kept, and how to go on.
+
+    Args:
+        exp_dir: folder of the run.
+        by_itself: its command resumes it by itself, and has no ``--resume``.
+    """
     if (Path(exp_dir) / "checkpoints" / "last.ckpt").exists():
-        return "the last complete epoch is kept, --resume 1 continues after it"
-    return "no epoch was complete yet, so start it again without --resume"
+        how = "the same command" if by_itself else "--resume 1"
+        return f"the last complete epoch is kept, {how} continues after it"
+    return "no epoch was complete yet, so start it again" + (
+        "" if by_itself else " without --resume"
+    )
 
 
 def explain(error: BaseException, cure: str, kept: str) -> BaseException:
@@ -174,7 +182,9 @@ def _quiet_threads() -> Iterator[None]:
         threading.excepthook = before
 
 
-def fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> None:
+def fit(
+    trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str, by_itself: bool = False
+) -> None:
     """Run ``trainer.fit``; whatever ends it, print one line and exit with a true status.
 
     Args:
@@ -182,18 +192,21 @@ def fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> No
         system: system to train.
         resumed: checkpoint to continue from.
         cure: advice against a lack of memory.
+        by_itself: see :func:`what_is_kept`.
     """
     try:
-        _fit(trainer, system, resumed, cure)
+        _fit(trainer, system, resumed, cure, by_itself)
     except Terminated as ended:
         rank_zero_info(
             f"ended by {ended.name} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: "
-            + what_is_kept(trainer.default_root_dir)
+            + what_is_kept(trainer.default_root_dir, by_itself)
         )
         raise
 
 
-def _fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> None:
+def _fit(
+    trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str, by_itself: bool
+) -> None:
     try:
         with naming(trainer.default_root_dir), _quiet_threads():
             trainer.fit(system, ckpt_path=resumed, weights_only=True)
@@ -210,7 +223,7 @@ def _fit(trainer: pl.Trainer, system: Any, resumed: Path | None, cure: str) -> N
                 if isinstance(callback, Signals):
                     callback.end_if_asked()
         end_children(trainer)
-        explained = explain(error, cure, what_is_kept(trainer.default_root_dir))
+        explained = explain(error, cure, what_is_kept(trainer.default_root_dir, by_itself))
         if explained is error:
             raise
         raise explained from error

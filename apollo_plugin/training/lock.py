@@ -90,5 +90,5 @@ def _in_use(folder: Path, file) -> TrainingError:
         about = json.loads(file.read())
         who = f"by process {about['process']} on {about['host']} since {about['since']}"
     return TrainingError(
-        f"'{folder}' is in use {who}; wait for it, end it, or train under another --tag"
+        f"'{folder}' is in use {who}; wait for it, end it, or train in another folder"
     )

@@ -41,7 +41,7 @@ def epochs_done(last: Path) -> int:
     ) as error:
         others = [path for path in last.parent.glob("*.ckpt") if path != last]
         newest = max(others, key=lambda path: path.stat().st_mtime, default=None)
-        cure = f"copy '{newest.name}' over it" if newest else "start again under another --tag"
+        cure = f"copy '{newest.name}' over it" if newest else "start again in another folder"
         raise refusal(f"'{last}' is damaged, or not a checkpoint of a training; {cure}") from error
 
 

@@ -40,6 +40,8 @@ class Run:
     Args:
         conf: the groups of the recipe's ``local/conf.yml``, and ``main_args`` with ``exp_dir``,
             ``seed``, ``resume`` and ``init_from``.
+        by_itself: the command resumes its run by itself, and has no ``--resume`` that messages
+            could name.
 
     Attributes:
         conf: the same, with values of the keys' types; of a resumed run without ``init_from``.
@@ -50,17 +52,18 @@ class Run:
         TrainingError: if a run exists already or is in progress, or there is none to resume.
     """
 
-    def __init__(self, conf: Conf):
+    def __init__(self, conf: Conf, *, by_itself: bool = False):
         self.conf = conf = convert_types(in_todays_groups(conf), trainable(conf).groups)
         self.exp_dir = exp_dir = Path(conf["main_args"]["exp_dir"])
         self.is_finished = self.forget_scores = False
         self._resumed: Path | None = None
+        self._by_itself = by_itself
         self._context = ExitStack()
         last, is_marked = exp_dir / "checkpoints" / "last.ckpt", (exp_dir / FINISHED).exists()
         epochs = conf["training"]["epochs"]
         # All processes check and come to the same result; otherwise one would wait forever.
         if epochs < 1:
-            raise refusal(f"nothing to train with epochs {epochs}; pass --epochs 1 or more")
+            raise refusal(f"nothing to train with epochs {epochs}; set 1 or more")
         if conf["main_args"].get("resume"):
             self._resume(last, is_marked)
         elif is_marked:
@@ -76,8 +79,8 @@ class Run:
         compare(conf, before, exp_dir)
         if epochs < n_done:
             raise refusal(
-                f"'{exp_dir}' has trained {n_done} epochs, more than --epochs {epochs}; pass more, "
-                "or start a new training under another --tag"
+                f"'{exp_dir}' has trained {n_done} epochs, more than epochs {epochs}; set more, "
+                "or start a new training in another folder"
             )
         if epochs == n_done and is_marked:
             rank_zero_info(f"'{exp_dir}' has trained all of its {epochs} epochs")
@@ -121,7 +124,7 @@ class Run:
         with warnings.catch_warnings():
             for words in _NOISE:
                 warnings.filterwarnings("ignore", words)
-            ending.fit(trainer, system, self._resumed, _cure(self.conf))
+            ending.fit(trainer, system, self._resumed, _cure(self.conf), self._by_itself)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         metrics |= dict(
             epochs=trainer.current_epoch,
@@ -139,13 +142,16 @@ class Run:
         return metrics
 
 
-def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str, Any] | None:
+def train(
+    conf: Conf, train_set: Dataset, valid_set: Dataset | None, *, by_itself: bool = False
+) -> dict[str, Any] | None:
     """Train as the recipe's ``train.py`` does, on any data.
 
     Args:
         conf: see :class:`Run`.
         train_set: items ``(coded, original)``.
         valid_set: likewise; without it the last weights count as the best.
+        by_itself: see :class:`Run`.
 
     Returns:
         the content of ``train_metrics.json``; None if the run was finished before.
@@ -153,7 +159,7 @@ def train(conf: Conf, train_set: Dataset, valid_set: Dataset | None) -> dict[str
     Raises:
         TrainingError, SystemExit: see :class:`Run` and :meth:`Run.fit`.
     """
-    with Run(conf) as run:
+    with Run(conf, by_itself=by_itself) as run:
         if run.is_finished:
             return None
         system = make_system(run.conf, train_set, valid_set)

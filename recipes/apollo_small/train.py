@@ -26,7 +26,7 @@ from apollo_plugin import Apollo, checkpoints, training
 from apollo_plugin.cli.terminal import run
 from apollo_plugin.data.codecs import BIT_RATES, mp3
 from apollo_plugin.data.demo import song
-from apollo_plugin.errors import DataError
+from apollo_plugin.errors import DataError, SettingError
 from apollo_plugin.evaluation.experiment import CHECKPOINT
 from apollo_plugin.training.schema import Conf
 
@@ -190,12 +190,15 @@ def main() -> None:
     parser.add_argument("--validate-every", type=int, default=100, help="steps")
     parser.add_argument("--n-valid", type=int, default=48, help="segments to validate on")
     args = parser.parse_args()
+    # Without a suffix it would be the folder of the run, and the weights could not be written.
+    if not args.out.suffix or args.out.is_dir():
+        raise SettingError(f"--out {args.out}: name a file, such as start.safetensors")
     torch.set_num_threads(args.threads)
     sounds = read_sounds(args.samples)
     songs = [
         stem for seed in range(args.songs) for stem in song(12.0, args.seed + seed, RATE).values()
     ]
-    with training.Run(settings(args)) as this_run:
+    with training.Run(settings(args), by_itself=True) as this_run:
         if not this_run.is_finished:
             others = [sound for i, sound in enumerate(sounds) if i % 10]
             train(this_run, others + songs[:-10], sounds[::10] + songs[-10:], args.n_valid)

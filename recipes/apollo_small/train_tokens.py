@@ -60,7 +60,7 @@ def train_part(conf: Conf, exp_dir: Path, data_dir: Path, init_from: str | None,
     train_set = MixtureDataset(
         data_dir / "train", sample_rate=conf["model"]["sample_rate"], seed=seed, **conf["data"]
     )
-    train(conf, train_set, PairDataset(data_dir / "valid"))
+    train(conf, train_set, PairDataset(data_dir / "valid"), by_itself=True)
 
 
 def main() -> None:

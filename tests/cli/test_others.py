@@ -4,6 +4,7 @@ import json
 import os
 import unicodedata
 from urllib.parse import quote
+from xml.etree.ElementTree import fromstring
 
 import numpy as np
 import pytest
@@ -113,6 +114,61 @@ def test_playlists_of_other_folders_lead_to_the_results(run, tmp_path, album):
         assert (out / name).read_bytes() == expected.encode(encoding)
     assert (out / "odd.m3u").read_bytes() == b"\xff\xfea"
     assert (out / "long.m3u").read_bytes() == (top / "long.m3u").read_bytes()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lines_end_as_they_do_anywhere(run, tmp_path, end, mark):
+    """Those of old Macs with a carriage return alone; the lines that name no sound stay."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in ("a b.mp3", "c.mp3"):
+        (source / name).write_bytes(encode_mp3(tone(2000), kbps=48))
+    texts = {
+        "x.cue": ['FILE "a b.mp3" MP3', "  TRACK 01 AUDIO", "FILE c.mp3 MP3", "  TRACK 02 AUDIO"],
+        "x.m3u8": ["a b.mp3", "#EXTINF:1,c.mp3", "c.mp3 ", "", "no c.mp3"],
+        "x.pls": ["[playlist]", "File1=a b.mp3", "Title1=c.mp3", "File2=c.mp3"],
+    }
+    for name, lines in texts.items():
+        (source / name).write_bytes((mark + end.join([*lines, ""])).encode())
+    assert run(source, "-o", out, "--copy-others", "--format", "FLAC")[0] == 0
+    texts["x.cue"][::2] = ['FILE "a b.flac" WAVE', 'FILE "c.flac" WAVE']
+    texts["x.m3u8"][::2] = ["a b.flac", "c.flac ", "no c.mp3"]
+    texts["x.pls"][1::2] = ["File1=a b.flac", "File2=c.flac"]
+    for name, lines in texts.items():
+        assert (out / name).read_bytes() == (mark + end.join([*lines, ""])).encode()
+
+
+def test_names_in_xml_have_quotes_and_are_urls(run, tmp_path):
+    """Read by an XML parser, as players do, each name is that of a result."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    names = ["Don't Stop.mp3", 'the "12 in" mix & more.mp3', "a > b.mp3", "plain.mp3"]
+    for name in names:
+        (source / name).write_bytes(encode_mp3(tone(2000), kbps=48))
+    url = f"file://{quote(str(source))}"
+    entries = [
+        """<media src="Don't Stop.mp3"/>""",
+        "<media cid='x' src='Don&apos;t Stop.mp3'/>",
+        """<ref HREF = 'the "12 in" mix &amp; more.mp3'/>""",
+        '<ref href="the &quot;12 in&quot; mix &amp; more.mp3" />',
+        '<media title="Don\'t Stop" src="a > b.mp3"/>',
+        f'<ref href="{url}/Don%27t%20Stop.mp3"/>',
+        '<ref href="Don%27t%20Stop.mp3"/>',
+        '<ref href="http://a/plain.mp3"/>',
+        '<media nosrc="plain.mp3"/>',
+    ]
+    for name in ("x.wpl", "x.zpl", "x.asx"):
+        (source / name).write_text(f"<asx>{''.join(entries)}</asx>")
+    assert run(source, "-o", out, "--copy-others", "--format", "FLAC")[0] == 0
+    quoted, new = names[1].replace("mp3", "flac"), f"file://{quote(str(out))}"
+    expected = ["Don't Stop.flac"] * 2 + [quoted] * 2 + ["a > b.flac"]
+    expected += [f"{new}/Don%27t%20Stop.flac", "Don%27t%20Stop.flac"]
+    expected += ["http://a/plain.mp3", "plain.mp3"]
+    for name in ("x.wpl", "x.zpl", "x.asx"):
+        text = (out / name).read_text()
+        assert [each.attrib.popitem()[1] for each in fromstring(text)] == expected
+        assert entries[0].replace("mp3", "flac") in text  # an apostrophe stays as it was written
 
 
 def test_with_a_suffix_lyrics_have_it_too(run, tmp_path, album):

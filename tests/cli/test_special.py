@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import load, save, tone, tree
 
+from apollo_plugin.data.parallel import no_processes
 from apollo_plugin.files import atomic_write, check_place, is_special
 
 
@@ -198,3 +199,34 @@ def test_a_reader_that_leaves_early_is_told(tiny_checkpoint, tmp_path, name):
             file.read(100)
         process.stderr.read()
     assert process.returncode == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep working folders")
+def test_from_a_working_folder_that_was_removed(run, tmp_path, monkeypatch):
+    """Absolute paths lead where they always do; of relative ones a line says what is missing."""
+    songs = [save(tmp_path / "in" / f"{name}.wav", tone(3000)) for name in "ab"]
+    assert run(*songs, "-o", tmp_path / "before", "--jobs", 1)[0] == 0
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run(songs[0])[0] == 0 and tree(tmp_path / "in") == ["a.wav", "a_restored.wav", "b.wav"]
+    out = tmp_path / "out"
+    no_processes.cache_clear()
+    try:
+        status, _, err = run(tmp_path / "in", "-o", out, "--jobs", 2)
+    finally:
+        no_processes.cache_clear()
+    assert status == 0 and "folder, which has been removed: one file at a time" in err
+    for name in ("a.wav", "b.wav"):
+        new, before = (
+            folder / name.replace(".", "_restored.") for folder in (out, tmp_path / "before")
+        )
+        assert torch.equal(load(new)[0], load(before)[0])
+    for arguments, words in (
+        (["c.wav"], "'c.wav' does not exist"),
+        (["*.wav", "-o", out], "'*.wav' does not exist"),
+        ([songs[1], "-o", "d.wav"], "its result 'd.wav' cannot be written: No such file"),
+        ([songs[1], "-o", "new"], "its result 'new/b_restored.wav' cannot be written: No such"),
+    ):
+        status, _, err = run(*arguments)
+        assert status == 1 and words in err, err

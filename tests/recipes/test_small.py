@@ -58,6 +58,16 @@ def test_a_short_run(tmp_path, command):
     )
     assert done.returncode == 0 and "epoch 1 of" not in done.stderr, done.stderr
     assert (tmp_path / "first" / "train_metrics.json").exists()
+    # What ends early or is refused says what to do without options that this command lacks.
+    for changes, words in (
+        (("--steps", 1), "more than epochs 1; set more, or start a new training in another folder"),
+        (("--steps", 7, "--snr-weight", 1e39), "is kept, the same command continues after it"),
+    ):
+        done = command(
+            "train.py", "--samples", sounds, "--out", tmp_path / "first.safetensors", *options,
+            *changes,
+        )  # fmt: skip
+        assert done.returncode != 0 and words in done.stderr, done.stderr
 
 
 def test_a_segment_is_the_same_whenever_it_is_asked_for(recipe):
@@ -672,9 +682,12 @@ def test_mean_errors_are_what_a_bias_adds(recipe, tmp_path):
             ("--real", "{}", "--out", "{}/e", "--minutes", "1", "--seconds", "0.4"),
             "0.52 or more",
         ),
+        ("train.py", ("--samples", "{}", "--out", "{}/start"), "/start: name a file, such as"),
+        ("train.py", ("--samples", "{}", "--out", "{}/folder.old"), ".old: name a file, such as"),
         ("make_material.py", ("--samples", "{}/no", "--out", "{}"), "/no' does not exist"),
     ],
 )
 def test_one_line_says_what_is_missing(tmp_path, name, arguments, reason, command):
+    (tmp_path / "folder.old").mkdir()
     done = command(name, *(argument.format(tmp_path) for argument in arguments))
     assert done.returncode != 0 and reason in done.stderr and "Traceback" not in done.stderr

@@ -231,7 +231,7 @@ def test_older_keys_of_bands_mean_what_they_meant(conf, monkeypatch, tmp_path, o
     with_older = {**conf, "model": {**conf["model"], **older}}
     assert Run(with_older).conf["model"] == {**conf["model"], "bands": bands}
     compare(Run(with_older).conf, load_conf(tmp_path / "whole.yml"), tmp_path)
-    with pytest.raises(TrainingError, match="was trained with bands .*, not 33; pass --bands"):
+    with pytest.raises(TrainingError, match="was trained with bands .*, not 33; set bands"):
         compare({**conf, "model": {**conf["model"], "bands": 33}}, partial, tmp_path)
 
 

@@ -37,7 +37,7 @@ def holder(tmp_path):
 
 
 def test_another_process_is_told_who_holds_it_until_that_is_killed(holder, conf, tmp_path):
-    line = f"in use by process {holder.pid} on .* since 20.*; wait for it, end it, or train under"
+    line = f"in use by process {holder.pid} on .* since 20.*; wait for it, end it, or train in an"
     for _ in range(2):
         with pytest.raises(TrainingError, match=line) as caught:
             train(with_settings(conf, epochs=1), Noisy(), Noisy(2))

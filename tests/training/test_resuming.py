@@ -143,9 +143,7 @@ def test_epochs_that_make_no_sense(begun, tmp_path):
     with pytest.raises(TrainingError, match="nothing to train with epochs 0"):
         train(with_settings(begun, epochs=0), Noisy(), Noisy(2))
     train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
-    with pytest.raises(
-        TrainingError, match="has trained 2 epochs, more than --epochs 1; pass more"
-    ):
+    with pytest.raises(TrainingError, match="has trained 2 epochs, more than epochs 1; set more"):
         train(with_args(begun, resume=1), Noisy(), Noisy(2))
     # All of them: nothing is left to do, and what is there stays.
     last = tmp_path / "exp" / "checkpoints" / "last.ckpt"
@@ -194,6 +192,8 @@ def test_a_disk_that_was_full_in_the_first_epoch(conf, monkeypatch):
         patch.setattr(Path, "write_bytes", full_disk)
         with pytest.raises(TrainingError, match="no epoch was complete yet.* without --resume$"):
             train(conf, Noisy(), Noisy(2))
+        with pytest.raises(TrainingError, match="no epoch was complete yet, so start it again$"):
+            train(conf, Noisy(), Noisy(2), by_itself=True)
     assert train(with_settings(conf, epochs=1), Noisy(), Noisy(2))["epochs"] == 1
 
 
@@ -234,7 +234,7 @@ def full_disk(path, data):
 
 def test_other_channels_for_the_discriminator(begun):
     mono = {**begun, "data": {**begun["data"], "mono": True}}
-    with pytest.raises(TrainingError, match="trained with mono False, not True; pass --mono False"):
+    with pytest.raises(TrainingError, match="trained with mono False, not True; set mono False"):
         train(with_args(with_settings(mono, epochs=2), resume=1), Noisy(), Noisy(2))
 
 

@@ -133,7 +133,7 @@ def test_a_finished_run_is_kept_and_a_broken_one_not_overwritten(conf, tmp_path)
     assert train(longer, Noisy(), Noisy(2))["epochs"] == 2
     wider = {**longer, "model": {**conf["model"], "feature_dim": 32}}
     with pytest.raises(
-        TrainingError, match="trained with feature_dim 16, not 32; pass --feature_dim 16"
+        TrainingError, match="trained with feature_dim 16, not 32; set feature_dim 16"
     ):
         train(wider, Noisy(), Noisy(2))
 

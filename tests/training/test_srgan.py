@@ -224,7 +224,7 @@ def test_another_model_is_not_resumed(conf, tmp_path):
     train(with_settings(conf, epochs=1), Noisy(), Noisy(2))
     other = load_conf(LOCAL / "conf_demo.yml", LOCAL / "conf.yml")
     other["main_args"] = dict(conf["main_args"], model="apollo", resume=1)
-    with pytest.raises(TrainingError, match="holds a run of srgan, not of apollo; pass --model sr"):
+    with pytest.raises(TrainingError, match="holds a run of srgan, not of apollo; set model sr"):
         train(other, Noisy(), Noisy(2))
     conf["model"]["noise_dim"] = 5
     with pytest.raises(TrainingError, match="trained with noise_dim 4, not 5"):
