@@ -42,6 +42,13 @@ def test_a_wav_of_more_than_4_gib_becomes_rf64(tmp_path, monkeypatch):
     assert soundfile.info(tmp_path / "long.wav").format == "RF64"
 
 
+def test_the_largest_wav_can_state_its_size(tmp_path):
+    """Its headers and a kilobyte of tags included, in 32 bits."""
+    audio.write(tmp_path / "a.wav", tone(1000), 44100)
+    n_header = (tmp_path / "a.wav").stat().st_size - tone(1000).numel() * 4
+    assert 0 < n_header and writing._WAV_LIMIT + n_header + 1024 < 2**32
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.mp3"
     path.write_bytes(b"before")
