@@ -46,7 +46,7 @@ def test_the_largest_wav_can_state_its_size(tmp_path):
     """Its headers and a kilobyte of tags included, in 32 bits."""
     audio.write(tmp_path / "a.wav", tone(1000), 44100)
     n_header = (tmp_path / "a.wav").stat().st_size - tone(1000).numel() * 4
-    assert 0 < n_header and writing._WAV_LIMIT + n_header + 1024 < 2**32
+    assert n_header > 0 and writing._WAV_LIMIT + n_header + 1024 < 2**32
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
