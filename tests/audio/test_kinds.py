@@ -137,7 +137,6 @@ def test_what_is_no_sound_at_all(content, name):
         Input(io.BytesIO(content))
 
 
-@pytest.mark.needs("ffmpeg")
 @pytest.mark.parametrize("format, hertz", [("ac3", 1000), ("eac3", 1000), ("adts", 750)])
 def test_a_tone_whose_frames_are_equal_is_known(format, hertz, tmp_path):
     """Of the period of a frame, joined in the middle: PCM of such a tone is periodic too."""
@@ -160,6 +159,7 @@ def test_tones_of_the_period_of_gsm_frames_are_no_gsm(period, type):
             assert kind_of(data[:HEAD_BYTES]) != "GSM"
 
 
+@pytest.mark.needs("ffmpeg")
 @pytest.mark.parametrize("skipped", [0, 1, 40])
 def test_raw_gsm_is_known(skipped, tmp_path):
     """It has no mark but four bits a frame."""
