@@ -229,7 +229,8 @@ def _is_gsm(head: bytes) -> bool:
     if len(head) < _LEAST_GSM * _GSM_FRAME or len(set(head)) < _LEAST_DIFFERENT:
         return False
     # A tone with the period of one or two frames has equal ones, as silence has, and more values.
-    frames = {head[place:][:_GSM_FRAME] for place in range(0, len(head) - 32, _GSM_FRAME)}
+    places = range(0, len(head) - _GSM_FRAME + 1, _GSM_FRAME)
+    frames = {head[place:][:_GSM_FRAME] for place in places}
     if len(frames) <= 2 and len(set(head)) > _MOST_OF_SILENT_GSM:
         return False
     begins = range(_GSM_FRAME)

@@ -44,31 +44,19 @@ def download(name: str, options: dict[str, Any]) -> Path:
                 with contextlib.suppress(EntryNotFoundError, HfHubHTTPError, OSError):
                     hf_hub_download(repo, "config.json", **options)
             return path
-        except (LocalEntryNotFoundError, RuntimeError) as error:
-            if not (isinstance(error, LocalEntryNotFoundError) or _is_closed_client(error)):
-                raise _failed(name, error) from error
-            if local:  # the cache may hold another file
-                continue
-            raise CheckpointError(
-                f"'{name}' is not a local file, and the Hugging Face Hub cannot be reached"
-            ) from error
-        except EntryNotFoundError:
-            continue
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise _failed(name, error) from error
+        except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+            # Without a network, huggingface_hub 1 may try again with a client that it has closed.
+            is_offline = "client has been closed" in str(error)
+            is_offline = is_offline or isinstance(error, LocalEntryNotFoundError)
+            if is_offline and not local:
+                raise CheckpointError(
+                    f"'{name}' is not a local file, and the Hugging Face Hub cannot be reached"
+                ) from error
+            if not (is_offline or isinstance(error, EntryNotFoundError)):
+                first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise CheckpointError(f"download of '{name}' failed: {first_line}") from error
     where = "in the cache (local_files_only)" if local else "on the Hugging Face Hub"
     raise CheckpointError(f"'{name}' has none of {', '.join(file or HUB_FILES)} {where}")
-
-
-def _is_closed_client(error: BaseException) -> bool:
-    """True for a failure of huggingface_hub 1 where there is no network: it tries again with a
-    client that it has closed."""
-    return "client has been closed" in str(error)
-
-
-def _failed(name: str, error: BaseException) -> CheckpointError:
-    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return CheckpointError(f"download of '{name}' failed: {first_line}")
 
 
 def shards(index: Path, name: str) -> list[str]:

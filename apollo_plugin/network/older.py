@@ -33,9 +33,7 @@ def in_todays_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
         raise SettingError("band_bins and band_width_hz both lay out bands; give one of them")
     bins = given.get("band_bins")
     if isinstance(bins, int) or (isinstance(bins, str) and not bins.strip().startswith("[")):
-        raise SettingError(
-            f"band_bins {given['band_bins']} has to be a list, the bins of each band"
-        )
+        raise SettingError(f"band_bins {bins} has to be a list, the bins of each band")
     for name, value in given.items():
         kept["bands"] = _in_hertz(value) if name == "band_width_hz" else value
         break
