@@ -1,5 +1,6 @@
 """Golden numbers, a small model with weights that matter, and measures, for all tests."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +20,11 @@ from apollo_plugin.batch.work import do_there
 from apollo_plugin.data.parallel import no_processes
 from apollo_plugin.files import atomic_write
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHROMIUM_FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
@@ -26,6 +32,7 @@ CHROMIUM_FLAGS = (
     "--disable-dev-shm-usage"
 ).split()
 needs_processes = pytest.mark.skipif(no_processes() is not None, reason=f"{no_processes()}")
+needs_limits = pytest.mark.skipif(resource is None, reason="this system limits no sizes of files")
 GOLDEN = Path(__file__).parent / "golden"
 LOCAL = Path(__file__).parents[1] / "recipes" / "musdb18hq_moises" / "local"
 TINY_SRGAN = dict(
@@ -281,6 +288,17 @@ def square(x):
     if x < 0:
         raise ValueError(f"{x} is negative")
     return x * x
+
+
+@contextlib.contextmanager
+def limited_files(n_bytes):
+    """Let no file grow beyond so many bytes: writes fail as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def die(x):

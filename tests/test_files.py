@@ -11,14 +11,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from helpers import limited_files, needs_limits
 
 from apollo_plugin.errors import AudioError, one_line
 from apollo_plugin.files import atomic_write, check_place, free_bytes, write_all, write_json
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 
 def test_an_error_leaves_what_was_there(tmp_path):
@@ -30,17 +26,12 @@ def test_an_error_leaves_what_was_there(tmp_path):
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["a.txt"]
 
 
-@pytest.mark.skipif(resource is None, reason="this system limits no sizes of files")
+@needs_limits
 def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     """The system names none: the error is that of a write to an open file."""
     path = tmp_path / "a.txt"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        with pytest.raises(OSError) as caught:
-            write_json(path, "a" * 100000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with limited_files(1000), pytest.raises(OSError) as caught:
+        write_json(path, "a" * 100000)
     assert one_line(caught.value) == f"'{path}': {os.strerror(errno.EFBIG)}"
     assert os.listdir(tmp_path) == []
 

@@ -107,7 +107,7 @@ class Section:
                 torch.cuda.empty_cache()
 
     def has_time(self, name: str) -> bool:
-        """Whether there is any left; else the row is named."""
+        """True if any is left; else the row is named."""
         if time.monotonic() < self.end:
             return True
         self.left_out.append(f"{name}: no time left")
@@ -131,7 +131,7 @@ def snr_db(est: torch.Tensor, ref: torch.Tensor) -> float:
 
 @contextlib.contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Whether float32 products may round what goes into them to 11 bits."""
+    """Let float32 products round their factors to 11 bits, or not, inside the context."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:

@@ -30,7 +30,7 @@ def assert_golden(model, golden):
 
 
 def test_a_model_that_is_refused_half_built_leaves_gradients_on(monkeypatch):
-    """Wherever the limit falls: in initialisation too, which switches them off for a while."""
+    """The limit may fall into initialisation too, which switches them off for a while."""
     model = small_model(n_layers=1, tcn_blocks=1)
     monkeypatch.setattr(arguments, "_CALLS_PER_TENSOR", 0)
     for n_calls in itertools.count():

@@ -228,7 +228,7 @@ def test_late_blocks_are_taken_together():
 
 @pytest.mark.parametrize("way", ["file", "a pipe that is too fast", "a pipe that ends"])
 def test_live_on_what_is_not_live_loses_nothing(way, causal, tmp_path):
-    """Whatever was waiting when the model was ready would have been left out."""
+    """Sound that waited when the model was ready would have been left out."""
     content = as_file(tone(40 * 8000, 1, 8000), "RAW", "PCM_16")
     content = content if way == "a pipe that is too fast" else content[:100_000]
     (tmp_path / "in").write_bytes(content)

@@ -6,15 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers import limited_files, needs_limits
 
 from apollo_plugin.data.demo import STEMS, mixture, song
 from apollo_plugin.data.demo_sets import write_demo_sets
 from apollo_plugin.errors import AudioError
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 
 def test_a_song():
@@ -57,16 +53,15 @@ def test_short_songs_and_other_rates(seconds, rate):
     assert wav.shape == (2, max(1, round(seconds * rate))) and np.isfinite(wav).all()
 
 
-@pytest.mark.skipif(resource is None, reason="this system limits no sizes of files")
+@needs_limits
 @pytest.mark.parametrize("layout", ["n_train", "n_moises"])
 def test_a_full_disk_ends_stage_0_in_one_line(tmp_path, layout):
     sizes = dict(n_train=0, n_test=0, n_moises=0, seconds=1.0) | {layout: 1}
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10000, before[1]))
-    try:
-        with ThreadPoolExecutor(1) as pool, pytest.raises(AudioError) as caught:
-            write_demo_sets(tmp_path, pool, **sizes)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with (
+        limited_files(10000),
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(AudioError) as caught,
+    ):
+        write_demo_sets(tmp_path, pool, **sizes)
     assert os.strerror(errno.EFBIG) in str(caught.value) and "\n" not in str(caught.value)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -2,7 +2,6 @@
 
 import base64
 import random
-import resource
 import struct
 import tracemalloc
 import zlib
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import read, save, tone
+from helpers import limited_files, needs_limits, read, save, tone
 from mutagen.flac import FLAC, CueSheet, Picture
 from mutagen.id3 import ID3, Frames
 from mutagen.oggopus import OggOpus
@@ -334,18 +333,15 @@ def test_broken_tags_never_cost_the_sound(name, sources, tmp_path):
         assert audio.probe(target)[0] == 2400
 
 
+@needs_limits
 @pytest.mark.parametrize("suffix", ["flac", "mp3", "wav", "ogg", "aiff"])
 def test_a_disk_that_is_full_in_the_middle_of_the_tags(suffix, tmp_path):
     source = with_id3(tmp_path / "a.mp3", APIC=(3, "image/jpeg", 4, "back", COVER + bytes(1 << 20)))
     settings = Settings(format=suffix.upper())
     plain = tmp_path / f"plain.{suffix}"
     audio.write(plain, WAV, 48000, settings.format)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (plain.stat().st_size + 5000, before[1]))
-    try:
+    with limited_files(plain.stat().st_size + 5000):
         told = write_result(tmp_path / f"b.{suffix}", WAV, 48000, settings, tags.read(source))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert told.notes == ("its tags were left out: File too large",)
     got, expected = read(tmp_path / f"b.{suffix}"), read(plain)
     assert torch.equal(got[0], expected[0])

@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import Mortal, Noisy, load_plain, with_args, with_settings
+from helpers import (
+    Mortal,
+    Noisy,
+    limited_files,
+    load_plain,
+    needs_limits,
+    with_args,
+    with_settings,
+)
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from apollo_plugin.errors import one_line
 from apollo_plugin.training import TrainingError, load_conf, resuming, run, train
 from apollo_plugin.training.system import ApolloSystem
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 
 @pytest.fixture
@@ -211,15 +214,10 @@ def test_a_disk_that_is_full_for_tensorboard(begun, tmp_path, monkeypatch):
     assert not seen and threading.excepthook == seen.append
 
 
-@pytest.mark.skipif(resource is None, reason="this system limits no sizes of files")
+@needs_limits
 def test_a_disk_that_is_full_for_the_lock(begun, tmp_path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    try:
-        with pytest.raises(OSError) as caught:
-            train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with limited_files(10), pytest.raises(OSError) as caught:
+        train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
     assert one_line(caught.value).startswith(f"'{tmp_path / 'exp' / '.lock'}': ")
     assert train(with_args(with_settings(begun, epochs=2), resume=1), Noisy(), Noisy(2))
 
