@@ -64,17 +64,23 @@ def restore_file(
     Raises:
         ApolloError: one line on what is wrong; nothing is written then.
     """
-    target = Path(target)
-    chosen = {"format": format_of(target), "overwrite": True, **settings}
-    if chosen["format"] is None:
+    source, target = Path(source), Path(target)
+    named = format_of(target)
+    chosen = {"format": named, "overwrite": True, **settings}
+    if named is None:
         raise SettingError(refusal(target))
+    if chosen["format"] != named:
+        raise SettingError(f"'{target}' is no name for format {chosen['format']}")
+    # By inode: a link to the source is the source.
+    if target.exists() and source.exists() and target.samefile(source):
+        raise SettingError(f"'{target}' is the source itself; name another target")
     if isinstance(engine, str):
         engine = load(Choice(checkpoint, device, precision, engine))
-    return restore_job(engine, Job(Path(source), target), _settings(chosen), progress)
+    return restore_job(engine, Job(source, target), _settings(chosen), progress)
 
 
 def restore_files(
-    inputs: Sequence[str | os.PathLike],
+    inputs: str | os.PathLike | Sequence[str | os.PathLike],
     out: str | os.PathLike | None = None,
     *,
     jobs: int | None = None,
@@ -93,7 +99,7 @@ def restore_files(
     that starts processes.
 
     Args:
-        inputs: files, folders (searched to any depth) and globs.
+        inputs: files, folders (searched to any depth) and globs; or a single one.
         out: folder of the results; beside each input unless given.
         jobs: files at a time; unless given, as many as cores and memory allow.
         checkpoint: see :func:`restore_file`; likewise the next three.
@@ -110,6 +116,8 @@ def restore_files(
     Raises:
         ApolloError: if no file can be restored: for settings, checkpoint or device.
     """
+    # A name is a sequence of letters, of which "/" is a folder.
+    inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
     how = _settings(settings)
     task = Task(Choice(checkpoint, device, precision, engine), how)
     places = plan.Places(None if out is None else Path(out), suffix=suffix)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from .. import audio
 from ..audio.kinds import HEAD_BYTES, holds_sound, kind_of
+from ..errors import SettingError
 from ..files import absolute, check_place, is_special
 from ..formats import MARK
 from ..settings import Job, Settings
@@ -45,12 +46,19 @@ class Places:
         file: for a single result, in place of a folder.
         suffix: added to the names of the results.
         stems: True if each result is a folder of stems.
+
+    Raises:
+        SettingError: for a suffix that leads to another folder.
     """
 
     folder: Path | None = None
     file: Path | None = None
     suffix: str = MARK
     stems: bool = False
+
+    def __post_init__(self) -> None:
+        if set(self.suffix) & set("/\\\0"):
+            raise SettingError(f"suffix '{self.suffix}' has to be part of a name")
 
 
 class _Found(NamedTuple):
@@ -76,7 +84,8 @@ def plan(inputs: Sequence[str], places: Places, settings: Settings) -> Plan:
     """
     found, problems = _find(inputs, places)
     jobs: list[Job] = []
-    known = {_identity(path) for path, _ in found}
+    # Without those that have been removed since.
+    known = {_identity(path) for path, _ in found} - {None}
     taken: dict[tuple, Path] = {}
     extension = "." + settings.format.lower()
     crowded = Counter(_target(file, places, extension) for file in found)

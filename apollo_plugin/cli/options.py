@@ -189,15 +189,12 @@ class Options:
                 not self.report or not self.rate,
                 "--report compares files of one rate; leave out --rate",
             ),
-            (
-                not set(self.suffix) & set("/\\\0"),
-                f"--suffix {self.suffix} has to be part of a name",
-            ),
         )
         for right, message in rules:
             if not right:
                 raise SettingError(message)
         self.choice()
+        self.places()
         self._check_out()
 
     def _check_out(self) -> None:

@@ -12,7 +12,9 @@ import torch
 from helpers import load, save, tone, tree
 
 from apollo_plugin import restore
+from apollo_plugin.batch import plan
 from apollo_plugin.errors import AudioError
+from apollo_plugin.settings import Settings
 
 
 def test_an_output_folder_inside_the_input_folder_is_left_out(run, tmp_path):
@@ -76,6 +78,21 @@ def test_the_input_is_no_result(run, tmp_path):
     before = path.read_bytes()
     status, _, err = run(path, "-o", path, "--overwrite")
     assert status == 1 and "is an input" in err and path.read_bytes() == before
+
+
+def test_a_file_that_goes_during_the_search_is_the_only_one_lost(tmp_path, monkeypatch):
+    """A missing file is the same as no other, least of all as results that do not exist yet."""
+    gone, here = (save(tmp_path / name, tone(500)) for name in ("a.wav", "b.wav"))
+    find = plan._find
+
+    def find_and_lose(*args):
+        found = find(*args)
+        gone.unlink()
+        return found
+
+    monkeypatch.setattr(plan, "_find", find_and_lose)
+    todo = plan.plan([str(tmp_path)], plan.Places(tmp_path / "out"), Settings())
+    assert not todo.problems and [job.source for job in todo.due] == [gone, here]
 
 
 def test_another_rate_makes_room(run, tmp_path):

@@ -1,5 +1,8 @@
 """Files and folders from Python, as the command restores them."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers import load, needs_processes, save, tone, tree
@@ -51,12 +54,42 @@ def test_an_engine_is_used_for_file_after_file(songs, tmp_path):
         ("a.wav", {"mix": 2}, "mix 2 has to lie"),
         ("a.wav", {"engine": "tvm"}, "unknown engine"),
         ("a.wav", {"engine": "onnx", "checkpoint": "x"}, "not 'x'"),
+        ("a.wav", {"format": "FLAC"}, "a.wav' is no name for format FLAC"),
     ],
 )
 def test_settings_that_cannot_be(songs, tmp_path, target, options, error):
     with pytest.raises(SettingError, match=error):
         apollo_plugin.restore_file(songs / "0.wav", tmp_path / target, **options)
     assert not (tmp_path / target).exists()
+
+
+@pytest.mark.parametrize("make", [None, os.symlink, os.link])
+def test_the_source_is_no_target(songs, make):
+    source, target = songs / "0.wav", songs / "0.wav"
+    before = source.read_bytes()
+    if make:
+        target = songs / "other.wav"
+        make(source, target)
+    with pytest.raises(SettingError, match=f"{target.name}' is the source itself"):
+        apollo_plugin.restore_file(source, target)
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_name_is_one_input(songs, tmp_path, tiny_checkpoint, kind, monkeypatch):
+    """Not one input for each of its letters, of which the first is the root of all folders."""
+    monkeypatch.chdir(tmp_path)
+    how = dict(checkpoint=str(tiny_checkpoint), device="cpu")
+    done = apollo_plugin.restore_files(kind("in/0.wav"), "out", **how)
+    assert not done.problems and len(done.results) == 1
+    assert tree(tmp_path / "out") == ["0_restored.wav"]
+
+
+@pytest.mark.parametrize("suffix", ["/../up", "\\up", "\0"])
+def test_a_suffix_leads_to_no_other_folder(songs, tmp_path, suffix):
+    with pytest.raises(SettingError, match="part of a name"):
+        apollo_plugin.restore_files([songs], tmp_path / "out", suffix=suffix)
+    assert tree(tmp_path) == [f"in/{index}.wav" for index in range(3)]
 
 
 @needs_processes
