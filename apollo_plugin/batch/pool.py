@@ -167,9 +167,12 @@ def _in_processes(
 def _on_cluster(task: Task, due: Sequence[Job], address: str, bars: bool) -> Iterator[Result]:
     """Restore files on a Dask cluster whose workers see the same files under the same names. A
     worker's file is restored by another if it dies."""
-    checkpoint = task.choice.checkpoint
+    # Workers have a working folder of their own.
+    checkpoint, stems = task.choice.checkpoint, task.stems
     if checkpoint not in BUNDLED and os.path.exists(checkpoint):
         task = replace(task, choice=replace(task.choice, checkpoint=os.path.abspath(checkpoint)))
+    if stems and os.path.isfile(stems):
+        task = replace(task, stems=os.path.abspath(stems))
     one = partial(do_there, task, Path.cwd())
     try:
         with executor(dask=address) as pool:

@@ -87,8 +87,9 @@ def evaluate_pairs(
         DataError: if there are no pairs, or some could not be measured (the others are kept).
         CheckpointError: if the model cannot be loaded, or has another sample rate.
     """
-    checkpoint, exp_dir = Path(checkpoint), Path(exp_dir)
-    pairs = PairDataset(test_dir).pairs
+    # Workers of a cluster have another working folder.
+    checkpoint, exp_dir = Path(checkpoint).absolute(), Path(exp_dir)
+    pairs = PairDataset(Path(test_dir).absolute()).pairs
     digest = sha256(checkpoint)
     _check_rate(_model(str(checkpoint), digest, "cpu"), checkpoint, pairs[0])
     rows_file = exp_dir / ROWS_FILE

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 import torch
+from asteroid.models import ConvTasNet
 from helpers import (
     do_slowly,
     heed_interrupts,
@@ -37,6 +38,8 @@ from apollo_plugin.engine.torch import TorchEngine
 from apollo_plugin.settings import Job
 
 GB = 1 << 30
+# Of a separator.
+_NARROW = dict(n_filters=8, n_blocks=1, n_repeats=1, bn_chan=4, hid_chan=4, skip_chan=4)
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +275,16 @@ def test_a_cluster_of_two_workers_one_of_which_is_killed(run, songs, alone, tmp_
         (tmp_path / "bad.wav").write_bytes(b"RIFF")
         status, text, err = run(tmp_path / "bad.wav", "--dask", cluster.scheduler_address)
         assert status == 1 and "bad.wav" in err and "1 of 1 failed" in err
+        # A separator's file is relative to the same folder.
+        torch.save(ConvTasNet(2, sample_rate=8000, **_NARROW).serialize(), tmp_path / "two.pth")
+        save(tmp_path / "a.wav", tone(3000))
+        monkeypatch.chdir(tmp_path)
+        status, _, err = run("a.wav", "--stems", "two.pth", "--dask", cluster.scheduler_address)
+        assert status == 0 and tree(tmp_path / "a_restored") == [
+            "remix.wav",
+            "source1.wav",
+            "source2.wav",
+        ]
 
 
 def test_no_cluster_there(run, songs, tmp_path):

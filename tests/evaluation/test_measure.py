@@ -12,14 +12,16 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import read, small_model
+from helpers import needs_processes, read, small_model
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.data.dataset import PairDataset
+from apollo_plugin.data.parallel import executor
 from apollo_plugin.errors import CheckpointError, DataError, SettingError
 from apollo_plugin.evaluation import ROWS_FILE, choose, evaluate_pairs, examples, measure, write_csv
 from apollo_plugin.evaluation.experiment import evaluate_experiment
@@ -77,6 +79,17 @@ def test_figures_are_those_of_the_pairs(experiment, prepared):
     assert [(row["kbps"], row["kind"]) for row in rows] == sorted(
         (row["kbps"], row["kind"]) for row in rows
     )
+
+
+@needs_processes
+def test_workers_of_another_folder_find_what_is_named_relatively(
+    experiment, test_dir, tmp_path, monkeypatch
+):
+    """As those of a cluster, and as run.sh names it."""
+    monkeypatch.chdir(tmp_path)
+    names = Path("exp/tiny/best_model.pth"), Path("test"), Path("exp/tiny")
+    with executor(1, prepare=partial(os.chdir, "/")) as pool:
+        assert evaluate_pairs(*names, pool, FAST) == run(experiment, test_dir)
 
 
 def test_csv(experiment, prepared, tmp_path):
