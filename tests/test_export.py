@@ -297,6 +297,15 @@ def test_unknown_words(kind, format, message, tmp_path):
         export.export(model_of("causal"), tmp_path / "a", kind, format)
 
 
+@pytest.mark.parametrize("options", [("--precision", "int8"), ("--kind", "stream")])
+def test_the_published_layout_has_neither_kinds_nor_precisions(options, tmp_path, capsys):
+    """They were ignored."""
+    with pytest.raises(SystemExit) as caught:
+        main(["apollo-small", "-o", str(tmp_path), "--format", "published", *options])
+    assert caught.value.code == 2
+    assert f"--format published takes no {options[0]}" in capsys.readouterr().err
+
+
 def test_a_missing_package(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(ExportError, match=re.escape(f"ONNX needs onnx: {install('export')}")):

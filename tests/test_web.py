@@ -504,6 +504,11 @@ def test_a_folder_that_is_no_page(tmp_path, capsys):
     with pytest.raises(ApolloError, match="is there already and no page of before"):
         builder().build(tmp_path, {})
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+    # The built page has its model, and takes no uploads.
+    for options in (["--checkpoint", "x"], ["--max-mb", "5"], ["--allow-host", "name"]):
+        with pytest.raises(SystemExit):
+            main(["--static", str(tmp_path), *options])
+        assert f"--static takes no {options[0]}" in capsys.readouterr().err
 
 
 def test_the_server_gives_files_and_nothing_else(tmp_path):

@@ -1,7 +1,7 @@
 """Argument parser of ``apollo-restore``, and options shared with other commands."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,17 +37,30 @@ a.mp3_restored.wav and a.flac_restored.wav. In folders, what is hidden, results 
 folder given by -o are left out. Results that exist are kept unless --overwrite is given. A name
 that begins with a dash is written ./-name. The exit status is 0 only if every file came out.
 """
+# Options that modes other than restoring take; those of computing change no result.
+_COMPUTING = ("checkpoint", "device", "engine", "precision", "jobs", "dask")
+_TAKEN = {
+    "list": ("json",),
+    "diagnose": ("out", "suffix", "track", "start", "duration", "salvage", "json"),
+    "demo": ("out", "overwrite", "format", "subtype", "keep_below", "mix", "level", "report"),
+}
 
 
 def parse(argv: Sequence[str] | None) -> tuple[Options, "Settings"]:
     """Parse options and their settings; wrong usage ends the program with status 2."""
     parser = _parser()
     args = vars(parser.parse_args(argv))
+    for mode, taken in _TAKEN.items():
+        if args[mode]:
+            refuse_others(parser, args, f"--{mode}", (mode, *_COMPUTING, *taken))
+    named = args["suffix"] is not None
     if args["suffix"] is None:
         args["suffix"] = "" if args["copy_others"] else MARK
     options = Options(**{**args, "inputs": tuple(args["inputs"])})
     try:
         options.check()
+        if named and (options.out_file or options.to_pipe):
+            parser.error(f"-o {options.out} is a whole name; --suffix is for folders")
         with waiting("starting"):
             return options, options.settings()
     except SettingError as error:
@@ -80,6 +93,23 @@ def _parser() -> argparse.ArgumentParser:
     assert unknown <= {"help"}, unknown
     add_version(parser)
     return parser
+
+
+def refuse_others(
+    parser: argparse.ArgumentParser, args: Mapping[str, Any], mode: str, taken: Collection[str]
+) -> None:
+    """End the program with status 2 for an option that would be ignored.
+
+    Args:
+        parser: of the command.
+        args: parsed arguments by name.
+        mode: option that has the others ignored, for the message.
+        taken: names of those that it takes.
+    """
+    for action in parser._actions:
+        ignored = action.option_strings and action.dest not in ("help", "version", *taken)
+        if ignored and args[action.dest] != action.default:
+            parser.error(f"{mode} takes no {action.option_strings[-1]}; leave it out")
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:

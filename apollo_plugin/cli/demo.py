@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.choose import Choice, load
 from ..errors import ApolloError, SettingError, install, one_line
-from .arguments import add_version
+from .arguments import add_version, refuse_others
 from .guard import Guard, Room
 from .static import SITE, no_address, serve_static
 from .terminal import command, say, tell, waiting
@@ -186,6 +186,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Limits]:
     add("--open", action="store_true", help="show the page in a browser")
     add_version(parser)
     args = parser.parse_args(argv)
+    if args.static:
+        refuse_others(parser, vars(args), "--static", ("static", "host", "port", "open"))
     try:
         limits = Limits(args.max_mb, args.max_minutes, args.max_total_mb)
         if not 0 < args.port < 65536:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import add_version
+from .arguments import add_version, refuse_others
 from .terminal import command, tell, waiting
 
 # Copies of apollo_plugin.export's, which imports torch; a test compares them.
@@ -19,7 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.format == _PUBLISHED:
+        taken = ("format", "out", "overwrite")
+        refuse_others(parser, vars(args), f"--format {_PUBLISHED}", taken)
     with waiting("starting"):
         from .. import export
         from ..checkpoints.hub import save_published

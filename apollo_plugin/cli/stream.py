@@ -53,7 +53,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
         engine = load(choice)
         engine.stream(1)
-    load_ = Load()
+    load_, sink = Load(), None
     try:
         source = Input(sys.stdin.buffer, args.rate, args.channels, args.format)
         keep_level = args.level == "keep"
@@ -70,12 +70,15 @@ def _main(argv: Sequence[str] | None) -> int:
                 if skipped is None
                 else f"{skipped:.1f} s that came before it was ready are left out"
             )
-        restore(live, source, Output(sys.stdout.buffer, source), args.block / 1000, load_)
+        sink = Output(sys.stdout.buffer, source)
+        restore(live, source, sink, args.block / 1000, load_)
     except BrokenPipeError:  # the reader has closed the pipe
         return 0
     except KeyboardInterrupt as end:
         return interrupted_status(end)
     finally:
+        if sink and sink.n_clipped:
+            say(f"{sink.n_clipped} samples were clipped; turn the input down, or pipe it as f32")
         if args.stats:
             say(str(load_))
     return source.end()

@@ -126,6 +126,15 @@ def test_clipping_is_rounded_off_and_counted():
     assert output.n_clipped == 2
 
 
+def test_clipping_is_told(run):
+    wav = (32767 * tone(9000).sign()).round() / 32768
+    out = run(as_file(wav, "WAV", "FLOAT"))[1]
+    n_over = int((from_file(out).abs() > 1).sum())
+    status, out, err = run(as_file(wav, "WAV", "PCM_16"))
+    assert status == 0 and n_over > 0
+    assert f"{n_over} samples were clipped" in err and len(err.splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     "content, options, reason",
     [
