@@ -256,14 +256,13 @@ class PairDataset(Dataset):
 
     def __init__(self, root: str | os.PathLike):
         root = Path(root)
-        cases = [
-            (root / name, *name.split("/")) for name in tracks.read_stage(root / "pairs.json", 3)
-        ]
         unknown = kbps_name(UNKNOWN_KBPS)
-        self.pairs = [
-            Pair(folder, UNKNOWN_KBPS if kbps == unknown else int(kbps), kind, name)
-            for folder, kbps, kind, name in cases
-        ]
+        with tracks.read_stage(root / "pairs.json", 3) as names:
+            cases = [(root / name, *name.split("/")) for name in names]
+            self.pairs = [
+                Pair(folder, UNKNOWN_KBPS if kbps == unknown else int(kbps), kind, name)
+                for folder, kbps, kind, name in cases
+            ]
         if not self.pairs:
             raise DataError(f"'{root / 'pairs.json'}' lists no pairs; run stage 3 again")
 

@@ -72,25 +72,21 @@ class Library:
     def __init__(self, root: str | os.PathLike):
         self.root = Path(root)
         self.songs = {song.id: song for song in tracks.load(self.root / "tracks.json")}
-        found = tracks.read_stage(self.root / "segments.json", 2)
         # stem -> song -> starts of its active segments in seconds
         self.starts: dict[str, dict[str, list[float]]] = {
             name: {} for name in (*tracks.STEMS, *OWN_KINDS.values())
         }
-        try:
+        with tracks.read_stage(self.root / "segments.json", 2) as found:
             self.segment = float(found["segment"])
             # song -> hash of its files
             self.keys: dict[str, str] = found["keys"]
             for song, stems in found["starts"].items():
+                if song not in self.songs:
+                    raise ValueError(f"song '{song}' is not in tracks.json")
                 for stem, starts in stems.items():
                     if starts:
                         _ = self.songs[song].stems[stem], self.keys[song]
-                        self.starts[stem][song] = starts
-        except (KeyError, TypeError, AttributeError) as error:
-            raise AudioError(
-                f"'{self.root / 'segments.json'}' does not fit tracks.json ({error}); "
-                "run stage 2 again"
-            ) from error
+                        self.starts[stem][song] = [float(start) for start in starts]
         self.stems = [name for name in tracks.STEMS if self.starts[name]]
         # Source of items -> its amount, in active segments.
         sources = (STEMS, *OWN_KINDS.values())

@@ -7,7 +7,8 @@ A stem is the sum of its source files, computed when it is read; nothing is copi
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,31 +205,35 @@ def load(path: str | os.PathLike) -> list[Song]:
     Raises:
         DataError: if the file is missing or damaged.
     """
-    return [
-        Song(
-            **{key: item[key] for key in ("id", "artist", "title")},
-            stems={
-                name: Stem(tuple(stem["files"]), stem["seconds"], stem["sample_rate"])
-                for name, stem in item["stems"].items()
-            },
-        )
-        for item in read_stage(path, 1)
-    ]
+    with read_stage(path, 1) as items:
+        return [
+            Song(
+                **{key: item[key] for key in ("id", "artist", "title")},
+                stems={
+                    name: Stem(tuple(stem["files"]), stem["seconds"], stem["sample_rate"])
+                    for name, stem in item["stems"].items()
+                },
+            )
+            for item in items
+        ]
 
 
-def read_stage(path: str | os.PathLike, stage: int) -> Any:
-    """Read the result of a stage of the recipe.
+@contextmanager
+def read_stage(path: str | os.PathLike, stage: int) -> Iterator[Any]:
+    """Read the result of a stage of the recipe, for use inside the context.
 
     Args:
         path: path of a JSON file.
         stage: number of the stage that writes it.
 
     Raises:
-        DataError: if the file is missing or damaged, with the stage that has to run.
+        DataError: if the file is missing or damaged or has another layout, which is found when it
+            is used, with the stage that has to run.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        yield json.loads(Path(path).read_bytes())
     except OSError as error:
         raise DataError(f"'{path}': {error.strerror}; run stage {stage} first") from error
-    except ValueError as error:
-        raise DataError(f"'{path}' is damaged: {error}; run stage {stage} again") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise DataError(f"'{path}' is damaged: {what}; run stage {stage} again") from error

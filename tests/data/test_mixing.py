@@ -13,7 +13,7 @@ from apollo_plugin.audio import AudioError
 from apollo_plugin.data import tracks
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.mixing import KINDS, Library, Mix, Part, coded_pair, draw_stems, tilted
-from apollo_plugin.errors import DataError
+from apollo_plugin.errors import ApolloError, DataError
 
 
 @pytest.fixture
@@ -184,8 +184,8 @@ def test_stages_that_have_not_run(prepared, tmp_path):
     "starts, reason",
     [
         ({}, "no active segments"),
-        ({"moisesdb/other": {"drums": [0.0]}}, "does not fit.*run stage 2 again"),
-        (None, "does not fit.*run stage 2 again"),
+        ({"moisesdb/other": {"drums": [0.0]}}, "is not in tracks.json; run stage 2 again"),
+        (None, "damaged.*run stage 2 again"),
     ],
 )
 def test_segments_that_are_empty_or_of_other_songs(prepared, tmp_path, starts, reason):
@@ -193,7 +193,7 @@ def test_segments_that_are_empty_or_of_other_songs(prepared, tmp_path, starts, r
     (tmp_path / "segments.json").write_text(
         json.dumps({"segment": 6.0, "starts": starts, "keys": {}})
     )
-    with pytest.raises(AudioError, match=reason):
+    with pytest.raises(ApolloError, match=reason):
         Library(tmp_path)
 
 

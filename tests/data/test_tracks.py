@@ -12,6 +12,8 @@ from helpers import tone
 
 from apollo_plugin.audio import AudioError, resample
 from apollo_plugin.data import tracks
+from apollo_plugin.data.dataset import PairDataset
+from apollo_plugin.data.mixing import Library
 from apollo_plugin.data.splits import MUSDB_VALIDATION, SPLITS, save_splits, split
 from apollo_plugin.data.tracks import Song, Stem, moisesdb, musdb18hq
 from apollo_plugin.errors import DataError
@@ -321,6 +323,29 @@ def test_stage_files_that_are_missing_or_damaged(tmp_path):
     (tmp_path / "tracks.json").write_text('[{"id":')
     with pytest.raises(DataError, match="damaged.*run stage 1 again"):
         tracks.load(tmp_path / "tracks.json")
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        *(("tracks", text) for text in ("5", "null", "[{}]", '["song"]', "[[]]")),
+        ("tracks", '[{"id": "a", "artist": "b", "title": "c", "stems": {"song": {"files": 5}}}]'),
+        *(("pairs", text) for text in ("5", '["a"]', '["a/vocals/0"]', "[1]")),
+        *(("segments", text) for text in ("5", "{}", '{"segment": "long"}', "[]")),
+        ("segments", '{"segment": 6, "keys": {"a": ""}, "starts": {"b": {"song": [0]}}}'),
+        ("segments", '{"segment": 6, "keys": {"a": ""}, "starts": {"a": {"bass": [0]}}}'),
+        ("segments", '{"segment": 6, "keys": {"a": ""}, "starts": {"a": {"song": ["x"]}}}'),
+        ("segments", '{"segment": 6, "keys": {"a": ""}, "starts": {"a": {"song": 5}}}'),
+    ],
+)
+def test_stage_files_in_another_layout(tmp_path, name, text):
+    """As an editor or another version leaves them."""
+    tracks.save([Song("a", "b", "c", {"song": Stem(("x",), 9.0, 8000)})], tmp_path / "tracks.json")
+    (tmp_path / f"{name}.json").write_text(text)
+    loaders = dict(tracks=tracks.load, pairs=lambda _: PairDataset(tmp_path))
+    stage = dict(tracks=1, segments=2, pairs=3)[name]
+    with pytest.raises(DataError, match=rf"{name}.json' is damaged: .+; run stage {stage} again"):
+        loaders.get(name, lambda _: Library(tmp_path))(tmp_path / f"{name}.json")
 
 
 def test_a_file_that_goes_after_indexing(tmp_path):
