@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from .batch.timing import SideBySide, measure_processes
 from .cli.terminal import run
@@ -121,6 +122,8 @@ def measure(
         peaks.append(peak[0] / 1e6)
     hop = model.filterbank.stride
     stream = 0.1 * torch.randn(1, round(stream_seconds * rate), generator=generator)
+    # Of at least two.
+    stream = F.pad(stream, (0, max(0, 2 * hop - stream.shape[-1])))
     hops = stream_times(model, stream.split(hop, -1), device, limit)
     return Result(
         model=name,

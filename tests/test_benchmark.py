@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from helpers import conv_flops, linear_flops
+from helpers import conv_flops, linear_flops, small_model
 
 from apollo_plugin import Apollo, benchmark
 
@@ -47,6 +47,13 @@ def test_command_line(tiny_checkpoint, tmp_path):
     assert f"{result['rtf_best_ms']:.2f} (3)" in done.stdout
     table = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.013, 1e-6])
+def test_the_shortest_stream_has_two_hops(seconds):
+    model = small_model(n_layers=1)
+    result = benchmark.measure(model, "tiny", "cpu", "fp32", 1, (1.0,), seconds, 1.0)
+    assert result.hops == 2 and result.hop_median_ms > 0
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def stream_times(
     At least two blocks are timed, and no further one starts after ``limit`` seconds.
     """
     streamer = model.streamer(n_channels=1)
-    n_first = min(len(blocks) // 2, math.ceil(model.sample_rate / blocks[0].shape[-1]))
+    n_first = min((len(blocks) - 1) // 2, math.ceil(model.sample_rate / blocks[0].shape[-1]))
     times: list[float] = []
     begin = time.perf_counter()
     for index, block in enumerate(blocks):
