@@ -11,6 +11,7 @@ from .. import report
 from ..errors import SettingError
 from ..metrics import METRICS, unavailable
 from ..report.comparison import compare_files
+from ..settings import Job
 from .options import Options
 from .terminal import Failures, say, tell
 
@@ -24,6 +25,7 @@ class Shown(NamedTuple):
         restored: its restoration.
         label: name of the input's coding, if its suffix does not give it.
         notes: lines below its name.
+        headroom: attenuation of the restoration in dB.
     """
 
     name: str
@@ -31,17 +33,29 @@ class Shown(NamedTuple):
     restored: Path
     label: str | None = None
     notes: tuple[str, ...] = ()
+    headroom: float = 0.0
 
 
-def check(options: Options, page: Path, n_files: int) -> None:
+def check(options: Options, page: Path, jobs: Sequence[Job]) -> None:
     """Raise an ApolloError if the page cannot be made, before anything is restored."""
     report.check_target(page, options.overwrite)
-    if options.reference and n_files != 1:
-        raise SettingError(f"--reference is the original of one file; there are {n_files}")
-    if options.reference and not options.reference.is_file():
-        raise SettingError(f"reference '{options.reference}' is no file")
+    reference = options.reference
+    if reference and len(jobs) != 1:
+        raise SettingError(f"--reference is the original of one file; there are {len(jobs)}")
+    if reference and not reference.is_file():
+        raise SettingError(f"reference '{reference}' is no file")
+    for given in (*(job.source for job in jobs), *([reference] if reference else ())):
+        if _is_same(page, given):
+            raise SettingError(f"--report {page} is an input; name another page")
+    for job in jobs:
+        if reference and _is_same(job.target, reference):
+            raise SettingError(f"reference '{reference}' would be the result; name another by -o")
     for reason in unavailable().values() if options.reference else ():
         say(reason)
+
+
+def _is_same(place: Path, given: Path) -> bool:
+    return place.exists() and given.exists() and place.samefile(given)
 
 
 def write(
@@ -71,6 +85,7 @@ def write(
                     reading=options.reading(),
                     label=file.label,
                     notes=file.notes,
+                    headroom=file.headroom,
                     seconds=seconds,
                     metrics=metrics,
                 )

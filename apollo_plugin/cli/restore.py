@@ -51,7 +51,7 @@ def restore(options: Options, settings: "Settings") -> int:
     if options.report:
         from . import report
 
-        report.check(options, options.report, len(todo.jobs))
+        report.check(options, options.report, todo.jobs)
     kept = [job for job in todo.jobs if job not in todo.due]
     _say_kept(kept)
     left: list[Job] = []
@@ -64,7 +64,16 @@ def restore(options: Options, settings: "Settings") -> int:
         made = [job for job in todo.jobs if job not in left]
         status |= copy_others(options, made, [job.source for job in left])
     if options.report:
-        shown = [report.Shown(job.source.name, job.source, job.target) for job in todo.jobs]
+        shown = [
+            report.Shown(
+                job.source.name,
+                job.source,
+                job.target,
+                # That of earlier results is unknown.
+                headroom=0.0 if job in kept else settings.headroom,
+            )
+            for job in todo.jobs
+        ]
         status |= report.write(options, options.report, shown, options.reference)
     return status
 

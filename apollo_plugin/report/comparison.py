@@ -95,6 +95,7 @@ def compare_files(
     reading: Mapping[str, Any] | None = None,
     label: str | None = None,
     notes: Sequence[str] = (),
+    headroom: float = 0.0,
     **kwargs,
 ) -> Comparison:
     """Compare files by :func:`compare`; the original is resampled and aligned first.
@@ -108,6 +109,7 @@ def compare_files(
             original is cut likewise.
         label: label of the input; by its suffix unless given.
         notes: further remarks for the reader.
+        headroom: attenuation of the restoration in dB, to be undone.
         **kwargs: for :func:`compare`.
 
     Raises:
@@ -123,6 +125,9 @@ def compare_files(
             "differ; restore it again with --overwrite"
         )
     notes = [*notes, *(f"{note[:1].upper()}{note[1:]}." for note in read.notes)]
+    if headroom:
+        output = output * np.float32(10 ** (headroom / 20))
+        notes.append(f"Without the headroom of {headroom:g} dB of the result.")
     reference = None
     if original is not None:
         reference, reference_rate = audio.read(

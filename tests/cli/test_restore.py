@@ -137,6 +137,34 @@ def test_formats(run, tmp_path, format, subtype, expected):
     assert soundfile.info(tmp_path / f"a_restored.{format}").subtype == expected
 
 
+def test_a_page_shows_the_change_without_headroom(run, tmp_path, monkeypatch):
+    from apollo_plugin.cli import report
+
+    asked, real = [], report.compare_files
+    monkeypatch.setattr(
+        report, "compare_files", lambda *a, **k: asked.append(k["headroom"]) or real(*a, **k)
+    )
+    path, page = save(tmp_path / "a.wav", tone(9000)), tmp_path / "p.html"
+    for _ in range(2):  # an earlier result may have another
+        options = ["--format", "FLAC", "--headroom", "3", "--report", page]
+        assert run(path, *options)[0] == 0
+    assert asked == [3, 0] and "headroom of 3 dB" not in page.read_text()
+
+
+def test_neither_the_page_nor_the_result_replaces_what_is_compared(run, tmp_path):
+    wav, sound = save(tmp_path / "a.wav", tone(9000)), save(tmp_path / "o.wav", tone(9000))
+    page = wav.rename(tmp_path / "a.html")
+    before = {path: path.read_bytes() for path in (page, sound)}
+    for options, reason in (
+        (("-o", sound, "--reference", sound, "--report", tmp_path / "p.html"), "be the result"),
+        (("-o", tmp_path / "b.wav", "--report", page), "is an input; name another page"),
+    ):
+        status, out, err = run(page, "--overwrite", *options)
+        assert status == 1 and not out and reason in err
+    assert {path: path.read_bytes() for path in (page, sound)} == before
+    assert tree(tmp_path) == ["a.html", "o.wav", "tiny.safetensors"]
+
+
 def test_clipping_is_reported(run, tmp_path):
     save(tmp_path / "a.wav", 20 * tone(3000))
     status, _, err = run(tmp_path / "a.wav", "--format", "FLAC")

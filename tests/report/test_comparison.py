@@ -168,6 +168,20 @@ def test_odd_sound_ends_no_page(kind, which):
         assert any("are NaN or infinite and set to 0" in note for note in item.notes)
 
 
+def test_headroom_is_no_change(tmp_path):
+    """A tenth of the sound came to be the change, wherever the sound is."""
+    wav = tone(30000).numpy()
+    for name, gain in (("a", 1.0), ("same", 1.0), ("quiet", 10 ** (-3 / 20))):
+        audio.write(tmp_path / f"{name}.wav", gain * wav, 44100)
+    pages = [
+        compare_files("A", tmp_path / "a.wav", tmp_path / f"{name}.wav", headroom=headroom)
+        for name, headroom in (("same", 0.0), ("quiet", 3.0), ("quiet", 0.0))
+    ]
+    loudest = [page.averages[CHANGE].max() for page in pages]
+    assert loudest[0] < -100 and loudest[1] < -100 and loudest[2] > -60
+    assert any("headroom of 3 dB" in note for note in pages[1].notes)
+
+
 def test_what_a_metric_cannot_do_is_a_note(tmp_path):
     """A few samples of many channels: no figures, but a page."""
     wav = torch.randn(6, 3)
