@@ -23,6 +23,8 @@ FORMATS = {"s16": 16, "s24": 24, "s32": 32, "f32": 32}
 _RATE, _CHANNELS, _FORMAT = 44100, 2, "s16"
 # Largest plausible chunk of a WAV header.
 _MOST_CHUNK = 1 << 24
+# Larger sizes, as programs write them that do not know it, are unknown.
+_MOST_BYTES = 1 << 62
 # Most live sound, in seconds, that piles up while a model is loaded: servers first send some
 # seconds of the past, and players have buffers.
 _MOST_BEFORE = 30.0
@@ -106,7 +108,7 @@ class Input:
 
     def _read_header(self, start: bytes) -> tuple[int, int, str]:
         """Read rate, channels and format of a WAV, up to its samples."""
-        layout = b""
+        layout, n_long = b"", 0
         while True:
             head = self._file.read(8)
             if len(head) < 8:
@@ -119,6 +121,8 @@ class Input:
                 raise AudioError(f"{_NAME} has a damaged WAV header, or ends in it")
             if head[:4] == b"fmt ":
                 layout = body
+            elif head[:4] == b"ds64":
+                n_long = int.from_bytes(body[8:16], "little")
         if len(layout) < 16:
             raise AudioError(f"{_NAME} has a damaged WAV header: it does not say what the sound is")
         kind, n_channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", layout)
@@ -129,8 +133,9 @@ class Input:
             raise AudioError(
                 f"{_NAME} is a WAV of type {kind} with {bits} bits; known: {', '.join(FORMATS)}"
             )
-        if start[:4] == b"RIFF" and size and not any(size in sizes for sizes in UNKNOWN_SIZES):
-            self._left = size
+        n_bytes = n_long if start[:4] == b"RF64" and size == 0xFFFFFFFF else size
+        if 0 < n_bytes < _MOST_BYTES and not any(n_bytes in sizes for sizes in UNKNOWN_SIZES):
+            self._left = n_bytes
         chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + head
         total = 0xFFFFFFFF if self._left is None else min(len(chunks) + size, 0xFFFFFFFF)
         self.header = b"RIFF" + struct.pack("<I", total) + chunks

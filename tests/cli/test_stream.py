@@ -117,6 +117,20 @@ def test_what_stands_behind_the_sound_is_left_out(run):
     assert status == 0 and out == expected and len(err.splitlines()) == 1
 
 
+def test_the_length_of_an_rf64_is_in_its_first_chunk(run):
+    content = as_file(tone(5000), "RF64", "PCM_16")
+    assert content[12:16] == b"ds64" and content[-20000 - 4 : -20000] == b"\xff" * 4
+    expected = run(as_file(tone(5000), "WAV", "PCM_16"))[1][44:]
+    status, out, err = run(content + b"LIST\4\0\0\0abcd")
+    assert status == 0 and out.endswith(expected) and b"LIST" not in out
+    status, out, err = run(content[:-4410])
+    assert status == 1 and "ends 0.0 s before its header says" in err
+    # Some write what they do not know as 0, others as -1.
+    for unknown in (bytes(8), b"\xff" * 8):
+        status, out, err = run(content[:28] + unknown + content[36:])
+        assert status == 0 and out.endswith(expected) and len(err.splitlines()) == 1
+
+
 def test_clipping_is_rounded_off_and_counted():
     sink = io.BytesIO()
     output = Output(sink, Input(io.BytesIO(bytes(99)), 44100, 1, "s24"))
