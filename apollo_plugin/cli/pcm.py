@@ -66,7 +66,7 @@ class Input:
         self._faults: list[str] = []
         start = file.read(12)
         if start[:4] in (b"RIFF", b"RF64") and start[8:] == b"WAVE":
-            found = self._read_header(start)
+            found = self._read_header()
             names = ("--rate", "--channels", "--format")
             for name, asked, there in zip(names, (rate, n_channels, format), found):
                 if asked not in (None, there):
@@ -106,9 +106,9 @@ class Input:
         if kind:
             raise AudioError(f"{_NAME} is {kind}, no sound; pipe PCM or a WAV into it")
 
-    def _read_header(self, start: bytes) -> tuple[int, int, str]:
+    def _read_header(self) -> tuple[int, int, str]:
         """Read rate, channels and format of a WAV, up to its samples."""
-        layout, n_long = b"", 0
+        found: dict[bytes, bytes] = {}
         while True:
             head = self._file.read(8)
             if len(head) < 8:
@@ -119,10 +119,9 @@ class Input:
             body = self._file.read(size + size % 2) if size <= _MOST_CHUNK else b""
             if len(body) < size:
                 raise AudioError(f"{_NAME} has a damaged WAV header, or ends in it")
-            if head[:4] == b"fmt ":
-                layout = body
-            elif head[:4] == b"ds64":
-                n_long = int.from_bytes(body[8:16], "little")
+            if head[:4] in (b"fmt ", b"ds64"):
+                found[head[:4]] = body
+        layout = found.get(b"fmt ", b"")
         if len(layout) < 16:
             raise AudioError(f"{_NAME} has a damaged WAV header: it does not say what the sound is")
         kind, n_channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", layout)
@@ -133,9 +132,7 @@ class Input:
             raise AudioError(
                 f"{_NAME} is a WAV of type {kind} with {bits} bits; known: {', '.join(FORMATS)}"
             )
-        n_bytes = n_long if start[:4] == b"RF64" and size == 0xFFFFFFFF else size
-        if 0 < n_bytes < _MOST_BYTES and not any(n_bytes in sizes for sizes in UNKNOWN_SIZES):
-            self._left = n_bytes
+        self._left = _known(size, found.get(b"ds64", b""))
         chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + head
         total = 0xFFFFFFFF if self._left is None else min(len(chunks) + size, 0xFFFFFFFF)
         self.header = b"RIFF" + struct.pack("<I", total) + chunks
@@ -256,6 +253,15 @@ class Input:
                 f"{_NAME} goes on with another WAV, which is left out; pipe them one by one"
             )
         return 1 if self._faults else 0
+
+
+def _known(size: int, ds64: bytes) -> int | None:
+    """Find the size of the sound in bytes; None if it is one that programs write that do not know
+    it. RF64 has it in a chunk of its own."""
+    if size == 0xFFFFFFFF:
+        size = int.from_bytes(ds64[8:16], "little")
+    unknown = any(size in sizes for sizes in UNKNOWN_SIZES)
+    return size if 0 < size < _MOST_BYTES and not unknown else None
 
 
 class Output:
