@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .. import audio
+from .. import audio, tags
 from ..diagnose import FULL_BAND_HZ, diagnose
 from ..errors import AudioError
 from .mixing import LEAST_DB, level_db
@@ -58,6 +58,7 @@ def songs(
 ) -> list[Song]:
     """List songs without stems, ``songs/<file>``. They serve as originals, so they need their full
     band: a song cut off by a codec or a low sample rate would teach a model to leave highs empty.
+    Restorations by this package are left out.
 
     Args:
         root: folder of sound files, to any depth.
@@ -75,6 +76,7 @@ def songs(
         id = f"songs/{path.relative_to(root).as_posix()}"
         for song in checked_song(path, id, artist, path.stem, {SONG: [path]}, problems):
             try:
+                _check_original(path)
                 reason = _cut_off(song.stems[SONG])
             except AudioError as error:
                 problems.append(f"{error}; song left out")
@@ -86,6 +88,13 @@ def songs(
                 lossy.append(f"'{path}' {reason}; included all the same")
             found.append(song)
     return found
+
+
+def _check_original(path: Path) -> None:
+    """Raise an AudioError for a restoration, from which a model would learn its own mistakes."""
+    mark = tags.mark.find(path, tags.read(path))
+    if mark:
+        raise AudioError(f"'{path}' is no original but a restoration ({mark})")
 
 
 def _cut_off(stem: Stem) -> str:
@@ -153,6 +162,7 @@ def pairs(root: str | os.PathLike, problems: list[str]) -> list[Song]:
         stems = {ORIGINAL: [original], CODED: [coded]}
         for song in checked_song(original, id, artist, original.stem, stems, problems):
             try:
+                _check_original(original)
                 found.append(_trim_pair(song))
             except AudioError as error:
                 problems.append(f"{error}; pair left out")

@@ -13,6 +13,7 @@ import soxr
 import torch
 from helpers import chirps, encoded, load, resample, save, snr
 
+from apollo_plugin import restore_file
 from apollo_plugin.data import activity, own, tracks
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.dataset import OWN_LICENSE, MixtureDataset, PairDataset
@@ -51,6 +52,30 @@ def test_what_is_found(found, own_dirs):
     for pair in pairs:
         assert set(pair.stems) == {"original", "coded"}
         assert {stem.seconds for stem in pair.stems.values()} == {3.5}
+
+
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "RF64"])
+def test_restorations_are_no_originals(own_dirs, tmp_path, tiny_checkpoint, format):
+    """As apollo-restore leaves them beside songs, which are cut off and left out themselves."""
+    root = tmp_path / "songs"
+    root.mkdir()
+    shutil.copy(own_dirs[0] / "song 0.wav", root / "song.wav")
+    name = f"song_restored.{format.lower()}"
+    restore_file(root / "song.wav", root / name, checkpoint=str(tiny_checkpoint), device="cpu")
+    problems: list[str] = []
+    assert [song.id for song in own.songs(root, problems, lossy=[])] == ["songs/song.wav"]
+    (line,) = problems
+    assert name in line and "is no original but a restoration (apollo-plugin" in line
+    # In a pair it may be what is to be compared, but not the original.
+    for folder, number in (("original", 0), ("coded", 1)):
+        pair = tmp_path / f"pairs {number}"
+        for side in ("original", "coded"):
+            (pair / side).mkdir(parents=True)
+            source = root / (name if side == folder else "song.wav")
+            shutil.copy(source, pair / side / f"a{source.suffix}")
+        problems.clear()
+        assert len(own.pairs(pair, problems)) == number, problems
+        assert number or "is no original but a restoration" in problems[0]
 
 
 def test_hidden_files_and_other_things_are_left_out(own_dirs, tmp_path):
