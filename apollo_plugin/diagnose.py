@@ -101,7 +101,8 @@ def diagnose(wav: np.ndarray, sample_rate: int) -> Diagnosis:
     """
     level, step = _spectrum(wav, sample_rate)
     if level is None:
-        return Diagnosis(None, 0.0, sample_rate, silent=True)
+        # A single sample is lost at the window's edge.
+        return Diagnosis(None, 0.0, sample_rate, silent=not np.any(array(wav)))
     band, gap, first = (math.ceil(hz / step) for hz in (_BAND_HZ, _GAP_HZ, _LOWEST_HZ))
     medians = np.median(np.lib.stride_tricks.sliding_window_view(level, band), axis=-1)
     # medians[i] is the band that begins at i: one ends a gap below the edge, one begins above.

@@ -86,6 +86,10 @@ def test_silence(wav):
     assert found.silent and found.cutoff is None and "silent" in str(found)
 
 
+def test_a_single_sample_is_not_silent():
+    assert not diagnose(torch.full((2, 1), 0.3), 44100).silent
+
+
 @pytest.mark.parametrize("n_samples", [1, 100, 3000])
 def test_short_files(n_samples):
     assert isinstance(diagnose(tone(n_samples), 44100), Diagnosis)

@@ -178,6 +178,7 @@ class Options:
                 not (self.copy_others and self.stems),
                 "--copy-others is for whole songs; leave out --stems",
             ),
+            (not (self.skip_uncoded and self.to_pipe), "--skip-uncoded may leave a pipe empty"),
             (not self.reference or self.report, "--reference is for --report"),
             (self.track is None or self.track >= 1, f"--track {self.track} has to be 1 or more"),
             (0 <= self.start < math.inf, f"--start {self.start:g} s has to be 0 or more"),

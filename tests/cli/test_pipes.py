@@ -132,6 +132,7 @@ def test_no_room_for_what_comes_and_goes(piped, tmp_path, monkeypatch, number, r
         ["a.wav", "-o", "-", "--dask", "tcp://host:8786"],
         ["a.wav", "-o", "-", "--stems", "x"],
         ["--demo", "-o", "-"],
+        ["-", "-o", "-", "--skip-uncoded"],
     ],
 )
 def test_wrong_usage(arguments, capsys):
