@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import soxr
 
-from .engine.protocol import Wav
+from .engine.protocol import Wav, check_block
 from .restore import as_engine
 
 # 20 bits, by soxr's documentation; its VHQ doubles the delay.
@@ -51,7 +51,7 @@ class LiveRestorer:
         keep_level: bool = False,
     ):
         engine = as_engine(model)
-        rate = engine.sample_rate
+        rate, self._n_channels = engine.sample_rate, n_channels
         self._scale = np.float32(1.0 if keep_level else engine.input_peak or 1.0)
         self._stream = engine.stream(n_channels)
         self._same = rate == sample_rate
@@ -59,24 +59,31 @@ class LiveRestorer:
         if not self._same:
             delays = _delay(sample_rate, rate) + _delay(rate, sample_rate)
             self.latency = math.ceil((self.latency / rate + delays) * sample_rate)
-            self._down = _Resampler(sample_rate, rate, n_channels)
-            self._up = _Resampler(rate, sample_rate, n_channels)
-            # Unchanged samples that are not out yet, and those that the model has not returned.
-            self._came = self._at_model = np.zeros((n_channels, 0), np.float32)
+            self._rates = sample_rate, rate
+            self._begin()
+
+    def _begin(self) -> None:
+        self._down = _Resampler(*self._rates, self._n_channels)
+        self._up = _Resampler(*self._rates[::-1], self._n_channels)
+        # Unchanged samples that are not out yet, and those that the model has not returned.
+        self._came = self._at_model = np.zeros((self._n_channels, 0), np.float32)
 
     def feed(self, block: Wav) -> Wav:
         """See :meth:`.engine.protocol.Stream.feed`."""
         if self._same:
             return self._stream.feed(block * self._scale) / self._scale
+        check_block(block, self._n_channels)
         return self._add(block, last=False)
 
     def flush(self) -> Wav:
-        """See :meth:`.engine.protocol.Stream.flush`."""
+        """See :meth:`.engine.protocol.Stream.flush`. What is fed then begins a new signal."""
         if self._same:
             return self._stream.flush() / self._scale
         out = self._add(self._came[:, :0], last=True)
         # The resampler rounds lengths differently, by a sample at most.
-        return np.concatenate((out, self._came), 1)
+        out = np.concatenate((out, self._came), 1)
+        self._begin()
+        return out
 
     def _add(self, block: Wav, last: bool) -> Wav:
         source = self._down(block, last)

@@ -71,8 +71,23 @@ def test_next_to_nothing(model, rate, n_samples):
     assert out.shape == wav.shape and np.isfinite(out).all()
 
 
-def test_bad_input(model):
+@pytest.mark.parametrize("rate", [44100, 48000])
+def test_after_its_end_another_signal_begins(model, rate):
+    live, wavs = LiveRestorer(model, rate, 2), [tone(n).numpy() for n in (9000, 5000)]
+    wavs[1] = wavs[1][:, ::-1]
+    for wav in wavs:
+        alone = LiveRestorer(model, rate, 2)
+        expected, out = (
+            np.concatenate((each.feed(wav), each.flush()), 1) for each in (alone, live)
+        )
+        assert out.shape == wav.shape and np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("rate", [44100, 48000])
+def test_bad_input(model, rate):
     with pytest.raises(ValueError, match="1 or more"):
         LiveRestorer(model, 44100, 0)
-    with pytest.raises(ValueError, match="2 channel"):
-        LiveRestorer(model, 44100, 2).feed(np.zeros((1, 10), np.float32))
+    for block in (np.zeros((1, 10), np.float32), np.zeros(10, np.float32)):
+        live = LiveRestorer(model, rate, 2)
+        with pytest.raises(ValueError, match="2 channel"):
+            live.feed(block)

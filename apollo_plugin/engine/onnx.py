@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import CheckpointError, check_time_is_last, one_line
 from ..files import sha256
-from .protocol import INPUT_PEAK, Progress, Wav, scaled
+from .protocol import INPUT_PEAK, Progress, Wav, check_block, scaled
 
 # Memory of the activations of one call, which fits into caches. For apollo-small that is 50 hops of
 # stereo, the fastest of 25 to 200; for the full size 12, the fastest of 10 to 25.
@@ -165,11 +165,7 @@ class OnnxStream:
 
     def feed(self, block: Wav) -> Wav:
         """See :meth:`.protocol.Stream.feed`."""
-        if block.ndim != 2 or len(block) != self._n_channels:
-            raise ValueError(
-                f"a block of shape {block.shape} came to a stream of {self._n_channels} "
-                f"channel(s); it takes ({self._n_channels}, samples)"
-            )
+        check_block(block, self._n_channels)
         hop = self._engine.hop
         samples = np.concatenate((self._rest, block), 1, dtype=np.float32)
         self._n_in += block.shape[1]

@@ -107,6 +107,15 @@ class Engine(Protocol):
         ...
 
 
+def check_block(block: Any, n_channels: int) -> None:
+    """Raise a ValueError for a block that is not ``(n_channels, samples)``."""
+    if block.ndim != 2 or len(block) != n_channels:
+        raise ValueError(
+            f"a block of shape {tuple(block.shape)} came to a stream of {n_channels} channel(s); "
+            f"it takes ({n_channels}, samples)"
+        )
+
+
 def scaled(source: Any, restored: Any, level: float, adds: bool) -> Any:
     """Bring a model's output back to the level of the signal.
 
