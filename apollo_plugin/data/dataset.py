@@ -120,9 +120,10 @@ class MixtureDataset(Dataset):
         mono: bool = False,
         uncoded_share: float = 0.0,
     ):
-        if n_items < 1 or segment <= 0 or not 1 <= max_stems <= len(tracks.STEMS):
+        has_samples = segment * sample_rate > 0.5
+        if n_items < 1 or not has_samples or not 1 <= max_stems <= len(tracks.STEMS):
             raise SettingError(
-                f"n_items {n_items} and segment {segment} have to be positive, max_stems "
+                f"n_items {n_items} has to be positive, segment {segment} a sample, max_stems "
                 f"{max_stems} 1 to {len(tracks.STEMS)}"
             )
         if not (0 <= level_db < np.inf and 0 <= tilt_db < np.inf):

@@ -94,9 +94,9 @@ def make_pairs(
     """
     root = Path(root).absolute()  # workers of a cluster have another working directory
     library = Library(root)
-    if not 0 < seconds <= library.segment or n_pairs < 0 or seed < 0:
+    if not 0.5 / sample_rate < seconds <= library.segment or n_pairs < 0 or seed < 0:
         raise SettingError(
-            f"segment {seconds} has to lie between 0 and the {library.segment} s of active "
+            f"segment {seconds} has to lie between a sample and the {library.segment} s of active "
             f"segments, the number of pairs {n_pairs} and seed {seed} must not be negative"
         )
     random = np.random.default_rng(0)

@@ -228,6 +228,7 @@ def test_no_pairs(tmp_path):
     [
         ({"n_items": 0}, "n_items 0"),
         ({"segment": 0.0}, "segment 0.0"),
+        ({"segment": 1e-5}, "segment 1e-05 a sample"),
         ({"segment": 7.0}, "segment 7.0 s exceeds the 6.0 s"),
         ({"max_stems": 0}, "max_stems 0"),
         ({"max_stems": 12}, "max_stems 12"),

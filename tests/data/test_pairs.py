@@ -120,6 +120,7 @@ def test_other_sound_in_the_same_files(split):
     [
         ({"seconds": 0}, "segment 0 has to"),
         ({"seconds": -1}, "segment -1"),
+        ({"seconds": 1e-5}, "segment 1e-05 has to lie between a sample and"),
         ({"seconds": float("nan")}, "segment nan"),
         ({"seconds": 100}, "the 6.0 s of active"),
         ({"n_pairs": -1}, "number of pairs -1"),
