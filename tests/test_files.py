@@ -215,3 +215,11 @@ def test_a_pipe_that_does_not_block_is_awaited(is_buffered):
         assert reader.result() == content
     os.close(source)
     assert 0 < raw.n_refused <= raw.n_taken
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(100_000)], ids=len)
+def test_what_was_written_has_left_the_buffer(content, tmp_path):
+    path = tmp_path / "a"
+    with path.open("wb") as sink:
+        write_all(sink, content)
+        assert path.read_bytes() == content

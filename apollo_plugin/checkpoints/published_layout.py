@@ -112,11 +112,9 @@ def to_published(args: dict[str, Any], state: State) -> State:
         odd.append(f"win_ms {args['win_ms']}")
     if odd:
         raise ValueError(f"the published network has no {', '.join(odd)}")
-    bins, n_bands = window // 160, _PUBLISHED["bands"]
-    last = window // 2 + 1 - (n_bands - 1) * bins
     state, new = {k: v.detach().float().cpu() for k, v in state.items()}, {}
-    groups = [range(n_bands)] if last == bins else [range(n_bands - 1), range(n_bands - 1, n_bands)]
-    for index, bands in enumerate(groups):
+    n_bands = _PUBLISHED["bands"]
+    for index, bands in enumerate((range(n_bands - 1), range(n_bands - 1, n_bands))):
         for ours, theirs in (("encoders", "BN"), ("decoders", "output")):
             for row, band in enumerate(bands):
                 for part in ("0.weight", "1.weight", "1.bias"):

@@ -138,6 +138,8 @@ def _walk(file: BinaryIO, size_of: str) -> Iterator[Chunk]:
             (long_data,) = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))
         if name == b"data" and size == _LIMIT:
             size = long_data
+        if name == b"data" and not size:  # written into a pipe: samples up to the end
+            return
         body = b""
         if name in (*_READ, b"fmt ", *_OF_AIFF) and size <= _MOST_BYTES:
             body = file.read(begin + size - file.tell())

@@ -126,6 +126,16 @@ class Streams(list):
         return self
 
 
+@pytest.mark.parametrize("n_bytes", [24, 300])
+def test_objects_of_windows_media_come_in_any_order(n_bytes, tmp_path):
+    """The file's properties, which FFmpeg writes first, behind another object."""
+    path = encoded(tmp_path / "a.wma", WAV, "wmav2", kbps=96)
+    told, data = promise(path), path.read_bytes()
+    other = bytes(16) + n_bytes.to_bytes(8, "little") + bytes(n_bytes - 24)
+    path.write_bytes(data[:30] + other + data[30:])
+    assert promise(path) == told > 0
+
+
 @pytest.mark.parametrize("format", ["flv", "asf", "matroska,webm", "avi"])
 @pytest.mark.parametrize(
     "content",

@@ -1,5 +1,6 @@
 """Files of every kind come in whole or not at all, and go out whole or not at all."""
 
+import math
 import subprocess
 import sys
 import warnings
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import encoded, one_line, read, snr, tone
+from helpers import encoded, one_line, read, save, snr, tone
 
 from apollo_plugin import audio
 from apollo_plugin.audio import AudioError
@@ -217,6 +218,18 @@ def test_part_and_track_of_a_coded_file(tmp_path):
     assert torch.equal(read(path, track=1)[0], wav)
     with pytest.raises(AudioError, match="has no sound track 2; it has 1"):
         read(path, track=2)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [dict(start=-0.1), dict(start=math.nan), dict(start=math.inf)]
+    + [dict(duration=seconds) for seconds in (0, -0.5, -math.inf, math.nan)],
+    ids=str,
+)
+def test_parts_that_hold_nothing(part, tmp_path):
+    path = save(tmp_path / "a.wav", tone(44100), 44100)
+    with pytest.raises(AudioError, match="select nothing"):
+        read(path, **part)
 
 
 @pytest.mark.parametrize("rate, n_channels", [(1, 1), (999, 2), (2_000_000_000, 1), (44100, 65)])

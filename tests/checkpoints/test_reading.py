@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import struct
 import zipfile
 
 import hostile
@@ -232,3 +233,14 @@ def test_rates_that_sound_is_kept_in(rate, win_ms, loads, tmp_path):
     else:
         with pytest.raises(CheckpointError, match="its sample_rate is"):
             Apollo.from_pretrained(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("more, said", [(0, "truncated, damaged"), (1, "takes 33,554,433 bytes")])
+def test_the_largest_directory(more, said, tmp_path):
+    """32 MiB, of an archive that holds none: what is refused is not read."""
+    path = tmp_path / "a.pth"
+    path.write_bytes(bytes(200) + struct.pack("<4s8xII2x", b"PK\5\6", (32 << 20) + more, 0))
+    with open(path, "r+b") as file:
+        file.write(b"PK\3\4")
+    with pytest.raises(CheckpointError, match=said):
+        read(path, path.name)

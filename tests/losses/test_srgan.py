@@ -41,6 +41,7 @@ def test_parameters_by_the_layer_table():
     # The open implementation has a PReLU more, on the score.
     assert count(unconditional) == 163_285_116 - 1
     assert count(tiny_critic()) == 58_341
+    assert [conv.dilation for conv in critic.middle] == 2 * [1, 2, 4, 8, 16]
 
 
 def spectra(*wavs):

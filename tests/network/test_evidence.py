@@ -10,6 +10,7 @@ from apollo_plugin.data.codecs import aac, lowpass, mp3, opus
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.metrics import snr
 from apollo_plugin.network.highs.evidence import WINDOW, Evidence
+from apollo_plugin.network.highs.exportable import LeanEvidence
 
 RATE = 44100
 WIDTHS = [5] * 87 + [7]
@@ -214,6 +215,19 @@ def test_rounding_to_16_bits_hides_no_cut(model, music):
 def test_short_silent_and_constant_signals_stay_as_they_are(model, n):
     for wav in (torch.zeros(2, n), torch.full((1, n), 0.3), 0.1 * torch.randn(6, n)):
         assert torch.equal(model(wav), wav)
+
+
+@pytest.mark.parametrize("n_frames", [1, 50])
+@pytest.mark.parametrize("kind", [Evidence, LeanEvidence])
+def test_means_are_of_four_seconds(kind, n_frames):
+    rows = torch.rand(
+        2, WINDOW - 1 + n_frames, 92, generator=torch.Generator().manual_seed(0)
+    ).exp()
+    found = kind.means(rows)
+    assert found.shape == (2, n_frames, 92)
+    for t in range(n_frames):
+        expected = rows[:, t : t + WINDOW].double().sum(1) / 400
+        torch.testing.assert_close(found[:, t].double(), expected, rtol=3e-6, atol=0)
 
 
 def test_nan_ends_with_what_looks_back_on_it(model, music):

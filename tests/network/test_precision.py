@@ -98,6 +98,15 @@ def test_large_sums_of_int8_products_are_not_cut(n_rows, shape):
 
 
 @pytest.mark.skipif(not has_int8, reason="no oneDNN int8 here")
+@pytest.mark.parametrize("shape", [(0, 1), (1, 0, 1), (2, 3, 0, 1), (1, 1)])
+def test_shapes_of_int8_products(shape):
+    layer = nn.Linear(1, 3)
+    torch.testing.assert_close(
+        Int8Linear(layer)(torch.ones(shape)), layer(torch.ones(shape)), rtol=0, atol=0.05
+    )
+
+
+@pytest.mark.skipif(not has_int8, reason="no oneDNN int8 here")
 def test_copies_of_int8_layers_stay_what_they_are():
     layer, x = Int8Linear(nn.Linear(24, 10)), torch.randn(5, 24)
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))

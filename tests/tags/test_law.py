@@ -386,6 +386,18 @@ def test_what_is_no_file_has_no_chunks(tmp_path):
     assert riff.read(tmp_path / "b") == riff.Chunks()
 
 
+@pytest.mark.parametrize("size", [0, 2**32 - 1])
+def test_samples_of_unknown_number_are_no_chunks(size, tmp_path):
+    path = tmp_path / "a.wav"
+    save(path, WAV, 48000)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"data")
+    data[place + 4 : place + 8] = struct.pack("<I", size)
+    data[place + 8 : place + 20] = b"LISTxxxxzzzz"
+    path.write_bytes(data)
+    assert riff.read(path) == riff.Chunks(rate=48000)
+
+
 @pytest.mark.needs("ffmpeg")
 def test_chapters_are_named(tmp_path):
     save(tmp_path / "a.wav", WAV, 48000)

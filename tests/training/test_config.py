@@ -55,6 +55,7 @@ def loaded(tmp_path, text, base="conf.yml"):
         ("training", "devices: '2'", 2),
         ("training", "precision: 32", "32"),
         ("training", "save_top_k: -1", -1),
+        ("training", "early_stop: 0", 0),
         ("loss", "snr_below: '8000'", 8000),
         ("loss", "snr_below: cutoff", "cutoff"),
         ("loss", "snr_below: null", None),
@@ -76,6 +77,7 @@ def test_what_is_meant_is_taken(tmp_path, group, text, value):
     [
         ("training", "batch_size: 0", "is 0; it has to be a whole number, 1 or more"),
         ("training", "num_workers: -1", "is -1; it has to be a whole number, 0 or more"),
+        ("training", "early_stop: -1", "is -1; it has to be a whole number, 0 or more"),
         ("optim", "lr_step: 0", "is 0; it has to be a whole number, 1 or more"),
         ("training", "epochs: two", "is 'two'; it has to be a whole number, 0 or more"),
         ("training", "epochs: 1.5", "is 1.5; it has to be a whole number"),

@@ -138,9 +138,13 @@ class Evidence(nn.Module):
             nothing = energies[:, :0]
             found = Findings(nothing[..., :1], nothing, nothing[..., :1], nothing[..., :1])
         else:
-            means = nn.functional.avg_pool1d(seen.transpose(1, 2), WINDOW, 1)
-            found = self._findings(means.transpose(1, 2))
+            found = self._findings(self.means(seen))
         return found, memory[:, rows.shape[1] :]
+
+    @staticmethod
+    def means(rows: torch.Tensor) -> torch.Tensor:
+        """Means over :data:`WINDOW` rows each, ``(streams, frames, columns)``."""
+        return nn.functional.avg_pool1d(rows.transpose(1, 2), WINDOW, 1).transpose(1, 2)
 
     def _rows(self, energies: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """Energies of bands, numbers of holes and of cells that sound, and whether any does."""

@@ -7,6 +7,7 @@ import torch
 
 from ..apollo import ApolloNetwork, silenced
 from ..exportable import StreamStep, delayed
+from .evidence import WINDOW, Evidence
 from .highs import Highs
 from .noise import spectrum_in_float32
 
@@ -16,13 +17,27 @@ def stream_step(model: ApolloNetwork) -> StreamStep:
     return StreamStep(model) if model.highs is None else HighsStep(model, model.highs)
 
 
+class LeanEvidence(Evidence):
+    """:class:`~.evidence.Evidence` by matrix products: in onnxruntime pooling took a tenth of the
+    time of a file. What is not finite spreads to all frames of its call."""
+
+    @staticmethod
+    def means(rows: torch.Tensor) -> torch.Tensor:
+        begin, place = (
+            torch.arange(n, dtype=torch.float32, device=rows.device)
+            for n in (rows.shape[1] - WINDOW + 1, rows.shape[1])
+        )
+        age = place - begin.unsqueeze(1)
+        return (((age >= 0) & (age < WINDOW)).to(rows) / WINDOW) @ rows
+
+
 class HighsStep(StreamStep):
     """:class:`~apollo_plugin.network.exportable.StreamStep` with evidence, expected levels and
     excitation around the tokens, whose state follows theirs."""
 
     def __init__(self, model: ApolloNetwork, highs: Highs):
         super().__init__(model)
-        self.highs = highs
+        self.highs, self.evidence = highs, LeanEvidence(highs.evidence.widths)
         self.n_blocks = len(self.late) - 1
         of_path = [
             0,
@@ -57,7 +72,7 @@ class HighsStep(StreamStep):
         """See :meth:`StreamStep.network`."""
         highs, n = self.highs, new.shape[1]
         *contexts, memory = contexts
-        found, memory = highs.evidence(new, memory, valid=valid[0][:, None])
+        found, memory = self.evidence(new, memory, valid=valid[0][:, None])
         heard = highs.cleaned(new, found)
         x, kept = self.tokens(heard, contexts[: self.n_blocks], valid)
         log_gain = x[..., :0, 0]
