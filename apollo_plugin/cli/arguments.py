@@ -53,14 +53,11 @@ def parse(argv: Sequence[str] | None) -> tuple[Options, "Settings"]:
     for mode, taken in _TAKEN.items():
         if args[mode]:
             refuse_others(parser, args, f"--{mode}", (mode, *_COMPUTING, *taken))
-    named = args["suffix"] is not None
     if args["suffix"] is None:
         args["suffix"] = "" if args["copy_others"] else MARK
     options = Options(**{**args, "inputs": tuple(args["inputs"])})
     try:
         options.check()
-        if named and (options.out_file or options.to_pipe):
-            parser.error(f"-o {options.out} is a whole name; --suffix is for folders")
         with waiting("starting"):
             return options, options.settings()
     except SettingError as error:

@@ -123,13 +123,11 @@ def executor(
         preload: see :func:`context`.
 
     Raises:
-        ValueError: for ``n_jobs`` below 1 or beside ``dask``, without the extra ``cluster``, or if
-            no scheduler answers.
+        ValueError: for ``n_jobs`` below 1, without the extra ``cluster``, or if no scheduler
+            answers.
     """
     if n_jobs is not None and n_jobs < 1:
         raise SettingError(f"--n_jobs {n_jobs} has to be 1 or more")
-    if n_jobs is not None and dask:
-        raise SettingError("--n_jobs is of this machine; a cluster (--dask) has its own")
     if dask:
         try:
             from distributed import Client

@@ -287,8 +287,6 @@ def test_a_folder_without_audio(run, tmp_path):
         ["--demo", "--headroom", "1", "--subtype", "PCM_16"],
         ["--demo", "--rate", "48000"],
         ["--demo", "--no-tags"],
-        ["a.wav", "-o", "b.wav", "--suffix", "_new"],
-        ["a.wav", "-o", "-", "--suffix", ""],
         ["a.wav", "--json"],
         ["a.wav", "--device", "abacus"],
         ["a.wav", "--jobs", "0"],

@@ -164,11 +164,6 @@ def test_a_scheduler_that_lacks_the_package():
     assert isinstance(told, DeviceError) and "needs the same apollo-plugin" in str(told)
 
 
-def test_a_cluster_has_processes_of_its_own():
-    with pytest.raises(ValueError, match="--n_jobs is of this machine"), executor(2, "tcp://a:1"):
-        pass
-
-
 def test_no_dask_scheduler_there(monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setattr(parallel, "_DASK_SECONDS", 1)
