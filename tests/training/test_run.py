@@ -227,6 +227,14 @@ def test_the_configurations_of_the_recipe():
     assert count < 0.02 * sum(p.numel() for p in model.parameters())
 
 
+def test_weights_are_foreseen_five_times():
+    """As such, as gradients, as AdamW's two moments and as a running average."""
+    model = small_model().train()
+    before = memory.training_bytes(model, 2, 1.0)
+    model.further = torch.nn.Parameter(torch.zeros(1_000_000))
+    assert memory.training_bytes(model, 2, 1.0) == before + 5 * 4_000_000
+
+
 def test_what_a_step_takes_is_foreseen():
     """The estimate against what the allocator was asked for, with and without recomputing."""
     model = small_model(feature_dim=32, n_heads=4).train()
