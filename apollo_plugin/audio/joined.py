@@ -82,7 +82,7 @@ def packed_frames(data: mmap.mmap | bytes, begin: int, end: int) -> list[int]:
             if data[at + 9] & 0x08:
                 found.append(at + 9)
             at += 10 + (_syncsafe(size) if newest else int.from_bytes(size, "big"))
-        place = max(skip_tags(data, place), place + 1)
+        place = skip_tags(data, place)
     return found
 
 

@@ -180,14 +180,14 @@ def _mpeg_size(head: bytes) -> int:
 
 
 def _adts_size(head: bytes) -> int:
-    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0 or head[2] >> 2 & 15 > 12:
+    if head[0] != 0xFF or head[1] & 0xF6 != 0xF0 or head[2] >> 2 & 15 > 12:
         return 0
     size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
     return size if size > 7 else 0
 
 
 def _ac3_size(head: bytes) -> int:
-    if len(head) < 6 or head[:2] != b"\x0b\x77":
+    if head[:2] != b"\x0b\x77":
         return 0
     if 10 < head[5] >> 3 <= 16:  # E-AC-3
         return 2 * ((head[2] & 7) << 8 | head[3]) + 2
@@ -199,15 +199,13 @@ def _ac3_size(head: bytes) -> int:
 
 
 def _loas_size(head: bytes) -> int:
-    if len(head) < 3 or head[0] != 0x56 or head[1] & 0xE0 != 0xE0:
+    if head[0] != 0x56 or head[1] & 0xE0 != 0xE0:
         return 0
     return ((head[1] & 31) << 8 | head[2]) + 3
 
 
 def _sbc_size(head: bytes) -> int:
     """Length of a frame of Bluetooth's SBC whose checksum is right."""
-    if len(head) < 24:
-        return 0
     mode, n_bands = head[1] >> 2 & 3, 8 if head[1] & 1 else 4
     n_channels, n_blocks, joint = 2 if mode else 1, 4 * (head[1] >> 4 & 3) + 4, mode == 3
     # The checksum is of the parameters, the joint bands and the scale factors.
