@@ -227,6 +227,19 @@ def test_the_configurations_of_the_recipe():
     assert count < 0.02 * sum(p.numel() for p in model.parameters())
 
 
+def test_the_picture_of_a_sine():
+    """White where it sounds, black 100 dB below: in steps of 20 dB along four tones."""
+    n, places = torch.arange(44100), [100, 300, 500, 700]
+    tones = [
+        10.0 ** -(k + 1) * torch.sin(2 * torch.pi * b * n / 2048) for k, b in enumerate(places)
+    ]
+    picture = callbacks._spectrogram(torch.stack(tones).sum(0)).flip(0)[:, 20]
+    expected = torch.tensor([1.0, 0.8, 0.6, 0.4])
+    torch.testing.assert_close(picture[places], expected, rtol=0, atol=1e-3)
+    assert picture.shape == (1025,) and picture[200] == picture[900] == 0
+    assert not callbacks._spectrogram(torch.zeros(4096)).isnan().any()
+
+
 def test_weights_are_foreseen_five_times():
     """As such, as gradients, as AdamW's two moments and as a running average."""
     model = small_model().train()
