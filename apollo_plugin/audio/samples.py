@@ -138,7 +138,9 @@ class Samples:
                 f"{self.seconds:.1f} s; brought to {self.sample_rate} Hz"
             )
             ratio = sample_rate / last.sample_rate
-            unwanted, wanted = round(last.unwanted * ratio), last.wanted * ratio
+            unwanted, wanted = round(last.unwanted * ratio), last.wanted
+            if wanted < float("inf"):
+                wanted = round(wanted * ratio)  # nothing of a sample is left over
             expected = 0
             last.shrink()
         part = _Part(self.path, sample_rate, n_channels, unwanted, wanted)

@@ -1,11 +1,14 @@
 """Files in which two things that are rare come together: each alone is met elsewhere."""
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
 from helpers import read, snr, tone
 
 from apollo_plugin import audio
+from apollo_plugin.audio.samples import Samples
 
 RATE = 44100
 
@@ -67,3 +70,13 @@ def test_packets_that_matroska_lacks(tmp_path):
     path = timed(tmp_path / "a.mka", tone(2 * RATE), parts, "ac3")
     with pytest.raises(audio.AudioError, match=r"packets for 0\.6 s are missing; 2\.0 s are"):
         read(path)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("start, duration, n", [(0.25, 1.5, 66150), (1.5, 0.3, 13230)])
+@pytest.mark.parametrize("rates", [(44100, 22050), (44100, 48000), (44100, 11025, 44100)])
+def test_a_part_that_spans_a_change_of_rate(rates, start, duration, n, keep):
+    samples = Samples(Path("a"), start, duration, keep=keep)
+    for rate in rates:
+        samples.add(np.full((rate, 2), 0.5, np.float32), rate)
+    assert samples.full and abs(samples.join() - n) <= 2

@@ -24,7 +24,7 @@ from apollo_plugin.data.dataset import PairDataset
 from apollo_plugin.data.parallel import executor
 from apollo_plugin.errors import CheckpointError, DataError, SettingError
 from apollo_plugin.evaluation import ROWS_FILE, choose, evaluate_pairs, examples, measure, write_csv
-from apollo_plugin.evaluation.experiment import evaluate_experiment
+from apollo_plugin.evaluation.experiment import _devices, evaluate_experiment
 from apollo_plugin.evaluation.measure import sha256
 from apollo_plugin.metrics import evaluate
 
@@ -389,3 +389,10 @@ def test_examples_of_any_grid_are_as_different_as_can_be(n_rates, n_kinds, missi
         assert [rate for rate, _ in first] == list(range(n_rates))
         assert len({kind for _, kind in first}) == min(n_rates, n_kinds)
     assert choose([], 3) == []
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_gpu_is_timed_if_there_is_one_and_it_is_wanted(wanted, there, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert _devices(wanted) == ["cpu"] + ["cuda"] * (wanted and there)
