@@ -114,6 +114,11 @@ def absolute(path: str | os.PathLike) -> str:
         return os.path.normpath(path)
 
 
+def is_same_file(one: str | os.PathLike, other: str | os.PathLike) -> bool:
+    """True if both names are of one file, by whatever link; False if either is missing."""
+    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
+
+
 def is_special(path: str | os.PathLike) -> bool:
     """True if the path is neither file nor folder: a pipe, a device, a socket."""
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from ..engine.choose import Choice, load
 from ..engine.protocol import Engine, Progress
 from ..errors import SettingError
+from ..files import is_same_file
 from ..formats import MARK, format_of, refusal
 from ..restore import Restored
 from ..restore import restore_file as restore_job
@@ -71,8 +72,7 @@ def restore_file(
         raise SettingError(refusal(target))
     if chosen["format"] != named:
         raise SettingError(f"'{target}' is no name for format {chosen['format']}")
-    # By inode: a link to the source is the source.
-    if target.exists() and source.exists() and target.samefile(source):
+    if is_same_file(target, source):
         raise SettingError(f"'{target}' is the source itself; name another target")
     if isinstance(engine, str):
         engine = load(Choice(checkpoint, device, precision, engine))

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from ..batch.plan import folders
 from ..errors import one_line
-from ..files import atomic_write, is_special
+from ..files import atomic_write, is_same_file, is_special
 from ..settings import Job
 from .options import Options
 from .terminal import Failures, tell
@@ -88,7 +88,7 @@ def _called(source: Path, known: dict[str, str]) -> str:
 
 def _copy(source: Path, target: Path, moved: dict[str, Path]) -> None:
     adapt = _ADAPT.get(source.suffix.lower())
-    if target.exists() and os.path.samefile(source, target):
+    if is_same_file(source, target):
         return
     with atomic_write(target) as beside:
         shutil.copy2(source, beside)

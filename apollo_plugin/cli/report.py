@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from .. import report
 from ..errors import SettingError
+from ..files import is_same_file
 from ..metrics import METRICS, unavailable
 from ..report.comparison import compare_files
 from ..settings import Job
@@ -45,17 +46,13 @@ def check(options: Options, page: Path, jobs: Sequence[Job]) -> None:
     if reference and not reference.is_file():
         raise SettingError(f"reference '{reference}' is no file")
     for given in (*(job.source for job in jobs), *([reference] if reference else ())):
-        if _is_same(page, given):
+        if is_same_file(page, given):
             raise SettingError(f"--report {page} is an input; name another page")
     for job in jobs:
-        if reference and _is_same(job.target, reference):
+        if reference and is_same_file(job.target, reference):
             raise SettingError(f"reference '{reference}' would be the result; name another by -o")
     for reason in unavailable().values() if options.reference else ():
         say(reason)
-
-
-def _is_same(place: Path, given: Path) -> bool:
-    return place.exists() and given.exists() and place.samefile(given)
 
 
 def write(
