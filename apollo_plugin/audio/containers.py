@@ -24,7 +24,7 @@ _FREE_FORMAT = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\0-\x0b]")
 # First bytes of a FLAC file: its mark and the header of STREAMINFO, which has 34 bytes.
 _FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")
 # What programs write that pipe a WAV and cannot know its length: everything, or 2 GiB, about.
-UNKNOWN_SIZES = (range(0x7FFE0000, 0x80000001), range(0xFFFE0000, 0x100000000))
+_UNKNOWN_SIZES = (range(0x7FFE0000, 0x80000001), range(0xFFFE0000, 0x100000000))
 _OGG_PAGE = struct.Struct("<4sBBqIIIB")
 _BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 # Bytes that are searched for the first frame.
@@ -129,14 +129,19 @@ def _riff_link(data: mmap.mmap, begin: int, end: int) -> Link:
     while place + 8 <= end:
         size = int.from_bytes(data[place + 4 : place + 8], "little")
         if data[place : place + 4] == b"data":
-            known = not any(size in unknown for unknown in UNKNOWN_SIZES)
             there = end - place - 8
-            if known and there < size:
+            if there < size and tells_size(size):
                 fault = f"its WAV header promises {size} bytes of samples, {there} are there"
                 return Link(begin, end, fault, cut=True)
             break
         place += 8 + size + (size & 1)
     return Link(begin, end)
+
+
+def tells_size(size: int) -> bool:
+    """True if a size in a header of WAV or RF64 is one, and not what programs write that do not
+    know it: 0, everything, or 2 GiB, about."""
+    return 0 < size < 1 << 62 and not any(size in unknown for unknown in _UNKNOWN_SIZES)
 
 
 def has_open_size(data: mmap.mmap, link: Link) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..audio.containers import UNKNOWN_SIZES
+from ..audio.containers import tells_size
 from ..audio.kinds import HEAD_BYTES, frames_in, holds_sound, kind_of
 from ..audio.samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 from ..audio.writing import integers
@@ -23,8 +23,6 @@ FORMATS = {"s16": 16, "s24": 24, "s32": 32, "f32": 32}
 _RATE, _CHANNELS, _FORMAT = 44100, 2, "s16"
 # Largest plausible chunk of a WAV header.
 _MOST_CHUNK = 1 << 24
-# Larger sizes, as programs write them that do not know it, are unknown.
-_MOST_BYTES = 1 << 62
 # Most live sound, in seconds, that piles up while a model is loaded: servers first send some
 # seconds of the past, and players have buffers.
 _MOST_BEFORE = 30.0
@@ -132,7 +130,7 @@ class Input:
             raise AudioError(
                 f"{_NAME} is a WAV of type {kind} with {bits} bits; known: {', '.join(FORMATS)}"
             )
-        self._left = _known(size, found.get(b"ds64", b""))
+        self._left = _sound_bytes(size, found.get(b"ds64", b""))
         chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + head
         total = 0xFFFFFFFF if self._left is None else min(len(chunks) + size, 0xFFFFFFFF)
         self.header = b"RIFF" + struct.pack("<I", total) + chunks
@@ -255,13 +253,11 @@ class Input:
         return 1 if self._faults else 0
 
 
-def _known(size: int, ds64: bytes) -> int | None:
-    """Find the size of the sound in bytes; None if it is one that programs write that do not know
-    it. RF64 has it in a chunk of its own."""
+def _sound_bytes(size: int, ds64: bytes) -> int | None:
+    """Number of bytes of the sound, which RF64 has in a chunk of its own; None if unknown."""
     if size == 0xFFFFFFFF:
         size = int.from_bytes(ds64[8:16], "little")
-    unknown = any(size in sizes for sizes in UNKNOWN_SIZES)
-    return size if 0 < size < _MOST_BYTES and not unknown else None
+    return size if tells_size(size) else None
 
 
 class Output:
