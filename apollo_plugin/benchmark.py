@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from .batch.timing import SideBySide, measure_processes
 from .cli.terminal import run
@@ -121,9 +120,9 @@ def measure(
             speeds.append(seconds / (time.perf_counter() - begin))
         peaks.append(peak[0] / 1e6)
     hop = model.filterbank.stride
-    stream = 0.1 * torch.randn(1, round(stream_seconds * rate), generator=generator)
-    # Of at least two.
-    stream = F.pad(stream, (0, max(0, 2 * hop - stream.shape[-1])))
+    # At least two hops are timed.
+    n_samples = max(2 * hop, round(stream_seconds * rate))
+    stream = 0.1 * torch.randn(1, n_samples, generator=generator)
     hops = stream_times(model, stream.split(hop, -1), device, limit)
     return Result(
         model=name,

@@ -58,7 +58,7 @@ class HighsStep(StreamStep):
             for index, (block, context) in enumerate(zip(path.blocks, of_blocks)):
                 n_context = block.behind + block.ahead
                 shapes[f"path_context_{index}"] = (n_context, *context.shape[2:])
-        memory = self.highs.evidence.initial_memory(torch.zeros(()), 1)
+        memory = self.evidence.initial_memory(torch.zeros(()), 1)
         return {**shapes, "evidence": tuple(memory.shape[1:])}
 
     def network(
