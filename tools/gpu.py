@@ -45,7 +45,7 @@ RATE = 44100
 
 @dataclass
 class Sizes:
-    """How much is measured; the full sizes, or ones that a CPU is done with in a minute."""
+    """Sizes of what is measured: the full ones, or ones that a CPU is done with in a minute."""
 
     models: tuple[str, ...] = ("full size", "apollo-small", "apollo-small-streaming")
     parity_seconds: float = 4.0

@@ -104,7 +104,7 @@ def digest(root: Path) -> str:
 
 
 def n_done(root: Path, stage: str) -> int:
-    """How far a stage is."""
+    """Number of items of a stage that are done."""
     if stage == "activity":
         return len(list((root / "activity").glob("*.json")))
     if stage == "pairs":

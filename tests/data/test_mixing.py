@@ -13,7 +13,7 @@ from apollo_plugin.audio import AudioError
 from apollo_plugin.data import tracks
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.mixing import KINDS, Library, Mix, Part, coded_pair, draw_stems, tilted
-from apollo_plugin.errors import ApolloError, DataError
+from apollo_plugin.errors import DataError
 
 
 @pytest.fixture
@@ -181,19 +181,23 @@ def test_stages_that_have_not_run(prepared, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "starts, reason",
+    "starts, error, reason",
     [
-        ({}, "no active segments"),
-        ({"moisesdb/other": {"drums": [0.0]}}, "is not in tracks.json; run stage 2 again"),
-        (None, "damaged.*run stage 2 again"),
+        ({}, AudioError, "lists no active segments"),
+        (
+            {"moisesdb/other": {"drums": [0.0]}},
+            DataError,
+            "json' is damaged: song 'moisesdb/other' is not in tracks.json; run stage 2 again",
+        ),
+        (None, DataError, "segments.json' is damaged: .*run stage 2 again"),
     ],
 )
-def test_segments_that_are_empty_or_of_other_songs(prepared, tmp_path, starts, reason):
+def test_segments_that_are_empty_or_of_other_songs(prepared, tmp_path, starts, error, reason):
     (tmp_path / "tracks.json").write_bytes((prepared / "train" / "tracks.json").read_bytes())
     (tmp_path / "segments.json").write_text(
         json.dumps({"segment": 6.0, "starts": starts, "keys": {}})
     )
-    with pytest.raises(ApolloError, match=reason):
+    with pytest.raises(error, match=reason):
         Library(tmp_path)
 
 

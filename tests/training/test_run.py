@@ -228,7 +228,7 @@ def test_the_configurations_of_the_recipe():
 
 
 def test_the_picture_of_a_sine():
-    """White where it sounds, black 100 dB below: in steps of 20 dB along four tones."""
+    """From white to black in 100 dB: four tones in steps of 20 dB."""
     n, places = torch.arange(44100), [100, 300, 500, 700]
     tones = [
         10.0 ** -(k + 1) * torch.sin(2 * torch.pi * b * n / 2048) for k, b in enumerate(places)
