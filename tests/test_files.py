@@ -155,7 +155,17 @@ def test_a_place_that_cannot_be_written_is_known_before(tmp_path, name):
 def test_looking_leaves_nothing(tmp_path):
     check_place(tmp_path / "a" / "b" / "c.json")
     assert not list(tmp_path.iterdir())
-    assert free_bytes(tmp_path / "a" / "b") == shutil.disk_usage(tmp_path).free
+
+
+def test_room_of_a_folder_that_is_not_yet_there(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=12345)
+
+    def disk_usage(place):
+        os.stat(place)
+        return usage if place == tmp_path else usage._replace(free=0)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    assert free_bytes(tmp_path / "a" / "b") == free_bytes(tmp_path) == 12345
 
 
 def test_nothing_is_seen_before_the_end(tmp_path):
