@@ -49,6 +49,9 @@ _FRAMES_FROM, _FRAMES_TO = 20, 45
 # Bands below so many times the noise floor hold nothing else, nor do those below this energy, where
 # the rounding of single precision begins, which differs from engine to engine.
 _ABOVE_FLOOR, _ROUNDING = 4.0, 1e-7
+# From there they come in over so much of it: where the energy is percents of rounding, a step would
+# be taken by one engine and not by another.
+_COMES_IN = 0.25
 
 
 class Findings(NamedTuple):
@@ -202,7 +205,7 @@ class Evidence(nn.Module):
         """
         energies = sum_bands(spec.square().sum(-1), self.widths)
         least = (_ABOVE_FLOOR * floor.to(energies) * self._n_bins).clamp(min=_ROUNDING)
-        heard = (energies > least).to(spec)
+        heard = _ramp(energies / least, 1, 1 + _COMES_IN).to(spec)
         return spec * (heard @ to_bins.to(spec)).unsqueeze(-1)
 
 
