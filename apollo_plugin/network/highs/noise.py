@@ -83,8 +83,8 @@ def white_noise_in_float32(first: torch.Tensor, n_hops: int, hop: int) -> torch.
     middle = half[:, None].expand_as(low)
     x = _carried(torch.stack((low, middle, torch.zeros_like(low))).flatten(1))
     for factor, term in _ROUNDS:
-        x = _carried(_product(x, _digits(factor)) + _digits(term))
-        x = _carried(_product(x, x) + _digits(term))
+        x = _carried(_shifts(_digits(factor)).squeeze(-1).T @ x + _digits(term))
+        x = _carried((_shifts(x) * x.unsqueeze(1)).sum(0) + _digits(term))
     low, middle, high = _carried(x)
     # One rounding, the last sum's.
     x = (high * 2.0 ** _DIGITS[1] + middle) * 2.0 ** _DIGITS[0] + low
@@ -100,20 +100,19 @@ def _digits(number: int) -> torch.Tensor:
 def _carried(x: torch.Tensor) -> torch.Tensor:
     """Digits below ``2 ** 24`` to those of :data:`_DIGITS`, give or take what a second carry
     adds, ``(3, n)``."""
-    size = torch.tensor([2.0**bits for bits in _DIGITS])[:, None]
+    size = torch.tensor([2.0**bits for bits in _DIGITS])
+    carry = torch.eye(3).roll(1, 0) - size.diag()
     for _ in range(2):
-        high = (x * (1 / size)).floor()
-        x = x - high * size + torch.cat((high[2:], high[:2]))
+        x = x + carry @ (x * (1 / size)[:, None]).floor()
     return x
 
 
-def _product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Of the digits of two numbers. Powers that are beyond the highest digit are 4 times those
-    of a lower one: ``2 ** 33`` is 4, ``2 ** 44`` is ``4 * 2 ** 11``."""
-    low, middle, high = x.split(1)
-    once = torch.cat((4 * y[2:], y[:2]))
-    twice = torch.cat((4 * y[1:], y[:1]))
-    return low * y + middle * once + high * twice
+def _shifts(x: torch.Tensor) -> torch.Tensor:
+    """A number's digits times the values of the three digits, ``(3, n) -> (3, 3, n)``. Powers
+    beyond the highest digit are 4 times those of a lower one: ``2 ** 33`` is 4, ``2 ** 44`` is
+    ``4 * 2 ** 11``."""
+    once = torch.tensor([[0.0, 0.0, 4.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    return (torch.cat((torch.eye(3), once, once @ once)) @ x).unflatten(0, (3, 3))
 
 
 def spectrum_in_float32(fourier: Fourier, first: torch.Tensor, n_frames: int) -> torch.Tensor:
