@@ -135,7 +135,7 @@ def test_sizes_that_make_no_sense(split, options, reason):
 def test_mixtures_that_are_all_silent(split, monkeypatch):
     monkeypatch.setattr(pairs, "LEAST_DB", 2.0)
     with pytest.raises(AudioError, match="50 mixtures in a row were silent"):
-        make(split)
+        make(split, 1, (32,), 1)
 
 
 def test_processes_give_what_threads_give(split, prepared, tmp_path):
