@@ -51,8 +51,7 @@ def skip_tags(data: mmap.mmap | bytes, place: int) -> int:
     while True:
         head = data[place : place + 32]
         if head[:3] == b"ID3" and len(head) >= 10:
-            # A footer repeats the header.
-            place += 10 + _syncsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
+            place += _id3_bytes(head)
         elif head[:8] == b"APETAGEX" and len(head) == 32:
             (flags,) = struct.unpack("<I", head[20:24])
             # A header's size counts what follows it, a footer's what precedes it.
@@ -82,8 +81,13 @@ def packed_frames(data: mmap.mmap | bytes, begin: int, end: int) -> list[int]:
             if data[at + 9] & 0x08:
                 found.append(at + 9)
             at += 10 + (_syncsafe(size) if newest else int.from_bytes(size, "big"))
-        place = skip_tags(data, place)
+        place += _id3_bytes(data[place : place + 10])
     return found
+
+
+def _id3_bytes(head: bytes) -> int:
+    """Length of an ID3 tag by its header, which a footer may repeat."""
+    return 10 + _syncsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
 
 
 def _syncsafe(four: bytes) -> int:
@@ -114,18 +118,18 @@ def _riff(data: mmap.mmap | bytes, begin: int) -> int:
         size = int.from_bytes(data[place + 4 : place + 8], "little")
         if data[place : place + 4] == b"data":
             # Programs that write to pipes declare an empty chunk of samples before the samples.
-            return _padded(data, end) if size else len(data)
+            return _padded(data, begin, end) if size else len(data)
         place += 8 + size + size % 2
     return len(data)
 
 
 def _aiff(data: mmap.mmap | bytes, begin: int) -> int:
-    return _padded(data, begin + 8 + int.from_bytes(data[begin + 4 : begin + 8], "big"))
+    return _padded(data, begin, begin + 8 + int.from_bytes(data[begin + 4 : begin + 8], "big"))
 
 
-def _padded(data: mmap.mmap | bytes, end: int) -> int:
-    """End of a chunk with its padding byte: lengths are even, but not all programs pad them."""
-    return end + 1 if end % 2 and data[end : end + 1] == b"\0" else end
+def _padded(data: mmap.mmap | bytes, begin: int, end: int) -> int:
+    """End of a file with its padding byte: lengths are even, but not all programs pad them."""
+    return end + 1 if (end - begin) % 2 and data[end : end + 1] == b"\0" else end
 
 
 def _w64(data: mmap.mmap | bytes, begin: int) -> int:
@@ -187,7 +191,7 @@ def _wavpack(data: mmap.mmap | bytes, begin: int) -> int:
     while data[place : place + 4] == b"wvpk" and place + 32 <= len(data):
         head = data[place : place + 32]
         size, first, flags = (int.from_bytes(head[i : i + 4], "little") for i in (4, 16, 24))
-        if place > begin and first == 0 and flags & 0x800 and head[11] == 0:
+        if place > begin and first == 0 and flags & 0x800 and head[10] == 0:
             return place
         place += 8 + size
     return min(place, len(data))

@@ -1,9 +1,13 @@
 """Files of every kind come in whole or not at all, and go out whole or not at all."""
 
+import contextlib
 import math
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -13,7 +17,9 @@ import torch
 from helpers import encoded, one_line, read, save, snr, tone
 
 from apollo_plugin import audio
-from apollo_plugin.audio import AudioError
+from apollo_plugin.audio import AudioError, plain
+from apollo_plugin.audio.containers import Link
+from apollo_plugin.audio.samples import Samples
 
 
 @pytest.mark.parametrize("n_channels", [1, 2, 6])
@@ -265,3 +271,184 @@ def test_coded_files_of_many_channels(n_channels, tmp_path):
     assert done.returncode == 0 and done.stdout.split("\n")[0] == f"({n_channels}, 20000)"
     if n_channels != 7:  # whose order Vorbis lays down
         assert snr(read(path)[0].sum(0), wav.sum(0)) > 5
+
+
+# ------------------------------------------------------------------- what is told, to the digit
+
+SALVAGE = "; get it anew, or take what is there by --salvage"
+
+
+@pytest.mark.parametrize(
+    "suffix, n_head, promised",
+    [
+        ("wav", 44, "WAV header promises 441000 bytes of samples"),
+        ("aiff", 46, "AIFF header promises 441008 bytes"),
+        ("au", 24, "AU header promises 441000 bytes"),
+        ("rf64", 8, "RF64 header promises 441096 bytes"),
+    ],
+)
+def test_bytes_that_are_missing_are_counted(suffix, n_head, promised, tmp_path):
+    """Of 2.5 s of 16 bits at 44.1 kHz in stereo, 1.3 s."""
+    path = save(tmp_path / f"a.{suffix}", tone(110250), 44100, "PCM_16")
+    n_samples = 57330
+    n_bytes = path.stat().st_size - 4 * (110250 - n_samples)
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    told = f"its {promised}, {n_bytes - n_head} are there"
+    for call in (audio.read_all, audio.probe):
+        with pytest.raises(AudioError) as caught:
+            call(path)
+        assert str(caught.value) == f"'{path}' is truncated: {told}; 1.3 s are there{SALVAGE}"
+    reading = audio.read_all(path, salvage=True)
+    assert reading.notes == (f"salvaged 1.3 s; {told}",)
+    assert reading.wav.shape == (2, n_samples)
+
+
+class Sound:
+    """A file of soundfile that gives fewer or more samples than it declares."""
+
+    extra_info, channels, samplerate = "", 1, 1000
+
+    def __init__(self, frames, there, format="CAF", subtype="PCM_16"):
+        self.frames, self.left, self.format, self.subtype = frames, there, format, subtype
+
+    def seekable(self):
+        return False
+
+    def read(self, n, **_):
+        n = min(n, self.left)
+        self.left -= n
+        return np.full((n, 1), 0.25, np.float32)
+
+
+@pytest.mark.parametrize(
+    "sound, told",
+    [
+        (Sound(2000, 1300), "1.3 of 2.0 s are there"),
+        (Sound(2000, 2000), None),
+        (Sound(2000, 2001), None),
+        (Sound(2**62, 1300), None),
+        (Sound(1, 1), None),
+        (Sound(0, 1), ValueError("'a' holds no samples")),
+        (Sound(2**62, 1300, "FLAC"), ValueError("'a' holds no samples")),
+        (Sound(2000, 1300, "FLAC"), ValueError("'a' is damaged: 1.3 of 2.0 s are there")),
+        (
+            Sound(2000, 2000, "OGG"),
+            ValueError("'a' holds PCM_16, which soundfile cannot decode"),
+        ),
+        (
+            Sound(2000, 2000, "WAV", "GSM610"),
+            ValueError("'a' holds GSM610, which soundfile cannot decode"),
+        ),
+    ],
+)
+def test_samples_that_are_missing_are_counted(sound, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a").write_bytes(b"fLaC")
+    monkeypatch.setattr(plain, "sound_file", lambda path: contextlib.nullcontext(sound))
+    samples = Samples(Path("a"))
+    if isinstance(told, Exception):
+        with pytest.raises(plain.Unreadable) as caught:
+            plain.read_plain(Path("a"), Link(0, 4), samples)
+        assert str(caught.value) == str(told)
+    else:
+        fault = plain.read_plain(Path("a"), Link(0, 4), samples)
+        assert fault == told and samples.join() == samples.seconds * 1000 > 0
+
+
+@pytest.mark.parametrize(
+    "info, format, told",
+    [
+        ("SSND : 408 (should be 300)", "AIFF", "its AIFF header promises 408 bytes, 300 are there"),
+        ("Data Size   : 4294967294 (should be 7)", "AU", "4294967294 bytes, 7 are there"),
+        ("Data Size   : 4294967295 (should be 7)", "AU", None),
+        ("data : 300 (should be 300)", "CAF", None),
+        ("data : 300 (should be 299)", "CAF", "its CAF header promises 300 bytes, 299 are there"),
+        ("data : 299 (should be 300)", "CAF", None),
+        ("data : 300 (should be 299)", "WAV", None),
+        ("data : 300 (should be 299)", "WAVEX", None),
+    ],
+)
+def test_what_the_log_of_libsndfile_tells(info, format, told):
+    found = plain.shortage(SimpleNamespace(extra_info=info, format=format))
+    assert found == told if told is None else found.endswith(told)
+
+
+def test_junk_between_frames_of_an_mp3(tmp_path):
+    path = encoded(tmp_path / "a.mp3", tone(88200), "libmp3lame", kbps=128)
+    data = path.read_bytes()
+    place = data.index(b"\xff\xfb", len(data) // 2)
+    path.write_bytes(data[:place] + b"\1" * 3000 + data[place:])
+    reading = audio.read_all(path, salvage=True)
+    told = [note for note in reading.notes if "MPEG" in note]
+    assert len(told) == 1 and re.fullmatch(
+        r"\d+ bytes at 1\.[01] s are no MPEG frames and were passed over(; \d more such changes)?",
+        told[0],
+    )
+    # Behind the last frame that the tag counts, it is not part of the sound.
+    path.write_bytes(data + b"\1" * 3000)
+    assert audio.read_all(path).notes == ()
+
+
+def test_packets_that_cannot_be_decoded_are_counted(tmp_path):
+    path = encoded(tmp_path / "a.m4a", tone(88200), "aac", kbps=128)
+    with av.open(str(path)) as container:
+        places = [(each.pos, each.size) for each in container.demux() if each.size]
+    data = bytearray(path.read_bytes())
+    for begin, size in places[40:43]:
+        data[begin : begin + size] = b"\xff" * size
+    path.write_bytes(data)
+    # The first packet only starts the decoder.
+    told = f"3 of {len(places)} packets cannot be decoded, the first at {39 * 1024 / 44100:.1f} s"
+    with pytest.raises(AudioError) as caught:
+        read(path)
+    assert str(caught.value) == f"'{path}' is damaged: {told}; 2.0 s are there{SALVAGE}"
+    reading = audio.read_all(path, salvage=True)
+    assert reading.notes == (f"salvaged 2.0 s; {told}",)
+    assert reading.wav.shape[1] == (len(places) - 1 - 3) * 1024
+
+
+def test_several_tracks_and_a_file_of_none(tmp_path):
+    path, wavs = tmp_path / "a.mka", [tone(4410), tone(6615)]
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("flac", rate=44100, layout="stereo") for _ in wavs]
+        streams[1].disposition = av.stream.Disposition.default
+        for stream, wav in zip(streams, wavs):
+            ints = (32768 * wav).round().short().T.reshape(1, -1).contiguous().numpy()
+            frame = av.AudioFrame.from_ndarray(ints, "s16", "stereo")
+            frame.sample_rate, frame.pts = 44100, 0
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    reading = audio.read_all(path)
+    number = {4410: 1, 6615: 2}[reading.wav.shape[1]]
+    told = f"track {number} of its 2 sound tracks was read; --track chooses another"
+    assert reading.notes == (told,)
+    for number, n in ((1, 4410), (2, 6615)):
+        assert audio.read_all(path, track=number).wav.shape == (2, n)
+        assert audio.read_all(path, track=number).notes == ()
+    for number in (0, 3, -1):
+        with pytest.raises(AudioError, match=rf"has no sound track {number}; it has 2$"):
+            read(path, track=number)
+    with av.open(str(tmp_path / "b.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))
+        container.mux([*stream.encode(image), *stream.encode(None)])
+    with pytest.raises(AudioError) as caught:
+        read(tmp_path / "b.mkv")
+    assert str(caught.value) == f"'{tmp_path / 'b.mkv'}' holds no sound; get it anew"
+
+
+def test_stereo_after_mono_is_mixed(tmp_path):
+    """As FFmpeg mixes it: sounds that differ keep their power."""
+    wav = tone(48000)
+    mono = encoded(tmp_path / "a.flac", wav[:1], "flac", 48000)
+    two = encoded(tmp_path / "b.flac", wav, "flac", 48000)
+    both = tmp_path / "both.flac"
+    both.write_bytes(mono.read_bytes() + two.read_bytes())
+    reading = audio.read_all(both)
+    assert reading.wav.shape == (1, 96000) and reading.layout == "mono"
+    assert reading.notes == ("its channels change from 1 to 2 at 1.0 s; mixed to 1",)
+    assert snr(reading.wav[:, :48000], wav[:1]) > 70
+    assert snr(reading.wav[:, 48000:], wav.sum(0, keepdim=True) / math.sqrt(2)) > 70
+    both.write_bytes(both.read_bytes() + two.read_bytes())
+    assert audio.read_all(both).notes == (f"{reading.notes[0]}; 1 more such changes",)
