@@ -49,10 +49,7 @@ def song(seconds: float, seed: int = 0, sample_rate: int = 44100) -> dict[str, n
                 _add(stems[name], sides * note, round((index * beat + delay) * sample_rate))
     # Recorded music falls by some 50 dB towards 20 kHz; bare oscillators and noise do not.
     pole = np.exp(-2 * np.pi * 3000 / sample_rate)
-    stems = {
-        name: lfilter([(1 - pole) ** 2], [1, -2 * pole, pole**2], stem)
-        for name, stem in stems.items()
-    }
+    stems = {name: lfilter([1], [1, -2 * pole, pole**2], stem) for name, stem in stems.items()}
     peak = max(1e-9, np.abs(sum(stems.values())).max())
     return {name: (0.8 / peak * stem).astype(np.float32) for name, stem in stems.items()}
 
