@@ -1,4 +1,4 @@
-"""What containers tell: pages of Ogg, chunks of WAV, tags and frames of MPEG audio."""
+"""Lengths and marks of containers: pages of Ogg, chunks of WAV, tags and frames of MPEG audio."""
 
 import itertools
 import struct

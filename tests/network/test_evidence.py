@@ -84,12 +84,13 @@ def textbook(energies, n_ahead):
         mean = energies[seen].mean(0)
         per_bin = mean / np.array(WIDTHS)
         floor[t] = min(per_bin[b : b + 4].mean() for b in range(bands - 3))
-        level = 10 * np.log10(mean + 1e-6)
+        level = 10 * np.log10(mean + 10**-7.2)
         edge = np.zeros(bands)
         for b in range(14, 66):
             fall = level[b - 4 : b].mean() - level[b + 2 :].max()
             steeper = 8 * np.clip((28 - b) / 12, 0, 1)
-            edge[b] = np.clip((fall - steeper - 18) / 6, 0, 1)
+            falling = max(0, np.mean(level[b + 8 : b + 12]) - level[-1] - 10)
+            edge[b] = np.clip((fall - steeper - falling - 18) / 6, 0, 1)
         edge *= np.clip((sounds[seen].any(1).sum() - 20) / 25, 0, 1)
         for b in np.flatnonzero(edge):
             for c in range(b, bands):
@@ -107,7 +108,8 @@ def textbook(energies, n_ahead):
 def test_findings_are_the_textbooks(n_ahead, cut, most):
     generator = torch.Generator().manual_seed(1)
     spec = torch.randn(1, WINDOW + 60, 442, 2, generator=generator)
-    spec[:, :, 5 * cut :] *= 1e-5
+    spec[:, :, 5 * cut :] *= 1e-5  # at first with music above the edge that falls
+    spec[:, :50, 5 * cut :] *= torch.logspace(3.6, 0, 442 - 5 * cut)[:, None]
     gone = torch.rand(1, WINDOW + 60, cut, generator=generator) < 0.004
     spec[:, :, : 5 * cut] *= torch.where(gone, 1e-3, 1.0).repeat_interleave(5, -1).unsqueeze(-1)
     spec[:, :40] *= 1e-4
@@ -163,6 +165,16 @@ def test_what_was_never_coded_shows_nothing(model, music):
     ):
         found = findings(model, wav)
         assert not found.above.any() and not found.coarse.any() and not found.holes.any()
+
+
+@pytest.mark.parametrize("slope, edge", [(0.0, 1.0), (-1.0, 0.0)])
+def test_a_fall_that_goes_on_is_no_edge(model, slope, edge):
+    """Of 31 dB at 5 kHz, to a level that stays, as noise does, or goes on falling by dB a band."""
+    hertz = torch.fft.rfftfreq(4 * RATE, 1 / RATE)
+    decibels = torch.where(hertz < 5000, 0.0, -31 + slope * (hertz - 5000) / 250)
+    noise = torch.randn(1, 4 * RATE, generator=torch.Generator().manual_seed(0))
+    wav = 0.05 * torch.fft.irfft(torch.fft.rfft(noise) * 10 ** (decibels / 20))
+    assert (findings(model, wav).above[0, -1, 24:] == edge).all()
 
 
 @pytest.mark.parametrize("name", ["apollo-small", "apollo-small-streaming"])

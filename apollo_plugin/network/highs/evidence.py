@@ -25,6 +25,11 @@ _NOTHING = 10**-7.2
 # second of these bands (4 and 7 kHz) an edge needs less and less of so much more.
 _EDGE_BANDS, _EDGE_FROM, _EDGE_TO = 4, 18 * _DB, 24 * _DB
 _PARTIALS, _STEEPER = (16, 28), 8 * _DB
+# Music goes on falling above its partials, where a codec leaves next to nothing: as far as the
+# kilohertz from so many bands further up lies more than this above the last band, it counts against
+# an edge. Dark solo instruments, never coded, stand 22 to 31 dB above it, nine in ten MP3s up to 5,
+# AAC of 64 kbit/s up to 15. Of 81 dark clips five passed for cut without this; of two a little is left.
+_FURTHER, _GOES_ON = 8, 10 * _DB
 # The two bands at an edge lie above it only as far as they have fallen themselves, and what is
 # above them: a filter's slope may begin in the second.
 _FALLEN_FROM, _FALLEN_TO = 5 * _DB, 10 * _DB
@@ -176,7 +181,10 @@ class Evidence(nn.Module):
         number = torch.arange(_LOWEST_EDGE, _LOWEST_EDGE + n, device=level.device).to(level)
         at, next_to, beyond = (below[..., :n] - highest[..., k : n + k] for k in range(3))
         steeper = _STEEPER * _ramp(number, *_PARTIALS[::-1])
-        edge = _ramp(beyond - steeper, _EDGE_FROM, _EDGE_TO)
+        further = below[..., _FURTHER + _EDGE_BANDS :][..., :n]
+        falling = (further - level[..., -1:] - _GOES_ON).clamp(min=0)
+        falling = nn.functional.pad(falling, (0, n - falling.shape[-1]))
+        edge = _ramp(beyond - steeper - falling, _EDGE_FROM, _EDGE_TO)
         edge = edge * _ramp(WINDOW * sounding, _FRAMES_FROM, _FRAMES_TO)
         missed = edge * (1 - _SPARING * _ramp(number, *_SPARED))
         above = _running_maximum(self._placed(missed, 2))
