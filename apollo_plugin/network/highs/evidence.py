@@ -28,7 +28,7 @@ _PARTIALS, _STEEPER = (16, 28), 8 * _DB
 # Music goes on falling above its partials, where a codec leaves next to nothing: as far as the
 # kilohertz from so many bands further up lies more than this above the last band, it counts against
 # an edge. Dark solo instruments, never coded, stand 22 to 31 dB above it, nine in ten MP3s up to 5,
-# AAC of 64 kbit/s up to 15. Of 81 dark clips five passed for cut without this; of two a little is left.
+# AAC of 64 kbit/s up to 15. Of 81 dark clips five passed for cut without this, two do now, less.
 _FURTHER, _GOES_ON = 8, 10 * _DB
 # The two bands at an edge lie above it only as far as they have fallen themselves, and what is
 # above them: a filter's slope may begin in the second.
