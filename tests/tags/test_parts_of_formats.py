@@ -300,8 +300,12 @@ def test_fields_that_hold_times():
         (128, 3),
         (161, 3),
         (162, 3),
-    ]
-    + [(163, 4), (196, 4), (225, 4), (226, 5), (255, 5)],
+        (163, 4),
+        (196, 4),
+        (225, 4),
+        (226, 5),
+        (255, 5),
+    ],
 )
 def test_ratings_of_id3(number, stars):
     assert timed.rating(number) == (str(20 * stars) if stars else None)
@@ -309,8 +313,15 @@ def test_ratings_of_id3(number, stars):
 
 @pytest.mark.parametrize(
     "text, stars",
-    [("0", None), ("-1", None), ("0.01", 1), ("1", 1), ("1.4", 1), ("2", 2), ("5", 5), ("5.1", 1)]
-    + [
+    [
+        ("0", None),
+        ("-1", None),
+        ("0.01", 1),
+        ("1", 1),
+        ("1.4", 1),
+        ("2", 2),
+        ("5", 5),
+        ("5.1", 1),
         ("20", 1),
         ("29", 1),
         ("31", 2),
@@ -319,8 +330,10 @@ def test_ratings_of_id3(number, stars):
         ("91", 5),
         ("100", 5),
         ("100.1", None),
-    ]
-    + [("nan", None), ("x", None), ("", None)],
+        ("nan", None),
+        ("x", None),
+        ("", None),
+    ],
 )
 def test_ratings_to_id3(text, stars):
     frame = timed.rating_frame(text)
