@@ -285,57 +285,17 @@ def test_fields_that_hold_times():
     assert not timed.is_timed("title", ["[00:01]x"]) and not timed.is_timed("lyrics", [])
 
 
-@pytest.mark.parametrize(
-    "number, stars",
-    # Windows Media Player's numbers of 1 to 5 stars, and the middles between them.
-    [
-        (0, 0),
-        (1, 1),
-        (32, 1),
-        (33, 2),
-        (64, 2),
-        (95, 2),
-        (96, 2),
-        (97, 3),
-        (128, 3),
-        (161, 3),
-        (162, 3),
-        (163, 4),
-        (196, 4),
-        (225, 4),
-        (226, 5),
-        (255, 5),
-    ],
-)
-def test_ratings_of_id3(number, stars):
-    assert timed.rating(number) == (str(20 * stars) if stars else None)
+# Windows Media Player's numbers of 1 to 5 stars, and the middles between them.
+STARS = {0: 0, 1: 1, 32: 1, 33: 2, 64: 2, 96: 2, 97: 3, 128: 3, 162: 3, 163: 4, 196: 4, 225: 4}
+STARS |= {226: 5, 255: 5}
+TEXTS = {"0": 0, "-1": 0, "0.01": 1, "1": 1, "1.4": 1, "2": 2, "5": 5, "5.1": 1, "20": 1, "29": 1}
+TEXTS |= {"31": 2, "60": 3, "89": 4, "91": 5, "100": 5, "100.1": 0, "nan": 0, "x": 0, "": 0}
 
 
-@pytest.mark.parametrize(
-    "text, stars",
-    [
-        ("0", None),
-        ("-1", None),
-        ("0.01", 1),
-        ("1", 1),
-        ("1.4", 1),
-        ("2", 2),
-        ("5", 5),
-        ("5.1", 1),
-        ("20", 1),
-        ("29", 1),
-        ("31", 2),
-        ("60", 3),
-        ("89", 4),
-        ("91", 5),
-        ("100", 5),
-        ("100.1", None),
-        ("nan", None),
-        ("x", None),
-        ("", None),
-    ],
-)
-def test_ratings_to_id3(text, stars):
-    frame = timed.rating_frame(text)
-    assert (frame and frame.rating) == (stars and (1, 64, 128, 196, 255)[stars - 1])
-    assert frame is None or (frame.count, frame.email) == (0, "")
+def test_ratings_of_id3_and_to_it():
+    for number, stars in STARS.items():
+        assert timed.rating(number) == (str(20 * stars) if stars else None)
+    for text, stars in TEXTS.items():
+        frame = timed.rating_frame(text)
+        assert frame is None if not stars else frame.rating == (1, 64, 128, 196, 255)[stars - 1]
+        assert frame is None or (frame.count, frame.email) == (0, "")
