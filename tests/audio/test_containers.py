@@ -135,7 +135,9 @@ NOTE = "1,000 bytes behind its end are no part of its sound; left out"
         (b"", [Link(0, 0)]),
         (b"unknown" * 9, [Link(0, 63)]),
         (PIECE, [Link(0, 48)]),
+        (PIECE[:18], [Link(0, 18)]),
         (PIECE + TAG, [Link(0, 48 + 128)]),
+        (TAG + PIECE, [Link(0, 128 + 48)]),
         (PIECE + REST[1:], [Link(0, 48 + 999)]),
         (PIECE + REST, [Link(0, 48, note=NOTE)]),
         (PIECE + TAG + PIECE, [Link(0, 48), Link(176, 224)]),
@@ -183,6 +185,7 @@ def test_frames_that_a_tag_counts(flags, n, name, n_side, checksum):
     frame = head + name + bytes([0, 0, 0, flags]) + b"\1\2\3\4" + bytes(300)
     assert containers.promised_frames(frame) == n == containers.mpeg_head(frame)
     assert containers.mpeg_head(b"ID3\4\0\0\0\0\0\4Xing" + bytes(4000) + frame) == n
+    assert containers.mpeg_head(b"ID3\4\0\0\0\0\3\x76" + bytes(502 + 512) + frame) == n
     assert containers.promised_frames(head + b"\0" + frame[len(head) :]) == 0
     assert containers.mpeg_head(bytes(4096) + frame) == 0 == containers.mpeg_head(b"")
 
