@@ -119,7 +119,7 @@ def links(data: mmap.mmap) -> list[Link]:
 
 def _link(data: mmap.mmap, begin: int, end: int) -> Link:
     place = begin if begin else skip_id3(data)
-    wav = data[place : place + 4] == b"RIFF" and data[place + 8 : place + 12] == b"WAVE"
+    wav = data[place : place + 4] == b"RIFF"
     return _riff_link(data, place, end) if wav else Link(begin, end)
 
 

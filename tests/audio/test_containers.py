@@ -56,6 +56,8 @@ CUT = "its last Ogg page is cut"
         # A granule of -1 ends no packet; it is no sound yet.
         (page(7, 0, 0, FIRST) + page(7, 5, -1) + page(7, 9, 800, LAST), [dict(last_sample=800)]),
         (page(7, 0, 0, FIRST | LAST), [{}]),
+        (page(7, 0, 1, FIRST), [dict(last_sample=1, note=OPEN)]),
+        (stream(last=1), [dict(last_sample=900, note=OPEN)]),
         (page(7, 0, 1, FIRST | LAST, bytes(600)), [dict(last_sample=1)]),
         # Pages may be missing before the first with sound, not after it.
         (stream(numbers=(0, 4, 9, 10)), [dict(last_sample=900)]),
@@ -114,12 +116,46 @@ TOLD = "its WAV header promises {} bytes of samples, {} are there"
     + [(size, 9, True) for size in (0x7FFDFFFF, 0x80000001, 0xFFFDFFFF)],
 )
 def test_a_wav_that_is_short_of_samples(size, there, short, before):
-    data = b"ID3\4\0\0\0\0\0\1x" + wav(size, there, before)
-    link = containers._link(data, 0, len(data))
-    told = TOLD.format(size, there) if short else None
-    assert link == Link(11, len(data), told, cut=short)
-    other = data.replace(b"RIFF", b"RF64")
-    assert containers._link(other, 0, len(data)) == Link(0, len(data))
+    for tag in (b"ID3\4\0\0\0\0\0\1x", b""):
+        data = tag + wav(size, there, before)
+        told = TOLD.format(size, there) if short else None
+        assert containers._link(data, 0, len(data)) == Link(len(tag), len(data), told, cut=short)
+        other = data.replace(b"RIFF", b"RF64")
+        assert containers._link(other, 0, len(data)) == Link(0, len(data))
+
+
+PIECE = b"RIFF" + struct.pack("<I", 40) + b"WAVEdata" + struct.pack("<I", 28) + bytes(28)
+FLAC, TAG, REST = b"fLaC\0\0\0\x22" + bytes(40), b"TAG" + bytes(125), b"\1" * 1000
+NOTE = "1,000 bytes behind its end are no part of its sound; left out"
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        (b"", [Link(0, 0)]),
+        (b"unknown" * 9, [Link(0, 63)]),
+        (PIECE, [Link(0, 48)]),
+        (PIECE[:18], [Link(0, 18)]),
+        (PIECE + TAG, [Link(0, 48 + 128)]),
+        (TAG + PIECE, [Link(0, 128 + 48)]),
+        (PIECE + REST[1:], [Link(0, 48 + 999)]),
+        (PIECE + REST, [Link(0, 48, note=NOTE)]),
+        (PIECE + TAG + PIECE, [Link(0, 48), Link(176, 224)]),
+        (PIECE + PIECE + TAG, [Link(0, 48), Link(48, 96)]),
+        (PIECE + PIECE + REST, [Link(0, 48), Link(48, 96, note=NOTE)]),
+        (
+            PIECE + PIECE[:-1],
+            [Link(0, 48), Link(48, 95, TOLD.format(28, 27), cut=True)],
+        ),
+        (FLAC, [Link(0, 48)]),
+        (TAG + FLAC, [Link(0, 176)]),
+        (FLAC + FLAC.replace(b"C\0", b"C\x80"), [Link(0, 48), Link(48, 96)]),
+        (b"ID3\4\0\0\0\0\0\1x" + FLAC + FLAC, [Link(0, 59), Link(59, 107)]),
+        (FLAC + FLAC.replace(b"\x22", b"\x23"), [Link(0, 96)]),
+    ],
+)
+def test_files_joined_in_a_file(data, expected):
+    assert links(data) == expected
 
 
 def test_sizes_of_rf64():
@@ -149,6 +185,7 @@ def test_frames_that_a_tag_counts(flags, n, name, n_side, checksum):
     frame = head + name + bytes([0, 0, 0, flags]) + b"\1\2\3\4" + bytes(300)
     assert containers.promised_frames(frame) == n == containers.mpeg_head(frame)
     assert containers.mpeg_head(b"ID3\4\0\0\0\0\0\4Xing" + bytes(4000) + frame) == n
+    assert containers.mpeg_head(b"ID3\4\0\0\0\0\3\x76" + bytes(502 + 512) + frame) == n
     assert containers.promised_frames(head + b"\0" + frame[len(head) :]) == 0
     assert containers.mpeg_head(bytes(4096) + frame) == 0 == containers.mpeg_head(b"")
 

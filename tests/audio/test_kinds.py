@@ -1,6 +1,8 @@
 """Bytes that are no PCM are known as what they are; PCM of all kinds is left alone."""
 
 import io
+import itertools
+import random
 import re
 import struct
 import subprocess
@@ -12,6 +14,7 @@ import soundfile
 import torch
 from helpers import encoded, one_line, read, snr, tone
 
+from apollo_plugin.audio import kinds
 from apollo_plugin.audio.kinds import HEAD_BYTES, frames_in, holds_sound, kind_of
 from apollo_plugin.cli.pcm import Input
 from apollo_plugin.errors import AudioError
@@ -294,3 +297,170 @@ def test_wavs_of_pcm_are_read_as_before(tmp_path):
         soundfile.write(tmp_path / "a.wav", samples.reshape(-1, 2), 44100, "PCM_16")
         got, _ = read(tmp_path / "a.wav")
         assert torch.equal(got, torch.from_numpy(samples.reshape(-1, 2).T / np.float32(1 << 15)))
+
+
+# ------------------------------------------------- lengths and numbers of frames, by the books
+
+
+def body(n: int, seed: int = 0) -> bytes:
+    """Noise without any byte that begins a frame."""
+    return bytes(random.Random(seed).choices(range(0x10, 0x40), k=n))
+
+
+def adts(size: int, rate: int = 4, seed: int = 0) -> bytes:
+    code = 0xFFF1 << 40 | 1 << 38 | rate << 34 | 2 << 30 | size << 13 | 0x1FFC
+    return code.to_bytes(7, "big") + body(size - 7, seed)
+
+
+def ac3(kbps: int, rate: int, odd: int = 0, seed: int = 0) -> bytes:
+    """A frame has 1536 samples, in words of 16 bits."""
+    words = kbps * 1000 * 1536 // (48000, 44100, 32000)[rate] // 16 + odd
+    index = KBPS.index(kbps) * 2 + odd
+    return b"\x0b\x77\0\0" + bytes([rate << 6 | index, 8 << 3]) + body(2 * words - 6, seed)
+
+
+def eac3(size: int, seed: int = 0) -> bytes:
+    return b"\x0b\x77" + (size // 2 - 1).to_bytes(2, "big") + b"\x3f\x80" + body(size - 6, seed)
+
+
+def loas(size: int, seed: int = 0) -> bytes:
+    return (0x2B7 << 13 | size - 3).to_bytes(3, "big") + body(size - 3, seed)
+
+
+def mpeg(seed: int = 0) -> bytes:
+    """Layer III, 128 kbit/s at 44.1 kHz."""
+    return b"\xff\xfb\x90\x40" + body(413, seed)
+
+
+KBPS = [32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640]
+
+
+@pytest.mark.parametrize("rate", range(3))
+def test_lengths_of_ac3(rate):
+    for kbps, odd in itertools.product(KBPS, (0, 1) if rate == 1 else (0,)):
+        frame = ac3(kbps, rate, odd)
+        assert kinds._ac3_size(frame[:6]) == len(frame)
+    # Other sync words, versions, rates and bit rates.
+    for other in (b"\x0b\x78\0\0\0\x40", b"\x0b\x77\0\0\xc0\x40", b"\x0b\x77\0\0\x26\x40"):
+        assert kinds._ac3_size(other) == 0
+    for version, size in ((8, 128), (10, 128), (11, 2), (16, 2), (17, 0)):
+        assert kinds._ac3_size(b"\x0b\x77\0\0\0" + bytes([version << 3 | 7])) == size
+
+
+def test_lengths_of_other_frames():
+    for size in (2, 4, 1000, 4096):
+        head = b"\x0b\x77" + (size // 2 - 1).to_bytes(2, "big") + b"\0\x80"
+        assert kinds._ac3_size(head) == size
+    for size, rate in ((8, 0), (300, 4), (2**13 - 1, 12)):
+        assert kinds._adts_size(adts(size, rate)[:7]) == size
+    assert kinds._adts_size(adts(300, 13)[:7]) == 0 == kinds._adts_size(adts(7)[:7])
+    for other in (b"\xfe\xf1", b"\xff\xe1", b"\xff\xf3", b"\xff\xf5", b"\xff\x71"):
+        assert kinds._adts_size(other + adts(300)[2:7]) == 0
+    assert kinds._adts_size(b"\xff\xf9" + adts(300)[2:7]) == 300
+    for size in (3, 300, 2**13 + 2):
+        assert kinds._loas_size(loas(size)[:3]) == size
+    assert kinds._loas_size(b"\x57\xe0\x10") == 0 == kinds._loas_size(b"\x56\xc0\x10")
+    assert kinds._mpeg_size(mpeg()[:6]) == 417 and kinds._mpeg_size(b"\xff\xfb\xf0\x40\0\0") == 0
+
+
+@pytest.mark.parametrize(
+    "make, n, name",
+    [
+        (mpeg, 4, "MPEG audio (MP3)"),
+        (lambda seed: adts(300 + seed, seed=seed), 3, "AAC (ADTS)"),
+        (lambda seed: ac3(96, 1, seed % 2, seed), 2, "AC-3"),
+        (lambda seed: eac3(600 + 2 * seed, seed), 2, "AC-3"),
+        (lambda seed: loas(200 + seed, seed), 4, "AAC (LATM)"),
+    ],
+    ids=["mpeg", "adts", "ac3", "eac3", "loas"],
+)
+def test_frames_that_prove_a_codec(make, n, name):
+    """At the very beginning one less will do, but two."""
+    frames = [make(seed) for seed in range(n + 1)]
+    first = max(2, n - 1)
+    for before, least in ((b"", first), (body(5), n)):
+        for count in range(1, n + 1):
+            data = before + b"".join(frames[:count])
+            assert frames_in(data) == (name if count >= least else None), (before, count)
+    # One that is not where the one before says.
+    broken = [*frames[: first - 1], b"\x10", *frames[first - 1 :]]
+    assert frames_in(body(5) + b"".join(broken)[: sum(map(len, frames[:n]))]) is None
+    # Silence may have equal frames, but not of next to no values.
+    empty = [each[:7] + bytes(len(each) - 7) for each in [frames[0]] * n]
+    assert len(set(b"".join(empty))) < 10 and frames_in(b"".join(empty)) is None
+
+
+def packet(size: int, seed: int = 0, flags: int = 0x10) -> bytes:
+    return bytes([0x47, 0x11, 0x11, flags]) + body(size - 4, seed)
+
+
+@pytest.mark.parametrize("size", [188, 192, 204])
+def test_packets_that_prove_a_transport_stream(size):
+    packets = [packet(size, seed) for seed in range(6)]
+    name = "an MPEG transport stream"
+    for before in (b"", body(100), body(size - 1)):
+        assert frames_in(before + b"".join(packets[:5])) == name
+        assert frames_in(before + b"".join(packets[:4]) + packets[4][:5]) == name
+        assert frames_in(before + b"".join(packets[:4]) + packets[4][:4]) is None
+        assert frames_in(before + b"".join(packets[:5]) + body(size)) is None
+    for flags, found in ((0x30, name), (0x20, name), (0x0F, None), (0xCF, None)):
+        other = [*packets[:2], packet(size, 9, flags), *packets[2:]]
+        assert frames_in(b"".join(other)) == found
+    # Two packets in turns, as of a tone with their period; and three that hardly differ.
+    assert frames_in(b"".join(3 * packets[:2])) is None
+    near = [packets[0][:-1] + bytes([last]) for last in range(1, 7)]
+    assert frames_in(b"".join(near)) is None
+    # Twenty are enough: what follows is not looked at.
+    assert frames_in(b"".join(packet(size, n) for n in range(20)) + body(size)) == name
+    assert frames_in(b"".join(packet(size, n) for n in range(19)) + body(size)) is None
+
+
+@pytest.mark.parametrize("mark", [b"\x7f\xfe\x80\x01", b"\xff\x1f\x00\xe8", b"\x72\xf8\x1f\x4e"])
+def test_words_that_prove_dts(mark):
+    name = "a coded stream for S/PDIF" if mark[0] == 0x72 else "DTS"
+
+    def of(*steps):
+        return b"".join(mark + body(step - len(mark)) for step in steps) + mark
+
+    assert frames_in(of(64)) == frames_in(body(7) + of(64, 64, 66)) == name
+    assert frames_in(of(63)) is None and frames_in(mark + body(500)) is None
+    assert frames_in(of(100, 200, 300)) is None and frames_in(of(100, 200, 100)) == name
+
+
+def gsm(n: int) -> bytes:
+    draw = random.Random(0)
+    return b"".join(b"\xd0" + bytes(draw.choices(range(0x10, 0xCF), k=32)) for _ in range(n))
+
+
+def test_frames_that_prove_gsm():
+    assert frames_in(gsm(60)) == frames_in(body(9) + gsm(60)) == "GSM"
+    assert frames_in(gsm(60)[:-1]) is None
+    assert frames_in(gsm(30) + b"\xc0" + gsm(31)[1:]) is None
+    # Every second byte of a frame in its place, too: then it is no GSM.
+    twice = bytes(0xD1 if n % 33 in (0, 5) else value for n, value in enumerate(gsm(60)))
+    assert frames_in(twice) is None
+    # Two frames in turns are silence, if they have few values.
+    few = [b"\xd0" + bytes(16 + (n + m) % 14 for n in range(32)) for m in (0, 1)]
+    many = [b"\xd0" + bytes(16 + n + m for n in range(32)) for m in (0, 1)]
+    assert len(set(few[0] + few[1])) <= 16 < len(set(many[0] + many[1]))
+    assert frames_in(b"".join(30 * few)) == "GSM" and frames_in(b"".join(30 * many)) is None
+    assert frames_in(b"".join(60 * [b"\xd0" + b"\x20\x30" * 16])) is None
+
+
+@pytest.mark.parametrize(
+    "head, is_text",
+    [
+        (b"abcdefghij klmno", True),
+        (b"abcdefghij klmn", False),
+        (b"abcdefghi" * 3, False),
+        (b"abcdefghij" * 3, True),
+        (b"abcdefghij klm\x01o", False),
+        (b"abcdefg\t\r\n\f hijk", True),
+        (b"abcdefghij klm\xffo", False),
+        # A letter that the end of what is looked at cuts.
+        ((b"abcdefghij " * 50)[:511] + "\u00e4".encode(), True),
+        ((b"abcdefghij " * 50)[:500] + b"\xff" * 12, False),
+    ],
+)
+def test_text(head, is_text):
+    assert kinds._text(head) == ("text" if is_text else None)

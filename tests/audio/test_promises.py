@@ -4,6 +4,7 @@ import io
 import os
 import random
 import struct
+from fractions import Fraction
 from types import SimpleNamespace
 
 import av
@@ -152,3 +153,133 @@ def test_heads_of_nonsense_promise_nothing_and_end(format, content):
     for mark in (b"", b"duration\0", b"\x15\x49\xa9\x66", b"strh", b"auds"):
         data = content[:200] + mark + content[200:]
         assert promised_seconds(container, nothing, data, Link(0, len(data)), 0.0) == 0
+
+
+def promise_of(data, format, n_streams=1, index=0, reached=0.0, start=None, **given):
+    """Of a container whose streams are alike."""
+    fields = dict(duration=None, time_base=Fraction(1, 1000), start_time=start, disposition=0)
+    streams = Streams(SimpleNamespace(**{**fields, **given}, n=n) for n in range(n_streams))
+    container = SimpleNamespace(
+        format=SimpleNamespace(name=format), duration=7_500_000, streams=streams
+    )
+    return promised_seconds(container, streams[index], data, Link(0, len(data)), reached)
+
+
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
+
+def asf(play, preroll, flags=2, before=b""):
+    body = bytes(40) + struct.pack("<QQQI", play, 99, preroll, flags)
+    return bytes(30) + before + ASF_PROPERTIES + struct.pack("<Q", 24 + len(body)) + body
+
+
+def ebml(number, body, width=1):
+    """An element whose size is written in so many bytes."""
+    return number + (1 << 7 * width | len(body)).to_bytes(width, "big") + body
+
+
+INFO, DURATION = b"\x15\x49\xa9\x66", b"\x44\x89"
+
+
+def matroska(*inner, width=1):
+    return b"\x1a\x45\xdf\xa3 head " + ebml(INFO, b"".join(inner), width)
+
+
+def avi(*streams, riff=1234):
+    """Streams of ``(kind, scale, rate, length)``."""
+    heads = [
+        b"strh" + bytes(4) + kind + bytes(16) + struct.pack("<4I", scale, rate, 5, length)
+        for kind, scale, rate, length in streams
+    ]
+    return b"RIFF" + struct.pack("<I", riff) + b"AVI " + b"".join(heads)
+
+
+AUDS, VIDS = b"auds", b"vids"
+
+
+@pytest.mark.parametrize(
+    "format, data, seconds",
+    [
+        ("asf", asf(35_000_000, 1250), 2.25),
+        ("asf", asf(35_000_000, 1250, flags=3), 0),
+        ("asf", asf(1_000_000, 1250), 0),
+        ("asf", asf(35_000_000, 1250)[:-1], 0),
+        ("asf", asf(35_000_000, 1250, before=bytes(16) + struct.pack("<Q", 24)), 2.25),
+        ("asf", asf(35_000_000, 1250, before=bytes(16) + struct.pack("<Q", 23)), 0),
+        ("asf", asf(35_000_000, 1250, before=999 * (bytes(16) + struct.pack("<Q", 24))), 2.25),
+        ("asf", asf(35_000_000, 1250, before=1000 * (bytes(16) + struct.pack("<Q", 24))), 0),
+        ("flv", b"FLV\0\x08duration\0" + struct.pack(">d", 2.25), 2.25),
+        ("flv", b"FLV\0\x08duration\0" + struct.pack(">d", 2.25)[:-1], 0),
+        *(("flv", b"\0\x08duration\0" + struct.pack(">d", s), 0) for s in (0, -1, 1e9, 1e300)),
+        ("flv", b"\0\x08duration\0" + struct.pack(">d", 9.9e8), 9.9e8),
+        ("flv", struct.pack(">d", 2.25) * 9, 0),
+        ("avi", avi((AUDS, 2, 9, 18)), 4),
+        ("avi", avi((VIDS, 1, 1, 3), (AUDS, 2, 9, 18)), 4),
+        ("avi", avi((AUDS, 2, 0, 18)), 0),
+        ("avi", avi((AUDS, 2, 9, 18), riff=0), 0),
+        ("avi", avi((AUDS, 2, 9, 18), riff=2**32 - 1), 0),
+        ("avi", avi((VIDS, 2, 9, 18)), 0),
+        # The container's own length, if Info holds one in whatever place.
+        ("matroska,webm", matroska(ebml(DURATION, bytes(8))), 7.5),
+        ("matroska,webm", matroska(ebml(b"\xec", bytes(5)), ebml(DURATION, bytes(4))), 7.5),
+        (
+            "matroska,webm",
+            matroska(ebml(b"\xec", bytes(300), 2), ebml(DURATION, b""), width=3),
+            7.5,
+        ),
+        ("matroska,webm", INFO + b"\x80" + matroska(ebml(DURATION, bytes(8)), width=8), 7.5),
+        ("matroska,webm", matroska(ebml(b"\xec", DURATION)), 0),
+        ("matroska,webm", matroska(ebml(b"\xec", b"x")) + DURATION, 0),
+        ("matroska,webm", matroska(ebml(DURATION, bytes(8)))[:-10], 0),
+        ("matroska,webm", b"", 0),
+        # What FFmpeg finds in the header, and kinds that declare nothing.
+        ("wav", b"", 7.5),
+        ("mp3", b"", 0),
+        ("mov,mp4", b"", 7.5),
+    ],
+)
+def test_lengths_of_heads(format, data, seconds):
+    assert promise_of(data, format) == pytest.approx(seconds, rel=1e-12)
+
+
+def test_lengths_of_streams_and_of_all_together():
+    two = avi((AUDS, 2, 9, 18), (AUDS, 1, 4, 5))
+    assert [promise_of(two, "avi", 2, index) for index in (0, 1)] == [4, 1.25]
+    assert promise_of(two, "avi", 3, 2) == 0
+    # Of the only stream, whose start is not part of its sound, before its container's.
+    assert promise_of(b"", "wav", duration=1250) == 1.25
+    assert promise_of(b"", "wav", duration=1250, start=500) == 1.25
+    assert promise_of(b"", "wav", start=500) == 7.0 and promise_of(b"", "wav", start=-500) == 7.5
+    assert promise_of(asf(35_000_000, 1250), "asf", start=250, duration=99) == 2.0
+    # A container's length is that of its longest stream: reached, if within a second.
+    several = [promise_of(b"", "mov", 2, reached=seconds) for seconds in (0, 6.49, 6.5, 8)]
+    assert several == [7.5, 7.5, 0, 0]
+    picture = av.stream.Disposition.attached_pic
+    assert promise_of(b"", "mov", 2, reached=8, disposition=int(picture)) == 0
+    cover = SimpleNamespace(disposition=int(picture | av.stream.Disposition.default))
+    sound = SimpleNamespace(duration=None, time_base=1, start_time=2, disposition=0)
+    container = SimpleNamespace(
+        format=SimpleNamespace(name="mov"), duration=7_500_000, streams=Streams([sound, cover])
+    )
+    assert promised_seconds(container, sound, b"", Link(0, 0), 8.0) == 5.5
+    container.duration = None
+    assert promised_seconds(container, sound, b"", Link(0, 0), 8.0) <= 0
+
+
+@pytest.mark.parametrize("begin", [0, 11])
+def test_lengths_of_the_part_that_is_read(begin):
+    data = b"ID3\4\0\0\0\0\0\1x" + asf(35_000_000, 1250)
+    stream = SimpleNamespace(duration=None, time_base=1, start_time=None, disposition=0)
+    container = SimpleNamespace(
+        format=SimpleNamespace(name="asf"), duration=1, streams=Streams([stream])
+    )
+    assert promised_seconds(container, stream, data, Link(begin, len(data)), 0) == 2.25
+    assert promised_seconds(container, stream, data, Link(begin, len(data) - 1), 0) == 0
+    # A WAV without a size declares none, whatever FFmpeg makes of it.
+    container.format.name, container.duration = "wav", 7_500_000
+    data = data[:11] + b"RIFF\0\0\0\0WAVE" + bytes(88)
+    assert promised_seconds(container, stream, data, Link(11, 111), 0) == 0
+    assert (
+        promised_seconds(container, stream, data.replace(b"RIFF\0", b"RIFF\x5c"), Link(11, 111), 0)
+        == 7.5
+    )

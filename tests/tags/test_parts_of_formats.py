@@ -1,0 +1,301 @@
+"""Chunks, items and numbers of tags, one by one: against what their formats lay down."""
+
+import struct
+from types import SimpleNamespace
+
+import pytest
+from mutagen.apev2 import BINARY, TEXT, APEValue
+from mutagen.id3 import SYLT
+
+from apollo_plugin.tags import gain, others, riff, timed
+from apollo_plugin.tags.model import Tags
+
+
+def chunk(name: bytes, body: bytes, size: int | None = None) -> bytes:
+    """With its padding byte."""
+    size = len(body) if size is None else size
+    return name + struct.pack("<I", size) + body + b"\0" * (len(body) & 1)
+
+
+def cue(*places: int) -> bytes:
+    points = [
+        struct.pack("<II4sIII", n, place, b"data", 7, 8, place) for n, place in enumerate(places)
+    ]
+    return struct.pack("<I", len(places)) + b"".join(points)
+
+
+def sampler(period: int, *loops: tuple[int, int]) -> bytes:
+    body = struct.pack("<9I", 1, 2, period, 4, 5, 6, 7, len(loops), 9)
+    return body + b"".join(struct.pack("<6I", 1, 2, *loop, 5, 6) for loop in loops)
+
+
+def labels(*lengths: int) -> bytes:
+    """Regions of such lengths, each behind a label of an odd one."""
+    label = chunk(b"labl", struct.pack("<I", 5000) + b"odd")
+    return b"".join(
+        label + chunk(b"ltxt", struct.pack("<IIII", 6000, n, 7000, 8000)) for n in lengths
+    )
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1, 2, 1.5])
+def test_positions_are_scaled_and_nothing_else(ratio):
+    def of(n):
+        return round(n * ratio)
+
+    places, loops, lengths = (100, 4801, 0), ((11, 22), (300, 4000)), (7, 30000, 1)
+    for name, before, after in (
+        (b"cue ", cue(*places), cue(*map(of, places))),
+        (
+            b"smpl",
+            sampler(20833, *loops),
+            sampler(round(20833 / ratio), *(tuple(map(of, loop)) for loop in loops)),
+        ),
+        (b"adtl", labels(*lengths), labels(*map(of, lengths))),
+        (b"acid", cue(*places), cue(*places)),
+    ):
+        assert riff._scale_positions(name, before, ratio) == after
+        # What is cut is scaled as far as its numbers are whole.
+        for n in range(len(before)):
+            cut = riff._scale_positions(name, before[:n], ratio)
+            assert len(cut) == n
+            if ratio == 1:
+                assert cut == before[:n]
+    assert riff._scale_positions(b"cue ", cue(2**31), 4) == cue(2**32 - 1)
+
+
+def test_the_last_position_counts_if_it_is_whole():
+    for name, body, step in (
+        (b"cue ", cue(10, 20), 24),
+        (b"smpl", sampler(8, (10, 20), (30, 40)), 24),
+    ):
+        scaled = riff._scale_positions(name, body, 2)
+        cut = riff._scale_positions(name, body[:-1], 2)
+        assert cut[: len(body) - step] == scaled[: len(body) - step]
+        assert cut[len(body) - step :] == body[len(body) - step : -1]
+        assert riff._scale_positions(name, body + b"x", 2) == scaled + b"x"
+
+
+def wav(*chunks: bytes, head: bytes = b"RIFF\0\0\0\0WAVE") -> bytes:
+    return head + b"".join(chunks)
+
+
+FMT = chunk(b"fmt ", struct.pack("<HHIIHH", 1, 2, 48000, 4, 4, 16))
+LIST = chunk(b"LIST", b"adtl" + labels(3))
+
+
+@pytest.mark.parametrize(
+    "data, carried, left, rate",
+    [
+        (wav(FMT, chunk(b"cue ", cue(1))), [(b"cue ", cue(1))], [], 48000),
+        (wav(chunk(b"acid", b"odd"), LIST), [(b"acid", b"odd"), (b"adtl", labels(3))], [], 0),
+        (wav(chunk(b"_PMX", b"x"), chunk(b"LIST", b"abcd")), [], ["_PMX", "abcd"], 0),
+        (wav(chunk(b"PAD ", b"xyz"), chunk(b"inst", b"")), [(b"inst", b"")], [], 0),
+        # Samples up to the end, and as many as RF64 says.
+        (wav(chunk(b"data", b"", 0), chunk(b"cue ", cue(1))), [], [], 0),
+        (wav(chunk(b"data", b"", 2**32 - 1), chunk(b"acid", b"x")), [], [], 0),
+        (
+            wav(
+                chunk(b"ds64", struct.pack("<QQQ", 1, 6, 3)),
+                chunk(b"data", b"samples"[:6], 2**32 - 1),
+                chunk(b"acid", b"x"),
+                head=b"RF64\0\0\0\0WAVE",
+            ),
+            [(b"acid", b"x")],
+            [],
+            0,
+        ),
+        (wav(b"acid" + struct.pack("<I", 4) + b"ab"), [(b"acid", b"ab")], [], 0),
+        (wav(b"acid\0\0\0"), [], [], 0),
+        (wav(b"aci\x1f" + bytes(4), chunk(b"acid", b"x")), [], [], 0),
+        (wav(b"aci~" + bytes(4), chunk(b"acid", b"x")), [(b"acid", b"x")], ["aci~"], 0),
+        (wav(chunk(b"acid", b"x"), head=b"BW64\0\0\0\0WAVE"), [(b"acid", b"x")], [], 0),
+        (wav(chunk(b"acid", b"x"), head=b"RIFF\0\0\0\0WAVX"), [], [], 0),
+        (wav(chunk(b"acid", b"x"), head=b"RIFX\0\0\0\0WAVE"), [], [], 0),
+        (wav(*999 * [chunk(b"PAD ", b"")], chunk(b"acid", b"x")), [(b"acid", b"x")], [], 0),
+        (wav(*1000 * [chunk(b"PAD ", b"")], chunk(b"acid", b"x")), [], [], 0),
+        (wav(chunk(b"fmt ", b"ab")), [], [], 0),
+    ],
+)
+def test_chunks_that_are_carried(data, carried, left, rate, tmp_path):
+    (tmp_path / "a.wav").write_bytes(data)
+    found = riff.read(tmp_path / "a.wav")
+    assert (found.carried, found.left, found.rate) == (carried, left, rate)
+
+
+def test_a_chunk_of_the_most_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(riff, "_MOST_BYTES", 10)
+    for n, body in ((10, b"x" * 10), (11, b"")):
+        (tmp_path / "a.wav").write_bytes(wav(chunk(b"acid", b"x" * n), chunk(b"inst", b"i")))
+        assert riff.read(tmp_path / "a.wav").carried == [(b"acid", body), (b"inst", b"i")]
+
+
+@pytest.mark.parametrize("n", [30, 31])
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_chunks_are_appended_at_even_places(n, ratio, tmp_path):
+    path = tmp_path / "a.wav"
+    before = b"RIFF" + bytes(4) + b"WAVE" + b"x" * (n - 12)
+    path.write_bytes(before)
+    chunks = [(b"iXML", b"<x/>"), (b"acid", b"odd"), (b"adtl", labels(4)), (b"cue ", cue(5))]
+    left = riff.append(path, chunks, ratio)
+    assert left == ([] if ratio == 1 else ["iXML"])
+    expected = b"\0" * (n % 2) + (chunk(b"iXML", b"<x/>") if ratio == 1 else b"")
+    expected += chunk(b"acid", b"odd") + chunk(b"LIST", b"adtl" + labels(4 * ratio))
+    expected += chunk(b"cue ", cue(5 * ratio))
+    data = path.read_bytes()
+    assert data == b"RIFF" + struct.pack("<I", len(data) - 8) + before[8:] + expected
+
+
+@pytest.mark.parametrize("more, fits", [(0, True), (1, False)])
+def test_a_wav_of_the_most_bytes(more, fits, tmp_path, monkeypatch):
+    path, chunks = tmp_path / "a.wav", [(b"acid", b"abcd")]
+    path.write_bytes(bytes(100))
+    monkeypatch.setattr(riff, "_LIMIT", 100 + 12 - 8 - more)
+    if fits:
+        assert riff.append(path, chunks, 1) == [] and path.stat().st_size == 112
+    else:
+        with pytest.raises(ValueError, match="^WAV holds 4 GiB at most$"):
+            riff.append(path, chunks, 1)
+        assert path.read_bytes() == bytes(100)
+
+
+# ------------------------------------------------------------------------------------- loudness
+
+
+@pytest.mark.parametrize(
+    "loudness, peak, volumes, told_peak",
+    [
+        # Volumes are powers, in 1/1000 and 1/2500 W: 10 dB less is a tenth.
+        (-18.0, 0.5, (1000, 2500), 16384),
+        (-28.0, 0.25, (100, 250), 8192),
+        (-8.0, 1.0, (10000, 25000), 32768),
+        (-18.0 + 10 * 1.4, 1.5, (25119, 62797), 49152),
+        (0.0, 2.0, (63096, 65534), 65535),
+        (2.0, 9.0, (65534, 65534), 65535),
+    ],
+)
+def test_numbers_of_sound_check(loudness, peak, volumes, told_peak):
+    found = gain.fields({"soundcheck"}, "track", loudness, peak)["itunnorm"]
+    numbers = [int(number, 16) for number in found.split(" ")[1:]]
+    assert numbers == [volumes[0]] * 2 + [volumes[1]] * 2 + [0, 0] + [told_peak] * 2 + [0, 0]
+    assert found == "".join(f" {number:08X}" for number in numbers)
+
+
+@pytest.mark.parametrize(
+    "loudness, told, steps",
+    [
+        (-23.0, "5.00 dB", 0),
+        (-24.0, "6.00 dB", 256),
+        (-13.006, "-4.99 dB", -2558),
+        (-151.0, "133.00 dB", 32767),
+        (-150.999, "133.00 dB", 32767),
+        (-150.99, "132.99 dB", 32765),
+        (105.0, "-123.00 dB", -32768),
+        (106.0, "-124.00 dB", -32768),
+    ],
+)
+def test_gains(loudness, told, steps):
+    """ReplayGain 2.0 brings to -18 LUFS, R128 to -23, in 256ths of a dB in 16 bits."""
+    found = gain.fields({"r128", "soundcheck"}, "album", loudness, 0.1234567)
+    replaygain = {"replaygain_album_gain": told, "replaygain_album_peak": "0.123457"}
+    assert found == {**replaygain, "r128_album_gain": str(steps)}
+    assert gain.fields({"replaygain"}, "album", loudness, 0.1234567) == replaygain
+    opus = gain.fields({"replaygain"}, "track", loudness, 0.5, opus=True)
+    assert opus == {"r128_track_gain": str(steps)}
+    assert gain.fields({"r128"}, "track", None, 0.5) == {} == gain.fields((), "track", -9.0, 0.5)
+
+
+# ------------------------------------------------------------------------ APE, ASF, MP4, lyrics
+
+
+@pytest.mark.parametrize(
+    "attributes, expected",
+    [
+        ([("WM/SharedUserRating", number)], {"rating": [stars]} if stars else {})
+        for number, stars in ((0, ""), (1, "20"), (25, "40"), (50, "60"), (75, "80"), (99, "100"))
+    ]
+    + [
+        ([("WM/Track", 0)], {"tracknumber": ["1"]}),
+        ([("WM/Track", "7")], None),
+        ([("WM/Track", 4), ("WM/TrackNumber", 6)], {"tracknumber": ["6"]}),
+        ([("Rating", "explicit")], {"contentrating": ["explicit"]}),
+        ([("WM/IsCompilation", True)], {"compilation": ["1"]}),
+        ([("WM/IsCompilation", False)], {}),
+        ([("IsVBR", True), ("PeakValue", 5)], {}),
+        ([("WM/Mood", "glad"), ("Own", "x")], {"mood": ["glad"], "own": ["x"]}),
+    ],
+)
+def test_attributes_of_windows_media(attributes, expected):
+    tags = Tags()
+    others.read_asf(tags, [(name, SimpleNamespace(value=value)) for name, value in attributes])
+    if expected is not None:
+        assert tags.text == expected
+    assert tags.other == []
+
+
+def test_bytes_of_windows_media_are_named():
+    tags = Tags()
+    others.read_asf(tags, [("WM/Bytes", SimpleNamespace(value=b"abc"))])
+    assert tags.text == {} and tags.other == ["WM/Bytes"]
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 30
+# The kinds of ID3, by their numbers, as APE names them.
+KINDS = {0: "Other", 1: "PNG Icon", 3: "Front", 4: "Back", 8: "Artist", 17: "Colored Fish"}
+KINDS |= {2: "Other Icon", 7: "Lead", 10: "Band", 13: "Studio", 20: "Publisher Logotype"}
+
+
+@pytest.mark.parametrize("number", sorted(KINDS))
+def test_kinds_of_ape_covers(number):
+    tags = Tags()
+    cover = APEValue(b"a.png\0" + PNG, BINARY)
+    ape = {f"Cover Art ({KINDS[number]})": cover, "Blob": APEValue(b"xy", BINARY)}
+    ape |= {"Artist": APEValue("a\0b", TEXT)}
+    others.read_ape(tags, ape)
+    (picture,) = tags.pictures
+    assert (picture.type, picture.data, picture.mime) == (number, PNG, "image/png")
+    assert tags.other == ["Blob"] and tags.text == {"artist": ["a", "b"]}
+
+
+def test_lyrics_with_times():
+    lines = [("one", 0), ("two\n words", 59_994), ("three", 60_000), ("four", 3_725_250)]
+    frame = SYLT(encoding=3, lang="eng", format=2, type=1, desc="", text=lines)
+    text = timed.lrc(frame)
+    expected = ["[00:00.00]one", "[00:59.99]two words", "[01:00.00]three", "[62:05.25]four"]
+    assert text.split("\n") == expected
+    times = [ms for _, ms in timed.lyrics_frame(text).text]
+    assert times == [0, 59_990, 60_000, 3_725_250]
+    assert timed.lyrics_frame("[1:02]a\n\n[00:03.5] b").text == [("a", 62_000), ("b", 3500)]
+    for other in ("", "\n", "[00:01]a\nno time", "[00:1]a", "[00:01.]a"):
+        assert timed.lyrics_frame(other) is None
+    for change in (dict(format=1), dict(type=0), dict(type=2)):
+        assert (
+            timed.lrc(SYLT(**{**dict(encoding=3, format=2, type=1, text=lines), **change})) is None
+        )
+
+
+def test_fields_that_hold_times():
+    for key in ("cuesheet", "syncedlyrics", "chapter001", "chapter1name", "chapter12url"):
+        assert timed.is_timed(key, ["x"])
+    for key in ("chapter", "chapters", "cuesheets", "mycuesheet", "chapter1a2"):
+        assert not timed.is_timed(key, ["[00:01]x"])
+    assert timed.is_timed("lyrics", ["a", "b\n[12:34.5]c"]) and timed.is_timed(
+        "lyrics:eng", ["[0:00]"]
+    )
+    assert not timed.is_timed("lyrics", ["a [00:01]", "[0:0]", "[:00]"])
+    assert not timed.is_timed("title", ["[00:01]x"]) and not timed.is_timed("lyrics", [])
+
+
+# Windows Media Player's numbers of 1 to 5 stars, and the middles between them.
+STARS = {0: 0, 1: 1, 32: 1, 33: 2, 64: 2, 96: 2, 97: 3, 128: 3, 162: 3, 163: 4, 196: 4, 225: 4}
+STARS |= {226: 5, 255: 5}
+TEXTS = {"0": 0, "-1": 0, "0.01": 1, "1": 1, "1.4": 1, "2": 2, "5": 5, "5.1": 1, "20": 1, "29": 1}
+TEXTS |= {"31": 2, "60": 3, "89": 4, "91": 5, "100": 5, "100.1": 0, "nan": 0, "x": 0, "": 0}
+
+
+def test_ratings_of_id3_and_to_it():
+    for number, stars in STARS.items():
+        assert timed.rating(number) == (str(20 * stars) if stars else None)
+    for text, stars in TEXTS.items():
+        frame = timed.rating_frame(text)
+        assert frame is None if not stars else frame.rating == (1, 64, 128, 196, 255)[stars - 1]
+        assert frame is None or (frame.count, frame.email) == (0, "")
