@@ -10,6 +10,7 @@ import time
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from helpers import tone
 
 from apollo_plugin import audio, report
 from apollo_plugin.cli import main
+from apollo_plugin.cli import report as cli_report
+from apollo_plugin.cli.arguments import parse
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.errors import DataError, SettingError
 from apollo_plugin.report import plots, tables
@@ -532,6 +535,43 @@ def test_references_that_do_not_fit(run, tmp_path):
         assert status == 1 and reason in err and "Traceback" not in err and not page.exists()
     with pytest.raises(SystemExit):
         run(tmp_path / "a.wav", "--reference", tmp_path / "b.wav")
+
+
+@pytest.mark.parametrize("n_files, n_shown", [(1, 1), (2, 2), (3, 2)])
+def test_what_is_told_of_the_page(tmp_path, monkeypatch, capsys, n_files, n_shown):
+    """Files without a result are left out, and those that cannot be compared are named."""
+    asked, written = [], []
+
+    def compare(name, *given, **how):
+        asked.append((name, *given, how["seconds"]))
+        if name == "bad":
+            raise DataError("it is bad")
+        return SimpleNamespace(name=name)
+
+    monkeypatch.setattr(report, "MAX_ITEMS", 2)
+    monkeypatch.setattr(report, "write", lambda *given: written.append(given) or 1_260_000)
+    monkeypatch.setattr(cli_report, "compare_files", compare)
+    options, _ = parse([str(tmp_path)])
+    names = [f"{index}.wav" for index in range(n_files)]
+    for name in names:
+        (tmp_path / name).touch()
+    shown = [cli_report.Shown(name, tmp_path / name, tmp_path / name) for name in names]
+    page = tmp_path / "page.html"
+    without = cli_report.Shown("none", tmp_path / "none", tmp_path / "none")
+    assert cli_report.write(options, page, [without, *shown]) == 0
+    place = [(name, tmp_path / name, tmp_path / name, None, 12) for name in names[:n_shown]]
+    assert asked == place
+    title = "0.wav" if n_files == 1 else tmp_path.name
+    items = [SimpleNamespace(name=name) for name in names[:n_shown]]
+    assert written == [(page, items, title, "Restored by apollo-small.")]
+    out, err = capsys.readouterr()
+    assert out == f"{page}  ({n_shown} file(s), 1.3 MB)\n"
+    assert ("the page holds the first 2 of 3 files\n" in err) == (n_files == 3) == bool(err)
+    bad = cli_report.Shown("bad", tmp_path / "0.wav", tmp_path / "0.wav")
+    assert cli_report.write(options, page, [bad]) == 1 and len(written) == 1
+    err = capsys.readouterr().err
+    assert "it is bad" in err and f"'{page}' is not written: there is nothing to show" in err
+    assert cli_report.write(options, page, [bad, shown[0]]) == 1 and len(written) == 2
 
 
 def test_too_many_files_for_a_page(run, tmp_path, monkeypatch):
