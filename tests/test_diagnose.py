@@ -41,6 +41,82 @@ def test_an_edge_of_known_place(cutoff):
     assert found.cutoff == pytest.approx(cutoff, abs=60)
 
 
+def with_a_fall(decibels, edge=6000.0, slope=0.0, rate=44100):
+    """Noise that falls by so much at an edge, and by ``slope`` more up to the top."""
+    generator = torch.Generator().manual_seed(0)
+    spectrum = torch.fft.rfft(0.1 * torch.randn(1, 4 * rate, generator=generator))
+    hertz = torch.fft.rfftfreq(4 * rate, 1 / rate)
+    level = torch.where(hertz > edge, -decibels - slope * (hertz - edge) / (rate / 2 - edge), 0.0)
+    return torch.fft.irfft(spectrum * 10 ** (level / 20))
+
+
+@pytest.mark.parametrize(
+    "decibels, edge, slope, is_found",
+    [
+        (14, 6000, 0, False),
+        (16, 6000, 0, True),  # with nothing but a floor above
+        (16, 6000, 20, False),
+        (28, 6000, 20, False),
+        (32, 6000, 20, True),
+        (60, 2000, 0, False),  # a pitch
+        (60, 2600, 0, True),
+        (60, 18800, 0, True),
+        (60, 19200, 0, False),  # nothing worth restoring is above
+    ],
+)
+def test_what_counts_as_an_edge(decibels, edge, slope, is_found):
+    found = diagnose(with_a_fall(decibels, edge, slope), 44100)
+    assert found.cutoff == (pytest.approx(edge, abs=40) if is_found else None)
+    if 2500 < edge < 19000:
+        assert found.drop == pytest.approx(decibels, abs=1) and found.uncoded != is_found
+
+
+@pytest.mark.parametrize("edge, is_found", [(6700, True), (7050, False)])
+def test_of_low_rates_the_top_is_lower(edge, is_found):
+    """86 % of the half of 16 kHz: 6.9 kHz."""
+    found = diagnose(with_a_fall(60, edge, rate=16000), 16000)
+    assert (found.cutoff is not None) == is_found and (is_found or "below 6.9 kHz" in str(found))
+
+
+def test_quiet_frames_do_not_count():
+    """Those 40 dB below the loudest: here they are of noise without an edge."""
+    loud, quiet = with_a_fall(60), with_a_fall(0)
+    same = (loud.square().mean() / quiet.square().mean()).sqrt()
+    for decibels, is_found in ((-42, True), (-38, False)):
+        wav = torch.cat((loud[:, :44100], *[10 ** (decibels / 20) * same * quiet] * 3), 1)
+        assert (diagnose(wav, 44100).drop > 55) == is_found
+
+
+@pytest.mark.parametrize(
+    "found, text",
+    [
+        (Diagnosis(None, 0.0, 8000, True), "silent: nothing to judge by, nothing to restore"),
+        (
+            Diagnosis(None, 1.0, 44100, coding="MP2, 32 kbit/s"),
+            "coded (MP2, 32 kbit/s), with no edge: it is filled up to the top",
+        ),
+        (
+            Diagnosis(None, 1.0, 16000),
+            "looks uncoded: no edge below 6.9 kHz, nothing to restore above",
+        ),
+        (
+            Diagnosis(11200.0, 41.6, 44100),
+            "cut off at 11.2 kHz (by 42 dB), as MP3 at 64 kbit/s has it in stereo",
+        ),
+        (Diagnosis(9300.0, 30.0, 44100), "cut off at 9.3 kHz (by 30 dB)"),
+    ],
+)
+def test_in_words(found, text):
+    assert str(found) == text
+
+
+@pytest.mark.parametrize(
+    "hertz, kbps", [(4093, 24), (4091, None), (4707, 24), (4709, None), (16500, 128), (0, None)]
+)
+def test_bit_rates_of_edges_within_seven_hundredths(hertz, kbps):
+    assert Diagnosis(float(hertz), 40.0, 44100).like_kbps == kbps
+
+
 def sixteen_bits(wav):
     return (wav * 32768).round().clamp(-32768, 32767) / 32768
 

@@ -286,6 +286,107 @@ def test_a_program_that_differs_is_not_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "precision, error, is_written",
+    [
+        ("fp32", 1e-4, True),
+        ("fp32", 1.01e-4, False),
+        ("int8", 10 ** (-10 / 20) * 0.999, True),  # 10 dB below a signal of 1
+        ("int8", 10 ** (-10 / 20) * 1.001, False),
+    ],
+)
+def test_how_far_a_program_may_differ(tmp_path, monkeypatch, precision, error, is_written):
+    """The largest difference in fp32, the SNR in int8."""
+    path = tmp_path / "a.onnx"
+    monkeypatch.setattr(export, "program", lambda *_, **__: None)
+    monkeypatch.setattr(export, "_save_onnx", lambda *given: given[2].write_bytes(b"x"))
+    ref = np.tile([1.0, -1.0], (2, 50))
+    monkeypatch.setattr(export, "_outputs", lambda *_: (ref + error, ref))
+    model = model_of("causal")
+    if is_written:
+        assert export.export(model, path, precision=precision) == pytest.approx(error)
+        assert export.difference(model, path, "whole") == pytest.approx(error)
+        assert export.snr(model, path, "whole") == pytest.approx(-20 * np.log10(error))
+    else:
+        with pytest.raises(ExportError, match=f"differ from the model by {error:.2g}; not"):
+            export.export(model, path, precision=precision)
+    assert path.exists() == is_written
+
+
+def test_what_hosts_are_told(tmp_path):
+    model = model_of("all that is not published")
+    whole, stream_ = (export.metadata(model, kind) for kind in export.KINDS)
+    assert whole == dict(
+        kind="whole",
+        sample_rate=44100,
+        window=882,
+        hop=441,
+        model_args=model.get_model_args(),
+        origin=model.origin,
+    )
+    state = stream_.pop("state")
+    # Beside the hop that has to be whole before it goes in.
+    late = dict(latency=model.latency, delay_hops=model.latency // 441 - 1)
+    assert stream_ == {**whole, "kind": "stream", **late}
+    initial = stream_step(model).initial_state(1)
+    assert state == {name: list(value.shape) for name, value in initial.items()}
+
+
+def test_weights_that_half_precision_holds_are_stored_in_it():
+    """From 64 on: smaller ones are not worth a cast."""
+    onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
+    values = {
+        "small": np.ones(63, np.float32),
+        "whole": np.ones(64, np.float32),
+        "fine": np.full(64, 1.0001, np.float32),
+        "large": np.full(64, 1e6, np.float32),
+        "counts": np.ones(64, np.int64),
+    }
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+    node = onnx.helper.make_node("Identity", ["whole"], ["y"])
+    node.metadata_props.add(key="a", value="b")
+    graph = onnx.helper.make_graph([node], "g", [], [], tensors)
+    model = onnx.helper.make_model(graph)
+    export._slim(model)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert kinds.pop("whole_half") == onnx.TensorProto.FLOAT16
+    assert (
+        set(kinds) == values.keys() - {"whole"} and onnx.TensorProto.FLOAT16 not in kinds.values()
+    )
+    cast, node = model.graph.node
+    assert (cast.op_type, *cast.input, *cast.output) == ("Cast", "whole_half", "whole")
+    assert cast.attribute[0].i == onnx.TensorProto.FLOAT and not node.metadata_props
+
+
+@pytest.mark.parametrize(
+    "options, names, words",
+    [
+        ([], ["a.onnx", "a_stream.onnx"], "within 1e-05 of the model"),
+        (["--kind", "stream", "--format", "torch"], ["a_stream.pt2"], "within 1e-05 of the model"),
+        (["--precision", "int8", "--kind", "whole"], ["a_int8.onnx"], "33.5 dB SNR to the model"),
+    ],
+)
+def test_what_the_command_tells_of_its_files(tmp_path, monkeypatch, capsys, options, names, words):
+    asked = []
+
+    def write(model, path, *how):
+        asked.append((path.name, *how))
+        path.write_bytes(bytes(1_260_000))
+        return 1.23e-5
+
+    monkeypatch.setattr(export, "export", write)
+    monkeypatch.setattr(export, "snr", lambda *_: 33.46)
+    checkpoints.save(model_of("causal"), tmp_path / "a.safetensors")
+    assert main([str(tmp_path / "a.safetensors"), "-o", str(tmp_path), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{tmp_path / name}  (1.3 MB, {words})" for name in names]
+    kinds = ["stream" if "stream" in name else "whole" for name in names]
+    format, precision = "torch" if "torch" in options else "onnx", ("fp32", "int8")[
+        "int8" in options
+    ]
+    assert asked == [(name, kind, format, precision) for name, kind in zip(names, kinds)]
+
+
+@pytest.mark.parametrize(
     "kind, format, message",
     [
         ("half", "torch", "unknown kind 'half'; known: whole"),

@@ -1,6 +1,7 @@
 """Files and folders are there whole or not at all."""
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers import limited_files, needs_limits
 
+from apollo_plugin import files
 from apollo_plugin.errors import AudioError, one_line
 from apollo_plugin.files import atomic_write, check_place, free_bytes, write_all, write_json
 
@@ -123,6 +125,62 @@ def test_what_another_machine_left_goes_after_a_day(tmp_path):
     assert not old.exists() and new.exists()
 
 
+def part(folder, process, number):
+    """A file that a process of this machine writes."""
+    path = folder / f".{files._machine()}-{process}-0000000{number}.part.wav"
+    path.touch()
+    return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by /proc")
+def test_whose_partial_files_go(tmp_path):
+    """Those of processes that have ended, waited for or not, and of this one before it writes."""
+    zombie = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    zombie.stdout.read()
+    while files._is_alive(zombie.pid):
+        time.sleep(0.01)
+    gone = [part(tmp_path, zombie.pid, 1), part(tmp_path, os.getpid(), 2)]
+    (tmp_path / "link").symlink_to(tmp_path)
+    old = part(tmp_path, 1, 3)
+    os.utime(old, (time.time() - 24 * 3600 - 60,) * 2)
+    young = part(tmp_path, 1, 4)
+    os.utime(young, (time.time() - 24 * 3600 + 60,) * 2)
+    beyond = part(tmp_path, 10**30, 5)  # no process has such a number, and none is asked
+    files.sweep(tmp_path)
+    assert not any(path.exists() for path in (*gone, old))
+    assert young.exists() and beyond.exists()
+    # A folder is searched once; at the end of a process all are, once more.
+    again = part(tmp_path, os.getpid(), 6)
+    files.sweep(tmp_path)
+    assert again.exists()
+    check_place(tmp_path / "x")
+    files.sweep_all()
+    assert not again.exists() and young.exists()
+    zombie.wait()
+
+
+def test_who_may_not_write_to_a_device(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(PermissionError) as caught:
+        check_place("/dev/null")
+    assert (caught.value.errno, caught.value.filename) == (errno.EACCES, "/dev/null")
+
+
+def test_what_is_one_file(tmp_path):
+    one, other, link = (tmp_path / name for name in ("one", "other", "link"))
+    one.touch(), other.touch(), link.symlink_to(one)
+    assert files.is_same_file(one, link) and not files.is_same_file(one, other)
+    assert not files.is_same_file(one, tmp_path / "none")
+    assert not files.is_same_file(tmp_path / "none", tmp_path / "none")
+
+
+def test_digests_are_those_of_hashlib(tmp_path):
+    content, parts = os.urandom((2 << 20) + 5), []
+    (tmp_path / "a").write_bytes(content)
+    assert files.sha256(tmp_path / "a", parts.append) == hashlib.sha256(content).hexdigest()
+    assert parts == [1 << 20, 1 << 20, 5]
+
+
 def test_the_users_own_hidden_files_stay(tmp_path):
     names = [".hidden", ".song.part", ".00000000-1-00000001.part.txt.bak", "song.part"]
     for name in names:
@@ -166,6 +224,8 @@ def test_room_of_a_folder_that_is_not_yet_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     assert free_bytes(tmp_path / "a" / "b") == free_bytes(tmp_path) == 12345
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: os.stat(tmp_path / "none"))
+    assert free_bytes(tmp_path) == 0
 
 
 def test_nothing_is_seen_before_the_end(tmp_path):

@@ -63,6 +63,15 @@ def test_latency_is_the_models_and_the_resamplers(model):
     assert 0.03 < LiveRestorer(model, 48000).latency / 48000 < 0.1
 
 
+@pytest.mark.parametrize("rate", [8000, 48000, 96000])
+def test_latency_is_enough_and_hardly_more(rate):
+    live = LiveRestorer(small_model(n_layers=1, causal=True, residual=True), rate)
+    n_late, block = [0], np.zeros((1, rate // 1000), np.float32)
+    for _ in range(2000):
+        n_late.append(n_late[-1] + block.shape[1] - live.feed(block).shape[1])
+    assert 0.93 * live.latency <= max(n_late) <= live.latency
+
+
 @pytest.mark.parametrize("rate", [44100, 48000])
 @pytest.mark.parametrize("n_samples", [0, 1, 50])
 def test_next_to_nothing(model, rate, n_samples):

@@ -1,6 +1,8 @@
 """Measures against other libraries and closed forms, and what they say of silence."""
 
 import math
+import sys
+from types import SimpleNamespace
 
 import fast_bss_eval
 import numpy as np
@@ -137,6 +139,41 @@ def test_what_zimtohrli_would_end_the_process_at(est, ref):
     pytest.importorskip("zimtohrli")
     with pytest.raises(ValueError, match="finite signals of one length"):
         hearing.zimtohrli(est, ref)
+
+
+@pytest.mark.parametrize("n_samples, score", [(44099, math.nan), (44100, 3.5)])
+def test_less_than_a_second_is_not_heard(n_samples, score):
+    heard = []
+    ref = tone(n_samples).numpy()
+    found = metrics._heard(lambda *waves: heard.append(waves) or 3.5, 2 * ref, ref, 44100)
+    assert found == pytest.approx(score, nan_ok=True)
+    for est, other in heard:
+        # Of one channel at 48 kHz.
+        assert est.shape == other.shape == (48000,)
+        assert snr(torch.from_numpy(est)[None], torch.from_numpy(2 * other)[None]) > 100
+        plain = scipy.signal.resample_poly(ref.astype(float).mean(0), 160, 147)
+        # Another resampler: they differ next to the highest frequencies only.
+        assert snr(other[None, 500:-500], plain[None, 500:-500]) > 25
+
+
+@pytest.mark.parametrize(
+    "n_samples, parts",
+    [(48000, [48000]), (1_440_000, [1_440_000]), (1_440_001, [720_001, 720_000])],
+)
+def test_parts_of_zimtohrli_last_half_a_minute_at_most(monkeypatch, n_samples, parts):
+    lengths = []
+
+    def score(ref, est):
+        assert ref.dtype == est.dtype == np.float32 and len(ref) == len(est) and ref[0] == 1
+        lengths.append(len(ref))
+        return float(len(lengths))
+
+    library = SimpleNamespace(mos_from_signals=score)
+    monkeypatch.setitem(sys.modules, "zimtohrli", library)
+    found = hearing.zimtohrli(np.zeros(n_samples), np.ones(n_samples))
+    assert lengths == parts and found == np.mean(range(1, len(parts) + 1))
+    with pytest.raises(ValueError, match="finite signals of one length"):
+        hearing.zimtohrli(np.zeros(47999), np.ones(47999))
 
 
 def test_zimtohrli_of_nan_is_nan():

@@ -1,13 +1,18 @@
 """Restoring one signal of any rate, against the model and against what filters promise."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from helpers import at_one_level, resample, small_model, snr, tone
+from helpers import at_one_level, resample, save, small_model, snr, tone
 
-from apollo_plugin import Apollo, blocks, checkpoints
+from apollo_plugin import Apollo, blocks, checkpoints, restore, tags
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
+from apollo_plugin.errors import AudioError, TagError
 from apollo_plugin.restore import restore_audio
+from apollo_plugin.settings import Job, Settings
 
 
 def test_without_options_it_is_the_model():
@@ -57,6 +62,76 @@ def _as_it_was(model, folder):
     del package["model_args"]["input_peak"]
     torch.save(package, folder / "old.pth")
     return folder / "old.pth"
+
+
+@pytest.mark.parametrize(
+    "values, peak, level",
+    [
+        ([-0.8, 0.2], 0.5, 1.6),
+        ([-0.2, 0.8], 0.25, 3.2),
+        ([0.0, 0.0], 0.5, 2e-6),  # as if at -120 dB
+        ([0.0, 2e-6], 0.5, 4e-6),
+        ([0.3, float("nan")], 0.5, 1),
+        ([0.3, float("inf")], 0.5, 1),
+        ([0.3, float("-inf")], 0.5, 1),
+        ([0.3, 0.1], None, 1),
+    ],
+)
+def test_levels_by_peaks(values, peak, level):
+    assert restore.model_level(np.float32([values]), peak) == pytest.approx(level)
+
+
+@pytest.mark.parametrize("n_failures", range(4))
+def test_a_restoration_outlives_its_tags(monkeypatch, n_failures):
+    """Without them if they cannot be written, and without its mark if that cannot be either."""
+    carried, asked = tags.Tags(text={"album": ["A"]}), []
+
+    def write(place, wav, rate, settings, carried, layout, made):
+        asked.append((carried, made))
+        if len(asked) <= n_failures:
+            raise TagError(f"error {len(asked)}")
+        return restore.Restored(3)
+
+    monkeypatch.setattr(restore, "_write", write)
+    given = Path("a"), None, 44100, Settings(), carried, "", "mark"
+    if n_failures == 3:
+        with pytest.raises(TagError, match="error 1"):
+            restore.write_result(*given)
+    else:
+        notes = ("its tags were left out: error 1",) * bool(n_failures)
+        assert restore.write_result(*given) == restore.Restored(3, notes=notes)
+    every = [(carried, "mark"), (tags.Tags(), "mark"), (tags.Tags(), "")]
+    assert asked == every[: n_failures + 1]
+
+
+@pytest.mark.parametrize(
+    "options, n_results, n_bytes",
+    [
+        ({}, 1, 4 * 2 * 3000),
+        ({}, 3, 3 * 4 * 2 * 3000),
+        (dict(subtype="PCM_16"), 1, 2 * 2 * 3000),
+        (dict(subtype="PCM_24", rate=48000), 1, 3 * 2 * 6000),
+        (dict(format="FLAC"), 1, None),
+        (dict(format="OGG"), 1, None),
+        (dict(format="MP3"), 1, None),
+    ],
+)
+def test_room_for_the_result_is_asked_for(tmp_path, monkeypatch, options, n_results, n_bytes):
+    """Its samples and 64 kB; how much compressed formats take is unknown."""
+    asked = []
+    monkeypatch.setattr(restore.audio, "check_room", lambda *given: asked.append(given))
+    job = Job(save(tmp_path / "a.wav", tone(3000), 24000), tmp_path / "b")
+    wav, rate, _, _ = restore.read_source(job, Settings(**options), n_results)
+    assert rate == options.get("rate", 24000) and wav.shape == (2, 3000 * rate // 24000)
+    assert asked == ([] if n_bytes is None else [(job.target, n_bytes + (1 << 16))])
+
+
+def test_overflow_is_told_with_the_peak():
+    job, wav = Job(Path("a"), Path("b")), np.float32([[0.5, -12.3456]])
+    restore.check_finite(wav, job, wav)
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(AudioError, match="^'a' made the model overflow; its peak is 12.3, sc"):
+            restore.check_finite(np.float32([[0.0, value]]), job, wav)
 
 
 @pytest.mark.parametrize("peak", [0, -0.5, 1.5, float("nan")])

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import sys
 from types import SimpleNamespace
 
 import asteroid.utils.hub_utils
@@ -234,6 +235,33 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
         load("a/b")
 
 
+def test_bundles_that_do_not_come(torchaudio, monkeypatch):
+    def fail():
+        raise OSError("no route\nto host")
+
+    broken = SimpleNamespace(sample_rate=RATE, get_model=fail)
+    monkeypatch.setattr(torchaudio.pipelines, "HDEMUCS_HIGH_MUSDB", broken)
+    with pytest.raises(
+        SeparatorError, match="'HDEMUCS_high_MUSDB' cannot be downloaded: no route$"
+    ):
+        load("HDEMUCS_high_MUSDB")
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    with pytest.raises(SeparatorError, match=r"needs torchaudio, which does not load \(.*\); rein"):
+        load("HDEMUCS_HIGH_MUSDB")
+
+
+def test_rates_of_models_of_before_they_had_one(tmp_path, monkeypatch):
+    """Asteroid knows them by their names."""
+    rates = asteroid.utils.hub_utils.SR_HASHTABLE
+    name = next(name for name in rates if name.count("/") == 1)
+    path, package = tmp_path / "pytorch_model.bin", conv_tasnet(rates[name]).serialize()
+    del package["model_args"]["sample_rate"]
+    torch.save(package, path)
+    monkeypatch.setattr(asteroid.utils.hub_utils, "cached_download", lambda name: str(path))
+    assert load(name).sample_rate == rates[name]
+    assert load(name, sample_rate=44100).sample_rate == 44100
+
+
 @pytest.mark.parametrize(
     "function, message",
     [
@@ -275,6 +303,7 @@ def test_channels_that_do_not_fit():
         ("a name", {}, "not str; separators.load takes names"),
         (nn.Identity(), {}, "has no sample_rate; pass separator_rate"),
         (Local(), {"sample_rate": -1}, "rate of -1 Hz"),
+        (Local(), {"sample_rate": float("inf")}, "rate of inf Hz"),
         (Local(), {"overlap_seconds": 6}, "overlap_seconds 6 has to lie"),
         (Local(), {"window_seconds": float("nan")}, "window_seconds nan"),
         (Local(), {"sources": ["a", "a", "b"]}, "two sources have the same name: a, a, b"),

@@ -38,7 +38,7 @@ class Input:
     """A stream of sound, with the format of its WAV header or of the settings.
 
     Args:
-        file: to read from, by ``read`` and ``read1``.
+        file: to read from, by ``read1``.
         rate: in Hz.
         n_channels: number of channels.
         format: one of :data:`FORMATS`.
@@ -62,7 +62,7 @@ class Input:
         self._rest = b""
         self._n_taken = 0
         self._faults: list[str] = []
-        start = file.read(12)
+        start = self._exactly(12)
         if start[:4] in (b"RIFF", b"RF64") and start[8:] == b"WAVE":
             found = self._read_header()
             names = ("--rate", "--channels", "--format")
@@ -81,7 +81,7 @@ class Input:
             # Less for slow streams, to keep the delay short.
             tenth = self.rate * self.n_channels * FORMATS[self.format] // 80
             n_head = min(HEAD_BYTES, max(tenth, HEAD_BYTES // 4))
-            self._rest = start + self._file.read(n_head - len(start))
+            self._rest = start + self._exactly(n_head - len(start))
             self._refuse(kind_of(self._rest), "no PCM")
         if not MIN_RATE <= self.rate <= MAX_RATE:
             raise SettingError(f"rate {self.rate} Hz has to lie between {MIN_RATE} and {MAX_RATE}")
@@ -89,8 +89,15 @@ class Input:
             raise SettingError(f"{self.n_channels} channels; 1 to {MAX_CHANNELS} can be")
         self._frame = self.n_channels * FORMATS[self.format] // 8
 
+    def _exactly(self, n: int) -> bytes:
+        """Read ``n`` bytes, fewer at the end, and none ahead: nobody would see those waiting."""
+        data = bytearray()
+        while len(data) < n and (more := self._file.read1(n - len(data))):
+            data += more
+        return bytes(data)
+
     def _read_head(self, most: int) -> bytes:
-        head = self._file.read(min(HEAD_BYTES, most))
+        head = self._exactly(min(HEAD_BYTES, most))
         if self._left is not None:
             self._left -= len(head)
         return head
@@ -108,13 +115,13 @@ class Input:
         """Read rate, channels and format of a WAV, up to its samples."""
         found: dict[bytes, bytes] = {}
         while True:
-            head = self._file.read(8)
+            head = self._exactly(8)
             if len(head) < 8:
                 raise AudioError(f"{_NAME} ends in its WAV header")
             size = int.from_bytes(head[4:], "little")
             if head[:4] == b"data":
                 break
-            body = self._file.read(size + size % 2) if size <= _MOST_CHUNK else b""
+            body = self._exactly(size + size % 2) if size <= _MOST_CHUNK else b""
             if len(body) < size:
                 raise AudioError(f"{_NAME} has a damaged WAV header, or ends in it")
             if head[:4] in (b"fmt ", b"ds64"):
@@ -246,7 +253,7 @@ class Input:
             self._fault(
                 f"{_NAME} ends in the middle of a sample: {len(self._rest)} byte(s) are left out"
             )
-        elif self._left == 0 and self._file.read(4) == b"RIFF":
+        elif self._left == 0 and self._exactly(4) == b"RIFF":
             self._fault(
                 f"{_NAME} goes on with another WAV, which is left out; pipe them one by one"
             )

@@ -103,14 +103,14 @@ def build(
     body += _index(items)
     body += "".join(_item(item, index, title) for index, item in enumerate(items))
     count = f"{len(items)} files; this" if len(items) > 1 else "This"
-    # Markup and script are small beside the sound; the size is shown to a tenth of a megabyte.
-    megabytes = (len(body) + len(script) + 12000) / 1e6
+    # The rest of the page is small beside it.
+    megabytes = len(body) / 1e6
     lines = [escape(intro)] if intro else []
     lines.append(f"{count} page is {megabytes:.1f} MB and needs no network.")
     parts = {
         "title": escape(title),
         "intro": "".join(f"<p>{line}</p>" for line in lines),
-        "keys": _keys(max((len(item.versions) for item in items), default=2)),
+        "keys": _keys(max(len(item.versions) for item in items)),
         "body": body,
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

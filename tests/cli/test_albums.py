@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -17,11 +18,14 @@ from mutagen.flac import FLAC
 from mutagen.id3 import APIC, ID3, PRIV, TALB, TDRC, TIT2, TPE1, TRCK, TXXX
 from PIL import Image
 
-from apollo_plugin import Apollo, audio
+from apollo_plugin import Apollo, audio, tags
 from apollo_plugin.audio import Meter, album_loudness
+from apollo_plugin.batch import albums
 from apollo_plugin.batch.stems import restore_stems
+from apollo_plugin.batch.work import Result
 from apollo_plugin.data.demo import mixture
-from apollo_plugin.restore import restore_file
+from apollo_plugin.errors import AudioError, TagError, Uncoded
+from apollo_plugin.restore import Restored, restore_file
 from apollo_plugin.settings import Job, Settings
 
 N_SAMPLES = 30000
@@ -193,6 +197,62 @@ def test_discs_of_one_album_have_one_gain(run, tmp_path):
     discs = [folder for folder in places if got[folder][1] == got["CD1"][1]]
     assert discs == ["CD1", "cd_2", "Disc 3 (live)"]
     assert all(got[folder][1] == got[folder][0] for folder in places if folder not in discs)
+
+
+def test_which_files_make_an_album(tmp_path, monkeypatch):
+    """Restored ones, and those kept or left as they are whose tags have an album's gain and whose
+    sound can be measured; of one folder and title. Only results are written to."""
+    written, warned = [], "'c' cannot hold tags"
+
+    def job(name, folder="in"):
+        return Job(tmp_path / folder / name, tmp_path / f"{name}_new")
+
+    def done(name, album="A", folder="in"):
+        track = tags.Track(album, frozenset({name}), f"level of {name}")
+        return Result(job(name, folder), Restored(of_album=track))
+
+    def measure(path):
+        if path.name.startswith("broken"):
+            raise AudioError("broken")
+        return f"level of {path.name}"
+
+    def add(path, format, kinds, levels):
+        written.append((path.name, format, *kinds, levels))
+        if path.name == "c_new":
+            raise TagError(warned)
+
+    monkeypatch.setattr(albums.audio, "measure", measure)
+    monkeypatch.setattr(albums.tags, "add_album_gain", add)
+    monkeypatch.setattr(
+        albums.tags,
+        "read",
+        lambda path: SimpleNamespace(
+            has_album_gain="without" not in path.name,
+            album="B" if "other" in path.name else "A",
+            loudness={path.name: 1},
+        ),
+    )
+    os.mkfifo(tmp_path / "pipe_new")
+    left = [Result(job(name), error=Uncoded("it is")) for name in ("left", "left without")]
+    results = [
+        *(done("a"), done("c"), done("pipe"), done("far", folder="CD1")),
+        *(done("b", "B"), Result(job("none"), Restored()), Result(job("x"), error=KeyError("x"))),
+        *left,
+    ]
+    names = ("kept", "kept other", "broken", "kept without")
+    kept = [*map(job, names), job("kept elsewhere", "deep/in")]
+    with pytest.warns(UserWarning, match=warned):
+        albums.add_gains(results, kept, Settings(format="FLAC"))
+    first = [f"level of {n}" for n in ("a", "c", "pipe", "kept_new", "left")]
+    second = ["level of b", "level of kept other_new"]
+    assert written == [
+        ("a_new", "FLAC", "a", first),
+        ("c_new", "FLAC", "c", first),
+        ("kept_new", "FLAC", "kept", first),
+        ("far_new", "FLAC", "far", ["level of far"]),
+        ("b_new", "FLAC", "b", second),
+        ("kept other_new", "FLAC", "kept other", second),
+    ]
 
 
 class Halves:

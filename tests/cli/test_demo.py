@@ -23,12 +23,14 @@ import torch
 from helpers import read, snr, tone
 
 from apollo_plugin import Apollo, audio
+from apollo_plugin.cli import demo, gradio_page, static
 from apollo_plugin.cli.demo import main
 from apollo_plugin.cli.guard import Room
-from apollo_plugin.cli.upload import Limits, restore_upload
+from apollo_plugin.cli.upload import Limits, Restoration, restore_upload
+from apollo_plugin.data import excerpt
 from apollo_plugin.data.codecs import encode_mp3
 from apollo_plugin.data.demo import mixture
-from apollo_plugin.errors import install
+from apollo_plugin.errors import SettingError, install
 from apollo_plugin.restore import restore_audio
 
 NAME = "a song <b>&amp; more.mp3"
@@ -248,18 +250,25 @@ def test_a_model_that_overflows(model, tmp_path):
 
 
 def test_results_that_there_is_no_room_for(model, tmp_path):
+    """Two of 16 bits, one of 32, and as many copies: sixteen bytes a sample."""
     soundfile.write(tmp_path / "a.wav", tone(44100).T.numpy(), 44100)
+    least = (tmp_path / "a.wav").stat().st_size + 16 * 88200
     with pytest.raises(audio.AudioError, match="has no room for 1 MB more"):
-        restore_upload(model, tmp_path / "a.wav", 0, 1, Limits(), room=Room(tmp_path, 1_000_000))
+        restore_upload(model, tmp_path / "a.wav", 0, 1, Limits(), room=Room(tmp_path, least - 1))
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+    assert restore_upload(model, tmp_path / "a.wav", 0, 1, Limits(), room=Room(tmp_path, least))
 
 
 @pytest.mark.parametrize(
     "n_channels, rate, message",
-    [(3, 44100, "has 3 channels at 44100 Hz"), (1, 384000, "up to 2 at 192000 Hz")],
+    [
+        (3, 44100, "has 3 channels at 44100 Hz"),
+        (1, 384000, "up to 2 at 192000 Hz"),
+        (2, 192001, "has 2 channels at 192001 Hz; this page takes up to 2 at 192000 Hz"),
+    ],
 )
 def test_sounds_that_would_fill_the_memory(model, tmp_path, n_channels, rate, message):
-    path = tmp_path / "a.flac"
+    path = tmp_path / "a.wav"
     soundfile.write(path, np.zeros((5000, n_channels)), rate)
     with pytest.raises(audio.AudioError, match=message) as caught:
         restore_upload(model, path, 0, 1, Limits())
@@ -284,9 +293,158 @@ def test_sounds_that_are_too_long(model, tmp_path, suffix):
         restore_upload(model, path, 0, 1, Limits(minutes=0.1))
 
 
+def test_the_page_gives_what_the_work_gave(model, tmp_path, monkeypatch):
+    """And hides the folders of uploads in what it says; every path leads out of it in one line."""
+    gradio = pytest.importorskip("gradio", reason="the extra `demo` is not installed")
+    room = Room(tmp_path, 10**9)
+    page = gradio_page.build({"a": "engine a", "b": "engine b"}, Limits(7, 2.5), room)
+    functions = {each.fn.__name__: each.fn for each in page.fns.values()}
+    found, steps, asked = {}, [], []
+    for block in page.blocks.values():
+        found.setdefault(block.__class__.__name__, []).append(block)
+    assert found["File"][0].label == "Music, up to 7 MB and 2.5 minutes"
+    assert (found["Dropdown"][0].value, found["Dropdown"][0].visible) == ("a", True)
+    # As they are at first, everything is restored.
+    sliders = [(each.minimum, each.maximum, each.value) for each in found["Slider"]]
+    assert sliders == [(0, 16000, 0), (0, 1, 1)]
+    alone = gradio_page.build({"a": "engine a"}, Limits(), room)
+    assert not any(b.visible for b in alone.blocks.values() if isinstance(b, gradio.Dropdown))
+
+    def progress(done, desc):
+        steps.append((done, desc))
+
+    def work(*given, progress, room):
+        asked.append((*given, room))
+        progress("a step", 1.0, 4.0)
+        return Restoration(*map(Path, "xyz"), 'a "page"\nof <lines>', "a <line>")
+
+    monkeypatch.setattr(gradio_page, "restore_upload", work)
+    song = tmp_path / "song.mp3"
+    column, frame, *rest = functions["restore"](str(song), "b", 100, 0.5, progress)
+    assert column.visible and rest == ["x", "y", "z", "a &lt;line&gt;"]
+    inside = "a &quot;page&quot;&#10;of &lt;lines&gt;"
+    assert frame == f'<iframe sandbox="allow-scripts" srcdoc="{inside}"></iframe>'
+    assert asked == [("engine b", song, 100, 0.5, Limits(7, 2.5), room)]
+    assert steps == [(0, "reading"), (0.25, "a step")]
+    example = Path(functions["example"]())
+    assert example.name == "orchestra.mp3" and example.parents[1] == tmp_path
+    assert example.read_bytes() == excerpt.coded()
+    with pytest.raises(gradio.Error, match="Drop a file first"):
+        functions["restore"](None, "a", 0, 1, progress)
+
+
+@pytest.mark.parametrize(
+    "error, line, is_defect",
+    [
+        (audio.AudioError("'{}/a<b>.mp3' is none"), "&#x27;a&lt;b&gt;.mp3&#x27; is none", False),
+        (KeyError("k"), "failed by a defect of apollo-plugin: KeyError: &#x27;k&#x27;", True),
+    ],
+)
+def test_a_file_that_fails_does_not_end_the_page(
+    tmp_path, monkeypatch, capsys, error, line, is_defect
+):
+    gradio = pytest.importorskip("gradio", reason="the extra `demo` is not installed")
+    page = gradio_page.build({"a": None}, Limits(), Room(tmp_path, 1))
+    restore = next(each.fn for each in page.fns.values() if each.fn.__name__ == "restore")
+    error.args = (error.args[0].format(tmp_path),)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(gradio_page, "restore_upload", fail)
+    with pytest.raises(gradio.Error) as caught:
+        restore(str(tmp_path / "a<b>.mp3"), "a", 0, 1, lambda *_, **__: None)
+    assert caught.value.message == line and not caught.value.print_exception
+    assert ("Traceback" in capsys.readouterr().err) == is_defect
+
+
+class Ended:
+    """A server that serves until an interrupt."""
+
+    server_port = 1234
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def serve_forever(self):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_folder_is_served_until_an_interrupt(monkeypatch, capsys, tmp_path, opened):
+    shown = []
+    monkeypatch.setattr("webbrowser.open", shown.append)
+    monkeypatch.setattr(static, "server", lambda *given: Ended())
+    options = ["--static", str(tmp_path), "--port", "77", *["--open"] * opened]
+    assert main(options) == 0
+    assert capsys.readouterr().out == "apollo-demo: http://127.0.0.1:1234 (Ctrl-C ends it)\n"
+    assert shown == ["http://127.0.0.1:1234"] * opened
+
+
+@pytest.mark.parametrize(
+    "error, reason", [(OSError(98, "in use"), "[Errno 98] in use"), (OSError(), "no address")]
+)
+def test_addresses_that_cannot_be_had(monkeypatch, capsys, tmp_path, error, reason):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(static, "server", fail)
+    monkeypatch.setattr(demo, "serve", fail)
+    monkeypatch.setattr(demo, "load", lambda *_, **__: None)
+    for options in (["--static", str(tmp_path)], []):
+        assert main([*options, "--host", "a", "--port", "77"]) == 1
+        assert capsys.readouterr().err == f"apollo-demo: a:77: {reason}\n"
+
+
+def test_what_the_page_is_served_with(monkeypatch):
+    """Each checkpoint once, on the CPU; an interrupt is its usual end."""
+    served = []
+
+    def serve(*given):
+        served.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "serve", serve)
+    monkeypatch.setattr(demo, "load", lambda choice: (choice.checkpoint, choice.device))
+    options = "--checkpoint b --checkpoint a --checkpoint b --max-mb 2 --max-total-mb 3 --host h"
+    assert main([*options.split(), *"--max-minutes 4 --port 5 --open --allow-host n".split()]) == 0
+    engines = {name: (name, "cpu") for name in "ba"}
+    assert served == [(engines, Limits(2, 4.0, 3), "h", 5, True, ["n"])]
+    assert main([]) == 0 and served[1][0] == {"apollo-small": ("apollo-small", "cpu")}
+
+
+def test_requests_without_sense_are_a_line(capsys):
+    queueing = pytest.importorskip("gradio.queueing", reason="the extra `demo` is not installed")
+    before = queueing.traceback
+    with demo._errors_in_one_line():
+        try:
+            raise ValueError("no\nsense")
+        except ValueError:
+            queueing.traceback.print_exc()
+        queueing.traceback.print_exc()
+    said = [line.split(": ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["refused: ValueError: no sense", "refused: NoneType: "]
+    assert queueing.traceback is before
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [dict(megabytes=0), dict(minutes=0), dict(minutes=float("inf")), dict(total_megabytes=99)],
+)
+def test_limits_that_permit_nothing(limits):
+    with pytest.raises(SettingError):
+        Limits(**limits)
+    assert Limits(1, 1e-9, 1)
+
+
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
+        (["--port", "65536"], 2, "port 65536 is none"),
+        (["--static", "x", "--max-mb", "3"], 2, "--static takes no --max-mb; leave it out"),
         (["--port", "0"], 2, "port 0 is none"),
         (["--max-mb", "0"], 2, "limits of 0 MB"),
         (["--max-total-mb", "99"], 2, "99 MB in all are less than the 100 MB of a file"),

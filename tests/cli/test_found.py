@@ -1,5 +1,6 @@
 """Lines on what was found: cut-offs, what was left alone, and checkpoints at hand."""
 
+import dataclasses
 import json
 import math
 
@@ -104,6 +105,21 @@ def test_the_bundled_checkpoints_are_listed_as_they_are(capsys):
     assert all(f"{name}  (" in text for name in every) and text.count(
         "licence of the weights"
     ) == len(every)
+
+
+def test_a_checkpoint_in_print(monkeypatch, capsys):
+    each = listing.Known("a/b", 66.54, 16_539_308, "MIT", "music", True)
+    monkeypatch.setattr(listing, "known", lambda: [each, dataclasses.replace(each, here=False)])
+    first, *_, second, purpose, size, last = told(capsys).splitlines()
+    assert (first, second) == ("a/b  (here)", "a/b  (downloaded when it is first used)")
+    assert purpose == "    music" and last.startswith("--checkpoint takes others too: ")
+    assert size == "    66.5 MB, 16.54 M parameters; licence of the weights: MIT"
+    assert len(told(capsys, "--json").splitlines()) == 2
+
+
+def test_without_the_hubs_client_nothing_of_it_is_here(monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    assert told(capsys).count("downloaded when") == 4
 
 
 @pytest.mark.parametrize("index, args", [(0, {}), (1, {"feature_dim": 384})])

@@ -4,9 +4,11 @@ import asyncio
 import os
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from apollo_plugin.cli import guard
 from apollo_plugin.cli.guard import Guard, Room
 from apollo_plugin.errors import AudioError
 
@@ -161,15 +163,20 @@ def test_the_room_is_bounded(room):
     assert status == 507 and "an hour" in text and page.n_calls == 1
     # Who does not tell how much it will be is counted with the most that it may be.
     assert ask(guard, "POST", "/gradio_api/upload", [b"x"])[0] == 507
-    room.check(40_000)
-    with pytest.raises(AudioError, match="may keep 0 MB, and has no room"):
-        room.check(60_000)
+    (room.folder / "song" / "a.wav").write_bytes(bytes(150_000))
+    left = room.n_bytes - room.used()
+    room.check(left)
+    with pytest.raises(AudioError, match="may keep 0 MB, and has no room for 0 MB more; what"):
+        room.check(left + 1)
+    words = "may keep 7 MB, and has no room for 8 MB more"
+    with pytest.raises(AudioError, match=words):
+        Room(room.folder, 7_100_000).check(7_900_000)
 
 
 def test_uploads_at_a_time_share_the_room(room):
-    assert room.begin(150_000) and not room.begin(60_000)
+    assert room.begin(150_000) and not room.begin(50_001) and room.begin(50_000)
     room.end(150_000)
-    assert room.begin(60_000)
+    assert not room.begin(150_001) and room.begin(150_000)
 
 
 def test_what_was_broken_off_goes_at_once(room):
@@ -192,10 +199,39 @@ def test_what_is_old_goes(room):
     folder = room.folder / "song" / "result"
     folder.mkdir(parents=True)
     (folder / "a.wav").write_bytes(b"x")
-    room.sweep(time.time() + 3500)
+    room.sweep(time.time() + 3595)
     assert (folder / "a.wav").exists() and room.used() == 1
-    room.sweep(time.time() + 3700)
+    room.sweep(time.time() + 3601)
     assert not (folder / "a.wav").exists() and room.used() == 0
+
+
+def test_old_files_are_looked_for_again_and_again(room, monkeypatch):
+    """Also after an error of the disk."""
+    waited, swept = [], []
+
+    def sweep():
+        swept.append(len(swept))
+        raise OSError("no disk")
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if len(waited) > 2:
+            raise SystemExit  # of the thread
+
+    class Thread:
+        def __init__(self, target, daemon):
+            self.target, self.daemon = target, daemon
+
+        def start(self):
+            assert self.daemon
+            with pytest.raises(SystemExit):
+                self.target()
+
+    monkeypatch.setattr(room, "sweep", sweep)
+    monkeypatch.setattr(guard, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(guard, "threading", SimpleNamespace(Thread=Thread))
+    room.sweep_always()
+    assert len(waited) == 3 and swept == [0, 1]
 
 
 def test_nonsense_is_said_in_a_line(room, capsys):

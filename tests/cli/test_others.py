@@ -3,6 +3,7 @@
 import json
 import os
 import unicodedata
+from pathlib import Path
 from urllib.parse import quote
 from xml.etree.ElementTree import fromstring
 
@@ -14,6 +15,7 @@ from helpers import encoded, read, save, tone, tree
 from mutagen.flac import FLAC
 
 from apollo_plugin import audio
+from apollo_plugin.cli import others
 from apollo_plugin.data.codecs import encode_mp3
 
 NOISE = 0.1 * torch.randn(2, 48000, generator=torch.Generator().manual_seed(0))
@@ -202,6 +204,41 @@ def test_it_is_from_a_folder_to_another(run, tmp_path, monkeypatch, arguments):
     save(tmp_path / "in" / "x.wav", tone(500))
     with pytest.raises(SystemExit):
         run(*arguments)
+
+
+@pytest.mark.parametrize("n_more, is_text", [(0, True), (1, False)])
+def test_large_files_are_no_texts(tmp_path, monkeypatch, n_more, is_text):
+    source, target = tmp_path / "in" / "a.m3u", tmp_path / "out" / "a.m3u"
+    source.parent.mkdir()
+    source.write_bytes(b"x.mp3\n")
+    monkeypatch.setattr(others, "_MOST_BYTES", 6 - n_more)
+    os.utime(source, ns=(10**18, 10**18 + 123))
+    moved = {others._key(tmp_path / "in" / "x.mp3"): tmp_path / "out" / "deep" / "x.wav"}
+    others._copy(source, target, moved)
+    assert target.read_bytes() == (b"deep/x.wav\n" if is_text else b"x.mp3\n")
+    assert target.stat().st_mtime_ns == 10**18 + 123
+
+
+@pytest.mark.parametrize("suffix", [".lrc", ".TXT", ".srt"])
+def test_words_are_called_like_their_sound(suffix):
+    known = {"a.b.mp3": "a.b_new.wav", "c.mp3": "c_new.wav"}
+    for stem, new in (("a.b", "a.b_new"), ("c", "c_new"), ("a", "a"), ("d", "d")):
+        assert others._called(Path(stem + suffix), known) == new + suffix
+    assert others._called(Path("c.jpg"), known) == "c.jpg"
+
+
+def test_what_is_there_stays_and_is_not_counted(run, tmp_path):
+    source = tmp_path / "in"
+    save(source / "a.wav", tone(500))
+    for name in ("b.jpg", "c.jpg"):
+        (source / name).write_bytes(b"new")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.jpg").write_bytes(b"old")
+    options = source, "-o", tmp_path / "out", "--copy-others"
+    assert f"1 other file(s) were copied to '{tmp_path / 'out'}'" in run(*options)[1]
+    assert (tmp_path / "out" / "b.jpg").read_bytes() == b"old" and "other" not in run(*options)[1]
+    assert "2 other file(s)" in run(*options, "--overwrite")[1]
+    assert (tmp_path / "out" / "b.jpg").read_bytes() == b"new"
 
 
 def test_what_cannot_be_copied_is_named(run, tmp_path):

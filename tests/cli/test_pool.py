@@ -1,14 +1,18 @@
 """Files side by side: the same results, whoever dies or is interrupted; how many at a time."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -29,13 +33,18 @@ from helpers import (
 
 from apollo_plugin import audio, benchmark, checkpoints
 from apollo_plugin.audio.extent import expected_bytes
-from apollo_plugin.batch import pool
+from apollo_plugin.batch import pool, work
+from apollo_plugin.cli import interrupts
 from apollo_plugin.cli.interrupts import Interrupted, clean_end
 from apollo_plugin.cli.terminal import command
 from apollo_plugin.data.codecs import encode_mp3
 from apollo_plugin.data.parallel import each
+from apollo_plugin.engine.choose import Choice
+from apollo_plugin.engine.choose import load as load_engine
 from apollo_plugin.engine.torch import TorchEngine
-from apollo_plugin.settings import Job
+from apollo_plugin.errors import AudioError
+from apollo_plugin.restore import Restored
+from apollo_plugin.settings import Job, Settings
 
 GB = 1 << 30
 # Of a separator.
@@ -242,6 +251,200 @@ def heeded():
             signal.signal(number, handler)
 
 
+class Child:
+    """A process that tells what is done to it."""
+
+    def __init__(self, done):
+        self.done = done
+
+    def kill(self):
+        self.done.append("kill")
+
+    def join(self):
+        self.done.append("join")
+
+
+@pytest.fixture
+def done(monkeypatch):
+    """What is done to the processes of this one and to its files, in this order."""
+    done = []
+    monkeypatch.setattr(interrupts.multiprocessing, "active_children", lambda: [Child(done)])
+    monkeypatch.setattr(interrupts, "sweep_all", lambda: done.append("sweep"))
+    monkeypatch.setattr(os, "_exit", lambda status: done.append(status))
+    with heeded():
+        yield done
+
+
+@pytest.mark.parametrize(
+    "numbers, at_once, expected",
+    [
+        ([signal.SIGINT], [], []),
+        ([signal.SIGTERM], [], []),
+        ([signal.SIGTERM], [signal.SIGTERM], ["kill", "kill", "join", "sweep"]),
+        ([signal.SIGINT], [signal.SIGTERM], []),
+        ([signal.SIGINT, signal.SIGTERM], [], ["kill", "kill", "join", "sweep"]),
+        ([signal.SIGTERM, signal.SIGTERM], [], ["kill", "kill", "join", "sweep"]),
+    ],
+)
+def test_processes_are_waited_for_until_a_second_signal(done, numbers, at_once, expected):
+    first, *second = numbers
+    heard = {signal.SIGINT, signal.SIGTERM} - {*at_once}
+    with pytest.raises(Interrupted) as caught, clean_end(*heard, at_once=at_once):
+        try:
+            signal.raise_signal(first)
+        finally:
+            for number in second:
+                signal.raise_signal(number)
+    assert interrupts.interrupted_status(caught.value) == 128 + first
+    assert done == expected
+    # What comes from now on ends the process, with the status of the first.
+    signal.raise_signal(signal.SIGINT)
+    assert done[len(expected) :] == ["kill", "join", "sweep", 128 + first]
+
+
+def test_signals_that_do_not_come_change_nothing(done):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with clean_end(signal.SIGINT, signal.SIGTERM):
+        # What runs in the background ignores some.
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) != signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler and not done
+    with pytest.raises(ValueError, match="of its own"), clean_end(signal.SIGINT):
+        raise ValueError("of its own")
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert interrupts.interrupted_status(KeyboardInterrupt()) == 130
+    # Python takes signals in its first thread only.
+    with ThreadPoolExecutor() as pool:
+
+        def name():
+            with clean_end(signal.SIGINT):
+                return "no thread of its own"
+
+        assert pool.submit(name).result() == "no thread of its own"
+    signal.signal(signal.SIGTERM, before)
+
+
+class Budget:
+    """A memory budget that tells what is taken."""
+
+    def __init__(self):
+        self.taken = []
+
+    @contextmanager
+    def take(self, n_bytes, go_on):
+        self.taken.append(n_bytes)
+        go_on()
+        yield
+        self.taken.append(-n_bytes)
+
+
+@pytest.fixture
+def worker(tiny_checkpoint):
+    """Makes this process a worker; gives back its task."""
+
+    def begin(common=None, **settings):
+        work.begin(1, common)
+        return work.Task(Choice(str(tiny_checkpoint), "cpu"), Settings(**settings))
+
+    n_threads = torch.get_num_threads()
+    yield begin
+    torch.set_num_threads(n_threads)
+    work.begin(None, None)
+    work._cached_work.cache_clear()
+
+
+def test_a_worker_on_a_file(worker, tmp_path, monkeypatch):
+    """Names are relative to a folder; warnings come with the result; the model is kept."""
+    loaded = []
+    monkeypatch.setattr(
+        work, "load", lambda choice, n: loaded.append((choice, n)) or load_engine(choice, n)
+    )
+    content = save(tmp_path / "a.wav", tone(44100), subtype="PCM_16").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[:-40_000])
+    task = worker(reading={"salvage": True})
+    work.ready(task)
+    for name, seconds, n_notes in (("a", 1.0, 0), ("cut", 34_100 / 44100, 1)):
+        job = Job(Path(f"{name}.wav"), Path(f"{name}_new.wav"))
+        done = work.do_there(task, tmp_path, job)
+        assert done.job == job and done.error is None and done.restored == Restored()
+        assert done.seconds == pytest.approx(seconds) and 0 < done.took < 600
+        assert len(done.notes) == n_notes and all("cut.wav" in note for note in done.notes)
+        expected = work.work(task, load_engine(task.choice))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected(Job(tmp_path / job.source, tmp_path / "x.wav"), lambda *_: None)
+        torch.testing.assert_close(
+            load(tmp_path / job.target)[0], load(tmp_path / "x.wav")[0], atol=1e-6, rtol=0
+        )
+    assert loaded == [(task.choice, 1)]
+
+
+def test_workers_share_memory_and_tell_their_progress(worker, tmp_path):
+    ways = multiprocessing.get_context("spawn")
+    budget, shares = Budget(), ways.Value("d", 2.5)
+    common = work.Common(ways.Event(), shares, budget)
+    wav = tone(88200)
+    source = save(tmp_path / "a.wav", wav, subtype="PCM_16")
+    for reading, part in (({}, 1), ({"duration": 0.5}, 4)):
+        task, told = worker(common, reading=reading), []
+
+        def watched(job, progress, told=told):
+            for done in (0.25, 0.75, 1.0):
+                progress("step", 2 * done, 2.0)
+                told.append(common.n_under_way())
+            return Restored()
+
+        job = Job(source, tmp_path / "b.wav")
+        done = work._do_in_common(watched, job, task, common)
+        assert told == [2.75, 3.25, 3.5] and common.n_under_way() == 2.5 and done.seconds == 2
+        # Five copies of its samples at the peak of memory.
+        assert budget.taken[0] == pytest.approx(5 * 4 * wav.numel() / part, rel=0.01)
+        assert budget.taken[1] == -budget.taken[0]
+        budget.taken.clear()
+    assert work.do_there(task, Path(), job).restored == Restored()
+    assert common.n_under_way() == 2.5 and len(budget.taken) == 2
+    # An unknown amount of memory is not shared.
+    task = worker(work.Common(ways.Event(), shares, None))
+    assert work.do_there(task, Path(), job).restored == Restored() and shares.value == 2.5
+    common.stop.set()
+    task = worker(common)
+    with pytest.raises(work.Stopped):
+        work.do_there(task, Path(), job)
+
+    def stopped(job, progress):
+        common.stop.clear()
+        progress("step", 1.0, 2.0)
+        common.stop.set()
+        progress("step", 2.0, 2.0)
+
+    common.stop.clear()
+    with pytest.raises(work.Stopped):
+        work._do_in_common(stopped, job, task, common)
+    assert shares.value == 2.5
+
+
+class Unsent(Exception):
+    """An error that no process can send to another."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
+def test_errors_come_from_worker_to_worker(worker, tmp_path, monkeypatch):
+    task, job = worker(), Job(Path("none.wav"), Path("a.wav"))
+    with pytest.raises(AudioError, match="none.wav") as caught:
+        work.do_there(task, tmp_path, job)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+    def fail(*_):
+        raise Unsent("this", "that")
+
+    monkeypatch.setattr(work, "_do_in_common", fail)
+    with pytest.raises(RuntimeError, match="^Unsent: this and that$") as caught:
+        work.do_there(task, tmp_path, job)
+    assert any(entry.name == "fail" for entry in caught.traceback)
+
+
 @needs_processes
 def test_a_cluster_of_two_workers_one_of_which_is_killed(run, songs, alone, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
@@ -301,6 +504,8 @@ def test_no_cluster_there(run, songs, tmp_path):
         (None, False, 9, 0.01, 8, 64 * GB, 1),  # nor do some that take no time
         (None, False, 9, 5, 8, 64 * GB, 8),
         (None, False, 3, 5, 8, 64 * GB, 3),
+        (None, False, 8, 0.131072, 8, 64 * GB, 8),  # a megabyte of 2**20 bytes in all
+        (None, False, 8, 0.131071, 8, 64 * GB, 1),
         (None, False, 9, 5, 8, 3 * GB, 3),
         (None, False, 9, 5, 8, 0, 1),
         (None, False, 9, 5, 8, None, 8),
@@ -322,9 +527,23 @@ def test_how_many_at_a_time(
     with path.open("wb") as file:
         file.truncate(int(megabytes * 1e6))
     due = [Job(path, tmp_path / f"{i}.wav") for i in range(n_files)]
-    n, budget = pool.share_out(TorchEngine(small_model()), due, jobs, stems)
+    engine = TorchEngine(small_model())
+    asked = min(jobs or (1 if stems or 1e6 * megabytes * n_files < 1 << 20 else cores), n_files)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        n, budget = pool.share_out(engine, due, jobs, stems)
     assert n == expected
-    assert budget is None or 0 < budget < free
+    # A process has half a gigabyte and the weights a dozen times, the rest is for songs.
+    each = (500 << 20) + 12 * engine.n_bytes
+    assert budget == (None if n == 1 or free is None else free - n * each)
+    line = f"{(free or 0) / 1e9:.1f} GB of memory are free: {n} files at a time, not {asked}"
+    assert [str(one.message) for one in caught] == ([line] if n < asked else [])
+    for n_missing in (0, 1) if free and 1 < n < asked else ():
+        # As many as fit, with a song of 400 MB in each.
+        least = n * (each + (400 << 20)) - n_missing
+        monkeypatch.setattr(pool, "available_bytes", partial(int, least))
+        with pytest.warns(UserWarning, match="files at a time"):
+            assert pool.share_out(engine, due, jobs, stems)[0] == n - n_missing
     assert pool.share_out(TorchEngine(small_model().to("meta")), due, None, False)[0] == 1
 
 

@@ -16,6 +16,7 @@ from apollo_plugin.batch.plan import Places, plan
 from apollo_plugin.cli import main
 from apollo_plugin.data import excerpt
 from apollo_plugin.data.codecs import mp3
+from apollo_plugin.metrics import lsd, si_sdr
 from apollo_plugin.restore import restore_audio
 from apollo_plugin.settings import Settings
 
@@ -356,6 +357,54 @@ def test_installed_command_runs_the_demo(tmp_path):
     coded, rate = read(folder / "mp3.wav")
     original, _ = read(folder / "original.wav")
     assert torch.equal(coded, mp3(original, rate, excerpt.KBPS))
+
+
+@pytest.mark.parametrize(
+    "options, how",
+    [
+        (["--mix", "0.5", "--level", "keep"], dict(mix=0.5, keep_level=True)),
+        (
+            ["--keep-below", "3000", "--format", "flac", "--subtype", "PCM_24"],
+            dict(keep_below=3000),
+        ),
+    ],
+)
+def test_the_demo_with_options(run, tmp_path, tiny_checkpoint, monkeypatch, options, how):
+    """The same three sounds, restored as asked; figures and a page of them."""
+    from apollo_plugin.cli import report
+
+    pages = []
+    monkeypatch.setattr(report, "write", lambda *given: pages.append(given) or len(pages) - 1)
+    out = tmp_path / "new"
+    status, text, err = run("--demo", "-o", out, *options)
+    suffix = "flac" if "flac" in options else "wav"
+    original, coded, restored = (out / f"{n}.{suffix}" for n in ("original", "mp3", "restored"))
+    assert status == 0 and not err
+    song, rate = excerpt.excerpt()
+    sounds = torch.from_numpy(song), torch.from_numpy(mp3(song, rate, excerpt.KBPS))
+    model = Apollo.from_pretrained(tiny_checkpoint)
+    expected = restore_audio(model, sounds[1], rate, **how)
+    for path, wav in ((original, sounds[0]), (coded, sounds[1]), (restored, expected)):
+        assert snr(load(path)[0], wav) > 80 and load(path)[1] == rate
+    assert soundfile.info(restored).subtype == ("PCM_24" if suffix == "flac" else "FLOAT")
+    lines = text.splitlines()
+    assert lines[0] == f"{excerpt.TITLE}: {song.shape[1] / rate:.1f} s in '{out}'."
+    assert lines[1:3] == [excerpt.CREDIT, excerpt.HEARD]
+    assert lines[3] == "                  SI-SNR     LSD"
+    for line, wav in zip(lines[4:6], (sounds[1], expected)):
+        name = ("mp3", "restored")[line.startswith("restored")]
+        figures = si_sdr(wav, sounds[0]), lsd(wav, sounds[0])
+        assert line == f"{f'{name}.{suffix}':16}{figures[0]:8.2f}{figures[1]:8.2f}"
+    assert lines[7:] == [f"open {out / 'page.html'}"]
+    ((_, page, (shown,), reference),) = pages
+    assert (page, reference) == (out / "page.html", original)
+    assert shown == report.Shown(
+        excerpt.TITLE, coded, restored, "MP3", (excerpt.CREDIT, excerpt.HEARD), 0.0
+    )
+    # Again with leave, and to a page of one's own, which fails.
+    page = tmp_path / "my.html"
+    status, text, _ = run("--demo", "-o", out, "--overwrite", "--report", page, *options)
+    assert status == 1 and not text and pages[1][1] == page
 
 
 def test_help_teaches():

@@ -101,6 +101,35 @@ def test_what_can_be_read_once_is_an_input(tiny_checkpoint, tmp_path, name):
     assert load(tmp_path / "out.wav")[0].shape == (2, 3000)
 
 
+@pytest.mark.parametrize("name", ["pipe.wav", "/dev/fd/{}"])
+def test_a_pipe_is_kept_as_a_file_for_the_work(run, tmp_path, name):
+    content = save(tmp_path / "a.wav", tone(3000)).read_bytes()
+    reading, writing = os.pipe()
+    given = tmp_path / name if name == "pipe.wav" else name.format(reading)
+    if name == "pipe.wav":
+        os.mkfifo(given)
+        threading.Thread(target=lambda: given.write_bytes(content), daemon=True).start()
+    else:
+        os.write(writing, content)
+    os.close(writing)
+    status, out, err = run(given, "-o", tmp_path / "out.wav")
+    os.close(reading)
+    assert status == 0 and not err and out.startswith(f"'{given}' -> {tmp_path / 'out.wav'}  (")
+    assert load(tmp_path / "out.wav")[0].shape == (2, 3000)
+    missing = f"/dev/fd/{reading}"
+    status, _, err = run(missing, "-o", tmp_path / "b.wav")
+    assert status == 1 and err == (
+        f"apollo-restore: '{missing}' cannot be read: '{missing}': No such file or directory\n"
+    )
+
+
+def test_a_device_without_an_end_is_no_file(run, tmp_path):
+    with open("/dev/zero", "rb") as endless:
+        given = f"/dev/fd/{endless.fileno()}"
+        status, _, err = run(given, "-o", tmp_path / "b.wav")
+    assert status == 1 and err == f"apollo-restore: '{given}' is a device, no file\n"
+
+
 def test_a_pipe_needs_a_name_for_its_result(run, tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(SystemExit):

@@ -1,9 +1,12 @@
 """apollo-stream: every format in and out, and everything that goes wrong in a pipe."""
 
+import contextlib
 import io
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -13,7 +16,7 @@ import torch
 from helpers import heed_interrupts, small_model, snr, tone
 
 from apollo_plugin import checkpoints
-from apollo_plugin.cli import stream
+from apollo_plugin.cli import pcm, stream
 from apollo_plugin.cli.pcm import Input, Output
 
 SUBTYPES = {"s16": "PCM_16", "s24": "PCM_24", "s32": "PCM_32", "f32": "FLOAT"}
@@ -247,6 +250,127 @@ def test_late_blocks_are_taken_together():
     sizes = [block.shape[1] for block in source.blocks(441, 16 * 441)]
     # What shows that it is PCM comes first.
     assert sum(sizes) == 20000 and min(sizes[:-1]) >= 441 and max(sizes[1:]) < 441 + 777
+
+
+@pytest.fixture
+def pipe():
+    """Makes a pipe that bytes were written to: the file to read from, and what to write to."""
+    with contextlib.ExitStack() as stack:
+
+        def make(content):
+            reading, writing = (os.fdopen(*end) for end in zip(os.pipe(), ("rb", "wb")))
+            stack.enter_context(reading), stack.enter_context(writing)
+            writing.write(content)
+            writing.flush()
+            return reading, writing
+
+        yield make
+
+
+@pytest.mark.parametrize("format, n_waiting", [("s16", 3001), ("s24", 40_001), ("f32", 60_003)])
+def test_what_waits_in_a_live_pipe_is_left_out(pipe, capsys, format, n_waiting):
+    """All whole samples of it; places in the sound that comes later are told from its start."""
+    n_bytes = SUBTYPES[format], int(format[1:]) // 8
+    reading, writing = pipe(bytes(n_waiting))
+    source = Input(reading, 8000, 1, format)
+    n_left_out = n_waiting // n_bytes[1]
+    assert source.skip_waiting(0.0) == n_left_out / 8000
+    late = np.full(100, 0.5, np.float32)
+    late[-1] = np.nan if format == "f32" else 0.25
+    content = as_file(torch.from_numpy(late)[None], "RAW", n_bytes[0], 8000)
+    writing.write(content[n_waiting % n_bytes[1] :])  # zeros, as the first bytes of 0.5 are
+    writing.close()
+    got = np.concatenate(list(source.blocks(1, 1000)), 1)
+    assert got.tolist() == [[*[0.5] * 99, 0.0 if format == "f32" else 0.25]]
+    place = f"at {(n_left_out + 99) / 8000:.3f} s"
+    assert (place in capsys.readouterr().err) == (format == "f32") == source.end()
+
+
+def test_nothing_of_a_header_s_buffer_stays(pipe):
+    """A reader that reads ahead would keep some of what waits."""
+    reading, _ = pipe(as_file(tone(16000, 2), "WAV", "PCM_16")[:60_044])
+    source = Input(reading)
+    assert source.skip_waiting(0.0) == 15_000 / 44100 and not source._rest
+
+
+@pytest.mark.parametrize("n_more, is_live", [(12_000, True), (12_001, False)])
+def test_more_than_servers_send_at_first_is_no_live_sound(pipe, monkeypatch, n_more, is_live):
+    """More than came in the time until now and half a second, at 16000 bytes a second."""
+    monkeypatch.setattr(pcm, "_MOST_BEFORE", 0.5)
+    reading, _ = pipe(bytes(2048 + n_more))
+    source = Input(reading, 8000, 1, "s16")
+    assert source.skip_waiting(0.25) == (7024 / 8000 if is_live else None)
+    assert len(source._rest) == (0 if is_live else 2048 + n_more)
+
+
+class Watched(Input):
+    """An input to which so many bytes come at each look at it, the last of which may be its end."""
+
+    def _take_waiting(self, most, seconds):
+        n_bytes, ended = self.coming.pop(0)
+        self._rest += bytes(n_bytes)
+        self.looks.append(seconds)
+        return ended
+
+
+@pytest.mark.parametrize(
+    "coming, looks, n_skipped",
+    [
+        # Three times real time is 600 bytes in a tenth of a second.
+        ([(0, False), (600, False)], [0, 0.1], 1024 + 300),
+        ([(6, False), (602, False), (0, False)], [0, 0.1, 0.1], 1024 + 3 + 301),
+        ([(0, False), (602, False), (602, False), (600, False)], [0, 0.1, 0.1, 0.1], 1926),
+        ([(0, False), (602, False), (602, False), (602, False)], [0, 0.1, 0.1, 0.1], None),
+        ([(0, True)], [0], None),
+        ([(0, False), (0, True)], [0, 0.1], None),
+        ([(0, False), (602, False), (9, True)], [0, 0.1, 0.1], None),
+    ],
+)
+def test_what_comes_faster_than_one_hears_is_no_live_sound(pipe, coming, looks, n_skipped):
+    n_bytes = sum(n for n, _ in coming)
+    source = Watched(pipe(bytes(2048))[0], 1000, 1, "s16")
+    source.coming, source.looks = coming, []
+    expected = None if n_skipped is None else n_skipped / 1000
+    assert source.skip_waiting(0.0) == expected and source.looks == looks and not source.coming
+    assert len(source._rest) == (2048 + n_bytes if expected is None else 0)
+
+
+def test_sound_that_is_whole_is_not_live(pipe, tmp_path):
+    """A file, a pipe that has ended, a WAV of which all has come."""
+    (tmp_path / "a").write_bytes(bytes(9000))
+    with (tmp_path / "a").open("rb") as file:
+        source = Input(file, 8000, 1, "s16")
+        assert source.skip_waiting(0.0) is None and len(source._rest) == 2048
+    reading, writing = pipe(bytes(9000))
+    writing.close()
+    source = Input(reading, 8000, 1, "s16")
+    assert source.skip_waiting(0.0) is None and len(source._rest) == 9000
+    source = Input(pipe(as_file(tone(999), "WAV", "PCM_16"))[0])
+    assert source.skip_waiting(0.0) is None and len(source._rest) == 3996
+
+
+def test_a_look_awaits_what_comes(pipe):
+    reading, writing = pipe(bytes(2048))
+    source = Input(reading, 8000, 1, "s16")
+    later = threading.Timer(0.05, lambda: (writing.write(bytes(77)), writing.close()))
+    later.start()
+    assert source._take_waiting(9999, 60.0) and len(source._rest) == 2048 + 77
+    later.join()
+
+
+@pytest.mark.parametrize(
+    "rate, n_channels, format, n_head",
+    [
+        (8000, 1, "s16", 2048),
+        (22050, 1, "s16", 4410),
+        (8000, 1, "f32", 3200),
+        (48000, 2, "s16", 8192),
+    ],
+)
+def test_a_tenth_of_a_second_shows_that_it_is_pcm(rate, n_channels, format, n_head):
+    """Or 2048 bytes of a slower stream, and 8192 at most."""
+    source = Input(io.BytesIO(bytes(20_000)), rate, n_channels, format)
+    assert len(source._rest) == n_head
 
 
 @pytest.mark.parametrize("way", ["file", "a pipe that is too fast", "a pipe that ends"])

@@ -5,11 +5,12 @@ import re
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 from helpers import tone
 
 from apollo_plugin import audio
-from apollo_plugin.report import build
+from apollo_plugin.report import build, comparison
 from apollo_plugin.report.comparison import CHANGE, compare, compare_files
 
 FAST = ("snr", "si_sdr", "lsd")
@@ -71,6 +72,122 @@ def test_spectra_are_in_decibels_of_a_full_scale_sine():
         assert picture.max(1).argmax() / len(picture) == pytest.approx(0.25, abs=0.01)
 
 
+@pytest.mark.parametrize("rate, n_fft", [(44100, 2048), (8000, 512), (96000, 4096), (1000, 64)])
+@pytest.mark.parametrize("seconds", [0.5, 3.0])
+def test_spectra_against_scipy(rate, n_fft, seconds):
+    """Windows of some 46 ms, overlapping by three quarters at least; peaks where the picture has
+    fewer rows and columns than the spectra."""
+    n_samples = round(seconds * rate)
+    wav = np.random.default_rng(0).normal(0, 0.1, (2, n_samples)).astype(np.float32)
+    picture, average = comparison._spectrogram(wav, rate)
+    hop = max(1, min(n_fft // 4, n_samples // 900))
+    how = dict(nperseg=n_fft, noverlap=n_fft - hop, detrend=False, scaling="spectrum")
+    power = scipy.signal.spectrogram(wav, rate, "hann", **how)[2].mean(0)
+    # One-sided, and the mean square of a full-scale sine is a half; so there are three factors.
+    power *= 2
+    power[[0, -1]] *= 2
+    np.testing.assert_allclose(average, 10 * np.log10(power.mean(-1)), atol=0.01)
+    shape = min(320, n_fft // 2 + 1), min(900, power.shape[1])
+    assert picture.shape == shape
+    for axis, n in enumerate(shape):
+        length = power.shape[axis]
+        parts = [
+            power.take(range(k * length // n, -(-(k + 1) * length // n)), axis).max(axis)
+            for k in range(n)
+        ]
+        power = np.stack(parts, axis)
+    np.testing.assert_allclose(picture, 10 * np.log10(power), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "begin, seconds, start",
+    [
+        (3.25, 2, 3.25),
+        (0, 2, 0),
+        (5.75, 2, 5.75),
+        (5.9, 2, 5.75),
+        (5.75, 2.2, 5.7),
+        (0.25, 0.1, 0.25),
+    ],
+)
+def test_the_excerpt_begins_with_the_change(begin, seconds, start):
+    """In quarters of a second; the last one begins early enough to be whole."""
+    coded = np.zeros((1, round(7.9 * 8000)), np.float32)
+    restored = coded.copy()
+    restored[:, round(begin * 8000) : round((begin + seconds) * 8000)] = 0.1
+    n_keep = round(seconds * 8000)
+    assert comparison._find_excerpt(coded, restored, n_keep, 8000) == start * 8000
+
+
+@pytest.mark.parametrize("shift", [-1601, -1600, -1599, 3, 1599, 1600, 1601])
+def test_originals_are_moved_by_a_fifth_of_a_second_at_most(shift):
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, 20000)).astype(np.float32)
+    wav, reference = noise[:, 2000:18000], noise[:, 2000 + shift : 18000 + shift]
+    moved, found = comparison._align(reference, wav, 8000, "reference 'a'", "b")
+    assert moved.shape == wav.shape and (found == shift) == (abs(shift) <= 1600)
+    if found == shift:
+        inside = slice(max(0, shift), 16000 + min(0, shift))
+        assert np.array_equal(moved[:, inside], wav[:, inside])
+        assert not np.delete(moved, np.arange(16000)[inside], 1).any()
+    assert comparison._align(0 * reference, wav, 8000, "reference 'a'", "b")[1] == 0
+
+
+@pytest.mark.parametrize("n_samples", [-8001, -8000, 8000, 8001])
+def test_lengths_differ_by_a_second_at_most(n_samples):
+    wav = tone(20000, 1, 8000).numpy()
+    reference = np.pad(wav, ((0, 0), (0, max(0, n_samples))))[:, : 20000 + n_samples]
+    if abs(n_samples) <= 8000:
+        assert comparison._align(reference, wav, 8000, "a", "b")[0].shape == wav.shape
+    else:
+        words = f"^reference 'a' is {len(reference[0]) / 8000:.1f} s long and 'b' 2.5 s; both have"
+        with pytest.raises(audio.AudioError, match=words):
+            comparison._align(reference, wav, 8000, "reference 'a'", "b")
+
+
+def test_levels_of_what_is_too_short_for_loudness_are_powers():
+    one, other = tone(17639), tone(17639).flip(-1) ** 3
+    item = compare("a", one, other, 44100)
+    ratio = 10 * math.log10(one.square().mean() / other.square().mean())
+    assert item.versions[1].gain == pytest.approx(ratio, abs=1e-4)
+
+
+def test_how_far_all_were_lowered():
+    loud = 0.9 * torch.sign(tone(44100))
+    item = compare("a", loud, loud * torch.linspace(0, 2, 44100), 44100)
+    gains = [version.gain for version in item.versions]
+    assert item.notes == [f"All versions were lowered by {-gains[0]:.1f} dB to avoid clipping."]
+    assert max(np.abs(version.wav).max() for version in item.versions) == pytest.approx(1)
+
+
+def test_what_was_done_is_noted(tmp_path):
+    wav = tone(9000, 6).numpy()
+    broken = wav.copy()
+    broken[2, 5:8], broken[0, 9] = math.nan, math.inf
+    item = compare("a", wav, broken, 44100, label="Input", notes=("first",))
+    assert item.notes == [
+        "first",
+        "Restored: 4 samples are NaN or infinite and set to 0.",
+        "Only channels 1 and 2 of 6 are played.",
+    ]
+    assert compare("a", wav[:2], wav[:2], 44100).notes == []
+
+
+@pytest.mark.parametrize(
+    "name, label, expected",
+    [
+        ("a.ogg", None, "OGG"),
+        ("a.flac", None, "Input"),
+        ("a.Mp3", None, "MP3"),
+        ("a.mp3", "X", "X"),
+    ],
+)
+def test_inputs_are_called_by_their_coding(tmp_path, name, label, expected):
+    audio.write(tmp_path / "a.wav", tone(3000), 44100)
+    (tmp_path / "a.wav").rename(tmp_path / name)  # read by what it is
+    item = compare_files("a", tmp_path / name, tmp_path / name, label=label)
+    assert item.versions[0].label == expected
+
+
 @pytest.mark.parametrize("shift", [-1105, 0, 700])
 def test_an_original_is_aligned(tmp_path, shift):
     ref = tone(60000) + 0.1 * torch.randn(2, 60000)
@@ -83,7 +200,11 @@ def test_an_original_is_aligned(tmp_path, shift):
     )
     inside = (item.versions[0].wav - item.versions[2].wav)[:, 2000:-2000]
     assert np.abs(inside).max() < 0.02
-    assert any(f"moved by {shift} samples" in note for note in item.notes) == (shift != 0)
+    moved = (
+        f"The original was moved by {shift} samples ({shift / 44.1:.1f} ms) to align it with the "
+        "input."
+    )
+    assert item.notes == [moved] * (shift != 0)
 
 
 def test_an_original_of_another_rate(tmp_path):
@@ -95,7 +216,7 @@ def test_an_original_of_another_rate(tmp_path):
         "a", tmp_path / "coded.wav", tmp_path / "coded.wav", tmp_path / "original.wav", metrics=FAST
     )
     assert item.versions[0].label == "Input" and item.versions[0].metrics["snr"] > 60
-    assert "resampled from 48000" in item.notes[0]
+    assert item.notes[0] == "The original was resampled from 48000 to 44100 Hz."
 
 
 @pytest.mark.parametrize(

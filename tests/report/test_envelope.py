@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 
-from apollo_plugin.report.envelope import envelope
+from apollo_plugin.report import envelope as envelope_module
+from apollo_plugin.report.envelope import Envelope, envelope
 
 RATE = 44100
 TIME = torch.arange(2 * RATE) / RATE
@@ -26,16 +28,56 @@ def test_a_full_scale_sine_in_the_band_is_at_0_db():
     [
         (44100, 5700.0, (5700, 16000)),
         (44100, 15200.0, (15200, 22050)),
+        (44100, 14399.0, (14399, 16000)),
+        (44100, 14401.0, (14401, 22050)),
         (44100, None, (8000, 16000)),
         (96000, None, (8000, 16000)),
         (16000, 5000.0, (5000, 8000)),
         (8000, None, (2000, 4000)),
-        (8000, 3990.0, None),
+        (8000, 3900.0, (3900, 4000)),
+        (8000, 3901.0, None),
     ],
 )
 def test_the_band(rate, cutoff, band):
     found = envelope({"x": torch.randn(2, rate)}, rate, cutoff)
     assert (found and (found.low, found.high)) == band
+
+
+@pytest.mark.parametrize(
+    "rate, n_samples, n_fft, hop",
+    [
+        (44100, 44100, 882, 441),
+        (44100, 529_200, 882, 441),
+        (8000, 97_000, 160, 81),
+        (1000, 9, 20, 10),
+    ],
+)
+def test_levels_against_scipy(rate, n_samples, n_fft, hop):
+    """Frames of 20 ms each 10 ms, or so that there are 1200: by Parseval, as mean squares."""
+    wav = np.random.default_rng(0).normal(0, 0.1, (2, n_samples))
+    low, high = rate / 8, rate / 4
+    levels = envelope_module._level(wav, rate, low, high)
+    padded = np.pad(wav, ((0, 0), (0, max(0, n_fft - n_samples))))
+    how = dict(nperseg=n_fft, noverlap=n_fft - hop, detrend=False)
+    hertz, _, density = scipy.signal.spectrogram(padded, rate, "hann", **how)
+    inside = density[:, (hertz >= low) & (hertz < high)].sum(1).mean(0) * rate / n_fft
+    # Of the mean square of a full-scale sine.
+    np.testing.assert_allclose(levels, 10 * np.log10(2 * inside + 1e-12), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "ref, n_counted",
+    [
+        ([0.0, -39.9, -40.1], 2),
+        ([-80.0, -118.9, -119.1], 2),
+        ([-119.1, -119.5, -120.0], 0),
+    ],
+)
+def test_what_the_original_lacks_does_not_count(ref, n_counted):
+    found = Envelope(1.0, 2.0, {"a": np.array([3.0, 5.0, 99.0]), "b": np.array(ref)})
+    differences = np.array([3.0, 5.0]) - ref[:2]
+    expected = (differences.mean(), differences.std()) if n_counted else None
+    assert found.error("a", "b") == (expected and pytest.approx(expected))
 
 
 def test_a_burst_stands_where_it_is():

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import html
 import io
 import json
 import re
@@ -9,6 +10,7 @@ import time
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +20,10 @@ from helpers import tone
 
 from apollo_plugin import audio, report
 from apollo_plugin.cli import main
+from apollo_plugin.cli import report as cli_report
+from apollo_plugin.cli.arguments import parse
 from apollo_plugin.data.codecs import mp3
-from apollo_plugin.errors import DataError
+from apollo_plugin.errors import DataError, SettingError
 from apollo_plugin.report import plots, tables
 from apollo_plugin.report.comparison import compare
 
@@ -123,6 +127,66 @@ def test_a_page_of_one_file_bears_its_name_once(items):
     assert 'id="item-0">short.wav</h2>' in report.build(items[1:], "Another title")
 
 
+def test_a_file_is_described(items):
+    """In exact words: an excerpt, the gains, and what was measured, the best in bold."""
+    first, second, third = (
+        dataclasses.replace(v, gain=g) for v, g in zip(items[0].versions, (0.0, -1.25, 2.0))
+    )
+    measured = [{"si_sdr": 7.0, "lsd": 1.5}, {"si_sdr": float("nan"), "lsd": 1.25}]
+    item = dataclasses.replace(
+        items[0],
+        start=61.0,
+        seconds=4.0,
+        total_seconds=125.5,
+        versions=[
+            dataclasses.replace(first, metrics=measured[0]),
+            dataclasses.replace(second, metrics=measured[1]),
+            third,
+        ],
+        notes=["A note."],
+    )
+    text = report.build([item])
+    assert (
+        '<p class="soft">44.1 kHz stereo, an excerpt of 4.0 s of 2:05.5, from 1:01.0 to 1:05.0, '
+        f"where the restoration changed most. The input: {html.escape(str(item.diagnosis))}. "
+        "Level-matched: MP3 0.0 dB, Restored \u22121.2 dB, Original +2.0 dB. A note.</p>"
+    ) in text
+    rows = re.findall(r"<tr>(.*?)</tr>", text)
+    assert [re.findall("<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows] == [
+        ["", "MP3", "Restored", ""],
+        ["SI-SNR", "<b>7.00</b>", "\u2013", "dB, higher is better"],
+        ["LSD", "1.50", "<b>1.25</b>", "lower is better"],
+    ]
+    whole = dataclasses.replace(item, sample_rate=48000, start=0.0, total_seconds=4.0)
+    assert '<p class="soft">48 kHz stereo, 0:04.0 long. ' in report.build([whole])
+    mono = [dataclasses.replace(v, wav=v.wav[:1], metrics={}) for v in item.versions]
+    text = report.build([dataclasses.replace(whole, versions=mono)])
+    assert "48 kHz mono" in text and "Distance to the original" not in text
+    assert 'max="4.000"' in text and "A is MP3, B is Restored, X" in text
+
+
+def test_there_are_three_buttons_of_which_two_versions_hide_one(page):
+    rows = re.findall('aria-label="Version">(.*?)</div>', page.read_text("utf-8"))
+    assert [re.findall("<kbd[^>]*>(.)</kbd>", row) for row in rows] == [["1", "2", "3"]] * 2
+    assert [row.count(" hidden>") for row in rows] == [0, 1]
+
+
+@pytest.mark.parametrize("n, seconds", [(0, 12), (1, 12), (8, 12), (12, 8), (24, 4), (25, 4)])
+def test_many_files_have_shorter_excerpts(n, seconds):
+    """So that all of them last 96 s at most, as long as that leaves 4 s of each."""
+    assert report.excerpt_seconds(n) == seconds
+
+
+def test_a_page_of_ours_may_be_replaced(page, tmp_path):
+    report.check_target(page)
+    for name in ("new.HTM", "new.html"):
+        report.check_target(tmp_path / name)
+    (tmp_path / "other.html").write_text("my own words")
+    with pytest.raises(SettingError, match="--overwrite"):
+        report.check_target(tmp_path / "other.html")
+    report.check_target(tmp_path / "other.html", overwrite=True)
+
+
 def test_keys_are_those_of_versions_that_are_there(items):
     for shown, keys in ((items, "123"), (items[1:], "12")):
         line = re.search(r'<p class="keys soft">(.*?) switch', report.build(shown))[1]
@@ -141,8 +205,9 @@ def test_the_scale_is_told_from_full_scale(items):
 
 def test_size_and_cut_off_are_stated(page, items):
     text = page.read_text("utf-8")
-    stated = float(re.search(r"[Tt]his page is ([\d.]+) MB", text)[1])
-    assert stated == pytest.approx(page.stat().st_size / 1e6, abs=0.1)
+    stated = float(re.search(r"2 files; this page is (\d\.\d) MB and needs no network", text)[1])
+    assert stated == pytest.approx(page.stat().st_size / 1e6, abs=0.08)
+    assert "<p>This page is" in report.build(items[:1])
     cutoff = items[0].diagnosis.cutoff / 1000
     assert 5.4 < cutoff < 6 and text.count(f"cut-off {cutoff:.1f} kHz") >= 5
     assert "Without the original" in text and "<b>" in text
@@ -472,13 +537,49 @@ def test_references_that_do_not_fit(run, tmp_path):
         run(tmp_path / "a.wav", "--reference", tmp_path / "b.wav")
 
 
+@pytest.mark.parametrize("n_files, n_shown", [(1, 1), (2, 2), (3, 2)])
+def test_what_is_told_of_the_page(tmp_path, monkeypatch, capsys, n_files, n_shown):
+    """Files without a result are left out, and those that cannot be compared are named."""
+    asked, written = [], []
+
+    def compare(name, *given, **how):
+        asked.append((name, *given, how["seconds"]))
+        if name == "bad":
+            raise DataError("it is bad")
+        return SimpleNamespace(name=name)
+
+    monkeypatch.setattr(report, "MAX_ITEMS", 2)
+    monkeypatch.setattr(report, "write", lambda *given: written.append(given) or 1_260_000)
+    monkeypatch.setattr(cli_report, "compare_files", compare)
+    options, _ = parse([str(tmp_path)])
+    names = [f"{index}.wav" for index in range(n_files)]
+    for name in names:
+        (tmp_path / name).touch()
+    shown = [cli_report.Shown(name, tmp_path / name, tmp_path / name) for name in names]
+    page = tmp_path / "page.html"
+    without = cli_report.Shown("none", tmp_path / "none", tmp_path / "none")
+    assert cli_report.write(options, page, [without, *shown]) == 0
+    place = [(name, tmp_path / name, tmp_path / name, None, 12) for name in names[:n_shown]]
+    assert asked == place
+    title = "0.wav" if n_files == 1 else tmp_path.name
+    items = [SimpleNamespace(name=name) for name in names[:n_shown]]
+    assert written == [(page, items, title, "Restored by apollo-small.")]
+    out, err = capsys.readouterr()
+    assert out == f"{page}  ({n_shown} file(s), 1.3 MB)\n"
+    assert ("the page holds the first 2 of 3 files\n" in err) == (n_files == 3) == bool(err)
+    bad = cli_report.Shown("bad", tmp_path / "0.wav", tmp_path / "0.wav")
+    assert cli_report.write(options, page, [bad]) == 1 and len(written) == 1
+    err = capsys.readouterr().err
+    assert "it is bad" in err and f"'{page}' is not written: there is nothing to show" in err
+    assert cli_report.write(options, page, [bad, shown[0]]) == 1 and len(written) == 2
+
+
 def test_too_many_files_for_a_page(run, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "MAX_ITEMS", 2)
     for index in range(3):
         audio.write(tmp_path / f"{index}.wav", tone(2000), 44100)
     status, out, err = run(tmp_path, "--report", tmp_path / "page.html")
     assert status == 0 and "first 2 of 3" in err and "(2 file(s)" in out
-    assert report.excerpt_seconds(1) == 12 and report.excerpt_seconds(100) == 4
 
 
 def test_a_page_that_cannot_be_written(items, tmp_path):
