@@ -54,6 +54,17 @@ def test_sound_between_silences(tmp_path):
     assert Detector()(stem(tmp_path / "a.wav", wav)) == [9.0]
 
 
+def test_blocks_are_whole_windows_and_half_of_a_segment_is_too_little():
+    detector = Detector(segment=1.0, hop=0.5)
+    energies = np.repeat([1.0, 0.0, 1.0], [50, 100, 51])
+    assert detector.starts(energies, 2.01) == [pytest.approx(1.01)]
+    energies[50] = 1.0
+    assert detector.starts(energies, 2.01) == [0.0, pytest.approx(1.01)]
+    # The floor itself is no sound, nor is what lies below the song's own quantile.
+    assert detector.starts(np.full(100, 1e-3), 1.0) == []
+    assert detector.starts(np.full(100, 1.001e-3), 1.0) == [0.0]
+
+
 def test_the_end_counts(tmp_path):
     found = Detector()(stem(tmp_path / "a.wav", noise(10.5)))
     assert found == [0.0, 3.0, 4.5]
@@ -169,6 +180,15 @@ def test_damaged_cache_is_made_again(split):
     for path, damage in zip(sorted((split / "activity").iterdir()), ('{"key": "', "[]", "{}")):
         path.write_text(damage)
     assert detect(split)[:2] == (6, 3)
+
+
+def test_a_defect_is_no_song_that_is_left_out(split, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(activity, "_detect_song", broken)
+    with pytest.raises(ZeroDivisionError):
+        detect(split)
 
 
 def test_stage_1_has_not_run(tmp_path):

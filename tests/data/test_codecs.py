@@ -1,14 +1,17 @@
 """MP3 in memory: aligned, of equal length, at the paper's bit rates, noise where it should be."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 
 import lameenc
 import numpy as np
 import pytest
+import soundfile
 import torch
 from helpers import snr, tone
 
 from apollo_plugin import audio
+from apollo_plugin.data import codecs
 from apollo_plugin.data.codecs import (
     BIT_RATES,
     CODECS,
@@ -16,8 +19,10 @@ from apollo_plugin.data.codecs import (
     decode_mp3,
     draw_codec,
     encode_mp3,
+    lowpass,
     mp3,
     mp3_quality,
+    vorbis,
 )
 
 
@@ -183,6 +188,49 @@ def test_a_low_pass_leaves_what_is_below():
     spectra = [torch.fft.rfft(x)[..., : 2 * 3990] for x in (CODECS["lowpass"](wav, 44100, 24), wav)]
     torch.testing.assert_close(*spectra, rtol=0, atol=1e-3)
     assert torch.equal(CODECS["uncoded"](wav, 44100, 24), wav)
+
+
+def test_the_flank_of_a_low_pass():
+    """A half at 150 Hz above its edge, nothing from 300 on; edges between the ends in proportion.
+
+    Whole periods, so that tones are single bins."""
+    time = np.arange(44100) / 44100
+    for kbps, low in ((16, 4000), (24, 4000), (76, 11000), (128, 18000), (320, 18000)):
+        for hertz, gain in ((low, 1), (low + 100, 0.75), (low + 150, 0.5), (low + 300, 0)):
+            wav = np.sin(2 * np.pi * hertz * time).astype(np.float32)
+            np.testing.assert_allclose(lowpass(wav, 44100, kbps), gain * wav, atol=1e-5)
+
+
+def test_vorbis_takes_the_quality_of_the_bit_rate():
+    """Xiph's nominal rates of stereo; libsndfile's compression is what a quality lacks of 1."""
+    wav = pink(4000)
+    rates = {45: 0, 64: 0, 72: 0.05, 80: 0.1, 96: 0.2, 112: 0.3, 128: 0.4, 160: 0.5, 192: 0.6}
+    for kbps, quality in rates.items():
+        file = io.BytesIO()
+        how = dict(format="OGG", subtype="VORBIS", compression_level=1 - quality)
+        soundfile.write(file, wav.T.numpy(), 44100, **how)
+        file.seek(0)
+        expected = soundfile.read(file, dtype="float32")[0].T
+        np.testing.assert_allclose(vorbis(wav, 44100, kbps), expected, atol=1e-6)
+
+
+def test_mono_files_have_the_nearest_bit_rate_of_mpeg_1():
+    """Those of layer III in ISO 11172-3."""
+    wav = pink(5000)
+    rates = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160)
+    for kbps, wanted in ((24, 32), (70, 32), (74, 40), (150, 80), (180, 96), (380, 160)):
+        assert wanted in rates
+        assert torch.equal(CODECS["mp3_mono"](wav, 44100, kbps)[0], mp3(wav[0], kbps=wanted))
+    assert [codecs._mp3_kbps(kbps) for kbps in rates] == [*rates]
+
+
+def test_what_was_decoded_has_to_be_all_of_it():
+    coded = encode_mp3(pink(5000))
+    (n_there,) = soundfile.read(io.BytesIO(coded), always_2d=True)[0].shape[:1]
+    n_there -= 1105
+    assert decode_mp3(coded, np.zeros((2, n_there))).shape == (2, n_there)
+    with pytest.raises(ValueError, match=f"^{n_there + 1} samples were coded, {n_there} decoded$"):
+        decode_mp3(coded, np.zeros((2, n_there + 1)))
 
 
 def test_mono_files_do_not_know_of_each_other():

@@ -226,7 +226,13 @@ def test_no_pairs(tmp_path):
 @pytest.mark.parametrize(
     "options, reason",
     [
-        ({"n_items": 0}, "n_items 0"),
+        (
+            {"n_items": 0},
+            "n_items 0 has to be positive, segment 0.5 a sample, max_stems 8 1 to 11$",
+        ),
+        ({"level_db": -0.1}, "level_db -0.1 and tilt_db 0.0 have to be 0 or more"),
+        ({"level_db": float("inf")}, "level_db inf"),
+        ({"tilt_db": float("inf")}, "tilt_db inf"),
         ({"segment": 0.0}, "segment 0.0"),
         ({"segment": 1e-5}, "segment 1e-05 a sample"),
         ({"segment": 7.0}, "segment 7.0 s exceeds the 6.0 s"),
@@ -242,9 +248,21 @@ def test_wrong_options(prepared, options, reason):
         dataset(prepared, **options)
 
 
+def test_options_at_their_ends(prepared):
+    dataset(prepared, segment=1 / 44100)
+    longest = dataset(prepared, n_items=1, segment=6.0, max_stems=11, uncoded_share=1.0)
+    assert len(longest) == 1
+    random = np.random.default_rng(0)
+    drawn = [longest.draw(random) for _ in range(200)]
+    assert {mix.codec for mix in drawn} == {"uncoded"}
+    assert max(len(mix.parts) for mix in drawn) == min(11, len(longest.library.stems))
+    dataset(prepared, max_stems=1)
+
+
 def test_index_out_of_range(prepared):
-    with pytest.raises(IndexError):
-        dataset(prepared)[6]
+    for index in (6, -1):
+        with pytest.raises(IndexError):
+            dataset(prepared)[index]
 
 
 def test_a_song_that_is_gone_is_named(prepared, tmp_path):

@@ -1,11 +1,15 @@
 """Downloads from a server of our own: resumed, checked, unpacked whole or not at all."""
 
+import contextlib
 import hashlib
+import shutil
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
+import requests
 
 from apollo_plugin.data.download import download, fetch_musdb18hq, unzip
 from apollo_plugin.errors import DataError
@@ -93,6 +97,37 @@ def test_the_data_set(url, tmp_path):
         fetch_musdb18hq(tmp_path / "other", url, digest())
     with pytest.raises(DataError, match="needs 1000000000 GB"):
         fetch_musdb18hq(tmp_path / "new", url, digest(), n_bytes=1e18)
+
+
+def test_room_for_the_data_set(url, tmp_path, monkeypatch):
+    """For what is not there yet, to the byte; an empty folder is as good as none."""
+    root = tmp_path / "musdb"
+    root.mkdir()
+    (tmp_path / "musdb18hq.zip.part").write_bytes(Server.content[:1000])
+    free = 10**9 - 1001
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(DataError, match=rf"^'{root}' needs 1 GB, 1 GB are free$"):
+        fetch_musdb18hq(root, url, digest(), n_bytes=10**9)
+    free += 1
+    fetch_musdb18hq(root, url, digest(), n_bytes=10**9)
+    assert Server.ranges == ["bytes=1000-"] and (root / "test").is_dir()
+
+
+def test_a_connection_that_ends_early_without_an_error(monkeypatch, tmp_path):
+    """As urllib3 1 leaves it; what came is kept."""
+    answer = SimpleNamespace(
+        status_code=200,
+        headers={"Content-Length": "10"},
+        raise_for_status=lambda: None,
+        iter_content=lambda size: [b"abc", b"defg"],
+    )
+    monkeypatch.setattr(requests, "get", lambda *_, **how: contextlib.nullcontext(answer))
+    with pytest.raises(DataError, match="broke off: 7 of 10 bytes were received; run again to"):
+        download("http://x", tmp_path / "a.zip", "0")
+    assert (tmp_path / "a.zip.part").read_bytes() == b"abcdefg"
+    answer.headers = {}  # of unknown length
+    with pytest.raises(DataError, match="checksum"):
+        download("http://x", tmp_path / "a.zip", "0")
 
 
 def test_archives_that_are_broken_or_malicious(tmp_path):

@@ -81,6 +81,32 @@ def test_stems_come_from_different_songs_and_active_segments(library):
             assert -10 <= part.gain_db <= 10
 
 
+def test_parts_begin_anywhere_in_a_segment(library):
+    """As long as they end in it, or with the stem; gains are anywhere in their range."""
+    song = next(song for song in library.songs if "drums" in library.songs[song].stems)
+    library.starts["drums"] = {song: [1.5]}
+    library.segment = 4.0  # of 7 s
+    for start, end in ((1.5, 5.5), (4.0, 7.0)):
+        library.starts["drums"][song] = [start]
+        found = [library.draw(np.random.default_rng(i), ["drums"], 2.5, 64) for i in range(100)]
+        firsts, gains = zip(*((m.parts[0].start, m.parts[0].gain_db) for m in found))
+        room = end - 2.5 - start
+        assert start <= min(firsts) < start + 0.1 * room
+        assert end - 2.5 - 0.1 * room < max(firsts) <= end - 2.5
+        assert -10 <= min(gains) < -9 and 9 < max(gains) <= 10
+    late = library.draw(np.random.default_rng(0), ["drums"], 3.0, 64)
+    assert late.parts[0].start == 4.0 and (late.seconds, late.kbps, late.codec) == (3.0, 64, "mp3")
+
+
+def test_amounts_are_the_segments_of_the_stem_that_has_most(library):
+    first, second = list(library.songs)[:2]
+    library.stems = ["drums", "bass"]
+    library.starts["drums"] = {first: [0.0, 1.0, 2.0]}
+    library.starts["bass"] = {first: [0.0], second: [0.0, 3.0]}
+    library.starts["song"] = {second: [0.0, 1.0, 2.0, 3.0]}
+    assert (library._amount("stems"), library._amount("song")) == (3 + 2, 4)
+
+
 def test_more_stems_than_songs_take_songs_twice(library):
     mix = library.draw(np.random.default_rng(0), library.stems, 3.0, 64)
     assert [part.stem for part in mix.parts] == library.stems
@@ -158,6 +184,20 @@ def test_loud_sums_do_not_clip(library):
     wav = torch.from_numpy(library.songs[name].stems[stem].read(0.0, 1.0))
     assert snr(original, wav / wav.abs().max() * original.abs().max()) > 90
     assert snr(coded, original) > 10
+
+
+def test_full_scale_and_less_keep_their_level(library, monkeypatch):
+    """Only what exceeds it is divided."""
+    name = next(iter(library.songs))
+    part = Part(name, next(iter(library.songs[name].stems)), 0.0, 0.0)
+    for peak, wanted in ((0.5, 0.5), (1.5, 1.0)):
+        wav = np.zeros((2, 4410), np.float32)
+        wav[1, 100] = -peak
+        monkeypatch.setattr(tracks.Stem, "read", lambda *_, wav=wav: wav)
+        assert np.abs(library.sum(Mix((part,), 64, 0.1), 44100)).max() == wanted
+        # Pairs stay what they are.
+        pair = Mix((part,), 0, 0.1, "as coded")
+        assert np.abs(library.sum(pair, 44100)).max() == peak
 
 
 def test_silence_stays_silence(library, tmp_path):

@@ -216,6 +216,120 @@ def test_pairs_of_other_rates_levels_and_phases_fit(tmp_path):
     assert len(own.pairs(tmp_path, problems)) == 6 and not problems
 
 
+def noise(n_samples, seed=0):
+    return np.random.default_rng(seed).standard_normal((1, n_samples))
+
+
+@pytest.mark.parametrize(
+    "lag, words",
+    [
+        (0, None),
+        (4, None),
+        (-4, None),
+        (5, "the coded one comes 5 samples at 100 Hz too late"),
+        (-5, "the coded one comes 5 samples at 100 Hz too early"),
+        (50, "the coded one comes 50 samples at 100 Hz too late"),
+        (-50, "the coded one comes 50 samples at 100 Hz too early"),
+        (51, "hold different music at 3.0 s, or differ in speed"),
+        (-51, "hold different music at 3.0 s"),
+    ],
+)
+def test_four_samples_are_in_line_and_lags_are_told_up_to_half_a_second(lag, words):
+    long = noise(1200)
+    coded, original = long[:, 100 - lag : 1100 - lag], long[:, 100:1100]
+    if words is None:
+        own._check_alignment(coded, original, 100, "at 3.0 s", "'a' and 'b'")
+        return
+    with pytest.raises(AudioError, match=f"^'a' and 'b' .*{words}"):
+        own._check_alignment(coded, original, 100, "at 3.0 s", "'a' and 'b'")
+
+
+def test_music_is_alike_from_a_correlation_of_a_half_on():
+    wav, other = noise(10000), noise(10000, 1)
+    other -= wav * (wav @ other.T) / (wav @ wav.T)
+    other *= np.sqrt(np.square(wav).sum() / np.square(other).sum())
+    for share, fits in ((0.52, True), (0.48, False)):
+        coded = share * wav + np.sqrt(1 - share**2) * other
+        assert own._correlation(coded, wav, 3)[3] == pytest.approx(share, abs=1e-6)
+        if fits:
+            own._check_alignment(coded, wav, 100, "", "")
+        else:
+            with pytest.raises(AudioError, match="hold different music"):
+                own._check_alignment(coded, wav, 100, "", "")
+
+
+def test_correlation_is_the_textbook_s():
+    a, b = np.random.default_rng(2).standard_normal((2, 2, 30))
+    expected = [
+        sum(a[:, i] @ b[:, i - lag] for i in range(30) if 0 <= i - lag < 30) for lag in range(-7, 8)
+    ]
+    expected /= np.sqrt(np.square(a).sum() * np.square(b).sum())
+    np.testing.assert_allclose(own._correlation(a, b, 7), expected, atol=1e-9)
+    assert not own._correlation(0 * a, b, 7).any()
+
+
+@pytest.mark.parametrize(
+    "seconds, stretches",
+    [(20.0, [(0.0, 6.0), (7.0, 6.0), (14.0, 6.0)]), (6.0, [(0.0, 6.0)]), (2.5, [(0.0, 2.5)])],
+)
+def test_a_pair_is_heard_at_its_begin_middle_and_end(seconds, stretches, monkeypatch):
+    heard = []
+
+    def read_part(file, start, part, rate):
+        heard.append((file, start, part, rate))
+        # The first stretch of a longer pair is silent, as far as 16 bits go.
+        quiet = len(stretches) > 1 and start == 0
+        return (1e-4 if quiet else 0.1) * noise(600)
+
+    monkeypatch.setattr(own.audio, "read_part", read_part)
+    stems = {
+        "original": tracks.Stem(("o.wav",), seconds + 0.09, 100),
+        "coded": tracks.Stem(("c.mp3",), seconds, 200),
+    }
+    song = tracks.Song("pairs/a", "A", "T", stems)
+    trimmed = own._trim_pair(song)
+    assert {stem.seconds for stem in trimmed.stems.values()} == {seconds}
+    assert heard == [(name, *at, 100) for at in stretches for name in ("c.mp3", "o.wav")]
+    longer = replace(stems["original"], seconds=seconds + 0.11)
+    with pytest.raises(AudioError, match=f"are {seconds:.2f} s and {seconds + 0.11:.2f} s long"):
+        own._trim_pair(replace(song, stems=stems | dict(original=longer)))
+    monkeypatch.setattr(own.audio, "read_part", lambda *_: 0.9e-3 * noise(600))
+    with pytest.raises(AudioError, match="^'c.mp3' and 'o.wav' are silent$"):
+        own._trim_pair(song)
+
+
+def test_a_song_s_end_is_looked_for_in_three_stretches(monkeypatch):
+    """A quarter, a half and three quarters on the way to the last six seconds."""
+    heard = []
+
+    def read_part(file, start, part, rate):
+        heard.append((start, part))
+        return noise(round(part * rate))
+
+    monkeypatch.setattr(own.audio, "read_part", read_part)
+    assert own._cut_off(tracks.Stem(("a.wav",), 26.0, 44100)) == ""
+    assert heard == [(5.0, 6.0), (10.0, 6.0), (15.0, 6.0)]
+    heard.clear()
+    own._cut_off(tracks.Stem(("a.wav",), 2.0, 44100))
+    assert heard == 3 * [(0.0, 2.0)]
+    for rate, words in ((37999, "37999 Hz and so ends at 18.9995 kHz"), (38000, None)):
+        found = own._cut_off(tracks.Stem(("a.wav",), 2.0, rate))
+        assert found == (f"has a sample rate of {words}" if words else "")
+
+
+@pytest.mark.parametrize(
+    "names, artists",
+    [
+        # Folders are artists from three on.
+        (["A/x.wav", "B/1/Y - y.wav", "C/z.wav", "D - d.wav"], ["A", "B", "C", "D"]),
+        (["A/x.wav", "B/Y - y - z.wav"], ["A/x", "Y"]),
+        (["x.wav", "y.w.wav", "Z- z.wav"], ["x", "y.w", "Z- z"]),
+    ],
+)
+def test_artists_by_folder_or_by_name(names, artists):
+    assert own._artists([Path(name) for name in names]) == artists
+
+
 def test_silent_pairs_and_files_without_a_partner(tmp_path):
     silence = torch.zeros(2, 30000)
     for name in ("original/silent.wav", "coded/silent.wav", "original/alone.wav", "coded/b.wav"):
@@ -230,7 +344,9 @@ def test_silent_pairs_and_files_without_a_partner(tmp_path):
         "alone.wav': no file of the same name in" in text
         and "b.wav': no file of the same name" in text
     )
-    assert "'twice.w64' has the same name" in text
+    assert (
+        f"'{tmp_path / 'coded' / 'twice.wav'}': 'twice.w64' has the same name; left out" in problems
+    )
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,31 @@ def test_few_songs(n_songs):
     assert len(splits["valid"]) == (n_songs > 1)
 
 
+@pytest.mark.parametrize(
+    "dataset, n_songs, sizes",
+    [
+        # 15 % for test, 10 % for validation, rounded, at least one of each where there are three.
+        ("moisesdb", 40, (30, 4, 6)),
+        ("songs", 10, (7, 1, 2)),
+        ("pairs", 3, (1, 1, 1)),
+        ("pairs", 2, (1, 1, 0)),
+        ("songs", 16, (12, 2, 2)),
+        # Test songs are its own.
+        ("musdb18hq/train", 20, (18, 2, 0)),
+        ("musdb18hq/train", 1, (1, 0, 0)),
+    ],
+)
+def test_sizes_of_splits(dataset, n_songs, sizes):
+    songs = [song(f"{dataset}/{i} - T", f"B{i}") for i in range(n_songs)]
+    assert tuple(map(len, split(songs).values())) == sizes
+    # Four songs of an artist stay together: one artist less for each split.
+    fours = [song(f"{dataset}/{i:02d}", f"B{i // 4}") for i in range(4 * n_songs)]
+    for members in split(fours).values():
+        assert len(members) % 4 == 0
+    if dataset == "moisesdb":
+        assert tuple(map(len, split(fours).values())) == (160 - 24 - 16, 16, 24)
+
+
 def test_lists_of_old_and_new_splits_are_never_there_together(tmp_path, monkeypatch):
     songs = [song(f"moisesdb/{i:03d}", f"B{i}") for i in range(20)]
     first, second = split(songs, seed=1), split(songs, seed=2)
@@ -214,6 +239,12 @@ def test_names_with_quotes_and_letters(musdb):
     assert all(s.stems["bass"].read(0, 0.01).any() for s in songs)
 
 
+def test_8_khz_are_enough(musdb):
+    write(musdb / "test" / "C - 3" / "bass.wav", np.zeros((2, 100)), 8000)
+    problems = []
+    assert len(musdb18hq(musdb, problems)) == 3 and not problems
+
+
 def test_a_name_that_is_no_text(musdb):
     os.rename(musdb / "test" / "C - 3", os.fsencode(musdb / "test") + b"/\xff - 3")
     songs = musdb18hq(musdb, [])
@@ -246,6 +277,14 @@ def six_channels(path):
     write(path, np.zeros((6, 100)))
 
 
+def three_channels(path):
+    write(path, np.zeros((3, 100)))
+
+
+def slow(path):
+    write(path, np.zeros((2, 100)), 7999)
+
+
 def folder(path):
     path.unlink()
     path.mkdir()
@@ -259,7 +298,9 @@ def folder(path):
         (cut, "truncated"),
         (text, "is no audio file"),
         (no_samples, "no samples"),
-        (six_channels, "6 channels"),
+        (six_channels, "has 6 channels, not one or two; song left out"),
+        (three_channels, "has 3 channels"),
+        (slow, "has a sample rate of 7999 Hz, less than 8000; song left out"),
         (folder, "directory"),
     ],
 )

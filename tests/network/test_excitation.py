@@ -1,12 +1,14 @@
 """Excitation: its parts against textbook versions, its energies against a closed form."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.signal
 import torch
 
+from apollo_plugin.errors import ExportError
 from apollo_plugin.network.bands import BandSplit
 from apollo_plugin.network.highs.evidence import Findings
 from apollo_plugin.network.highs.excitation import Excitation, tiled
@@ -14,6 +16,7 @@ from apollo_plugin.network.highs.gain_bands import TARGET_START, GainBands, extr
 from apollo_plugin.network.highs.noise import (
     LONGEST_HOP,
     NOISE_PERIOD,
+    spectrum_in_float32,
     white_noise,
     white_noise_in_float32,
 )
@@ -60,6 +63,19 @@ def test_float32_comes_to_the_numbers_of_integers(hop):
         assert torch.equal(narrow, exact)
 
 
+def test_no_hop_is_longer_than_float32_counts():
+    """Twice as many samples are a window."""
+    for hop, fits in ((LONGEST_HOP, True), (LONGEST_HOP + 1, False)):
+        fourier = SimpleNamespace(window=torch.ones(2 * hop), spectrum=lambda frames: frames)
+        if fits:
+            frames = spectrum_in_float32(fourier, torch.tensor(5), 2)
+            hops = white_noise(torch.tensor(5), 3, hop).unflatten(0, (3, hop))
+            assert torch.equal(frames, torch.stack((hops[:2].flatten(), hops[1:].flatten())))
+            continue
+        with pytest.raises(ExportError, match="^hops of 16383 samples cannot .*, 16382 at most"):
+            spectrum_in_float32(fourier, torch.tensor(0), 1)
+
+
 def test_noise_is_the_textbooks_at_any_position():
     for first in (0, 1, 54321, NOISE_PERIOD - 2):
         noise = white_noise(torch.tensor(first), 4, 441)
@@ -104,8 +120,12 @@ def test_gains_stay_250_hz_wide_at_other_rates_and_windows():
         kernel = int(rate * ms / 1000)
         gains = GainBands(kernel, rate)
         assert gains.width == width and sum(gains.widths) == kernel // 2 + 1
-    with pytest.raises(ValueError, match="8000 Hz leaves no room above the source region"):
+    with pytest.raises(ValueError, match="8000 Hz leaves no room .* which ends at 4250 Hz$"):
         GainBands(160, 8000)
+    # 17 bands of 5 bins, 50 Hz each, are the source and what lies below it.
+    assert sum(GainBands(178, 8900).widths) == 90 and len(GainBands(178, 8900).widths) == 18
+    with pytest.raises(ValueError, match="8800 Hz leaves no room .* ends at 4250 Hz$"):
+        GainBands(176, 8800)
     with pytest.raises(ValueError, match="441 samples at 22050 Hz is no two hops"):
         GainBands(441, 22050)
 

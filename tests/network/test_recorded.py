@@ -1,12 +1,15 @@
 """Recorded steps: streams made of them equal whole files. On a CPU a recorder stands in for CUDA's
 that runs the step anew on the same tensors, which is all that a graph does."""
 
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import small_model, snr, tone
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from apollo_plugin.network.streaming import settled
+from apollo_plugin.network.streaming import cuda_graph, settled
 
 
 class Recorder:
@@ -152,6 +155,46 @@ def test_a_settled_step_takes_nothing_from_the_cpu(options):
             with FromPython() as watch:
                 _, state = model.step(block, state, False)
     assert watch.found == []
+
+
+def test_a_step_is_recorded_beside_what_runs(monkeypatch):
+    """The order that CUDA's documentation asks for: warm up on a stream of its own that waits for
+    the current one, which then waits for it; record there; every launch on the stream's device."""
+    said = []
+
+    class Stream:
+        def __init__(self, name="side"):
+            self.name = name
+
+        def wait_stream(self, other):
+            said.append(f"{self.name} waits for {other.name}")
+
+    def within(word):
+        @contextlib.contextmanager
+        def context(thing, **how):
+            said.append(f"{word} {getattr(thing, 'name', thing)}")
+            if how:
+                assert how["stream"].name == "side"
+                assert how["capture_error_mode"] == "thread_local"
+            yield
+            said.append(f"end of {word}")
+
+        return context
+
+    graph = SimpleNamespace(name="graph", replay=lambda: said.append("replay"))
+    cuda = dict(Stream=Stream, CUDAGraph=lambda: graph, current_stream=lambda: Stream("current"))
+    cuda |= {word: within(word) for word in ("device", "stream", "graph")}
+    for name, value in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    replay = cuda_graph(lambda: said.append("step"), lambda: said.append("reset"), "cuda:1")
+    assert said == [
+        *("device cuda:1", "side waits for current"),
+        *("stream side", "step", "step", "step", "end of stream", "current waits for side"),
+        *("graph graph", "step", "end of graph", "reset", "end of device"),
+    ]
+    said.clear()
+    replay()
+    assert said == ["device cuda:1", "replay", "end of device"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import Noisy, with_args, with_settings
 
 from apollo_plugin.cli.interrupts import Interrupted, clean_end, interrupted_status
-from apollo_plugin.errors import DataError
+from apollo_plugin.errors import END_SIGNALS, DataError, one_line
 from apollo_plugin.training import TrainingError, ending, train
 from apollo_plugin.training.ending import Signals, Terminated, explain
 
@@ -118,6 +120,137 @@ def test_what_is_a_defect_stays_one():
     for error in (RuntimeError("shape"), KeyError("a"), Terminated(signal.SIGTERM)):
         assert explain(error, "", "") is error
     assert Terminated(signal.SIGTERM).code == 143 and Terminated(signal.SIGUSR1).name == "SIGUSR1"
+
+
+def test_long_reasons_are_cut():
+    """A worker's and a process's to 120 characters, a system's to 1000."""
+    long = "DataLoader worker (pid 1) is killed by signal: " + 2000 * "x"
+    assert str(explain(RuntimeError(long), "", "all is kept")) == (
+        "a worker of the data loader died, perhaps for lack of memory "
+        f"({one_line(RuntimeError(long), 120)}); lower --num_workers; all is kept"
+    )
+    gone = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    assert str(gone) in str(explain(gone, "", ""))
+    long = "Gloo: " + 2000 * "y"
+    assert str(explain(RuntimeError(long), "", "all is kept")) == (
+        f"another process of the training died ({one_line(RuntimeError(long), 120)}); see its own "
+        "last line; all is kept"
+    )
+    lost = OSError(5, 2000 * "z", "a.wav")
+    assert str(explain(lost, "", "all is kept")) == f"{one_line(lost, 1000)}; all is kept"
+    bare = OSError("nothing of the system's")
+    assert explain(bare, "", "") is bare
+    for words in ("DataLoader worker 0 is slow", "it is killed"):
+        error = RuntimeError(words)
+        assert explain(error, "", "") is error
+
+
+def test_the_error_of_a_worker_that_takes_more_than_a_message():
+    """Such as of decoding: it stays what it is, traceback and all."""
+
+    class Awkward(RuntimeError):
+        def __init__(self, *words):
+            if len(words) != 2:
+                raise TypeError
+            super().__init__(words[0])
+
+    for error in (Awkward(WORKER, 1), DataError(WORKER.replace("DataLoader worker", "thread"))):
+        assert explain(error, "", "") is error
+    assert explain(DataError(""), "", "").args == ("",)
+
+
+@pytest.mark.parametrize(
+    "begun, by_itself, kept",
+    [
+        (True, False, "the last complete epoch is kept, --resume 1 continues after it"),
+        (True, True, "the last complete epoch is kept, the same command continues after it"),
+        (False, False, "no epoch was complete yet, so start it again without --resume"),
+        (False, True, "no epoch was complete yet, so start it again"),
+    ],
+)
+def test_what_is_kept(begun, by_itself, kept, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    if begun:
+        (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert ending.what_is_kept(tmp_path, by_itself) == kept
+
+
+class Child:
+    def __init__(self, obeys, said):
+        self.obeys, self.said = obeys, said
+
+    def terminate(self):
+        self.said.append("terminate")
+
+    def wait(self, seconds):
+        self.said.append("wait")
+        if not self.obeys:
+            raise subprocess.TimeoutExpired("child", seconds)
+
+    def kill(self):
+        self.said.append("kill")
+
+
+def test_children_are_asked_before_they_are_killed():
+    said = []
+    launcher = SimpleNamespace(procs=[Child(False, said), Child(True, said)])
+    ending.end_children(SimpleNamespace(strategy=SimpleNamespace(launcher=launcher)))
+    assert said == ["terminate", "terminate", "wait", "kill", "wait"]
+
+
+def test_errors_that_python_drops_are_printed_but_for_the_end_and_the_loader_s(monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "__unraisablehook__", printed.append)
+    loader = type("", (), {})()
+    loader.__qualname__ = "_MultiProcessingDataLoaderIter.__del__"
+    error, end, of_loader = (
+        SimpleNamespace(exc_type=kind, object=thing)
+        for kind, thing in ((ValueError, None), (Terminated, None), (ValueError, loader))
+    )
+    for each in (error, end, of_loader):
+        ending._say_unless_of_loader(each)
+    assert printed == [error]
+
+
+def test_a_fork_of_the_process_leaves_signals_to_it(monkeypatch):
+    """A worker of the data loader that inherits the handler; it is ended by the process."""
+    said, before = [], signal.getsignal(signal.SIGTERM)
+    launcher = SimpleNamespace(procs=[Child(True, said)])
+    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+    listening = Signals()
+    numbers = [getattr(signal, name) for name in ("SIGINT", *END_SIGNALS)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    hook = sys.unraisablehook
+    try:
+        listening.on_train_start(trainer, None)
+        end = signal.getsignal(signal.SIGTERM)
+        assert end is signal.getsignal(signal.SIGINT) is not before
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 0)
+            assert end(signal.SIGTERM, None) is None
+        listening.end_if_asked()
+        assert not said
+        with pytest.raises(Terminated) as ended:
+            end(signal.SIGTERM, None)
+        assert ended.value.code == 143 and said == ["terminate", "wait"]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        for begin in (listening.on_train_batch_start, listening.on_validation_batch_start):
+            with pytest.raises(Terminated):
+                begin(trainer, None, None, 0)
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def test_a_thread_s_error_is_printed_unless_the_disk_is_full(monkeypatch):
+    said = []
+    monkeypatch.setattr(threading, "excepthook", said.append)
+    with ending._quiet_threads():
+        for error in (OSError(28, "No space left on device"), ValueError("x")):
+            threading.excepthook(SimpleNamespace(exc_value=error))
+    assert [str(args.exc_value) for args in said] == ["x"] and threading.excepthook == said.append
 
 
 def test_the_signal_that_came_before_the_first_batch_is_the_status(conf, monkeypatch):
