@@ -185,7 +185,7 @@ def test_frames_that_a_tag_counts(flags, n, name, n_side, checksum):
     frame = head + name + bytes([0, 0, 0, flags]) + b"\1\2\3\4" + bytes(300)
     assert containers.promised_frames(frame) == n == containers.mpeg_head(frame)
     assert containers.mpeg_head(b"ID3\4\0\0\0\0\0\4Xing" + bytes(4000) + frame) == n
-    assert containers.mpeg_head(b"ID3\4\0\0\0\0\3\x76" + bytes(502 + 512) + frame) == n
+    assert containers.mpeg_head(b"ID3\4\0\0\0\0\x23\x76" + bytes(4598 + 512) + frame) == n
     assert containers.promised_frames(head + b"\0" + frame[len(head) :]) == 0
     assert containers.mpeg_head(bytes(4096) + frame) == 0 == containers.mpeg_head(b"")
 
