@@ -149,6 +149,7 @@ NOTE = "1,000 bytes behind its end are no part of its sound; left out"
         ),
         (FLAC, [Link(0, 48)]),
         (TAG + FLAC, [Link(0, 176)]),
+        (FLAC[:8] + FLAC, [Link(0, 8), Link(8, 56)]),
         (FLAC + FLAC.replace(b"C\0", b"C\x80"), [Link(0, 48), Link(48, 96)]),
         (b"ID3\4\0\0\0\0\0\1x" + FLAC + FLAC, [Link(0, 59), Link(59, 107)]),
         (FLAC + FLAC.replace(b"\x22", b"\x23"), [Link(0, 96)]),
