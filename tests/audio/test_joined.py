@@ -240,6 +240,7 @@ def test_tags_are_stepped_over():
     data = head_first + bytes(2000) + b"x"
     assert data[skip_tags(data, 0) :] == b"x"
     assert unexplained(b"\1" * 1000, 0) and not unexplained(b"\1" * 999, 0)
+    assert unexplained(bytes(65535) + b"\1", 0) and not unexplained(bytes(65536) + b"\1", 0)
 
 
 @pytest.mark.parametrize(
