@@ -358,7 +358,7 @@ def test_every_part_of_a_card():
     assert "\n## Figures\n\nFIGURES\n" in text and "\n## Limits\n" in text
     rows = [line for line in text.splitlines() if line.startswith(("| [One", "| T", "| F"))]
     assert rows == [
-        "| [One](http://a) | A | CC BY | no |",
+        "| [One](http://one) | A | CC BY | no |",
         "| Two | B | CC0 | yes |",
         "| Three | C | ? | unknown |",
         "| Four | D | MIT | yes |",
