@@ -149,6 +149,7 @@ NOTE = "1,000 bytes behind its end are no part of its sound; left out"
         ),
         (FLAC, [Link(0, 48)]),
         (TAG + FLAC, [Link(0, 176)]),
+        (FLAC[:8] + FLAC, [Link(0, 8), Link(8, 56)]),
         (FLAC + FLAC.replace(b"C\0", b"C\x80"), [Link(0, 48), Link(48, 96)]),
         (b"ID3\4\0\0\0\0\0\1x" + FLAC + FLAC, [Link(0, 59), Link(59, 107)]),
         (FLAC + FLAC.replace(b"\x22", b"\x23"), [Link(0, 96)]),
@@ -185,7 +186,7 @@ def test_frames_that_a_tag_counts(flags, n, name, n_side, checksum):
     frame = head + name + bytes([0, 0, 0, flags]) + b"\1\2\3\4" + bytes(300)
     assert containers.promised_frames(frame) == n == containers.mpeg_head(frame)
     assert containers.mpeg_head(b"ID3\4\0\0\0\0\0\4Xing" + bytes(4000) + frame) == n
-    assert containers.mpeg_head(b"ID3\4\0\0\0\0\3\x76" + bytes(502 + 512) + frame) == n
+    assert containers.mpeg_head(b"ID3\4\0\0\0\0\x23\x76" + bytes(4598 + 512) + frame) == n
     assert containers.promised_frames(head + b"\0" + frame[len(head) :]) == 0
     assert containers.mpeg_head(bytes(4096) + frame) == 0 == containers.mpeg_head(b"")
 

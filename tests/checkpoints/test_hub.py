@@ -9,12 +9,14 @@ import torch
 import yaml
 from helpers import GOLDEN, small_model, tiny_srgan, tone
 from huggingface_hub import ModelCard, split_torch_state_dict_into_shards
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from apollo_plugin import Apollo
 from apollo_plugin.checkpoints import CheckpointError
+from apollo_plugin.checkpoints.cards import model_card
+from apollo_plugin.checkpoints.download import HUB_FILES, download, n_bytes, read_any, shards
 from apollo_plugin.checkpoints.hub import save_published
 from apollo_plugin.cli.export import main
 
@@ -332,3 +334,150 @@ def test_folders_and_cards_that_cannot_be(tmp_path, api):
     with pytest.raises(CheckpointError, match="'.*file': 'utf-8' codec"):
         model.push_to_hub("a/b", card=tmp_path / "file")
     assert api.created is None and not (tmp_path / "a").exists()
+
+
+# ------------------------------------------------------------------------------ word for word
+
+
+def test_every_part_of_a_card():
+    model = small_model(sample_rate=48000)
+    sources = [
+        dict(
+            title="One", title_link="http://one", author="A", license="CC BY", non_commercial=True
+        ),
+        dict(title="Two", title_link="", author="B", license="CC0"),
+        dict(title="Three", title_link=None, author="C", license="?", non_commercial=None),
+        dict(title="Four", title_link=None, author="D", license="MIT", non_commercial=False),
+    ]
+    text = model_card(model, "OWNER/it", "other", "FIGURES", "DATA", sources)
+    assert ModelCard(text).data.license_name == "non-commercial-training-data"
+    assert "\n# it\n" in text and 'from_pretrained("OWNER/it")' in text
+    n_weights = sum(value.numel() for value in model.state_dict().values())
+    assert f"| parameters | {n_weights:,} |\n| sample rate | 48000 Hz |\n" in text
+    assert f"| latency of a stream | {1000 * model.latency / 48000:.0f} ms |" in text
+    assert "\n## Figures\n\nFIGURES\n" in text and "\n## Limits\n" in text
+    rows = [line for line in text.splitlines() if line.startswith(("| [One", "| T", "| F"))]
+    assert rows == [
+        "| [One](http://one) | A | CC BY | no |",
+        "| Two | B | CC0 | yes |",
+        "| Three | C | ? | unknown |",
+        "| Four | D | MIT | yes |",
+    ]
+    plain = model_card(model, "me/it", "mit")
+    assert ModelCard(plain).data.license_name is None
+    assert not any(f"## {part}" in plain for part in ("Figures", "Training", "Limits"))
+    assert "## Limits" in model_card(model, "it", figures="F")
+    assert "## Limits" in model_card(model, "it", data="D")
+    assert "SR-GAN" in model_card(tiny_srgan(), "it") and "2409.08514" in plain
+
+
+def index(folder, *names):
+    weight_map = {str(n): name for n, name in enumerate(names)}
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps(dict(weight_map=weight_map)))
+    return path
+
+
+def test_files_of_an_index(tmp_path, monkeypatch):
+    path = index(tmp_path, "b.safetensors", "a-1_2.safetensors", "b.safetensors")
+    assert shards(path, "it") == ["a-1_2.safetensors", "b.safetensors"]
+    (tmp_path / "b.safetensors").write_bytes(bytes(30))
+    assert n_bytes(path, "it") == 30  # of those that are there
+    (tmp_path / "a-1_2.safetensors").write_bytes(bytes(12))
+    assert n_bytes(path, "it") == 42 and n_bytes(tmp_path / "b.safetensors", "it") == 30
+    size = path.stat().st_size
+    for most, fits in ((size, True), (size - 1, False)):
+        monkeypatch.setattr("apollo_plugin.checkpoints.download._MOST_INDEX", most)
+        if fits:
+            assert len(shards(path, "it")) == 2
+        else:
+            with pytest.raises(CheckpointError) as caught:
+                shards(path, "it")
+            assert str(caught.value) == "'it' is damaged, or not an index of safetensors"
+    monkeypatch.undo()
+    for odd in (".a.safetensors", "a/b.safetensors", "a.safetensors\n", "a safetensors"):
+        with pytest.raises(CheckpointError, match="not an index"):
+            shards(index(tmp_path, "b.safetensors", odd), "it")
+
+
+def test_arguments_in_one_of_several_files(tmp_path):
+    for name, args in (("a", '{"n": 1}'), ("b", None), ("c", "null")):
+        metadata = {"model_args": args} if args else None
+        save_file({name: torch.zeros(1)}, tmp_path / f"{name}.safetensors", metadata)
+    path = index(tmp_path, "a.safetensors", "b.safetensors", "c.safetensors")
+    found = read_any(path, "it")
+    assert sorted(found["state_dict"]) == ["a", "b", "c"] and found["model_args"] == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    "error, local, told",
+    [
+        (OSError("one\ntwo"), False, "download of 'a/b' failed: one"),
+        (ValueError(""), False, "download of 'a/b' failed: ValueError"),
+        (OSError("one"), True, "download of 'a/b' failed: one"),
+        (RuntimeError("the client has been closed"), True, "'a/b' has none of FILES LOCAL"),
+        (LocalEntryNotFoundError("no"), True, "'a/b' has none of FILES LOCAL"),
+        (EntryNotFoundError("no"), True, "'a/b' has none of FILES LOCAL"),
+        (EntryNotFoundError("no"), False, "'a/b' has none of FILES on the Hugging Face Hub"),
+        (
+            LocalEntryNotFoundError("no"),
+            False,
+            "'a/b' is not a local file, and the Hugging Face Hub cannot be reached",
+        ),
+    ],
+)
+def test_downloads_that_fail(error, local, told, monkeypatch):
+    asked = []
+
+    def fetch(repo, file, **options):
+        asked.append((repo, file))
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    options = {"local_files_only": True} if local else {}
+    with pytest.raises(CheckpointError) as caught:
+        download("a/b", options)
+    all_files = ", ".join(HUB_FILES)
+    where = "in the cache (local_files_only)"
+    assert str(caught.value) == told.replace("FILES", all_files).replace("LOCAL", where)
+    assert len(asked) == (len(HUB_FILES) if "has none" in told else 1)
+    asked.clear()
+    with pytest.raises(CheckpointError):
+        download("a/b/c/d.pth", options)
+    assert asked == [("a/b", "c/d.pth")]
+
+
+def test_files_beside_an_index_in_a_folder_of_the_hub(tmp_path, monkeypatch):
+    path = index(tmp_path, "x.safetensors")
+    asked = []
+
+    def fetch(repo, file):
+        asked.append(file)
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    assert download(f"a/b/deep/{path.name}", {}) == path
+    assert asked == [f"deep/{path.name}", "deep/x.safetensors"]
+    asked.clear()
+    # A file by name has no configuration beside it, unless it is a model's first or its index.
+    download(f"a/b/{path.name}", {})
+    assert asked == [path.name, "x.safetensors", "config.json"]
+
+
+def test_settings_for_other_programs(tmp_path):
+    """Chunks of three seconds."""
+    model = small_model(n_heads=8, feature_dim=32, n_layers=1, sample_rate=48000, win_ms=10)
+    _, config = save_published(model, tmp_path / "a.bin")
+    settings = yaml.safe_load(config.read_text())
+    assert settings["audio"]["chunk_size"] == 144_000 and settings["audio"]["num_channels"] == 2
+    assert settings["model"] == dict(sr=48000, win=10, feature_dim=32, layer=1)
+    assert settings["inference"] == dict(batch_size=4, num_overlap=4)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"a\.bin' cannot be written: (Not a dir|File ex)"):
+        save_published(model, tmp_path / "file" / "a.bin")
+    # A window of 160 samples is the shortest that 80 bands divide.
+    for win_ms, more in ((159, ", win_ms 159"), (160, "")):
+        options = dict(sample_rate=1000, win_ms=win_ms, bands=20)
+        short = small_model(n_heads=8, feature_dim=32, n_layers=1, **options)
+        with pytest.raises(CheckpointError, match=f"has no bands 20{more}$"):
+            save_published(short, tmp_path / "b.bin")

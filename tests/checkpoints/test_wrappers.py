@@ -1,6 +1,9 @@
 """Wrappers of weights that people make, what they put beside them, and files that hold none."""
 
+import math
 import random
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import numpy as np
 import pytest
@@ -8,10 +11,10 @@ import torch
 from helpers import GOLDEN, small_model, tone
 
 from apollo_plugin import Apollo
-from apollo_plugin.checkpoints import CheckpointError
+from apollo_plugin.checkpoints import CheckpointError, arguments
 from apollo_plugin.checkpoints.cards import model_card
-from apollo_plugin.checkpoints.published_layout import _rate_and_window
-from apollo_plugin.checkpoints.unwrapping import unwrap
+from apollo_plugin.checkpoints.published_layout import _rate_and_window, convert
+from apollo_plugin.checkpoints.unwrapping import _describe_other, mappings_of, unwrap
 
 
 def published() -> dict[str, torch.Tensor]:
@@ -242,3 +245,234 @@ def test_the_card_tells_every_argument():
     model = small_model(residual=True)
     text = model_card(model, "me/it")
     assert all(f"| `{key}` | {value} |" in text for key, value in model.get_model_args().items())
+
+
+# ----------------------------------------------------------------------------- exact, without files
+
+
+@pytest.mark.parametrize(
+    "value, hint, fits",
+    [
+        (1, int, True),
+        (1.0, int, False),
+        (True, int, False),
+        (1, float, True),
+        (1.5, float, True),
+        (True, float, False),
+        ("1", float, False),
+        (None, float, False),
+        ("a", str, True),
+        (None, None, True),
+        (None, type(None), True),
+        (0, None, False),
+        (None, float | None, True),
+        (2, float | None, True),
+        ("a", float | None, False),
+        ("a", Optional[str], True),  # noqa: UP045
+        (1, Optional[str], False),  # noqa: UP045
+        ([1, 2], list[int], True),
+        ((1, 2), list[int], True),
+        ([1, 2.5], list[int], False),
+        ([1, 2.5], Sequence[float], True),
+        ({1, 2}, list[int], False),
+        ((1, 2, 3), tuple[int, ...], True),
+        ([], list[int], True),
+        *((value, Any, True) for value in (None, True, 1, 1.5, "a", [1], (1,))),
+        *((value, Any, False) for value in ({}, {1}, b"a", 1j)),
+    ],
+)
+def test_types_of_signatures(value, hint, fits):
+    assert arguments._fits(value, hint) is fits
+
+
+@pytest.mark.parametrize(
+    "value, bounded",
+    [
+        *(
+            (value, True)
+            for value in (None, True, 10_000_000, -10_000_000, 1e7, [], [1, None, "a"])
+        ),
+        *((value, False) for value in (10_000_001, -10_000_001, 1e7 + 1, math.inf, math.nan)),
+        *(("x" * 4096, True), ("x" * 4097, False), ([1] * 4096, True), ([1] * 4097, False)),
+        *(((1,) * 4096, True), ([[1]], False), ([(1,)], False), ([1, 10_000_001], False)),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_plausible_sizes(value, bounded):
+    assert arguments._is_bounded(value) is bounded
+
+
+class Linear(torch.nn.Module):
+    """As many outputs as half a window has samples."""
+
+    def __init__(self, n: int = 2, sample_rate: float = 1000, win_ms: float = 10, name: str = "a"):
+        super().__init__()
+        if n == 13:
+            raise ValueError("an unlucky number")
+        self.linear = torch.nn.Linear(n, 4, bias=False)
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ({}, ""),
+        ({"n": 2, "name": "b"}, ""),
+        # Half a window has no more samples than there are weights: 8.
+        ({"win_ms": 16}, ""),
+        ({"win_ms": 16.1}, "its sample_rate is 1000, its win_ms 16.1; expected"),
+        ({"sample_rate": 1600}, ""),
+        ({"sample_rate": 1601}, "its sample_rate is 1601, its win_ms 10; expected"),
+        ({"sample_rate": 999}, "its sample_rate is 999, its win_ms 10; expected"),
+        ({"win_ms": 1}, ""),
+        ({"win_ms": 0.9}, "its sample_rate is 1000, its win_ms 0.9; expected"),
+        ({"win_ms": 1, "sample_rate": 16000}, ""),
+        (
+            {"win_ms": 1, "sample_rate": 16001},
+            "its sample_rate is 16001, its win_ms 1; expected",
+        ),
+        ({"n": 2.0}, "its n is 2.0; expected int of a plausible size"),
+        ({"n": 10**8}, "its n is 100000000; expected int of a plausible size"),
+        ({"n": 3}, "linear.weight has shape (4, 2) and not (4, 3), with n=3"),
+        ({"n": 13}, "an unlucky number, with n=13"),
+        ({"m": 3}, "got an unexpected keyword argument 'm'"),
+    ],
+)
+def test_arguments_against_tensors(given, told):
+    state = {"linear.weight": torch.zeros(4, 2)}
+    if not told:
+        return arguments.verify(Linear, (), given, state)
+    with pytest.raises(CheckpointError) as caught:
+        arguments.verify(Linear, (), given, state)
+    ranges = " 1,000 to 1,000,000 Hz and 1 to 1,000 ms" if told.endswith("expected") else ""
+    assert str(caught.value) == told + ranges
+
+
+@pytest.mark.parametrize(
+    "state, told",
+    [
+        ({}, "its sample_rate is 1000, its win_ms 10; expected"),
+        ({"other": torch.zeros(9)}, "it lacks linear.weight, with name='b'"),
+        (
+            {"linear.weight": torch.zeros(4, 2), "l\n": torch.zeros(1)},
+            r"it also holds l\n, with name='b'",
+        ),
+    ],
+)
+def test_tensors_against_arguments(state, told):
+    with pytest.raises(CheckpointError) as caught:
+        arguments.verify(Linear, (), {"name": "b"}, state)
+    assert str(caught.value).startswith(told)
+
+
+class Many(torch.nn.Module):
+    """A tensor for each of two calls of torch."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        for index in range(n):
+            self.register_buffer(f"b{index}", torch.zeros(1).add(1))
+
+
+@pytest.mark.parametrize("n_tensors, most", [(0, 200), (1, 212), (10, 320)])
+def test_a_model_with_too_many_calls_is_not_built(n_tensors, most):
+    """Twelve for each tensor of the file, and two hundred."""
+    shapes = arguments._state_shapes(Many, (), {"n": most // 2}, n_tensors)
+    assert shapes == {f"b{index}": (1,) for index in range(most // 2)}
+    told = f"they describe a larger model than the file holds: n={most // 2 + 1}"
+    with pytest.raises(CheckpointError, match=f"^{told}$"):
+        arguments._state_shapes(Many, (), {"n": most // 2 + 1}, n_tensors)
+
+
+ONE = torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        ({}, ""),
+        ({"model_name": "Apollo", "a": ONE}, ": its first tensor is a"),
+        ({"model_name": "Other\n"}, r": it is a Other\n"),
+        ({"model_name": 5, "b": {"c\n" * 90: ONE}}, r": its first tensor is " + (r"c\n" * 90)[:80]),
+        ({"param_groups": [], "state": {}}, ": it is an optimizer's state"),
+        ({"state": {"a": ONE}}, ": its first tensor is a"),
+        ({"param_groups": [], "a": ONE}, ": its first tensor is a"),
+        ({5: ONE, "a": 3}, ""),
+    ]
+    + [
+        ({"x": {name: ONE}}, f": its names are those of {model}")
+        for name, model in (
+            ("tencoder.0.conv", "Demucs"),
+            ("tdecoder.3.x", "Demucs"),
+            ("encoder.12.rewrite.weight", "Demucs"),
+            ("a.lstm.lstm.weight", "Demucs"),
+            ("band_split.to_features.0", "a band-split Roformer"),
+            ("masker.TCN.0", "a separator of Asteroid's"),
+            ("masker.intra_RNN0", "a separator of Asteroid's"),
+            ("separator.band_split.0", "a band-split RNN"),
+            ("BN.3.0.gamma", "a band-split RNN"),
+            ("fc1.weight", "Open-Unmix or another recurrent network"),
+            ("x.lstm.weight_ih_l0", "Open-Unmix or another recurrent network"),
+            ("a.disc.0", "a discriminator"),
+            ("mpd.0.weight", "a discriminator"),
+            ("conv.weight_orig", "a discriminator"),
+            ("conv.parametrizations.weight", "a discriminator"),
+        )
+    ],
+)
+def test_how_other_models_are_described(content, told):
+    assert _describe_other(content) == told
+
+
+def test_mappings_are_listed_outermost_first():
+    """To a depth of five, each once, and no more than two thousand."""
+    deep: dict = {}
+    for n in range(9, 0, -1):
+        deep = {f"k{n}": deep, "x": n}
+    places = [place for place, _ in mappings_of(deep)]
+    assert places == ["", ".k1", ".k1.k2", ".k1.k2.k3", ".k1.k2.k3.k4", ".k1.k2.k3.k4.k5"]
+    assert [mappings[0]["x"] for _, mappings in mappings_of(deep)] == [1, 2, 3, 4, 5, 6]
+    assert [len(mappings) for _, mappings in mappings_of(deep)] == [1, 2, 3, 4, 5, 6]
+    shared = {"a": 1}
+    content = {"one": shared, "two": shared, "none": {}, "list": [shared], "k" * 200: {"b": 2}}
+    assert [place for place, _ in mappings_of(content)] == ["", ".one", "." + "k" * 100]
+    content["itself"] = content
+    assert len(mappings_of(content)) == 3 and mappings_of([content]) == []
+    assert len(mappings_of({n: {"a": n} for n in range(2500)})) == 2000
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        # The first pair that gives as many bins counts; what is missing is 44.1 kHz and 20 ms.
+        ([(48000, 20), (22050, 40)], dict(sample_rate=22050, win_ms=40)),
+        ([(22050, 40), (44100, 20)], dict(sample_rate=22050, win_ms=40)),
+        ([(None, None)], dict(sample_rate=44100, win_ms=20)),
+        ([(None, 20.0)], dict(sample_rate=44100, win_ms=20.0)),
+        ([(True, 20), ("44100", 20), (0, 0)], dict(sample_rate=44100, win_ms=20)),
+        ([(-44100, -20)], dict(sample_rate=44100)),
+        ([(1e6, 0.882)], dict(sample_rate=44100)),
+        ([(882, 1000), (882.5, 1000)], dict(sample_rate=882, win_ms=1000)),
+        ([(884, 1000)], dict(sample_rate=44100)),
+    ],
+)
+def test_settings_that_agree_with_the_bins(settings, expected):
+    assert _rate_and_window(442, settings) == expected
+
+
+@pytest.mark.parametrize("n_bins, rate", [(442, 44100), (13, 1200), (321, 32000), (111, 11025)])
+def test_rates_of_bins(n_bins, rate):
+    """Usual ones; else that of 20 ms."""
+    assert _rate_and_window(n_bins, []) == dict(sample_rate=rate)
+
+
+def test_bands_of_different_widths():
+    state = resized(442)
+    state["output.3.1.bias"] = torch.zeros(4 * 7)
+    with pytest.raises(
+        ValueError, match=r"^its bands have \[5, 7, 47\] bins; only the last may differ$"
+    ):
+        convert(state)
+    state = resized(442)
+    state["net.0.extra"] = state["more"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="^it also holds more$"):
+        convert(state)

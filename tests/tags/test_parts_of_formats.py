@@ -1,14 +1,16 @@
 """Chunks, items and numbers of tags, one by one: against what their formats lay down."""
 
+import io
 import struct
+import zlib
 from types import SimpleNamespace
 
 import pytest
 from mutagen.apev2 import BINARY, TEXT, APEValue
 from mutagen.id3 import SYLT
 
-from apollo_plugin.tags import gain, others, riff, timed
-from apollo_plugin.tags.model import Tags
+from apollo_plugin.tags import gain, id3, matroska, others, riff, timed
+from apollo_plugin.tags.model import Tags, numbered
 
 
 def chunk(name: bytes, body: bytes, size: int | None = None) -> bytes:
@@ -299,3 +301,326 @@ def test_ratings_of_id3_and_to_it():
         frame = timed.rating_frame(text)
         assert frame is None if not stars else frame.rating == (1, 64, 128, 196, 255)[stars - 1]
         assert frame is None or (frame.count, frame.email) == (0, "")
+
+
+# ------------------------------------------------------------------------------------- Matroska
+
+
+def number(value: int, width: int) -> bytes:
+    """EBML's: as many zero bits as bytes follow, a one, the value."""
+    return (1 << 7 * width | value).to_bytes(width, "big")
+
+
+@pytest.mark.parametrize("width", range(1, 9))
+def test_numbers_of_ebml(width):
+    most = (1 << 7 * width) - 1
+    for value in (0, 1, most // 3, most - 1, most):
+        coded = number(value, width)
+        told = -1 if value == most else value
+        assert matroska._number(io.BytesIO(coded + b"\xff")) == told
+        whole = int.from_bytes(coded, "big")
+        assert matroska._number(io.BytesIO(coded), keep_length=True) == whole
+        assert matroska._number(io.BytesIO(coded[:-1])) is None
+    assert matroska._number(io.BytesIO(b"\0" + bytes(9))) is None
+
+
+def element(code: int, *content: bytes, size: bytes | None = None) -> bytes:
+    body = b"".join(content)
+    coded = code.to_bytes((code.bit_length() + 7) // 8, "big")
+    return coded + (number(len(body), 4) if size is None else size) + body
+
+
+SEGMENT, TAGS, TAG, TARGETS = 0x18538067, 0x1254C367, 0x7373, 0x63C0
+SIMPLE, NAME, TEXT_OF = 0x67C8, 0x45A3, 0x4487
+
+
+def simple(name: str, text: str | bytes, *inner: bytes) -> bytes:
+    value = element(0x4485, text) if isinstance(text, bytes) else element(TEXT_OF, text.encode())
+    return element(SIMPLE, element(NAME, name.encode()), value, *inner)
+
+
+def tag(*content: bytes, level: int = 0, **of: int) -> bytes:
+    """Of a level, of tracks, editions, chapters or attachments."""
+    codes = dict(track=0x63C5, edition=0x63C9, chapter=0x63C4, attachment=0x63C6)
+    targets = [element(codes[kind], bytes([uid])) for kind, uid in of.items()]
+    targets += [element(0x68CA, bytes([level]))] if level else []
+    return element(TAG, element(TARGETS, *targets), *content)
+
+
+def track(uid: int, kind: int = 2, *more: bytes) -> bytes:
+    return element(0xAE, element(0x73C5, bytes([uid])), element(0x83, bytes([kind])), *more)
+
+
+def read_matroska(tmp_path, *parts: bytes, number: int = 1, size: bytes | None = None) -> Tags:
+    path, found = tmp_path / "a.mka", Tags()
+    path.write_bytes(element(0x1A45DFA3) + element(SEGMENT, *parts, size=size))
+    matroska.read(found, path, "chapters", number)
+    return found
+
+
+def test_targets_of_matroska(tmp_path):
+    """Of video tracks, chapters and attachments no tag is read."""
+    tracks = element(0x1654AE6B, track(9, 1), track(1), track(2))
+    tags = [
+        tag(simple(f"K{index}", "x"), level=30, **of)
+        for index, of in enumerate(
+            [
+                {},
+                dict(track=0),
+                dict(track=1),
+                dict(track=2),
+                dict(track=9),
+                dict(chapter=1),
+                dict(edition=1),
+                dict(attachment=1),
+                dict(chapter=0, edition=0),
+            ]
+        )
+    ]
+    for number, keys in ((1, "k0 k1 k2 k8"), (2, "k0 k1 k3 k8"), (3, "k0 k1 k8")):
+        found = read_matroska(tmp_path, tracks, element(TAGS, *tags), number=number)
+        assert sorted(found.text) == keys.split()
+
+
+@pytest.mark.parametrize(
+    "levels, title",
+    [
+        # Without a level: of the song, unless another level is stated beside the album's.
+        ((0,), {"title": ["0"]}),
+        ((50,), {"album": ["50"]}),
+        ((0, 50), {"title": ["0"], "album": ["50"]}),
+        ((0, 30), {"title": ["30"], "album": ["0"]}),
+        ((0, 60), {"album": ["0"], "boxtitle": ["60"]}),
+        ((30, 50, 70), {"title": ["30"], "album": ["50"], "boxtitle": ["70"]}),
+        ((20, 30), {"title": ["20"]}),
+    ],
+)
+def test_levels_of_matroska(levels, title, tmp_path):
+    tags = element(TAGS, *(tag(simple("TITLE", str(level)), level=level) for level in levels))
+    assert read_matroska(tmp_path, tags).text == title
+
+
+def test_names_of_matroska(tmp_path):
+    inner = simple("SORT_WITH", "s", simple("URL", "u"))
+    tags = tag(
+        simple("ARTIST", "a", inner, simple("Address", "b")),
+        *(simple("BLOB", b"xy"), simple("PART_NUMBER", "3"), simple("CATALOG_NUMBER", "7")),
+        level=30,
+    )
+    found = read_matroska(tmp_path, element(TAGS, tags))
+    expected = {"artist": ["a"], "artistsort": ["s"], "artistsort/url": ["u"]}
+    expected |= {"artist/address": ["b"], "tracknumber": ["3"], "catalognumber": ["7"]}
+    assert found.text == expected and found.other == ["BLOB"]
+    album = tag(simple("ARTIST", "aa"), simple("PART_NUMBER", "2"), level=50)
+    found = read_matroska(tmp_path, element(TAGS, album))
+    assert found.text == {"albumartist": ["aa"], "discnumber": ["2"], "artist": ["aa"]}
+
+
+def test_titles_languages_and_attachments_of_matroska(tmp_path):
+    def named(name, language):
+        return element(0x536E, name), element(0x22B59C, language)
+
+    tracks = element(
+        0x1654AE6B, track(1, 2, *named(b"one", b"und")), track(2, 2, *named(b"two\0", b"fre"))
+    )
+    info = element(0x1549A966, element(0x7BA9, b""))
+    assert read_matroska(tmp_path, info, tracks).text == {"title": ["one"]}
+    found = read_matroska(tmp_path, tracks, number=2)
+    assert found.text == {"title": ["two"], "language": ["fre"]}
+    language = element(TAGS, tag(simple("LANGUAGE", "ger")))
+    assert read_matroska(tmp_path, tracks, language, number=2).text["language"] == ["ger"]
+    files = [
+        element(0x61A7, element(0x466E, name), element(0x4660, kind), element(0x465C, data))
+        for name, kind, data in (
+            (b"Feedback.png", b"image/png", PNG + b"1"),
+            (b"c.png", b"image/png", PNG + b"2"),
+            (b"d.png", b"application/png", PNG + b"3"),
+        )
+    ]
+    chapters = element(0x1043A770, element(0x45B9, element(0xB6)))
+    found = read_matroska(tmp_path, element(0x1941A469, *files), chapters)
+    assert [(each.type, each.data[-1:]) for each in found.pictures] == [(4, b"1"), (3, b"2")]
+    assert found.other == ["the attachment d.png", "chapters"]
+    empty = element(0x1043A770, element(0x45B9))
+    assert read_matroska(tmp_path, empty).other == []
+
+
+def test_sizes_that_are_not_stated(tmp_path):
+    """That of the segment is the file's; others cannot be known."""
+    tags = element(TAGS, tag(simple("A", "x")))
+    for size in (b"\xff", b"\x01" + b"\xff" * 7):
+        assert read_matroska(tmp_path, tags, size=size).text == {"a": ["x"]}
+    unknown = element(0x1F43B675, b"", size=b"\xff")
+    assert read_matroska(tmp_path, unknown, tags).text == {}
+    assert read_matroska(tmp_path, tags, unknown).text == {"a": ["x"]}
+
+
+def test_elements_beyond_what_holds_them(tmp_path, monkeypatch):
+    # A text that ends with its tag, whatever its size says.
+    text = element(TEXT_OF, b"abc", size=number(900, 2))
+    long = element(TAGS, element(TAG, element(SIMPLE, element(NAME, b"A"), text)))
+    behind = element(TAGS, tag(simple("B", "y")))
+    assert read_matroska(tmp_path, long, behind).text == {"a": ["abc"], "b": ["y"]}
+    # So many levels, elements and bytes, and no more.
+    deep = simple("A7", "x")
+    for n in range(6, -1, -1):
+        deep = simple(f"A{n}", "x", deep)
+    parts = element(TAGS, tag(deep))
+    monkeypatch.setattr(matroska, "_MOST_LEVELS", 8)
+    found = read_matroska(tmp_path, parts).text
+    assert [key.split("/")[-1] for key in found] == ["a0", "a1", "a2", "a3", "a4"]
+    monkeypatch.undo()
+    parts = element(TAGS, tag(simple("A", "x")), tag(simple("B", "y")))
+    for most, keys in ((13, ["a", "b"]), (12, ["a"]), (8, ["a"]), (7, [])):
+        monkeypatch.setattr(matroska, "_MOST_ELEMENTS", most)
+        assert list(read_matroska(tmp_path, parts).text) == keys, most
+    monkeypatch.undo()
+    monkeypatch.setattr(matroska, "_MOST_BYTES", 5)
+    parts = element(TAGS, tag(simple("A", "12345")), tag(simple("B", "123456")))
+    assert read_matroska(tmp_path, parts).text == {"a": ["12345"]}
+
+
+# ---------------------------------------------------------------- tags of no format in particular
+
+
+def test_values_are_added_once_and_numbers_split():
+    tags = Tags()
+    tags.add("artist", ["a\0b", "a", " ", "", 5])
+    tags.add("artist", ["b", "c"])
+    tags.add("tracknumber", ["3/12"])
+    tags.add("discnumber", ["/2"])
+    tags.add("comment", ["\ud800x"])
+    assert tags.text == {
+        **{"artist": ["a", "b", "5", "c"], "tracknumber": ["3"], "tracktotal": ["12"]},
+        **{"disctotal": ["2"], "comment": ["?x"]},
+    }
+    assert numbered(tags.text, "tracknumber") == "3/12"
+    assert numbered({"tracknumber": ["4"]}, "tracknumber") == "4"
+    for key, kind in (
+        *(("replaygain_track_gain", "replaygain"), ("mp3gain_undo", "replaygain")),
+        *(("r128_track_gain", "r128"), ("itunnorm", "soundcheck")),
+    ):
+        tags = Tags()
+        tags.add(key, ["1"])
+        assert (tags.text, tags.loudness, tags.has_album_gain) == ({}, {kind}, False)
+        tags.add(key.replace("track", "album"), ["1"])
+        assert tags.has_album_gain == ("track" in key)
+    assert Tags().is_stale("encoder") and not Tags().is_stale("encodedby")
+    assert Tags(text={"album": ["a", "b"], "albumartist": ["c"]}).album == "a\0b\0c"
+
+
+def test_two_tags_are_merged():
+    one = Tags(
+        text={"title": ["A longer title"], "artist": ["a", "b"]}, notes=["n"], loudness={"r128"}
+    )
+    two = Tags(text={"title": ["A long"], "artist": ["b", "c"], "genre": ["g"]}, notes=["n", "m"])
+    two.other, two.loudness, two.has_album_gain = ["X"], {"soundcheck"}, True
+    for tags, datas in ((one, (b"1", b"2")), (two, (b"2", b"3"))):
+        for data in datas:
+            assert tags.add_picture(PNG + data, 3, "")
+    one.merge(two, "its other tag")
+    assert one.text == {"title": ["A longer title"], "artist": ["a", "b"], "genre": ["g"]}
+    assert one.notes == ["n", "m", "its other tag differs in artist; that was left out"]
+    assert [each.data[-1:] for each in one.pictures] == [b"1", b"2", b"3"]
+    assert one.other == ["X"] and one.loudness == {"r128", "soundcheck"} and one.has_album_gain
+    one.text["genre"].append("more")
+    assert two.text["genre"] == ["g"]
+
+
+def test_pictures_that_are_added():
+    tags = Tags()
+    for kind, told in ((0, 0), (20, 20), (21, 0), (-1, 0), (3, 3)):
+        assert tags.add_picture(PNG, kind, "a\0b") and tags.pictures[-1].type == told
+        assert tags.pictures[-1].desc == "ab"
+    assert len(tags.pictures) == 5 and tags.add_picture(PNG, 3, "") and len(tags.pictures) == 5
+    assert not tags.add_picture(b"abc", 3, "", "image/png")
+    assert tags.notes == ["a cover that is no picture (3 bytes) was left out"]
+    assert tags.add_picture(b"http://a", 3, "", "-->") and tags.pictures[-1].mime == "-->"
+
+
+@pytest.mark.parametrize(
+    "value, person",
+    [
+        ("a (b)", ["b", "a"]),
+        ("a (b) (c)", ["c", "a (b)"]),
+        ("a", ["", "a"]),
+        ("(b)", ["", "(b)"]),
+        ("a (b", ["", "a (b"]),
+        ("a(b)", ["", "a(b)"]),
+        (" (b)", ["", " (b)"]),
+    ],
+)
+def test_performers_and_their_roles(value, person):
+    assert id3._player(value) == person
+
+
+def frames_of(text: dict[str, list[str]]) -> list[str]:
+    return sorted(f"{frame.HashKey}={frame}" for frame in id3._frames(text))
+
+
+@pytest.mark.parametrize(
+    "text, frames",
+    [
+        ({"tracknumber": ["3"], "tracktotal": ["9"]}, ["TRCK=3/9"]),
+        ({"tracktotal": ["9"]}, ["TXXX:TRACKTOTAL=9"]),
+        ({"discnumber": ["1", "2"]}, ["TPOS=1"]),
+        ({"date": ["2001-02-03T04:05:06Z"]}, ["TDRC=2001-02-03 04:05:06"]),
+        ({"date": ["spring"]}, ["TXXX:DATE=spring"]),
+        ({"website": ["http://a"]}, ["WOAR:http://a=http://a"]),
+        ({"website": ["a"]}, ["TXXX:WEBSITE=a"]),
+        ({"website": ["http://a", "http://b"]}, ["TXXX:WEBSITE=http://a\0http://b"]),
+        ({"rating": ["60"]}, None),
+        ({"rating": ["good"]}, ["TXXX:RATING=good"]),
+        ({"comment": ["a"], "comment:x": ["b"]}, ["COMM::XXX=a", "COMM:x:XXX=b"]),
+        ({"lyrics": ["a", "b"]}, ["USLT::XXX=a\nb"]),
+        ({"syncedlyrics": ["no times"]}, ["TXXX:SYNCEDLYRICS=no times"]),
+        ({"musicbrainz_trackid": ["a"]}, None),
+        ({"musicbrainz_trackid": ["a", "b"]}, ["TXXX:MusicBrainz Track Id=a\0b"]),
+        ({"releasetype": ["album"]}, ["TXXX:MusicBrainz Album Type=album"]),
+        ({"bpm": ["120"], "title": ["a", "b"]}, ["TBPM=120", "TIT2=a\0b"]),
+    ],
+)
+def test_frames_of_fields(text, frames):
+    made = [each.replace("\x00", "\0") for each in frames_of(text)]
+    if frames is not None:
+        assert made == frames
+    elif "rating" in text:
+        assert made[0].startswith("POPM:") and id3._frames(text)[0].rating == 128
+    else:
+        (frame,) = id3._frames(text)
+        assert (frame.FrameID, frame.owner, frame.data) == ("UFID", "http://musicbrainz.org", b"a")
+
+
+def test_people_of_fields():
+    made = {frame.FrameID: frame.people for frame in id3._frames(
+        {"performer": ["a (drums)", "b"], "producer": ["p", "q"], "mixer": ["m"]}
+    )}  # fmt: skip
+    assert made["TMCL"] == [["drums", "a"], ["", "b"]]
+    assert made["TIPL"] == [["producer", "p"], ["producer", "q"], ["mix", "m"]]
+
+
+@pytest.mark.parametrize(
+    "n, most, fits", [(1000, 100, False), (1000, 1000, True), (999, 1000, True)]
+)
+def test_a_frame_unpacks_to_so_much(n, most, fits):
+    """A hundred times its size, and what is left for all frames of the file."""
+    packed = zlib.compress(bytes(n))
+    bounded = id3._BoundedZlib()
+    bounded.left = most
+    if fits:
+        assert bounded.decompress(packed) == bytes(n)
+        assert bounded.left == most - n and not bounded.too_much
+    else:
+        with pytest.raises(zlib.error, match="^cut short, or unpacks to too much$"):
+            bounded.decompress(packed)
+        assert bounded.too_much
+    # What is cut short is not too much.
+    bounded = id3._BoundedZlib()
+    for data, told in (
+        (zlib.compress(bytes(20_000), 0)[:40], False),
+        (zlib.compress(bytes(10**6)), True),
+    ):
+        with pytest.raises(zlib.error):
+            bounded.decompress(data)
+        assert bounded.too_much == told
+    assert bounded.left == id3._MOST_BYTES - (40 - 7) - 100 * len(data)
