@@ -205,6 +205,25 @@ def test_what_is_old_goes(room):
     assert not (folder / "a.wav").exists() and room.used() == 0
 
 
+@pytest.mark.parametrize(
+    "work", [lambda room: room.sweep(time.time() + 9e9), lambda room: room.end(1)]
+)
+def test_what_went_meanwhile_is_gone(room, monkeypatch, work):
+    path = room.folder / "song"
+    path.touch()
+    monkeypatch.setattr(room, "_files", lambda: [(path, path.stat())])
+    assert room.begin(1)
+    unlink = type(path).unlink
+
+    def twice(self, **how):
+        unlink(self)
+        unlink(self, **how)
+
+    monkeypatch.setattr(type(path), "unlink", twice)
+    work(room)
+    assert not path.exists()
+
+
 def test_old_files_are_looked_for_again_and_again(room, monkeypatch):
     """Also after an error of the disk."""
     waited, swept = [], []
