@@ -12,7 +12,11 @@ from helpers import at_one_level, resample, small_model, snr, tone
 
 from apollo_plugin.batch.plan import Places, plan
 from apollo_plugin.cli import main
-from apollo_plugin.pipelines import RestoreThenSeparate, SeparateThenRestore
+from apollo_plugin.pipelines import (
+    RestoreThenSeparate,
+    SeparateThenRestore,
+    _distribute_remainder,
+)
 from apollo_plugin.restore import restore_audio
 from apollo_plugin.separators import Separator, SeparatorError
 from apollo_plugin.settings import Settings
@@ -160,6 +164,26 @@ def test_the_remainder_goes_where_the_energy_is():
     assert snr(silent(wav)[1], wav / 2) > 100
 
 
+@pytest.mark.parametrize("n_samples", [1, 1000, 2048, 2049, 3072, 3073, 9000])
+def test_shares_of_the_remainder(n_samples):
+    """By energies of 2048 samples each, interpolated between the centres of these."""
+    generator = np.random.default_rng(0)
+    swell = np.linspace(0, 1, n_samples)
+    stems = (
+        generator.normal(size=(3, 2, n_samples)) * np.stack((swell, 1 - swell, 0 * swell))[:, None]
+    )
+    mixture = generator.normal(size=(2, n_samples))
+    starts = np.arange(0, n_samples, 2048)
+    energy = np.stack([np.square(stems[..., s : s + 2048]).mean((1, 2)) for s in starts], 1)
+    shares = energy / energy.sum(0)
+    place = np.arange(n_samples) + 0.5
+    shares = np.stack([np.interp(place, starts + 1024, share) for share in shares])
+    expected = stems + shares[:, None] * (mixture - stems.sum(0))
+    found = torch.from_numpy(stems).float()
+    _distribute_remainder(torch.from_numpy(mixture).float(), found)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 @torch.no_grad()
 def test_level_matching():
     """A separator that gives its stems any level."""
@@ -214,7 +238,7 @@ def test_another_rate_than_the_restorers():
     [
         ("apollo-small", {}, "is str; expected an Apollo"),
         ({"a": None}, {}, "restorer of 'a' is NoneType"),
-        ({}, {}, "no source"),
+        ({}, {}, "the restorers are for no source; the separator's sources are unknown"),
         ({"a": "model"}, {"sources": ["a", "b"]}, "are for a; .* sources are a, b"),
         (
             {"a": "model", "b": "model"},
