@@ -10,8 +10,10 @@ import torch
 from asteroid.models import ConvTasNet
 from helpers import at_one_level, resample, small_model, snr, tone
 
+from apollo_plugin.batch import stems
 from apollo_plugin.batch.plan import Places, plan
 from apollo_plugin.cli import main
+from apollo_plugin.engine.torch import TorchEngine
 from apollo_plugin.pipelines import (
     RestoreThenSeparate,
     SeparateThenRestore,
@@ -320,6 +322,16 @@ def test_stems_from_the_command_line(tmp_path, tiny_checkpoint, separator_file, 
     (folder / "remix.wav").write_bytes(b"")
     status, _, _ = run(capsys, *arguments, "--overwrite", "--format", "flac")
     assert status == 0 and soundfile.info(folder / "source1.flac").samplerate == 48000
+
+
+@pytest.mark.parametrize("model, is_matched", [(conv_tasnet(), True), (smooth, False)])
+def test_stems_of_asteroids_models_have_their_level_matched(monkeypatch, model, is_matched):
+    """They are trained at arbitrary ones."""
+    monkeypatch.setattr(stems.separators, "load", lambda name: Separator(model, sources=["a", "b"]))
+    settings = Settings(keep_below=3.0, mix=0.5, keep_level=True)
+    pipeline = stems.load_pipeline(TorchEngine(restorer()), "a name", settings)
+    assert pipeline.match_level == is_matched and pipeline.sources == ["a", "b"]
+    assert (pipeline.keep_below, pipeline.mix, pipeline.keep_level) == (3.0, 0.5, True)
 
 
 def test_a_separator_that_does_not_exist(tmp_path, tiny_checkpoint, capsys):
