@@ -297,9 +297,18 @@ def test_rates_of_models_of_before_they_had_one(tmp_path, monkeypatch):
     assert load(name, sample_rate=44100).sample_rate == 44100
 
 
+def failing(error):
+    def fail(wav):
+        raise error
+
+    return fail
+
+
 @pytest.mark.parametrize(
     "function, message",
     [
+        (failing(ValueError("x\n" * 150)), r"of shape \(1, 2, 5000\): (x ){100}$"),
+        (failing(IndexError()), "of shape .*: IndexError$"),
         (lambda wav: wav, r"gave \(1, 2, 5000\); expected \(1, sources, 2, 5000\)"),
         (lambda wav: wav[:, None, :, 1:], r"gave \(1, 1, 2, 4999\)"),
         (lambda wav: wav[:, None, :1], r"gave \(1, 1, 1, 5000\)"),
