@@ -84,6 +84,13 @@ def test_edges_are_placed_to_the_bin(edge):
     assert found.drop == pytest.approx(60, abs=0.5)
 
 
+@pytest.mark.parametrize("rate, is_wide", [(6200, False), (6500, True)])
+def test_narrow_bands_have_no_room_for_an_edge(rate, is_wide):
+    """From 2.5 kHz on, with 650 Hz above it."""
+    found = diagnose(with_a_fall(0, 2800, rate=rate), rate)
+    assert (found.cutoff, found.silent, found.drop != 0) == (None, False, is_wide)
+
+
 def test_long_files_are_looked_at_in_places(monkeypatch):
     """Spread evenly over all of it."""
     wav, rows, real = np.ones((1, 4096 * 5), np.float32), [], np.fft.rfft
