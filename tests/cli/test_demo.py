@@ -20,7 +20,7 @@ import psutil
 import pytest
 import soundfile
 import torch
-from helpers import read, snr, tone
+from helpers import read, save, snr, tone
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.cli import demo, gradio_page, static
@@ -276,6 +276,20 @@ def test_sounds_that_would_fill_the_memory(model, tmp_path, n_channels, rate, me
     with pytest.raises(audio.AudioError, match=message) as caught:
         restore_upload(model, path, 0, 1, Limits())
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"no music", b"", b"RIFF\0\0\0\0WAVE", None])
+def test_what_is_no_sound_is_told_as_it_is_elsewhere(model, tmp_path, content):
+    path = tmp_path / "a.wav"
+    if content is None:
+        path.write_bytes(save(path, tone(3000)).read_bytes()[:-99])
+    else:
+        path.write_bytes(content)
+    with pytest.raises(audio.AudioError) as expected:
+        audio.read(path)
+    with pytest.raises(audio.AudioError) as caught:
+        restore_upload(model, path, 0, 1, Limits())
+    assert str(caught.value) == str(expected.value).replace(str(path), "a.wav")
 
 
 @pytest.mark.parametrize("suffix", ["wav", "m4a"])
