@@ -67,6 +67,7 @@ def with_a_fall(decibels, edge=6000.0, slope=0.0, rate=44100):
         (60, 2600, 0, True),
         (60, 18800, 0, True),
         (60, 19200, 0, False),  # nothing worth restoring is above
+        (60, 21000, 0, False),
     ],
 )
 def test_what_counts_as_an_edge(decibels, edge, slope, is_found):
