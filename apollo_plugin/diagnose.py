@@ -106,7 +106,7 @@ def diagnose(wav: np.ndarray, sample_rate: int) -> Diagnosis:
     band, gap, first = (math.ceil(hz / step) for hz in (_BAND_HZ, _GAP_HZ, _LOWEST_HZ))
     medians = np.median(np.lib.stride_tricks.sliding_window_view(level, band), axis=-1)
     # medians[i] is the band that begins at i: one ends a gap below the edge, one begins above.
-    edges = np.arange(max(first, band + gap), len(level) - band - gap)
+    edges = np.arange(first, len(level) - band - gap)
     if not len(edges):
         return Diagnosis(None, 0.0, sample_rate)
     falls = medians[edges - gap - band] - medians[edges + gap]

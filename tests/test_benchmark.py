@@ -141,7 +141,7 @@ def test_figures_are_those_of_the_runs(monkeypatch):
 
 def test_processes_take_turns_and_the_best_round_counts(monkeypatch):
     """The first round, which loads the models, does not count."""
-    clock, begun = Clock(), []
+    clock, begun, runs = Clock(), [], []
     rounds = {1: [90, 2, 1, 3], 4: [1, 8, 9, 6]}
 
     @contextlib.contextmanager
@@ -162,12 +162,15 @@ def test_processes_take_turns_and_the_best_round_counts(monkeypatch):
     monkeypatch.setattr(timing, "executor", executor)
     monkeypatch.setattr(timing, "time", clock)
     monkeypatch.setattr(timing, "begin", lambda *how: begun.append(how))
-    monkeypatch.setattr(timing, "real_time_factor", lambda *_, **__: [0.5, 0.25])
+    monkeypatch.setattr(
+        timing, "real_time_factor", lambda *how, **more: runs.append((how, more)) or [0.5, 0.25]
+    )
     model, how = small_model(n_layers=1), ("m", "int8", 4)
     # Two channels, and two turns in each of four rounds.
     limit = 16 * 0.25 * torch.get_num_threads() * 3
     found = timing.measure_processes(model, *how, 60.0, limit)
     assert begun == [(1, None), 1, (1, None), 4]
+    assert runs == [((model, "cpu", 3), dict(warm_up=1))]  # the first run is slower
     # Songs of 3 s: one in 1 s, four in 6 s; and the mean of 6, 7, 8 and 9 s of processors.
     assert found == SideBySide(*how, 3.0, 3.0, 2.0, 1, 7.5)
     for song_seconds, limit, expected in ((2.0, 1e9, 2.0), (9.0, 0.0, 1.0)):

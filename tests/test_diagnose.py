@@ -1,5 +1,8 @@
 """The cut-off of coded music is found, uncoded music looks it, and the rest has an answer too."""
 
+import importlib
+
+import numpy as np
 import pytest
 import torch
 from helpers import tone
@@ -8,6 +11,8 @@ from apollo_plugin.cli import main
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.diagnose import Diagnosis, diagnose
+
+diagnose_module = importlib.import_module("apollo_plugin.diagnose")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +67,7 @@ def with_a_fall(decibels, edge=6000.0, slope=0.0, rate=44100):
         (60, 2600, 0, True),
         (60, 18800, 0, True),
         (60, 19200, 0, False),  # nothing worth restoring is above
+        (60, 21000, 0, False),
     ],
 )
 def test_what_counts_as_an_edge(decibels, edge, slope, is_found):
@@ -69,6 +75,36 @@ def test_what_counts_as_an_edge(decibels, edge, slope, is_found):
     assert found.cutoff == (pytest.approx(edge, abs=40) if is_found else None)
     if 2500 < edge < 19000:
         assert found.drop == pytest.approx(decibels, abs=1) and found.uncoded != is_found
+
+
+@pytest.mark.parametrize("edge", [3000, 4321, 6000, 9999, 15000, 18000])
+def test_edges_are_placed_to_the_bin(edge):
+    """Of 10.8 Hz: the window spreads what ends there over half a bin to one and a half more."""
+    found = diagnose(with_a_fall(60, edge), 44100)
+    assert 0.5 < (found.cutoff - edge) / (44100 / 4096) < 1.5
+    assert found.drop == pytest.approx(60, abs=0.5)
+
+
+@pytest.mark.parametrize("rate, is_wide", [(6200, False), (6500, True)])
+def test_narrow_bands_have_no_room_for_an_edge(rate, is_wide):
+    """From 2.5 kHz on, with 650 Hz above it."""
+    found = diagnose(with_a_fall(0, 2800, rate=rate), rate)
+    assert (found.cutoff, found.silent, found.drop != 0) == (None, False, is_wide)
+
+
+def test_long_files_are_looked_at_in_places(monkeypatch):
+    """Spread evenly over all of it."""
+    wav, rows, real = np.ones((1, 4096 * 5), np.float32), [], np.fft.rfft
+    monkeypatch.setattr(np.fft, "rfft", lambda frame: rows.append(frame.sum()) or real(frame))
+    wav[0] *= np.arange(wav.shape[1])
+    places = []
+    for most in (9, 8, 4, 3, 1):
+        monkeypatch.setattr(diagnose_module, "_MAX_FRAMES", most)
+        diagnose(wav, 44100)
+        # The mean of a ramp is its middle.
+        places.append([round((row / 2048 - 2048) / 2048) for row in rows])
+        rows.clear()
+    assert places == [[*range(9)], [0, 2, 4, 6, 8], [0, 3, 6], [0, 3, 6], [0]]
 
 
 @pytest.mark.parametrize("edge, is_found", [(6700, True), (7050, False)])

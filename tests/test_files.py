@@ -123,6 +123,14 @@ def test_what_another_machine_left_goes_after_a_day(tmp_path):
     os.utime(old, (0, 0))
     write_json(tmp_path / "x.json", 1)
     assert not old.exists() and new.exists()
+    new.rmdir()
+    # In a folder that was not looked at yet: files with a suffix, links but not what they lead to.
+    (tmp_path / "sound").mkdir()
+    link = tmp_path / "sound" / ".00000000-1-00000003.part.wav"
+    link.symlink_to(tmp_path)
+    os.utime(link, (0, 0), follow_symlinks=False)
+    write_json(tmp_path / "sound" / "y.json", 1)
+    assert os.listdir(tmp_path / "sound") == ["y.json"] and (tmp_path / "x.json").exists()
 
 
 def part(folder, process, number):
@@ -183,6 +191,12 @@ def test_digests_are_those_of_hashlib(tmp_path):
 
 def test_the_users_own_hidden_files_stay(tmp_path):
     names = [".hidden", ".song.part", ".00000000-1-00000001.part.txt.bak", "song.part"]
+    names += [".0000000-1-00000001.part", ".00000000-x-00000001.part", ".00000000-1-0000001.part"]
+    names += [
+        ".00000000-1-00000001.part.",
+        ".0000000g-1-00000001.part",
+        "x.00000000-1-00000001.part",
+    ]
     for name in names:
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
@@ -239,6 +253,8 @@ def test_json_of_any_name(tmp_path):
     name = os.fsdecode(b"caf\xe9 \"quoted\" 'song'")
     write_json(tmp_path / "x.json", {name: 1.5})
     assert json.loads((tmp_path / "x.json").read_bytes()) == {name: 1.5}
+    write_json(tmp_path / "x.json", {"a": [1]})
+    assert (tmp_path / "x.json").read_text() == '{\n "a": [\n  1\n ]\n}\n'
 
 
 def test_a_folder_that_is_a_file(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from helpers import save, tone
 
+import apollo_plugin
 from apollo_plugin.errors import does_not_load, library_at_fault
 
 ROOT = Path(__file__).parent.parent
@@ -140,3 +141,12 @@ def test_other_errors_are_nobody_else_s():
 )
 def test_causes_in_print(text, told):
     assert does_not_load(OSError(text)) == told
+
+
+def test_only_asteroids_stoi_is_told_as_missing(monkeypatch):
+    find = apollo_plugin._WithoutTorchaudio.find_spec
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    assert find("torch") is None
+    with pytest.raises(ModuleNotFoundError, match="torch_stoi needs torchaudio") as caught:
+        find("torch_stoi")
+    assert caught.value.name == "torch_stoi"

@@ -1,8 +1,11 @@
 """Free memory, by the machine's word and by control groups of both versions, and who takes it."""
 
+import ctypes
 import multiprocessing
+import platform
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from helpers import needs_processes
@@ -100,6 +103,34 @@ def test_nothing_tells(system, tmp_path):
 def test_cores_by_quota(system, eight_cores, quota, n):
     system(proc__self__cgroup="0::/\n", **group("", cpu_DOT_max=quota))
     assert n_cores() == n
+
+
+@pytest.mark.parametrize("n_machine, n", [(3, 3), (None, 1)])
+def test_cores_where_no_affinity_is_told(system, monkeypatch, n_machine, n):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: n_machine)
+    assert n_cores() == n
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc")
+def test_glibc_takes_what_it_is_told(monkeypatch):
+    """mallopt returns 1 for a setting that it takes."""
+    call, told = ctypes.CDLL(None).mallopt, []
+    library = SimpleNamespace(mallopt=lambda *given: told.append((*given, call(*given))))
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library)
+    memory.keep_freed_memory()
+    memory.keep_freed_memory(every_size=True)
+    # By malloc.h M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX.
+    assert [number for number, *_ in told] == [-1, -3, -1, -4] and all(each[-1] for each in told)
+    assert told[0][1] == told[2][1] >= 1 << 30 and told[1][1] == 32 << 20 and told[3][1] == 0
+    call(-4, 65536)  # as it is without us
+    given_back = []
+    library.malloc_trim = given_back.append
+    memory.give_freed_memory_back()
+    assert given_back == [0]
+    # Other libraries have neither.
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace())
+    memory.keep_freed_memory()
 
 
 @needs_processes

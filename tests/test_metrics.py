@@ -11,7 +11,7 @@ import scipy.signal
 import torch
 from helpers import tone
 
-from apollo_plugin import hearing, metrics
+from apollo_plugin import hearing, metrics, sounds
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.errors import install
 from apollo_plugin.metrics import METRICS, MetricWarning, evaluate, lsd, sdr, si_sdr, snr
@@ -300,6 +300,17 @@ def test_arrays_that_lie_on_their_side(shape):
         evaluate(sound[0], sound[1], 44100, ("si_sdr",))
     assert "\n" not in str(caught.value)
     assert math.isfinite(evaluate(sound[0].T, sound[1].T, 44100, ("snr",))["snr"])
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (2, 2), (1, 3), (3,)])
+def test_sounds_of_a_few_samples(shape):
+    """A single sample may be that of eight channels."""
+    est, ref = sounds.alike(np.zeros(shape), torch.zeros(shape, dtype=torch.bfloat16))
+    assert est.shape == ref.shape == (shape if len(shape) > 1 else (1, 3))
+    assert ref.dtype == np.float32
+    for n_channels, n_samples in ((9, 1), (3, 2)):
+        with pytest.raises(ValueError, match="ref of shape .* has more channels than samples"):
+            sounds.alike(np.zeros((1, 9)), np.zeros((n_channels, n_samples)))
 
 
 @needs_ffmpeg

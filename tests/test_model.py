@@ -389,11 +389,17 @@ def test_out_of_memory_halves_the_block_and_goes_on(monkeypatch):
 
 
 def test_out_of_memory_for_good(monkeypatch):
-    model = small_model()
+    model, lengths = small_model(), []
 
-    def never(*_):
+    def never(block, *_):
+        lengths.append(block.shape[-1])
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model, "step", never)
-    with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError):
+    with pytest.warns(UserWarning) as warned, pytest.raises(torch.OutOfMemoryError):
         model.restore(tone(100))
+    assert lengths == [100, 50, 25, 13, 7, 4, 2, 1]
+    lines = [str(each.message) for each in warned]
+    assert (
+        lines[1] == "out of memory on cpu; going on with blocks of 0.000567 s" and len(lines) == 7
+    )

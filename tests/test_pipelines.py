@@ -10,9 +10,15 @@ import torch
 from asteroid.models import ConvTasNet
 from helpers import at_one_level, resample, small_model, snr, tone
 
+from apollo_plugin.batch import stems
 from apollo_plugin.batch.plan import Places, plan
 from apollo_plugin.cli import main
-from apollo_plugin.pipelines import RestoreThenSeparate, SeparateThenRestore
+from apollo_plugin.engine.torch import TorchEngine
+from apollo_plugin.pipelines import (
+    RestoreThenSeparate,
+    SeparateThenRestore,
+    _distribute_remainder,
+)
 from apollo_plugin.restore import restore_audio
 from apollo_plugin.separators import Separator, SeparatorError
 from apollo_plugin.settings import Settings
@@ -160,6 +166,26 @@ def test_the_remainder_goes_where_the_energy_is():
     assert snr(silent(wav)[1], wav / 2) > 100
 
 
+@pytest.mark.parametrize("n_samples", [1, 1000, 2048, 2049, 3072, 3073, 9000])
+def test_shares_of_the_remainder(n_samples):
+    """By energies of 2048 samples each, interpolated between the centres of these."""
+    generator = np.random.default_rng(0)
+    swell = np.linspace(0, 1, n_samples)
+    stems = (
+        generator.normal(size=(3, 2, n_samples)) * np.stack((swell, 1 - swell, 0 * swell))[:, None]
+    )
+    mixture = generator.normal(size=(2, n_samples))
+    starts = np.arange(0, n_samples, 2048)
+    energy = np.stack([np.square(stems[..., s : s + 2048]).mean((1, 2)) for s in starts], 1)
+    shares = energy / energy.sum(0)
+    place = np.arange(n_samples) + 0.5
+    shares = np.stack([np.interp(place, starts + 1024, share) for share in shares])
+    expected = stems + shares[:, None] * (mixture - stems.sum(0))
+    found = torch.from_numpy(stems).float()
+    _distribute_remainder(torch.from_numpy(mixture).float(), found)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 @torch.no_grad()
 def test_level_matching():
     """A separator that gives its stems any level."""
@@ -214,7 +240,7 @@ def test_another_rate_than_the_restorers():
     [
         ("apollo-small", {}, "is str; expected an Apollo"),
         ({"a": None}, {}, "restorer of 'a' is NoneType"),
-        ({}, {}, "no source"),
+        ({}, {}, "the restorers are for no source; the separator's sources are unknown"),
         ({"a": "model"}, {"sources": ["a", "b"]}, "are for a; .* sources are a, b"),
         (
             {"a": "model", "b": "model"},
@@ -296,6 +322,16 @@ def test_stems_from_the_command_line(tmp_path, tiny_checkpoint, separator_file, 
     (folder / "remix.wav").write_bytes(b"")
     status, _, _ = run(capsys, *arguments, "--overwrite", "--format", "flac")
     assert status == 0 and soundfile.info(folder / "source1.flac").samplerate == 48000
+
+
+@pytest.mark.parametrize("model, is_matched", [(conv_tasnet(), True), (smooth, False)])
+def test_stems_of_asteroids_models_have_their_level_matched(monkeypatch, model, is_matched):
+    """They are trained at arbitrary ones."""
+    monkeypatch.setattr(stems.separators, "load", lambda name: Separator(model, sources=["a", "b"]))
+    settings = Settings(keep_below=3.0, mix=0.5, keep_level=True)
+    pipeline = stems.load_pipeline(TorchEngine(restorer()), "a name", settings)
+    assert pipeline.match_level == is_matched and pipeline.sources == ["a", "b"]
+    assert (pipeline.keep_below, pipeline.mix, pipeline.keep_level) == (3.0, 0.5, True)
 
 
 def test_a_separator_that_does_not_exist(tmp_path, tiny_checkpoint, capsys):

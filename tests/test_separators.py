@@ -139,6 +139,41 @@ def test_the_cross_fade_goes_steadily_from_one_window_to_the_next():
     assert steps.max() < 1.1 / 2205 and (out == out.round()).float().mean() > 0.9
 
 
+@pytest.mark.parametrize(
+    "seconds, n_samples, windows",
+    [
+        # Of 8820 samples, 2205 of which overlap: each 6 * 1024, the last one up to the end.
+        (
+            (0.2, 0.05),
+            30000,
+            [(0, 8820), (6144, 8820), (12288, 8820), (18432, 8820), (20480, 9520)],
+        ),
+        ((0.2, 0.05), 8820, [(0, 8820)]),
+        ((0.2, 0.05), 9845, [(0, 8820), (1024, 8821)]),
+        # None is shorter than two steps of 1024.
+        ((0.01, 0.005), 4096, [(0, 2048), (1024, 2048), (2048, 2048)]),
+        ((0.2, 0.1), 20000, [(0, 8820), (4096, 8820), (8192, 8820), (10240, 9760)]),
+    ],
+)
+def test_where_windows_begin_and_how_they_meet(seconds, n_samples, windows):
+    found = []
+
+    def number(wav):
+        found.append((int(wav[0, 0, 0]), wav.shape[-1]))
+        return torch.full_like(wav, len(found) - 1).unsqueeze(1)
+
+    separator = Separator(number, window_seconds=seconds[0], overlap_seconds=seconds[1])
+    out = separator(torch.arange(n_samples).float()[None], RATE)[0, 0]
+    assert found == windows
+    # Faded in the middle half of the overlap with the window before.
+    overlap = round(seconds[1] * RATE)
+    for index, ((before, length), (begin, _)) in enumerate(zip(windows, windows[1:])):
+        left, right = (before + length + n for n in (-overlap + overlap // 4, -(overlap // 4)))
+        rise = torch.arange(1, right - left + 1) / (right - left + 1)
+        assert begin <= left and out[right] >= index + 1
+        torch.testing.assert_close(out[left:right], index + rise, atol=1e-5, rtol=0)
+
+
 def test_no_window_is_longer_than_asked():
     lengths = []
 
@@ -262,9 +297,18 @@ def test_rates_of_models_of_before_they_had_one(tmp_path, monkeypatch):
     assert load(name, sample_rate=44100).sample_rate == 44100
 
 
+def failing(error):
+    def fail(wav):
+        raise error
+
+    return fail
+
+
 @pytest.mark.parametrize(
     "function, message",
     [
+        (failing(ValueError("x\n" * 150)), r"of shape \(1, 2, 5000\): (x ){100}$"),
+        (failing(IndexError()), "of shape .*: IndexError$"),
         (lambda wav: wav, r"gave \(1, 2, 5000\); expected \(1, sources, 2, 5000\)"),
         (lambda wav: wav[:, None, :, 1:], r"gave \(1, 1, 2, 4999\)"),
         (lambda wav: wav[:, None, :1], r"gave \(1, 1, 1, 5000\)"),

@@ -110,7 +110,7 @@ def build(
     parts = {
         "title": escape(title),
         "intro": "".join(f"<p>{line}</p>" for line in lines),
-        "keys": _keys(max(len(item.versions) for item in items)),
+        "keys": _keys(max((len(item.versions) for item in items), default=2)),
         "body": body,
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -20,10 +20,11 @@ from PIL import Image
 
 from apollo_plugin import Apollo, audio, tags
 from apollo_plugin.audio import Meter, album_loudness
-from apollo_plugin.batch import albums
+from apollo_plugin.batch import albums, stems
 from apollo_plugin.batch.stems import restore_stems
 from apollo_plugin.batch.work import Result
 from apollo_plugin.data.demo import mixture
+from apollo_plugin.diagnose import Diagnosis
 from apollo_plugin.errors import AudioError, TagError, Uncoded
 from apollo_plugin.restore import Restored, restore_file
 from apollo_plugin.settings import Job, Settings
@@ -276,6 +277,38 @@ def test_stems_have_their_songs_tags(album, tmp_path):
         assert "replaygain_album_gain" not in file
         levels.append(float(file["replaygain_track_gain"][0].split()[0]))
     assert levels[0] == levels[1] == pytest.approx(levels[2] + 20 * np.log10(2), abs=0.02)
+
+
+@pytest.mark.parametrize("sources, n_results", [(("one", "a/b"), 3), (None, 5)])
+def test_what_is_told_of_stems(tmp_path, monkeypatch, sources, n_results):
+    """Room is asked for all of them, which are four unless it is known; the remix comes last."""
+    job, written, asked = Job(tmp_path / "a.wav", tmp_path / "remix.flac"), [], []
+
+    def read_source(job, settings, n):
+        asked.append(n)
+        return SONG.numpy(), 44100, "stereo", Diagnosis(9000.0, 40.0, 44100)
+
+    def write_result(place, wav, rate, settings, carried, layout, made):
+        written.append((place.name, wav.sum(), rate, layout, bool(made)))
+        n = len(written)
+        return Restored(n, 2 - abs(n - 2), ("of all", f"of {n}"))
+
+    pipeline = Halves()
+    pipeline.sources = sources
+    monkeypatch.setattr(stems, "read_tags", lambda *_: (tags.Tags(), ""))
+    monkeypatch.setattr(stems, "read_source", read_source)
+    monkeypatch.setattr(stems, "write_result", write_result)
+    told = restore_stems(pipeline, job, Settings(format="FLAC", diagnose=True))
+    total, names = SONG.numpy().sum(), ["one.flac", "a_b.flac"] if sources else []
+    expected = [(name, pytest.approx(total / 2, rel=1e-3)) for name in names]
+    expected.append(("remix.flac", pytest.approx(total, rel=1e-3)))
+    assert written == [(*each, 44100, "stereo", True) for each in expected] and asked == [n_results]
+    n = len(written)
+    assert (told.n_clipped, told.true_peak) == (n * (n + 1) // 2, min(n, 2))
+    assert told.notes == ("of all", *(f"of {k + 1}" for k in range(n)))
+    assert told.diagnosis.cutoff == 9000 and told.of_album is None
+    assert restore_stems(pipeline, job, Settings(format="FLAC")).diagnosis is None
+    assert [stems._safe(name) for name in ("a/b c-d_é.", "")] == ["a_b c-d_é_", "_"]
 
 
 def at_the_join(wav: torch.Tensor, join: int) -> float:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import soundfile
 import torch
-from helpers import read, snr, tone
+from helpers import read, save, snr, tone
 
 from apollo_plugin import Apollo, audio
 from apollo_plugin.cli import demo, gradio_page, static
@@ -232,7 +232,10 @@ def test_one_upload(model, tmp_path):
     assert snr(read(done.kept)[0], expected) > 100
     assert snr(read(done.came)[0], wav) > 60 and soundfile.info(done.heard).subtype == "PCM_16"
     assert told[-1][1] == told[-1][2] and told == sorted(told)
-    assert "0.6 s at 48000 Hz" in done.line and "<title>a.wav</title>" in done.page
+    (took,) = re.fullmatch(
+        r"a\.wav: 0\.6 s at 48000 Hz, restored in ([\d.]+) s", done.line
+    ).groups()
+    assert float(took) < 1000 and "<title>a.wav</title>" in done.page
     # A restoration that comes once more is restored once more.
     shutil.copy(done.kept, tmp_path / "b.wav")
     assert restore_upload(model, tmp_path / "b.wav", 0, 1, Limits()).kept.exists()
@@ -273,6 +276,20 @@ def test_sounds_that_would_fill_the_memory(model, tmp_path, n_channels, rate, me
     with pytest.raises(audio.AudioError, match=message) as caught:
         restore_upload(model, path, 0, 1, Limits())
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"no music", b"", b"RIFF\0\0\0\0WAVE", None])
+def test_what_is_no_sound_is_told_as_it_is_elsewhere(model, tmp_path, content):
+    path = tmp_path / "a.wav"
+    if content is None:
+        path.write_bytes(save(path, tone(3000)).read_bytes()[:-99])
+    else:
+        path.write_bytes(content)
+    with pytest.raises(audio.AudioError) as expected:
+        audio.read(path)
+    with pytest.raises(audio.AudioError) as caught:
+        restore_upload(model, path, 0, 1, Limits())
+    assert str(caught.value) == str(expected.value).replace(str(path), "a.wav")
 
 
 @pytest.mark.parametrize("suffix", ["wav", "m4a"])

@@ -101,6 +101,8 @@ def test_hosts(room, host, is_ours):
     status, headers, _ = ask(guard, host=host)
     assert (status, page.n_calls) == ((200, 1) if is_ours else (403, 0))
     assert headers[b"x-content-type-options"] == b"nosniff"
+    if not is_ours:
+        assert headers[b"connection"] == b"close" and headers[b"content-type"][:10] == b"text/plain"
 
 
 @pytest.mark.parametrize(
@@ -205,6 +207,25 @@ def test_what_is_old_goes(room):
     assert not (folder / "a.wav").exists() and room.used() == 0
 
 
+@pytest.mark.parametrize(
+    "work", [lambda room: room.sweep(time.time() + 9e9), lambda room: room.end(1)]
+)
+def test_what_went_meanwhile_is_gone(room, monkeypatch, work):
+    path = room.folder / "song"
+    path.touch()
+    monkeypatch.setattr(room, "_files", lambda: [(path, path.stat())])
+    assert room.begin(1)
+    unlink = type(path).unlink
+
+    def twice(self, **how):
+        unlink(self)
+        unlink(self, **how)
+
+    monkeypatch.setattr(type(path), "unlink", twice)
+    work(room)
+    assert not path.exists()
+
+
 def test_old_files_are_looked_for_again_and_again(room, monkeypatch):
     """Also after an error of the disk."""
     waited, swept = [], []
@@ -239,6 +260,19 @@ def test_nonsense_is_said_in_a_line(room, capsys):
     assert ask(guard, "POST", "/gradio_api/queue/join", [b"{"])[0] == 400
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "RuntimeError: it makes no sense" in error
+
+
+def test_an_answer_that_has_begun_gets_no_other(room, capsys):
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+        raise RuntimeError("too late")
+
+    guard = Guard(app, room, MOST, [], {"X": "y"})
+    status, headers, text = ask(guard, "POST", "/gradio_api/upload", [b"x"], 1)
+    assert (status, headers, text) == (200, {b"a": b"b", b"x": b"y"}, "")
+    line = "POST /gradio_api/upload: RuntimeError: too late\n"
+    assert capsys.readouterr().err.endswith(line) and room.begin(room.n_bytes)
 
 
 def test_websockets_are_none_of_ours(room):

@@ -1,5 +1,6 @@
 """Full scale: headroom, dither, and what is told of clipping."""
 
+import math
 import re
 
 import numpy as np
@@ -95,6 +96,30 @@ def test_what_cannot_be_meant(options, words, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["a.wav", *options])
     assert caught.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, values, refused, words",
+    [
+        ("keep_below", [1e-9, 1e9], [0, -1, math.inf, math.nan], "keep-below {} Hz has to be pos"),
+        ("mix", [0, 1], [-1e-9, 1.001, math.nan], "mix {} has to lie between 0 and 1"),
+        (
+            "rate",
+            [1000, 1_000_000],
+            [999, 1_000_001],
+            "rate {} Hz has to lie between 1000 and 1000",
+        ),
+        ("headroom", [0, 60], [-0.1, 60.1], "headroom {} dB has to lie between 0 and 60"),
+        ("format", ["FLAC", "MP3"], ["M4A", "flac"], "unknown format {}; known: WAV, FLAC, "),
+        ("subtype", ["PCM_16"], ["FLOAT"], "FLAC has no subtype {}; it has PCM_S8, PCM_16, PCM_24"),
+    ],
+)
+def test_bounds_of_settings(name, values, refused, words):
+    for value in values:
+        assert getattr(Settings(**{"format": "FLAC", name: value}), name) == value
+    for value in refused:
+        with pytest.raises(SettingError, match=re.escape(words.format(value))):
+            Settings(**{"format": "FLAC", name: value})
 
 
 def test_settings_say_the_same():

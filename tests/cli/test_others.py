@@ -219,6 +219,26 @@ def test_large_files_are_no_texts(tmp_path, monkeypatch, n_more, is_text):
     assert target.stat().st_mtime_ns == 10**18 + 123
 
 
+def test_names_that_nobody_finds_stay(tmp_path):
+    """Also those in no encoding, or with a null; a file is no copy of itself."""
+    known = {others._key(tmp_path / name): tmp_path / "x.wav" for name in ("a.mp3", "é.mp3")}
+    find = others._finder(tmp_path, tmp_path, known)
+    names = [b"a.mp3", "é.mp3".encode(), "é.mp3".encode("cp1252"), b"\x81.mp3", b"a\0.mp3", b""]
+    assert [find(name) for name in names] == [b"x.wav"] * 3 + [None] * 3
+    for adapt, text in (
+        (others._cue, b'FILE "b.mp3" MP3\nFILE b.mp3 MP3\n'),
+        (others._list, b"b.mp3\nhttp://a/a.mp3\nfile:///a.mp3\n"),
+        (others._xml, b'<media src="b.mp3"/><location>http://a/a.mp3</location>'),
+    ):
+        assert adapt(text, find) == text
+    cue = tmp_path / "a.cue"
+    cue.write_bytes(b'FILE "a.mp3" MP3')
+    (tmp_path / "link.cue").symlink_to(cue)
+    for target in (cue, tmp_path / "link.cue"):
+        others._copy(cue, target, known)
+    assert cue.read_bytes() == b'FILE "a.mp3" MP3' and not cue.is_symlink()
+
+
 @pytest.mark.parametrize("suffix", [".lrc", ".TXT", ".srt"])
 def test_words_are_called_like_their_sound(suffix):
     known = {"a.b.mp3": "a.b_new.wav", "c.mp3": "c_new.wav"}

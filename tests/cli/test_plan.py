@@ -171,6 +171,31 @@ def test_damaged_files_are_salvaged_on_request(run, tmp_path):
     assert path.read_bytes() == before
 
 
+def test_what_cannot_be_read_is_no_translation(tmp_path, monkeypatch):
+    path = tmp_path / "a.ts"
+    path.write_text("export const answer = 42;")
+    assert plan._is_translation(path)
+    monkeypatch.setattr(type(path), "open", lambda *_: os.stat(tmp_path / "none"))
+    assert not plan._is_translation(path)
+
+
+def test_folders_that_cannot_be_searched_are_named(tmp_path, monkeypatch):
+    save(tmp_path / "a.wav", tone(500))
+    walk = os.walk
+
+    def walk_and_fail(root, onerror, **how):
+        onerror(PermissionError(13, "Permission denied", "/x"))
+        return walk(root, **how)
+
+    monkeypatch.setattr(os, "walk", walk_and_fail)
+    todo = plan.plan([str(tmp_path), "a/*.none"], plan.Places(), Settings())
+    assert [job.source.name for job in todo.due] == ["a.wav"]
+    assert todo.problems == [
+        "'/x' cannot be searched: Permission denied",
+        "'a/*.none' does not exist",
+    ]
+
+
 # ------------------------------------------------------------------------------- before the work
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -34,6 +35,7 @@ from helpers import (
 from apollo_plugin import audio, benchmark, checkpoints
 from apollo_plugin.audio.extent import expected_bytes
 from apollo_plugin.batch import pool, work
+from apollo_plugin.batch.work import Result
 from apollo_plugin.cli import interrupts
 from apollo_plugin.cli.interrupts import Interrupted, clean_end
 from apollo_plugin.cli.terminal import command
@@ -42,7 +44,7 @@ from apollo_plugin.data.parallel import each
 from apollo_plugin.engine.choose import Choice
 from apollo_plugin.engine.choose import load as load_engine
 from apollo_plugin.engine.torch import TorchEngine
-from apollo_plugin.errors import AudioError
+from apollo_plugin.errors import AudioError, DeviceError
 from apollo_plugin.restore import Restored
 from apollo_plugin.settings import Job, Settings
 
@@ -379,6 +381,7 @@ def test_a_worker_on_a_file(worker, tmp_path, monkeypatch):
     assert loaded == [(task.choice, 1)]
 
 
+@needs_processes
 def test_workers_share_memory_and_tell_their_progress(worker, tmp_path):
     ways = multiprocessing.get_context("spawn")
     budget, shares = Budget(), ways.Value("d", 2.5)
@@ -443,6 +446,132 @@ def test_errors_come_from_worker_to_worker(worker, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="^Unsent: this and that$") as caught:
         work.do_there(task, tmp_path, job)
     assert any(entry.name == "fail" for entry in caught.traceback)
+
+
+@pytest.fixture
+def pools(monkeypatch):
+    """What pools are begun, and on which files; each ends as the tests script it: by results, or
+    by the death of a worker."""
+    begun, scripts = [], []
+
+    @contextmanager
+    def executor(n=None, prepare=None, preload=None, dask=None):
+        begun.append([n or dask, preload])
+        if prepare:
+            begun[-1].append(prepare.args)
+        yield SimpleNamespace(submit=lambda *given: SimpleNamespace(result=lambda: given))
+
+    def each(pool_, one, items, total, desc, unit, *, disable, under_way=None):
+        names = [job.source.name for job in items]
+        begun[-1] += ["".join(names), disable, one]
+        assert total == len(names)
+        for outcome in scripts.pop(0):
+            if isinstance(outcome, pool.WorkerDied):
+                raise outcome
+            name, error = outcome if isinstance(outcome, tuple) else (outcome, None)
+            job = next(job for job in items if job.source.name == name)
+            yield job, error or Result(job, Restored())
+
+    monkeypatch.setattr(pool, "executor", executor)
+    monkeypatch.setattr(pool, "each", each)
+    return begun, scripts
+
+
+def jobs_of(names):
+    return [Job(Path(name), Path(f"{name}.wav")) for name in names]
+
+
+@needs_processes
+@pytest.mark.parametrize("budget", [None, 1000])
+def test_files_in_progress_when_a_worker_dies_are_done_one_by_one(pools, budget):
+    begun, scripts = pools
+    died = pool.WorkerDied("it died")
+    scripts += [["b", died], [died], [("c", KeyError("c")), "d"], ["e"]]
+    task = work.Task(Choice("x", "cpu"), Settings())
+    done = list(pool._in_processes(task, jobs_of("abcde"), 3, 2, budget, work.__name__, False))
+    told = [(each.job.source.name, each.error and str(each.error)) for each in done]
+    lost = "the process that restored it died, of too little memory perhaps"
+    assert told == [("b", None), ("a", lost), ("c", "'c'"), ("d", None), ("e", None)]
+    # Those in progress were the first three; the rest goes on as before.
+    expected = [(3, "abcde"), (1, "acd"), (1, "cd"), (3, "e")]
+    assert [(each[0], each[3]) for each in begun] == expected
+    for n, preload, (n_threads, common), _, disable, one in begun:
+        assert preload == work.__name__ and n_threads == 2 and n and disable is True
+        assert common.stop.is_set() and (common.budget is None) == (budget is None)
+        assert one.args == (task, Path())
+        if budget:
+            with common.budget.take(budget, pytest.fail):
+                assert common.budget._left.value == 0
+
+
+class KilledWorker(Exception):
+    """Dask's, by its name."""
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_a_cluster_gets_absolute_names(pools, tmp_path, monkeypatch, is_here):
+    begun, scripts = pools
+    scripts.append(["a", ("b", KilledWorker("it")), ("c", KeyError("c"))])
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.bin", "s.pth", "apollo-small") if is_here else ():
+        Path(name).touch()
+    task = work.Task(Choice("x.bin", "cpu"), Settings(), "s.pth")
+    done = list(pool._on_cluster(task, jobs_of("abc"), "there", bars=True))
+    assert [str(each.error) for each in done] == ["None", pool._DIED, "'c'"]
+    ((address, _, names, disable, one),) = begun
+    assert (address, names, disable) == ("there", "abc", None)
+    sent, folder = one.args
+    root = f"{tmp_path}/" if is_here else ""
+    assert (sent.choice.checkpoint, sent.stems) == (f"{root}x.bin", f"{root}s.pth")
+    assert folder == tmp_path and sent.choice.device == "cpu"
+    # A bundled name stays one, whatever lies here.
+    scripts.append([])
+    task = work.Task(Choice("apollo-small", "cpu"), Settings())
+    assert not list(pool._on_cluster(task, jobs_of("a"), "there", bars=False))
+    assert begun[1][4].args[0] == task and begun[1][3] is True
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (ImportError("no torch"), "the workers at 'there' lack something: no torch"),
+        (pool.WorkerDied("it"), "the cluster at 'there' went away"),
+    ],
+)
+def test_clusters_that_end(pools, tmp_path, monkeypatch, error, line):
+    swept = []
+    monkeypatch.setattr(pool, "ready", lambda task: None)
+    monkeypatch.setattr(pool, "sweep", swept.append)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(pool, "each", fail)
+    task = work.Task(Choice("apollo-small", "cpu"), Settings())
+    with pytest.raises(DeviceError, match=line):
+        list(pool._on_cluster(task, jobs_of(["a", "b/c"]), "there", bars=False))
+    assert sorted(swept) == [Path(), Path("b")]
+
+
+def test_one_process_is_a_loop(tmp_path):
+    """A file that fails is one, and its progress is shown and ends."""
+    shown = []
+
+    @contextmanager
+    def watch(job):
+        yield lambda *step: shown.append((job.source.name, *step))
+        shown.append(job.source.name)
+
+    def one(job, progress):
+        progress("step", 1.0, 2.5)
+        if job.source.name == "b":
+            raise KeyError("b")
+        return Restored(7)
+
+    first, second = pool._here(one, jobs_of("ab"), watch, False)
+    assert first.restored == Restored(7) and first.seconds == 2.5 and first.error is None
+    assert second.job.source.name == "b" and isinstance(second.error, KeyError)
+    assert shown == [("a", "step", 1.0, 2.5), "a", ("b", "step", 1.0, 2.5)]
 
 
 @needs_processes

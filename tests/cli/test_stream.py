@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from helpers import heed_interrupts, small_model, snr, tone
 from apollo_plugin import checkpoints
 from apollo_plugin.cli import pcm, stream
 from apollo_plugin.cli.pcm import Input, Output
+from apollo_plugin.errors import AudioError
 
 SUBTYPES = {"s16": "PCM_16", "s24": "PCM_24", "s32": "PCM_32", "f32": "FLOAT"}
 
@@ -138,7 +140,8 @@ def test_clipping_is_rounded_off_and_counted():
     sink = io.BytesIO()
     output = Output(sink, Input(io.BytesIO(bytes(99)), 44100, 1, "s24"))
     output.write(np.float32([[1.5, -1.5, 0.5, 2**-23]]))
-    want = [0x7FFFFF, -0x800000, 0x400000, 1]
+    output.write(np.float32([[1.0, -1.0]]))  # full scale
+    want = [0x7FFFFF, -0x800000, 0x400000, 1, 0x7FFFFF, -0x800000]
     assert sink.getvalue() == b"".join(x.to_bytes(3, "little", signed=True) for x in want)
     assert output.n_clipped == 2
 
@@ -239,6 +242,87 @@ def test_a_slow_machine_gets_one_line(capsys):
         with quick.of(0.01):
             now += 0.009
     assert not capsys.readouterr().err and quick.worst == pytest.approx(0.9)
+
+
+def test_the_first_second_does_not_count_as_load(capsys):
+    now = 0.0
+    load = stream.Load(lambda: now)
+    assert str(load).startswith("0.0 s of sound: load 0 %, at worst 0 % of 2 s; longest block 0.0")
+    # A second in which libraries begin, one of work, and another: two seconds are a window.
+    for took, n in ((0.5, 4), (0.25, 1), (0.125, 6), (0.375, 1), (0.75, 1)):
+        for _ in range(n):
+            with load.of(0.25):
+                now += took
+    assert (load.seconds, load.work, load.longest) == (3.25, 4.125, 0.75)
+    assert load.worst == pytest.approx((0.25 + 6 * 0.125 + 0.375) / 2) and load.worst < 1
+    assert not capsys.readouterr().err
+    for _ in range(8):
+        with load.of(0.25):
+            now += 0.25 * 1.01
+    assert capsys.readouterr().err.endswith(
+        f": this machine is too slow: it works {load.worst:.2f} s for a second of sound; "
+        "--precision int8, fewer channels or a larger --block may help\n"
+    )
+
+
+@pytest.mark.parametrize("seconds, n", [(0.01, 441), (1e-9, 1), (0.0005, 22)])
+def test_blocks_are_as_long_as_asked(seconds, n):
+    """Sixteen at a time, and what is left at the end."""
+    asked, out, load = [], [], stream.Load()
+
+    def blocks(*sizes):
+        asked.append(sizes)
+        yield np.ones((2, 30))
+
+    source = SimpleNamespace(rate=44100, blocks=blocks)
+    live = SimpleNamespace(feed=lambda block: 2 * block, flush=lambda: "the end")
+    stream.restore(live, source, SimpleNamespace(write=out.append), seconds, load)
+    assert asked == [(n, 16 * n)] and load.seconds == 30 / 44100
+    assert np.array_equal(out[0], np.full((2, 30), 2)) and out[1:] == ["the end"]
+
+
+def chunk(name, body):
+    return name + len(body).to_bytes(4, "little") + body + b"\0" * (len(body) % 2)
+
+
+def test_headers_are_passed_on_without_what_is_not_of_the_sound(monkeypatch):
+    content = as_file(tone(50), "WAV", "PCM_16")
+    assert Input(io.BytesIO(content)).header == content[:44]
+    other = chunk(b"abcd", b"odd")
+    source = Input(io.BytesIO(content[:12] + other + content[12:36] + other + content[36:]))
+    assert source.header == content[:44]
+    assert np.array_equal(next(source.blocks(50, 50)), from_file(content))
+    monkeypatch.setattr(pcm, "_MOST_CHUNK", 16)
+    for size, is_taken in ((16, True), (17, False)):
+        more = content[:12] + chunk(b"abcd", bytes(size)) + content[12:]
+        if is_taken:
+            assert Input(io.BytesIO(more)).header == content[:44]
+        else:
+            with pytest.raises(AudioError, match="damaged WAV header, or ends in it"):
+                Input(io.BytesIO(more))
+
+
+def test_what_is_too_loud_is_no_sound(capsys):
+    wav = torch.tensor([[0.5, 100.0, -100.0, 100.1, -100.1, 1.0]])
+    source = Input(io.BytesIO(as_file(wav, "RAW", "FLOAT")), 8000, 1, "f32")
+    assert next(source.blocks(6, 6)).tolist() == [[0.5, 100.0, -100.0, 0.0, 0.0, 1.0]]
+    assert source.end() == 1 and capsys.readouterr().err.count("at 0.000 s") == 1
+
+
+@pytest.mark.parametrize("block, is_taken", [("1000", True), ("1000.1", False), ("1e-9", True)])
+def test_the_longest_block(block, is_taken, capsys):
+    if is_taken:
+        assert stream._parse(["--block", block])[0].block == float(block)
+    else:
+        with pytest.raises(SystemExit):
+            stream._parse(["--block", block])
+        assert "--block 1000.1 ms has to lie between 0 and 1000" in capsys.readouterr().err
+
+
+def test_what_is_told_at_first(run):
+    wav = as_file(tone(2000), "WAV", "PCM_16")
+    first = "44100 Hz, 2 channel(s), s16: 20 ms late, and a block of 12.5 ms"
+    assert run(wav, "--block", 12.5)[2].split(": ", 1)[1] == first + "\n"
 
 
 def test_late_blocks_are_taken_together():

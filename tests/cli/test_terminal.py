@@ -1,5 +1,6 @@
 """The output that all commands share."""
 
+import importlib
 import importlib.metadata
 import os
 import sys
@@ -13,7 +14,7 @@ import apollo_plugin
 from apollo_plugin.batch.work import Result
 from apollo_plugin.cli import after, demo, export, restore, stream, summary, terminal
 from apollo_plugin.diagnose import Diagnosis
-from apollo_plugin.errors import AudioError, install
+from apollo_plugin.errors import AudioError, install, library_at_fault
 from apollo_plugin.restore import Restored
 from apollo_plugin.settings import Job, Settings
 
@@ -118,6 +119,25 @@ def test_what_is_told_of_a_defect(capsys):
 )
 def test_errors_in_a_line(error, line):
     assert terminal.told(error) == line
+
+
+def test_a_library_that_does_not_load(tmp_path, monkeypatch):
+    (tmp_path / "no_such_lib.py").write_text("import no_such_part\n")
+    (tmp_path / "bad_lib.py").write_text("raise OSError('/usr/lib/x.so: no symbol')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    lines = {
+        "bad_lib": "the library bad_lib does not load (x.so: no symbol); install apollo-plugin "
+        "anew, in a virtual environment of its own",
+        "no_such_lib": f"this needs no_such_lib, which is not installed: {install()}",
+        "no_such.lib": f"this needs no_such, which is not installed: {install()}",
+    }
+    for name, line in lines.items():
+        with pytest.raises((OSError, ImportError)) as caught:
+            importlib.import_module(name)
+        assert terminal.told(caught.value) == line and terminal.is_mendable(caught.value)
+    assert library_at_fault(KeyError("a")) is None
+    # One of ours names its own library.
+    assert terminal.told(AudioError("x")) == "x"
 
 
 def test_items_that_failed(capsys):

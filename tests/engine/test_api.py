@@ -8,8 +8,10 @@ import pytest
 from helpers import load, needs_processes, save, tone, tree
 
 import apollo_plugin
+from apollo_plugin.batch import api
 from apollo_plugin.cli import main
 from apollo_plugin.errors import AudioError, SettingError, Uncoded
+from apollo_plugin.settings import Settings
 
 
 @pytest.fixture
@@ -117,6 +119,16 @@ def test_a_folder(songs, tmp_path, tiny_checkpoint, jobs):
         assert isinstance(by_name[name].error, AudioError) and name in str(by_name[name].error)
     again = apollo_plugin.restore_files([songs / "1.wav"], tmp_path / "out", **how)
     assert [(each.restored, each.error) for each in again.results] == [(None, None)]
+    # Results of before count too.
+    (tmp_path / "out" / "0_restored.wav").unlink()
+    told.clear()
+    apollo_plugin.restore_files(
+        [songs / "0.wav", songs / "1.wav"],
+        tmp_path / "out",
+        progress=lambda result, n, n_all: told.append((result.job.source.name, n, n_all)),
+        **how,
+    )
+    assert told == [("0.wav", 2, 2)]
 
 
 def test_what_looks_uncoded_is_left(tmp_path, tiny_checkpoint):
@@ -129,6 +141,12 @@ def test_what_looks_uncoded_is_left(tmp_path, tiny_checkpoint):
     )
     assert isinstance(done.results[0].error, Uncoded)
     assert tree(tmp_path) == ["a.wav", "tiny.safetensors"]
+
+
+def test_how_to_read_is_said_at_once_or_one_by_one():
+    given = dict(reading={"start": 1.0, "track": 2}, track=3, duration=2.0, salvage=True, mix=0.5)
+    reading = dict(start=1.0, track=3, duration=2.0, salvage=True)
+    assert api._settings(given) == Settings(mix=0.5, reading=reading)
 
 
 def test_nothing_to_do(tmp_path):

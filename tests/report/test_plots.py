@@ -132,7 +132,7 @@ def test_levels_over_time_are_told_from_the_original(item):
         "Restored": np.array([-12.0, -14.0, -16.0]),
         "Original": np.array([-16.0, -17.0, -90.0]),
     }
-    item = dataclasses.replace(item, envelope=Envelope(5678.0, 16000.0, levels))
+    item = dataclasses.replace(item, envelope=Envelope(5678.0, 15987.0, levels))
     html = plots.level_over_time(item)
     # Only the two moments at which the original sounds count.
     words = (
