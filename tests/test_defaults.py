@@ -1,4 +1,5 @@
-"""Defaults of the package and its commands: programs and scripts of users rely on them.
+"""Defaults of the package and its commands, and ranges of configurations' keys: programs, scripts
+and files of users rely on them.
 
 ``python tests/test_defaults.py`` writes ``tests/golden/defaults.txt`` anew, for a change that is
 meant; the CHANGELOG then tells it.
@@ -16,6 +17,8 @@ import pytest
 
 import apollo_plugin
 from apollo_plugin.memory import n_cores
+from apollo_plugin.training.keys import APOLLO, SRGAN
+from apollo_plugin.training.schema import keys_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "defaults.txt"
@@ -80,8 +83,16 @@ def options() -> Iterator[str]:
             yield f"{command} {' '.join(action.option_strings) or action.dest}: {' '.join(told)}"
 
 
+def ranges() -> Iterator[str]:
+    """A line for each key of the recipe's configurations."""
+    for name, groups in (("conf.yml", APOLLO), ("conf_srgan.yml", SRGAN)):
+        for group, keys in groups.items():
+            for key, about in keys_of(keys).items():
+                yield f"{name} {group}.{key}: {about.allowed}"
+
+
 def table() -> str:
-    return "\n".join([*sorted(signatures()), *options(), ""])
+    return "\n".join([*sorted(signatures()), *options(), *ranges(), ""])
 
 
 def test_defaults_are_what_users_rely_on():

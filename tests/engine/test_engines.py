@@ -15,7 +15,7 @@ from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
 from apollo_plugin.engine import choose
 from apollo_plugin.engine.choose import Choice
-from apollo_plugin.engine.onnx import OnnxEngine
+from apollo_plugin.engine.onnx import OnnxEngine, OnnxStream
 from apollo_plugin.engine.torch import TorchEngine
 from apollo_plugin.errors import CheckpointError, DeviceError, SettingError
 from apollo_plugin.live import LiveRestorer
@@ -127,6 +127,8 @@ def test_progress_is_told_and_ends_the_work(engines):
         engine.restore(music(2.5), progress=lambda *step, steps=steps: steps.append(step))
         assert [step[0] for step in steps] == ["restoring"] * len(steps)
         assert steps[-1][1] == steps[-1][2] == pytest.approx(2.5, abs=0.01)
+        if engine.name == "onnx":  # every second
+            assert [step[1:] for step in steps] == [(1.0, 2.5), (2.0, 2.5), (2.5, 2.5)]
 
         def stop(*_):
             raise KeyboardInterrupt
@@ -180,6 +182,135 @@ def test_what_is_not_finite_stays_near_its_place(engines, bad):
 def test_which_engine(choice, gpu, expected, monkeypatch):
     monkeypatch.setattr(choose, "_may_have_gpu", lambda: gpu)
     assert choice.by_onnx == expected
+
+
+class Driver:
+    """CUDA's, as far as it is asked."""
+
+    def __init__(self, failed=0, count_failed=0, n=1):
+        self.failed, self.count_failed, self.n = failed, count_failed, n
+
+    def cuInit(self, flags):
+        assert flags == 0
+        return self.failed
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = self.n
+        return self.count_failed
+
+
+@pytest.mark.parametrize(
+    "system, machine, driver, there",
+    [
+        ("Darwin", "arm64", None, True),
+        ("Darwin", "x86_64", Driver(), False),
+        ("Linux", "arm64", Driver(), True),
+        ("Linux", "x86_64", Driver(n=0), False),
+        ("Linux", "x86_64", Driver(failed=100), False),
+        ("Linux", "x86_64", Driver(count_failed=3), False),
+        ("Windows", "AMD64", Driver(n=2), True),
+        ("Linux", "x86_64", OSError("libcuda.so.1: cannot open"), False),
+        ("Linux", "x86_64", object(), False),
+        ("AMD", "x86_64", OSError(), True),
+    ],
+)
+def test_where_a_gpu_may_be(system, machine, driver, there, monkeypatch):
+    asked = []
+
+    def load(name):
+        asked.append(name)
+        if isinstance(driver, OSError):
+            raise driver
+        return driver
+
+    monkeypatch.setattr(choose.platform, "system", lambda: system)
+    monkeypatch.setattr(choose.platform, "machine", lambda: machine)
+    monkeypatch.setattr(choose.os.path, "exists", lambda path: system == "AMD")
+    monkeypatch.setattr(choose.ctypes, "CDLL", load)
+    assert choose._may_have_gpu() is there
+    name = dict(Windows="nvcuda.dll", Linux="libcuda.so.1").get(system)
+    assert asked == ([name] if name else [])
+    monkeypatch.setattr(choose, "has_torch", lambda: False)
+    assert not choose._may_have_gpu()
+
+
+@pytest.mark.parametrize(
+    "own, asked, n_threads", [("3", None, 3), ("3", 2, 2), ("", None, 5), ("many", None, 5)]
+)
+def test_as_many_threads_as_are_asked_for_or_allowed(own, asked, n_threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", own)
+    monkeypatch.setattr(choose, "n_cores", lambda: 5)
+    monkeypatch.setattr(choose, "_load_onnx", lambda name, n: (name, n))
+    assert choose.load(Choice("a.onnx"), asked) == ("a.onnx", n_threads)
+
+
+def test_threads_of_torch(monkeypatch):
+    """None are set unless asked for; a stream takes one of a small model, two at most of others."""
+    used = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    model = small_model(n_layers=1)
+    TorchEngine(model)
+    assert used == []
+    engine = TorchEngine(model, 3)
+    assert used == [3] and engine.n_bytes == 4 * sum(p.numel() for p in model.parameters())
+    for n_weights, n_threads in ((4_000_000 - 1, 1), (4_000_000, 2)):
+        left = n_weights - sum(p.numel() for p in model.parameters())
+        with torch.no_grad():
+            more = torch.nn.Parameter(torch.zeros(left))
+        weights = [*model.parameters(), more]
+        monkeypatch.setattr(model, "parameters", lambda weights=weights: iter(weights))
+        stream = engine.stream(1)
+        used.clear()
+        stream.feed(np.zeros((1, 10), np.float32))
+        assert used == [n_threads, 8]
+        monkeypatch.undo()
+        monkeypatch.setattr(torch, "set_num_threads", used.append)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+
+
+def test_calls_of_the_exported_step_fit_into_caches(engines, monkeypatch):
+    """Activations of 2 MiB at most, at least one hop; every hop comes once, in order."""
+    onnx, torch_ = engines
+    args = torch_.model.get_model_args()
+    frame = 4 * torch_.model.filterbank.n_bands * args["feature_dim"]
+    most = (2 << 20) // (2 * frame)
+    sizes = []
+
+    class Session:
+        def run(self, _, given):
+            sizes.append(given["wav"].shape[1])
+            state = [given[each.name] for each in onnx._state]
+            return [given["wav"], *state]
+
+    monkeypatch.setattr(onnx, "_session", Session())
+    hops = np.random.default_rng(0).standard_normal((2, 2 * most + 1, onnx.hop), np.float32)
+    out, _ = onnx.step(hops, onnx.initial_state(2), None)
+    assert sizes == [most, most, 1] and np.array_equal(out, hops)
+    sizes.clear()
+    many = np.zeros((2 + (2 << 20) // frame, 2, onnx.hop), np.float32)
+    onnx.step(many, onnx.initial_state(len(many)), None)
+    assert sizes == [1, 1]
+
+
+def test_threads_of_the_exported_step(engines, monkeypatch):
+    """Each takes channels of its own; streams give each of them two."""
+    onnx = engines[0]
+    for n_threads, n_channels, n_file, n_stream in (
+        (1, 2, 1, 1),
+        (4, 1, 1, 1),
+        (4, 3, 3, 1),
+        (4, 4, 4, 2),
+        (2, 6, 2, 2),
+    ):
+        monkeypatch.setattr(onnx, "_n_threads", n_threads)
+        stream = onnx.stream(n_channels)
+        of_file = OnnxStream(onnx, n_channels, n_threads)
+        assert [len(s._groups) for s in (of_file, stream)] == [n_file, n_stream]
+        assert (stream._pool is None) == (n_stream == 1)
+        covered = [k for group in of_file._groups for k in range(group.start, group.stop)]
+        assert covered == [*range(n_channels)]
+    assert OnnxEngine(choose._exported("apollo-small"), 0)._n_threads == 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from apollo_plugin.evaluation.budget import band_levels, bands_above, error_budget, level_errors
+from apollo_plugin.evaluation import budget
+from apollo_plugin.evaluation.budget import (
+    band_levels,
+    bands_above,
+    below,
+    error_budget,
+    level_errors,
+)
 
 
 def noise(n_samples=88200, n_channels=2, seed=0):
@@ -22,29 +29,29 @@ def filtered(wav, gain):
 @pytest.mark.parametrize("gain_db", [-12.0, 3.0])
 def test_a_gain_is_bias_alone(gain_db):
     wav = noise()
-    budget = error_budget(10 ** (gain_db / 20) * wav, wav, 44100, 5700)
-    assert budget.bias == pytest.approx(gain_db, abs=1e-3)
-    assert budget.band < 1e-3 and budget.time < 1e-3
-    assert budget.si_sdr_below > 100  # scale-invariant
+    errors = error_budget(10 ** (gain_db / 20) * wav, wav, 44100, 5700)
+    assert errors.bias == pytest.approx(gain_db, abs=1e-3)
+    assert errors.band < 1e-3 and errors.time < 1e-3
+    assert errors.si_sdr_below > 100  # scale-invariant
 
 
 def test_a_slope_over_bands_is_the_error_band_by_band():
     slope = torch.linspace(-6, 6, 40).reshape(1, 40, 1)
     ref = torch.randn(2, 40, 300).double()
-    budget = level_errors(ref + slope, ref)
-    assert budget.bias == pytest.approx(0, abs=1e-5)
-    assert budget.band == pytest.approx(12 / math.sqrt(12) * math.sqrt(41 / 39), abs=1e-4)
-    assert budget.time == pytest.approx(0, abs=1e-5)
+    errors = level_errors(ref + slope, ref)
+    assert errors.bias == pytest.approx(0, abs=1e-5)
+    assert errors.band == pytest.approx(12 / math.sqrt(12) * math.sqrt(41 / 39), abs=1e-4)
+    assert errors.time == pytest.approx(0, abs=1e-5)
 
 
 def test_a_shelf_in_a_signal():
     """Half of the bands 6 dB up: 3 dB of bias, 3 dB band by band."""
     wav = noise()
     up = filtered(wav, lambda hertz: torch.where(hertz > 12875, 2.0, 1.0))
-    budget = error_budget(up, wav, 44100, 5750)  # 23 .. 79: 28.5 bands on either side
-    assert budget.bias == pytest.approx(3.01, abs=0.2)
-    assert budget.band == pytest.approx(3.01, abs=0.1)
-    assert budget.time < 0.5
+    errors = error_budget(up, wav, 44100, 5750)  # 23 .. 79: 28.5 bands on either side
+    assert errors.bias == pytest.approx(3.01, abs=0.2)
+    assert errors.band == pytest.approx(3.01, abs=0.1)
+    assert errors.time < 0.5
 
 
 def test_a_tremolo_is_error_over_time():
@@ -52,24 +59,24 @@ def test_a_tremolo_is_error_over_time():
     seconds = torch.arange(441000) / 44100
     depth_db = 4.0
     tremolo = 10 ** (depth_db * torch.sin(2 * torch.pi * seconds) / 20)
-    budget = error_budget(tremolo * wav, wav, 44100, 7700)
-    assert budget.time == pytest.approx(depth_db / math.sqrt(2), rel=0.02)
-    assert abs(budget.bias) < 0.1 and budget.band < 0.1
+    errors = error_budget(tremolo * wav, wav, 44100, 7700)
+    assert errors.time == pytest.approx(depth_db / math.sqrt(2), rel=0.02)
+    assert abs(errors.bias) < 0.1 and errors.band < 0.1
 
 
 def test_two_noises_of_one_envelope():
     """Sums of 5 Hann-windowed bins: some 3 to 4 dB, nothing else."""
-    budget = error_budget(noise(441000), noise(441000, seed=1), 44100, 4400)
-    assert 3 < budget.time < 4.5
-    assert abs(budget.bias) < 0.3 and budget.band < 0.5
+    errors = error_budget(noise(441000), noise(441000, seed=1), 44100, 4400)
+    assert 3 < errors.time < 4.5
+    assert abs(errors.bias) < 0.3 and errors.band < 0.5
 
 
 def test_what_lies_below_the_cutoff_is_told_from_what_lies_above():
     wav = noise()
     low = filtered(wav, lambda hertz: (hertz < 8000).double())
-    budget = error_budget(low, wav, 44100, 8000)
-    assert budget.si_sdr_below > 100
-    assert budget.bias < -40
+    errors = error_budget(low, wav, 44100, 8000)
+    assert errors.si_sdr_below > 100
+    assert errors.bias < -40
     spoiled = error_budget(
         wav + filtered(noise(seed=1), lambda hertz: (hertz < 7000) * 0.1), wav, 44100, 8000
     )
@@ -99,6 +106,28 @@ def test_levels_are_those_of_an_stft():
     assert bands_above(4400, 44100) == range(18, 80)
     assert bands_above(4400, 44100, 16000) == range(18, 64)
     assert bands_above(4000, 16000) == range(16, 32)
+
+
+def test_a_band_sounds_10_db_above_the_floor_in_more_than_a_hundredth_of_the_frames():
+    levels = torch.full((2, 5, 200), -60.0)
+    assert budget._n_sounding(levels) == 0
+    levels[0, 1] = -49.9
+    levels[:, 4] = -50.0  # the bound itself does not
+    levels[1, 3, :2] = 0.0
+    assert budget._n_sounding(levels) == 2
+    levels[1, 3, 2] = 0.0
+    assert budget._n_sounding(levels) == 4
+
+
+def test_what_is_below_ends_300_hz_before_the_cut_off():
+    seconds = torch.arange(44100, dtype=torch.float64) / 44100
+    low, high = (torch.sin(2 * torch.pi * hertz * seconds) for hertz in (7699, 7700))
+    torch.testing.assert_close(below(low + high, 44100, 8000), low)
+
+
+def test_less_than_a_window_is_a_window():
+    assert band_levels(noise(100), 44100).shape == (2, 88, 3)
+    assert band_levels(noise(882), 44100).shape == (2, 88, 3)
 
 
 def test_silence_and_bad_input():

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,9 +23,16 @@ from helpers import needs_processes, read, small_model
 from apollo_plugin import Apollo, audio
 from apollo_plugin.data.dataset import PairDataset
 from apollo_plugin.data.parallel import executor
-from apollo_plugin.errors import CheckpointError, DataError, SettingError
+from apollo_plugin.errors import AudioError, CheckpointError, DataError, SettingError
 from apollo_plugin.evaluation import ROWS_FILE, choose, evaluate_pairs, examples, measure, write_csv
-from apollo_plugin.evaluation.experiment import _devices, evaluate_experiment
+from apollo_plugin.evaluation.experiment import (
+    Contender,
+    Timing,
+    _details,
+    _devices,
+    _notes,
+    evaluate_experiment,
+)
 from apollo_plugin.evaluation.measure import sha256
 from apollo_plugin.metrics import evaluate
 
@@ -177,6 +185,83 @@ def test_damaged_pairs_are_named_and_the_others_kept(experiment, test_dir, calls
     assert len(run(experiment, test_dir)) == 8 and len(calls) == 9
 
 
+@pytest.mark.parametrize("n_failed, end", [(3, "p1; p2; p3; "), (4, "p1; p2; p3 ...; ")])
+def test_three_reasons_are_shown(experiment, prepared, n_failed, end, monkeypatch):
+    def each(pool, function, jobs, *_):
+        for index, job in enumerate(jobs, 1):
+            yield job, DataError(f"p{index}") if index <= n_failed else {"n": index}
+
+    monkeypatch.setattr(measure, "each", each)
+    with pytest.raises(DataError) as caught:
+        run(experiment, prepared / "test")
+    assert str(caught.value) == (
+        f"{n_failed} of 8 pairs could not be evaluated: {end}the others are kept, run again once "
+        "these are repaired"
+    )
+    assert len((experiment / ROWS_FILE).read_text().splitlines()) == 8 - n_failed
+
+
+def test_a_pair_that_cannot_be_measured_is_named(experiment, prepared, monkeypatch):
+    pair = PairDataset(prepared / "test").pairs[0]
+    path = experiment / "best_model.pth"
+    job = measure.MeasureJob(str(path), sha256(path), pair, ("lsd",), "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "_model", lambda *_: SimpleNamespace(sample_rate=44101))
+        with pytest.raises(DataError, match=f"^'{pair.folder}' is at 44100 Hz; run stage 3 again$"):
+            measure.evaluate_pair(job)
+
+    def fail(*_):
+        raise ValueError("no figure")
+
+    monkeypatch.setattr(measure, "evaluate", fail)
+    with pytest.raises(AudioError, match=f"^'{pair.folder}': no figure$"):
+        measure.evaluate_pair(job)
+
+
+def test_what_evaluates_nothing_is_refused(experiment, prepared):
+    for options in (dict(n_examples=-1), dict(iterations=0)):
+        n_examples, iterations = options.get("n_examples", 1), options.get("iterations", 2)
+        with pytest.raises(SettingError) as caught:
+            results(experiment, prepared / "test", **options)
+        assert str(caught.value) == (
+            f"n_examples {n_examples} has to be 0 or more, and iterations {iterations} 1 or more"
+        )
+
+
+def test_notes_below_the_tables():
+    """Three reasons, the pairs of the smallest kind, and the beginning of a sha256."""
+    ours = Contender("a", Path("x/best.pth"), "0123456789abcdef", Path("x"))
+    summary = dict(n_pairs=30, n_left_out=4, by_kind=dict(a=dict(n_pairs=17), b=dict(n_pairs=13)))
+    reasons = {f"p{k}": f"r{k}" for k in range(4)}
+    for n, end in ((3, "p0: r0; p1: r1; p2: r2."), (4, "p0: r0; p1: r1; p2: r2 ...."), (0, None)):
+        left_out = dict(list(reasons.items())[:n])
+        *first, last = _notes(ours, summary, left_out, 7)
+        assert first == (
+            []
+            if end is None
+            else [
+                f"{n} of 34 pairs are left out of all means, because some of their metrics are "
+                f"undefined: {end}"
+            ]
+        )
+        assert last.startswith("13 pairs of each kind (the paper: 5000 a case), made by stage 3")
+        assert "mean of 7 runs over 1 s of mono (the paper: 1000, on its GPU)" in last
+        assert last.endswith(" Checkpoint: `best.pth`, SHA-256 0123456789ab.")
+
+
+def test_times_of_the_fastest_device(monkeypatch):
+    """The last; of each the mean, in milliseconds."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    ours = Contender("a", Path("best.pth"), "0123", Path("x"))
+    timings = [Timing("CPU", [0.002, 0.004]), Timing("GPU", [0.001, 0.001, 0.004])]
+    for n in (1, 2):
+        told = _details(ours, {}, 5, timings[:n])
+        times = {"CPU": pytest.approx(3.0), "GPU": pytest.approx(2.0)}
+        assert told["rtf_ms"] == [3.0, 2.0][n - 1] and told["rtf_runs"] == n + 1
+        assert told["rtf_device"] == ["CPU", "A GPU"][n - 1]
+        assert told["rtf_ms_by_device"] == dict(list(times.items())[:n])
+
+
 def test_no_pairs(experiment, tmp_path):
     with pytest.raises(DataError, match="stage 3"):
         run(experiment, tmp_path / "nowhere")
@@ -233,7 +318,7 @@ def test_another_file_leaves_the_figures_of_the_best(experiment, prepared):
     torch.save(small_model(n_layers=1, causal=True).serialize(), other)
     results(experiment, prepared / "test", checkpoint=other)
     assert {path: path.read_bytes() for path in files} == before
-    (folder,) = experiment.glob("evaluation_last_*")
+    folder = experiment / f"evaluation_last_{sha256(other)[:8]}"
     figures = json.loads((folder / "final_metrics.json").read_text())
     assert figures["checkpoint_sha256"] == sha256(other) and figures["lsd"] != final["lsd"]
     assert {path.name for path in folder.iterdir()} == {

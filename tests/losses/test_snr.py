@@ -1,5 +1,7 @@
 """SNR in closed form: of everything, below a frequency, below the cut-off of each item."""
 
+import math
+
 import pytest
 import torch
 from helpers import tone
@@ -18,6 +20,16 @@ def test_snr_is_a_tenth_of_decibels():
     assert abs(-10 * SNRLoss()(est, ref).item() - si_sdr(est[0], ref[0])) < 0.05
     silence = torch.zeros(1, 1, 100)
     assert SNRLoss()(silence, silence) == 0
+
+
+def test_bins_below_a_frequency_and_the_unit_of_their_energy():
+    """The bin at the frequency does not count. A noise of power 1e-9 is twice what is added."""
+    ref = 10**-4.5 * torch.randn(1, 1, 200000)
+    for below, n_bins in ((100 * 44100 / 2048, 100), (100.1 * 44100 / 2048, 101), (1e9, 1025)):
+        loss = SNRLoss(below)
+        assert loss._counted(Signal(ref), None).sum() == n_bins
+    assert SNRLoss(1e9)(ref, ref).item() == pytest.approx(-math.log10(2), abs=0.01)
+    assert SNRLoss()(ref, ref).item() == pytest.approx(-math.log10(2), abs=0.01)
 
 
 def sine(hertz, level, n_samples=44100):

@@ -11,6 +11,7 @@ from apollo_plugin.losses import (
     LogSpectralLoss,
     MelLoss,
     ReconstructionLoss,
+    Signal,
     SNRLoss,
 )
 
@@ -142,7 +143,28 @@ def test_band_energies_below_the_floor_do_not_count():
     assert BandEnergyLoss()(ref + 0.01 * torch.randn(1, 1, 44100), ref) > 1
 
 
+def test_a_signal_is_longer_than_half_a_window():
+    for n_samples, window, fits in ((16, 32, False), (17, 32, True), (1, 2, False), (2, 2, True)):
+        signal = Signal(torch.ones(1, 1, n_samples))
+        if fits:
+            frames = 1 + n_samples // (window // 2)
+            assert signal.stft(window).shape == (1, 1, window // 2 + 1, frames)
+            continue
+        words = f"^{n_samples} samples are too few for an STFT window of {window}$"
+        with pytest.raises(ValueError, match=words):
+            signal.stft(window)
+    with pytest.raises(ValueError, match="an STFT window of 1$"):
+        Signal(torch.ones(1, 1, 9)).stft(1)
+    signal = Signal(torch.randn(2, 3, 100))
+    torch.testing.assert_close(signal.power(16), signal.stft(16, 4).abs().square())
+
+
 def test_band_energies_of_what_does_not_fit():
+    # 2 ms are 16 samples at 8 kHz: bins of 250 Hz just fit.
+    assert BandEnergyLoss(8000, hops_ms=(2.0,)).hops == (16,)
+    with pytest.raises(ValueError, match="a hop of 1.9 ms is too short for bands of 250 Hz"):
+        BandEnergyLoss(8000, hops_ms=(1.9,))
+    assert BandEnergyLoss(8000, hops_ms=(0.01,), band_hz=4000.0).hops == (1,)
     with pytest.raises(ValueError, match="a hop of 1 ms is too short for bands of 250 Hz"):
         BandEnergyLoss(hops_ms=(1.0,))
     with pytest.raises(ValueError, match="too few for an STFT window"):

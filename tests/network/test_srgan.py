@@ -293,6 +293,12 @@ def test_a_z_of_the_wrong_size(model, shape):
     "options, complaint",
     [
         (dict(window=255), "window 255 has to be even"),
+        (dict(window=2, hop=1), "window 2 has to be even"),
+        (dict(hop=129), "hop 129 half of it at most"),
+        (dict(hop=-1), "hop -1"),
+        (dict(channels=(4, 6, 6, 6)), "have to be three"),
+        (dict(n_rows=0), "n_rows 0 and noise_dim 4 have to be 1 or more, width 16 even"),
+        (dict(width=0), "width 0 even"),
         (dict(hop=200), "hop 200 half of it at most"),
         (dict(hop=0), "hop 0"),
         (dict(channels=(4, 6)), r"channels \[4, 6\] have to be three"),
@@ -308,6 +314,13 @@ def test_a_z_of_the_wrong_size(model, shape):
 def test_settings_that_make_no_network(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         SRGAN(**TINY_SRGAN | options)
+
+
+def test_the_smallest_network():
+    sizes = dict(window=4, hop=2, channels=(1, 1, 1), n_rows=1, width=2, noise_dim=1)
+    model, wav = SRGAN(**sizes, dilations=(1, 1), sample_rate=0.5).eval(), tone(50)
+    with torch.no_grad():
+        assert snr(model(wav), plain(model, wav, model.noise(1)[0])) > 90
 
 
 def test_no_signal(model):

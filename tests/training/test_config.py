@@ -65,6 +65,10 @@ def loaded(tmp_path, text, base="conf.yml"):
         ("model", "bands: 160 Hz", "160 Hz"),
         ("model", "bands: ' 160.0hz'", "160 Hz"),
         ("data", "bit_rates: [64.0]", [64]),
+        ("data", "n_items: 2147483647", 2**31 - 1),
+        ("data", "n_items: 1", 1),
+        ("data", "mixture_share: 1", 1),
+        ("optim", "g_betas: [0, 0.999]", [0, 0.999]),
     ],
 )
 def test_what_is_meant_is_taken(tmp_path, group, text, value):
@@ -101,6 +105,8 @@ def test_what_is_meant_is_taken(tmp_path, group, text, value):
         ("data", "mixture_share: 1.1", "is 1.1; it has to be a number, 0 to 1"),
         ("data", "segment: {a: 1}", "it has to be a number, above 0"),
         ("data", "n_items: 1e30", "it has to be a whole number, 1 or more"),
+        ("data", "n_items: 2147483648", "is 2147483648; it has to be a whole number, 1 or more"),
+        ("optim", "g_betas: [0.1, 0.2, 0.3]", "it has to be a list of 2 numbers"),
         ("loss", "mel: 100000000000000000000", "it has to be a number, 0 or more"),
         ("model", "n_layers: 65536", "is 65536; it has to be a whole number, 1 to 100"),
         ("discriminator", "windows: [64, 0]", "it has to be a list of whole numbers, 2 or more"),

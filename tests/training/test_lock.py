@@ -64,15 +64,29 @@ def test_the_same_process_does_not_hold_it_twice(tmp_path):
     assert (tmp_path / ".lock").read_text() == ""
 
 
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks(number, tmp_path, monkeypatch):
     def unable(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, "No locks available")
 
     monkeypatch.setattr(lock.fcntl, "lockf", unable)
     with pytest.warns(UserWarning, match="file system without locks: make sure"), lock_folder(
         tmp_path
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "number, error", [(errno.EACCES, TrainingError), (errno.EAGAIN, TrainingError), (5, OSError)]
+)
+def test_a_lock_that_is_held_and_a_disk_that_fails(number, error, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(lock.fcntl, "lockf", refuse)
+    with pytest.raises(error), lock_folder(tmp_path):
+        pass
+    assert not lock._held
 
 
 def test_other_processes_of_a_run_do_not_ask(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -120,6 +121,19 @@ def test_means_of_one_process():
     found = means.reduce()
     assert found["a"] == 3.0 and math.isnan(found["b"])
     assert means.reduce() == {}
+
+
+def test_sums_and_counts_of_all_processes_are_added(monkeypatch):
+    """Here of one that has added 6 twice; a single process asks nobody."""
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda total: total.add_(torch.tensor([[12.0, 2.0]]))
+    )
+    for n_processes, mean in ((1, 1.0), (2, (1 + 12) / 3)):
+        means = Means()
+        means.add("a", [1.0])
+        trainer = SimpleNamespace(world_size=n_processes, strategy=strategy)
+        assert means.reduce(trainer) == {"a": pytest.approx(mean)}
 
 
 def test_items_that_only_fill_up_are_not_counted():

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -16,6 +17,7 @@ from helpers import (
     with_args,
     with_settings,
 )
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
@@ -24,8 +26,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from apollo_plugin import Apollo, ApolloSystem, MultiResolutionSTFTDiscriminator
 from apollo_plugin.errors import SettingError
 from apollo_plugin.losses import GeneratorLoss
-from apollo_plugin.training import TrainingError, train
-from apollo_plugin.training.callbacks import Examples
+from apollo_plugin.training import TrainingError, callbacks, train
+from apollo_plugin.training.batches import collate
+from apollo_plugin.training.callbacks import BestModels, EpochLine, Examples
+from apollo_plugin.training.schedules import end_epoch, end_step, normalize
 
 
 def make_system(scheduler=None, data=None, valid=None, batch_size=2, n_channels=2, **options):
@@ -115,6 +119,108 @@ def test_a_schedule_by_step_for_each_network_and_every_other_step():
     trainer = fit(system, max_epochs=2)  # four steps, two epochs
     rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
     assert rates == pytest.approx([0.1 * 0.5**2, 0.2 * 0.1])
+
+
+class Steps:
+    """A schedule that notes when it is stepped."""
+
+    def __init__(self, optimizer=None):
+        self.optimizer, self.now, self.seen = optimizer, 0, []
+
+    def step(self):
+        self.seen.append(self.now)
+
+
+def test_every_so_many_steps_and_epochs():
+    mine, other = object(), object()
+    configs = [
+        dict(scheduler=Steps(mine), interval="step", frequency=3),
+        dict(scheduler=Steps(other), interval="step"),
+        dict(scheduler=Steps(mine), frequency=3),
+        dict(scheduler=Steps(mine)),
+    ]
+    configs = normalize(configs)
+    for now in range(1, 8):
+        for config in configs:
+            config["scheduler"].now = now
+        end_step(None, configs, mine, now)
+        # Epochs count from 0, steps from 1.
+        end_epoch(SimpleNamespace(current_epoch=now - 1), configs, True)
+    seen = [config["scheduler"].seen for config in configs]
+    assert seen == [[3, 6], [], [3, 6], [1, 2, 3, 4, 5, 6, 7]]
+
+
+def test_the_same_checkpoint_stays_best_when_another_is_no_better(tmp_path, monkeypatch):
+    """Without checkpoints of epochs Lightning keeps no score; a draw is no improvement."""
+    best = BestModels(tmp_path, save_top_k=0)
+    monkeypatch.setattr(ModelCheckpoint, "on_train_epoch_end", lambda *_: None)
+    trainer = SimpleNamespace(is_global_zero=True, save_checkpoint=lambda *_, **how: None)
+    kept = []
+    for epoch, score in enumerate((2.0, 2.0, 3.0, 1.5)):
+        trainer.callback_metrics = {"val_loss": torch.tensor(score)}
+        weights = SimpleNamespace(serialize=lambda epoch=epoch: {"epoch": epoch})
+        loader = SimpleNamespace(dataset=None)
+        module = SimpleNamespace(train_loader=loader, best_weights=weights)
+        best.on_train_epoch_end(trainer, module)
+        kept.append(load_plain(tmp_path / "best_model.pth")["epoch"])
+    assert kept == [0, 0, 0, 3] and best.best_model_score == 1.5
+
+
+def test_the_line_of_an_epoch(monkeypatch):
+    said, now = [], iter([100.0, 112.4, 200.0, 207.6])
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(callbacks, "rank_zero_info", said.append)
+    figures = dict(epoch_loss=1.23456)
+    trainer = SimpleNamespace(current_epoch=4, max_epochs=20, callback_metrics=figures)
+    line = EpochLine()
+    for more in ({}, dict(val_loss=2.0, val_reconstruction=0.5, val_si_snr=-3.456)):
+        figures |= more | {f"{name}_coded": 2 * value for name, value in more.items()}
+        line.on_train_epoch_start(trainer, None)
+        line.on_train_epoch_end(trainer, None)
+    assert said == [
+        "epoch 5 of 20, 12 s: loss 1.2346",
+        "epoch 5 of 20, 8 s: loss 1.2346, val_loss 2.0000 (coded 4.0000), "
+        "reconstruction 0.5000 (coded 1.0000), SI-SNR -3.46 dB (coded -6.91)",
+    ]
+
+
+def test_as_many_examples_as_asked_for():
+    """The coded ones once, in the first epoch; sound is the mean of the channels, clipped."""
+    logged = []
+    log = SimpleNamespace(
+        add_audio=lambda tag, wav, epoch, rate: logged.append((tag, wav, epoch, rate)),
+        add_image=lambda *_, **how: None,
+    )
+    trainer = SimpleNamespace(sanity_checking=False, is_global_zero=True, logger=None)
+    module = SimpleNamespace(model=SimpleNamespace(sample_rate=8000.0))
+    coded, restored = torch.full((1, 2, 4096), 3.0), torch.zeros(1, 2, 4096)
+    restored[0, 1] = 0.5
+    batch = (coded, coded)
+
+    def validate(epoch, n_batches=4):
+        trainer.current_epoch = epoch
+        for index in range(n_batches):
+            Examples(2).on_validation_batch_end(trainer, module, restored, batch, index)
+
+    validate(0)
+    trainer.logger = SimpleNamespace(experiment=log)
+    for name, value in (("sanity_checking", True), ("is_global_zero", False)):
+        before = getattr(trainer, name)
+        setattr(trainer, name, value)
+        validate(0)
+        setattr(trainer, name, before)
+    assert not logged
+    validate(0)
+    names = ("restored", "coded", "original")
+    assert [entry[0] for entry in logged] == [f"example_{i}/{n}" for i in range(2) for n in names]
+    assert logged[0][1].unique() == 0.25 and logged[1][1].unique() == 1
+    assert {entry[2:] for entry in logged} == {(0, 8000)}
+    logged.clear()
+    validate(1)
+    assert [(entry[0], entry[2]) for entry in logged] == [
+        ("example_0/restored", 1),
+        ("example_1/restored", 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -250,6 +356,13 @@ def test_batches_that_are_none(item, complaint):
     with pytest.raises(ValueError, match=complaint) as caught:
         fit(make_system(data=Items(item, item)), num_sanity_val_steps=0)
     assert "\n" not in str(caught.value)
+
+
+def test_items_that_no_collate_takes():
+    """Of one shape, or of none: the error stays torch's."""
+    for items in ([object(), object()], [(torch.ones(2), object())] * 2):
+        with pytest.raises(TypeError, match="default_collate|batch must contain"):
+            collate(items)
 
 
 def test_items_of_validation_that_tell_nothing():

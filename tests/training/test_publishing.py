@@ -5,17 +5,19 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from helpers import small_model, tone
 
-from apollo_plugin import Apollo
+from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.checkpoints import CheckpointError
 from apollo_plugin.data.dataset import MUSDB_LICENSE, OWN_LICENSE
 from apollo_plugin.errors import DataError
 from apollo_plugin.evaluation.measure import sha256
+from apollo_plugin.training import publishing
 from apollo_plugin.training.publishing import publish
 
 SCRIPT = Path(__file__).parents[2] / "recipes/musdb18hq_moises/local/publish.py"
@@ -97,6 +99,29 @@ def test_asteroids_package(experiment):
     assert populated["infos"]["upload_name"] and "MoisesDB" in make_license_notice(
         "x", package["licenses"], "Somebody"
     )
+
+
+def test_a_configuration_that_is_not_there_is_none(experiment):
+    (experiment / "conf.yml").unlink()
+    (experiment / "table2.md").unlink()
+    folder, _ = publish(experiment)
+    package = torch.load(folder / "model.pth", weights_only=True)
+    assert package["infos"]["training_config"] == {}
+    assert "See final_metrics in model.pth." in (folder / "README.md").read_text("utf-8")
+
+
+def test_files_that_do_not_hold_the_model_are_not_published(experiment, monkeypatch):
+    def save(model, path):
+        with torch.no_grad():
+            model.decoders[0][-1].bias[0] += 1e-6
+        checkpoints.save(model, path)
+
+    monkeypatch.setattr(publishing, "checkpoints", SimpleNamespace(save=save))
+    with pytest.raises(
+        CheckpointError, match="model.pth' does not hold the model: decoders.0.*dif"
+    ):
+        publish(experiment)
+    assert not (experiment / "publish_dir").exists()
 
 
 def test_card(experiment):

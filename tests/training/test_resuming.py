@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from helpers import (
     Mortal,
@@ -19,6 +20,7 @@ from helpers import (
     with_settings,
 )
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
 from apollo_plugin.errors import one_line
 from apollo_plugin.training import TrainingError, load_conf, resuming, run, train
@@ -64,6 +66,36 @@ def test_another_rate_decay_and_schedule(begun, tmp_path, monkeypatch):
     assert discriminator["lr"] == pytest.approx(5e-5 * 0.5**4)
     saved = yaml.safe_load((tmp_path / "exp" / "conf.yml").read_text())
     assert saved["optim"] == conf["optim"]
+
+
+def test_settings_are_applied_by_the_schedule_of_each_optimizer():
+    """A rate is what its schedule would have come to; other schedules keep what they have."""
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(4)]
+    optimizers = [torch.optim.SGD([w], 0.8, weight_decay=0.25) for w in weights]
+    schedulers = [
+        StepLR(optimizers[2], 3, 0.5),  # by another step and factor
+        ExponentialLR(optimizers[1], 0.9),
+        StepLR(optimizers[3], 2, 0.1),
+    ]
+    group = dict(lr=0.1, weight_decay=0.0, params=[7])
+    checkpoint = dict(
+        optimizer_states=[dict(param_groups=[dict(group)]) for _ in optimizers],
+        lr_schedulers=[
+            dict(step_size=2, gamma=0.5, base_lrs=[0.8], last_epoch=8, _last_lr=[0.1]),
+            dict(gamma=0.7, base_lrs=[0.2], last_epoch=8, _last_lr=[0.3]),
+            dict(step_size=2, gamma=0.1, base_lrs=[0.8], last_epoch=8, _last_lr=[0.1]),
+        ],
+    )
+    kept = copy.deepcopy(checkpoint["lr_schedulers"][1])
+    resuming.apply_settings(checkpoint, optimizers, schedulers)
+    groups = [state["param_groups"][0] for state in checkpoint["optimizer_states"]]
+    # None: as configured; another kind: untouched; 8 // 3 = 2 falls; the same: to the last bit.
+    assert [each["lr"] for each in groups] == [0.8, 0.1, 0.8 * 0.5**2, 0.1]
+    assert [each["weight_decay"] for each in groups] == [0.25, 0.0, 0.25, 0.25]
+    assert all(each["params"] == [7] for each in groups)
+    changed = checkpoint["lr_schedulers"]
+    assert (changed[0]["step_size"], changed[0]["_last_lr"]) == (3, [0.2])
+    assert changed[1] == kept and changed[2]["_last_lr"] == [0.1]
 
 
 def test_a_run_that_did_not_know_an_option_yet(begun, tmp_path):

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from helpers import (
     Noisy,
     load_plain,
     small_model,
+    tiny_srgan,
     tone,
     with_args,
     with_settings,
@@ -28,7 +30,7 @@ from apollo_plugin import Apollo, checkpoints, training
 from apollo_plugin.checkpoints import CheckpointError
 from apollo_plugin.errors import SettingError
 from apollo_plugin.network.highs.envelope import EnvelopePath
-from apollo_plugin.training import build, callbacks, load_conf, memory, train
+from apollo_plugin.training import build, callbacks, load_conf, memory, run, train
 from apollo_plugin.training.models import widened
 from apollo_plugin.training.system import ApolloSystem, TrainingError
 
@@ -269,7 +271,131 @@ def test_what_a_step_takes_is_foreseen():
         assert 0.6 * peak < foreseen < 2 * peak, recompute
 
 
-def test_available_memory():
+def test_the_estimate_term_by_term(monkeypatch):
+    """Activations grow with frames and channels; beside them weights, four times the flow of
+    gradients, and where layers are recomputed forty times a piece's."""
+    monkeypatch.setattr(memory, "_PROBE_SECONDS", 0.02)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+
+    def foreseen(*args, device=cuda, **how):
+        return memory.training_bytes(model, *args, device=device, **how)
+
+    for model in (small_model(n_layers=1), tiny_srgan(), small_model(n_layers=1).double()):
+        weights = sum(p.nbytes for p in model.parameters())
+        rate, hop = model.sample_rate, model.filterbank.stride
+        frames = {s: s * rate / hop + 2 * model.filterbank.margin for s in (0.5, 6.0)}
+        half, whole = foreseen(3, 0.5) - 5 * weights, foreseen(2, 6.0) - 5 * weights
+        assert whole == pytest.approx(half * 2 / 3 * frames[6.0] / frames[0.5], rel=1e-5)
+        flow = 2 * frames[6.0] * model.frame_bytes * next(model.parameters()).element_size() / 4
+        # A critic stores as much four times, and its weights with theirs.
+        critic = torch.nn.Linear(1000, 1000)
+        of_critic = foreseen(2, 6.0, critic=critic) - 5 * weights - whole
+        assert of_critic == pytest.approx(4 * 4 * 1_001_000 + 4 * (whole - 4 * flow), rel=1e-5)
+        if isinstance(model, Apollo):
+            on = [foreseen(2, 6.0, True, device=device) for device in (cpu, cuda)]
+            assert flow > 1 << 20
+            assert on[1] - on[0] == pytest.approx(40 * (flow - (1 << 20)), rel=1e-5)
+            # Recomputed, the inputs of layers alone are stored.
+            assert on[0] < 5 * weights + whole
+
+
+def test_pieces_are_as_large_as_they_may_be():
+    """A megabyte on a CPU, at least one row; on a GPU all."""
+    for shape, axis, size in (((1, 3000, 64), 1, 4096), ((4, 9, 500, 16), 2, 455)):
+        assert memory._piece_size(torch.zeros(shape), axis) == size
+        row = 4 * torch.zeros(shape).numel() // shape[axis]
+        assert size * row <= 1 << 20 < (size + 1) * row
+    assert memory._piece_size(torch.zeros(1, 2, 300_000), 1) == 1
+    assert memory._piece_size(torch.zeros(1, 2, 300_000, device="meta"), 1) == 2
+
+
+def test_a_step_that_does_not_fit_is_refused(conf, monkeypatch):
+    """What is foreseen and 30 % more on a CPU, three times as much where layers are recomputed."""
+    asked = []
+    monkeypatch.setattr(memory, "training_bytes", lambda *args: asked.append(args) or 10**9)
+    system = SimpleNamespace(model="model", discriminator="judge")
+    for recompute, device, needed in (
+        (False, "cpu", 1.3),
+        (True, "cpu", 3.0),
+        (False, "cuda", 1.0),
+        (True, "cuda", 1.0),
+    ):
+        settings = with_settings(conf, recompute=recompute, batch_size=3)
+        for free in (needed * 1e9, None, 1e15):
+            monkeypatch.setattr(memory, "available_bytes", lambda _, free=free: free)
+            run._require_memory(settings, system, torch.device(device))
+        monkeypatch.setattr(memory, "available_bytes", lambda _, n=needed: n * 1e9 - 1)
+        with pytest.raises(TrainingError) as caught:
+            run._require_memory(settings, system, torch.device(device))
+        assert str(caught.value) == (
+            f"a step needs about {needed} GB of memory, {needed} GB are free on {device}: set "
+            "--recompute true, or lower --batch_size or --segment"
+        )
+        channels = 1 if conf["data"]["mono"] else 2
+        seconds = conf["data"]["segment"]
+        expected = ("model", 3 * channels, seconds, recompute, torch.device(device), None)
+        assert asked[-1] == expected
+
+
+@pytest.mark.parametrize("cuda, each", [(False, 16), (True, 4)])
+def test_a_network_that_does_not_fit_is_refused(cuda, each, conf, monkeypatch):
+    """Weights alone where a GPU holds their gradients and moments."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    n_weights = sum(p.numel() for p in Apollo(**conf["model"]).parameters())
+    n_bytes = each * n_weights
+    monkeypatch.setattr(build, "available_bytes", lambda: n_bytes)
+    assert sum(p.numel() for p in build.make_model(conf).parameters()) == n_weights
+    monkeypatch.setattr(build, "available_bytes", lambda: n_bytes - 1)
+    line = f"^to train {n_weights / 1e6:.2f} M parameters takes {n_bytes / 1e9:.1f} GB of memory, "
+    with pytest.raises(TrainingError, match=line):
+        build.make_model(conf)
+
+
+def test_processes_and_their_loaders(conf, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert build.n_devices(with_settings(conf, devices=None)) == 3
+    assert build.n_devices(with_settings(conf, devices=2)) == 2
+    many = with_settings(conf, devices=2, num_nodes=3, batch_size=2, num_workers=0)
+    train_loader, valid_loader = build.make_loaders(many, Noisy(12), Noisy(3))
+    assert len(train_loader) == 6 and len(valid_loader) == 3 and train_loader.drop_last
+    with pytest.raises(SettingError, match="^11 items an epoch do not fill one batch of 2 in 6 pr"):
+        build.make_loaders(many, Noisy(11), None)
+    assert len(build.make_loaders(many, Noisy(13), None)[0]) == 6
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert build.n_devices(with_settings(conf, devices=None)) == 1
+
+
+def test_a_trainer_of_several_processes(conf, monkeypatch):
+    """Each step reaches one network, so the other's parameters are unused; SLURM requeues none."""
+    made = []
+    monkeypatch.setattr(build.pl, "Trainer", lambda **how: made.append(how))
+    monkeypatch.setattr(build.SLURMEnvironment, "detect", lambda: True)
+    for n_nodes, elastic in ((1, False), (2, True)):
+        monkeypatch.setattr(build.TorchElasticEnvironment, "detect", lambda e=elastic: e)
+        build.make_trainer(with_settings(conf, devices=1, num_nodes=n_nodes), validated=False)
+    alone, several = made
+    assert alone["strategy"] == "auto" and several["devices"] == 1 and several["num_nodes"] == 2
+    assert several["strategy"]._ddp_kwargs == {"find_unused_parameters": True}
+    assert [type(plugin).__name__ for plugin in alone["plugins"]] == [
+        "AtomicCheckpointIO",
+        "SLURMEnvironment",
+    ]
+    assert not alone["plugins"][1].auto_requeue and len(several["plugins"]) == 1
+    assert len(alone["callbacks"]) == 4
+
+
+def test_without_tensorboard_its_extra_is_named(tmp_path, monkeypatch):
+    def missing(*args, **how):
+        raise ModuleNotFoundError
+
+    monkeypatch.setattr(build, "TensorBoardLogger", missing)
+    with pytest.raises(TrainingError, match="^TensorBoard is missing; pip install .*train"):
+        build.make_logger(tmp_path)
+
+
+def test_available_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456))
+    assert memory.available_bytes(torch.device("cuda")) == 123
     assert 1e8 < memory.available_bytes(torch.device("cpu")) < 1e14
 
 
