@@ -213,6 +213,11 @@ AUDS, VIDS = b"auds", b"vids"
         *(("flv", b"\0\x08duration\0" + struct.pack(">d", s), 0) for s in (0, -1, 1e9, 1e300)),
         ("flv", b"\0\x08duration\0" + struct.pack(">d", 9.9e8), 9.9e8),
         ("flv", struct.pack(">d", 2.25) * 9, 0),
+        # A megabyte is searched.
+        *(
+            ("flv", bytes((1 << 20) - n) + b"\0\x08duration\0" + struct.pack(">d", 2.25), seconds)
+            for n, seconds in ((19, 2.25), (18, 0))
+        ),
         ("avi", avi((AUDS, 2, 9, 18)), 4),
         ("avi", avi((VIDS, 1, 1, 3), (AUDS, 2, 9, 18)), 4),
         ("avi", avi((AUDS, 2, 0, 18)), 0),

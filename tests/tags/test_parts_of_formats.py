@@ -1,15 +1,23 @@
 """Chunks, items and numbers of tags, one by one: against what their formats lay down."""
 
+import base64
 import io
 import struct
 import zlib
 from types import SimpleNamespace
 
+import av
+import numpy as np
 import pytest
+import soundfile
+from mutagen._vorbis import VCommentDict
 from mutagen.apev2 import BINARY, TEXT, APEValue
-from mutagen.id3 import SYLT
+from mutagen.flac import CueSheet, CueSheetTrack, CueSheetTrackIndex, Picture
+from mutagen.id3 import ID3, SYLT, TXXX
 
-from apollo_plugin.tags import gain, id3, matroska, others, riff, timed
+from apollo_plugin import __version__
+from apollo_plugin.audio.loudness import Level
+from apollo_plugin.tags import files, gain, id3, mark, matroska, others, parts, riff, timed, vorbis
 from apollo_plugin.tags.model import Tags, numbered
 
 
@@ -624,3 +632,154 @@ def test_a_frame_unpacks_to_so_much(n, most, fits):
             bounded.decompress(data)
         assert bounded.too_much == told
     assert bounded.left == id3._MOST_BYTES - (40 - 7) - 100 * len(data)
+
+
+# ------------------------------------------------------------------------- Vorbis, marks, and files
+
+
+def comments(*pairs: tuple[str, str]):
+    """A file of comments that keeps what is set, as mutagen's does."""
+    file = SimpleNamespace(tags=None)
+
+    def add_tags():
+        file.tags = VCommentDict()
+
+    file.add_tags = add_tags
+    if pairs:
+        add_tags()
+        file.tags.extend(pairs)
+    return file
+
+
+def test_pictures_and_fields_of_vorbis_comments():
+    picture = Picture()
+    picture.data, picture.type, picture.desc, picture.mime = PNG, 4, "d", "image/png"
+    coded = base64.b64encode(picture.write()).decode()
+    old, none = base64.b64encode(PNG + b"2").decode(), base64.b64encode(b"no picture").decode()
+    tags = Tags()
+    file = comments(
+        *(("Title", "T"), ("COVERART", old), ("COVERARTMIME", "x"), ("ENCODER", "e")),
+        *(("METADATA_BLOCK_PICTURE", coded), ("METADATA_BLOCK_PICTURE", none), ("coverart", "?")),
+    )
+    vorbis.read(tags, file)
+    assert tags.text == {"title": ["T"]} and tags.comments == [("Title", "T")]
+    assert [(each.type, each.desc) for each in tags.pictures] == [(3, ""), (4, "d")]
+    assert tags.notes == [
+        "a cover that is no picture was left out",
+        "a cover that is no picture (0 bytes) was left out",
+    ]
+    target = comments()
+    tags.text["genre"], tags.other = ["g", "h"], ["X"]
+    tags.comments += [("a=b", "1"), ("", "2"), ("a~", "3"), (" }", "4")]
+    left = vorbis.fill(target, tags, {"more": "m"})
+    assert left == ["a=b", "", "a~", "X"]
+    assert target.tags[:5] == [
+        *(("Title", "T"), (" }", "4"), ("GENRE", "g"), ("GENRE", "h")),
+        ("MORE", "m"),
+    ]
+    assert [name for name, _ in target.tags[5:]] == ["METADATA_BLOCK_PICTURE"] * 2
+
+
+@pytest.mark.parametrize("more, n_left", [(0, 0), (1, 1)])
+def test_comments_that_a_block_holds(more, n_left, monkeypatch):
+    """The longest is left out first, until each with 64 bytes beside it fits, and 64 at all."""
+    monkeypatch.setattr(vorbis, "_BLOCK_BYTES", 64 + 3 * 64 + 3 + 10 + 20 + 30)
+    given = [("a", "x" * 10), ("b", "\u00e4" * 10), ("c", "z" * (30 + more))]
+    kept, left = vorbis._limit_size(given)
+    assert kept == given[: 3 - n_left] and left == n_left * ["c of 0 MB"]
+    monkeypatch.setattr(vorbis, "_BLOCK_BYTES", 100)
+    big = ("metadata_block_PICTURE", "x" * 2_600_000)
+    kept, left = vorbis._limit_size([given[0], big, ("d", "y" * 1_400_000)])
+    assert left == ["a picture of 3 MB", "d of 1 MB", "a of 0 MB"] and kept == []
+
+
+@pytest.mark.parametrize("ratio, moved", [(1, 1), (0.5, 0.5), (2, 2)])
+def test_cue_sheets_are_copied_with_their_places(ratio, moved):
+    sheet = CueSheet(None)
+    sheet.compact_disc, sheet.lead_in_samples = True, 88200
+    for n, start in ((1, 0), (2, 588 * 75)):
+        track = CueSheetTrack(n, start)
+        track.indexes = [CueSheetTrackIndex(0, 0), CueSheetTrackIndex(1, 588 * 10)]
+        sheet.tracks.append(track)
+    copy = vorbis._copy_block(sheet, ratio)
+    got = CueSheet(copy.write())
+    assert copy.code == 5 and got.compact_disc == (ratio == 1)
+    assert got.lead_in_samples == (88200 if ratio == 1 else 0)
+    assert [track.start_offset for track in got.tracks] == [0, 588 * 75 * moved]
+    assert [
+        [(i.index_number, i.index_offset) for i in track.indexes] for track in got.tracks
+    ] == 2 * [[(0, 0), (1, 588 * 10 * moved)]]
+
+
+def test_marks_word_for_word(tmp_path):
+    source = tmp_path / "a.xyz"
+    source.write_bytes(b"nonsense")
+    start = f"apollo-plugin {__version__}; model "
+    assert mark.make("m", source, 16049.0) == f"{start}m; source XYZ, cut off at 16.0 kHz"
+    assert mark.make("", source, None, "x") == (
+        f"{start}unnamed; source XYZ, no cut-off found; again, after: x"
+    )
+    tags = Tags(text={"apollo_restored": ["x", "y"], "title": ["t"]})
+    tags.comments = [("Apollo_Restored", "x"), ("title", "t")]
+    tags.id3 = ID3()
+    for name in ("APOLLO_RESTORED", "OTHER"):
+        tags.id3.add(TXXX(3, name, ["x"]))
+    assert mark.find(source, tags) == "x"
+    mark.strip(tags)
+    assert tags.text == {"title": ["t"]} and tags.comments == [("title", "t")]
+    assert list(tags.id3) == ["TXXX:OTHER"] and mark.find(source, tags) == ""
+
+
+def test_times_of_the_whole_are_named(tmp_path):
+    tags = Tags(text={"cuesheet": ["x"], "title": ["t"], "lyrics": ["[00:01]a"]})
+    tags.comments = [("CUESHEET", "x"), ("Title", "t"), ("UNSYNCEDLYRICS", "[00:01]a")]
+    tags.id3 = ID3()
+    for frame in (
+        TXXX(3, "CUESHEET", ["x"]),
+        TXXX(3, "x", ["y"]),
+        SYLT(3, format=2, text=[("a", 1)]),
+    ):
+        tags.id3.add(frame)
+    tags.other = ["CHAP", "chapters", "PRIV", "CUESHEET"]
+    tags.blocks = [SimpleNamespace(code=5), SimpleNamespace(code=2)]
+    tags.chunks = [(b"cue ", b""), (b"iXML", b""), (b"acid", b"")]
+    parts.drop_times(tags)
+    assert tags.text == {"title": ["t"]} and tags.comments == [("Title", "t")]
+    assert list(tags.id3) == ["TXXX:x"] and tags.other == ["PRIV"]
+    assert [each.code for each in tags.blocks] == [2] and tags.chunks == [(b"acid", b"")]
+    names = "CUESHEET, LYRICS, CHAP, chapters, cue, iXML"
+    assert tags.notes == [f"times of the whole do not fit a part: {names} left out"]
+    parts.drop_times(plain := Tags(text={"title": ["t"]}))
+    assert plain.notes == []
+
+
+def test_tags_that_are_left_are_counted(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.zeros((100, 2)), 44100)
+    tags = Tags(text={"title": ["t"]}, other=["X", "Y", "X"], loudness={"replaygain"})
+    told = "FLAC cannot hold X (2), Y, the loudness of silence; left out"
+    assert files.write(path, tags, "FLAC", Level(0.0, np.empty(0))) == [told]
+    assert files.write(path, Tags(), "FLAC", None) == []
+    assert files.write(path, Tags(), "AU", None, made="m") == []
+    assert files.write(path, tags, "AU", None) == ["AU holds no tags; they were left out"]
+    assert files.write(path, Tags(text={"title": ["t"]}), "FLAC", None) == []
+
+
+def test_ffmpegs_fields(tmp_path):
+    """Of the chosen track and the container, whose own say more."""
+    path = tmp_path / "a.nut"
+    with av.open(str(path), "w", format="nut") as container:
+        container.metadata.update({"title": "T", "software": "s", "author": "A"})
+        streams = [container.add_stream("pcm_s16le", rate=8000, layout="mono") for _ in "12"]
+        for stream, mood, language in zip(streams, ("m1", "m2"), ("und", "fre")):
+            stream.metadata.update({"mood": mood, "language": language})
+        for stream in streams:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 80), np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = 8000, 0
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    for number, expected in ((1, {"mood": ["m1"]}), (2, {"mood": ["m2"], "language": ["fre"]})):
+        tags = Tags()
+        others.read_by_ffmpeg(tags, path, number)
+        assert {key: tags.text[key] for key in expected} == expected
+        assert tags.text["title"] == ["T"] and tags.text["artist"] == ["A"]
+        assert "software" not in tags.text and tags.other == []
