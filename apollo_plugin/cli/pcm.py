@@ -62,7 +62,7 @@ class Input:
         self._rest = b""
         self._n_taken = 0
         self._faults: list[str] = []
-        start = self._exactly(12)
+        start = _exactly(self._file, 12)
         if start[:4] in (b"RIFF", b"RF64") and start[8:] == b"WAVE":
             found = self._read_header()
             names = ("--rate", "--channels", "--format")
@@ -81,7 +81,7 @@ class Input:
             # Less for slow streams, to keep the delay short.
             tenth = self.rate * self.n_channels * FORMATS[self.format] // 80
             n_head = min(HEAD_BYTES, max(tenth, HEAD_BYTES // 4))
-            self._rest = start + self._exactly(n_head - len(start))
+            self._rest = start + _exactly(self._file, n_head - len(start))
             self._refuse(kind_of(self._rest), "no PCM")
         if not MIN_RATE <= self.rate <= MAX_RATE:
             raise SettingError(f"rate {self.rate} Hz has to lie between {MIN_RATE} and {MAX_RATE}")
@@ -89,15 +89,8 @@ class Input:
             raise SettingError(f"{self.n_channels} channels; 1 to {MAX_CHANNELS} can be")
         self._frame = self.n_channels * FORMATS[self.format] // 8
 
-    def _exactly(self, n: int) -> bytes:
-        """Read ``n`` bytes, fewer at the end, and none ahead: nobody would see those waiting."""
-        data = bytearray()
-        while len(data) < n and (more := self._file.read1(n - len(data))):
-            data += more
-        return bytes(data)
-
     def _read_head(self, most: int) -> bytes:
-        head = self._exactly(min(HEAD_BYTES, most))
+        head = _exactly(self._file, min(HEAD_BYTES, most))
         if self._left is not None:
             self._left -= len(head)
         return head
@@ -115,13 +108,13 @@ class Input:
         """Read rate, channels and format of a WAV, up to its samples."""
         found: dict[bytes, bytes] = {}
         while True:
-            head = self._exactly(8)
+            head = _exactly(self._file, 8)
             if len(head) < 8:
                 raise AudioError(f"{_NAME} ends in its WAV header")
             size = int.from_bytes(head[4:], "little")
             if head[:4] == b"data":
                 break
-            body = self._exactly(size + size % 2) if size <= _MOST_CHUNK else b""
+            body = _exactly(self._file, size + size % 2) if size <= _MOST_CHUNK else b""
             if len(body) < size:
                 raise AudioError(f"{_NAME} has a damaged WAV header, or ends in it")
             if head[:4] in (b"fmt ", b"ds64"):
@@ -253,11 +246,19 @@ class Input:
             self._fault(
                 f"{_NAME} ends in the middle of a sample: {len(self._rest)} byte(s) are left out"
             )
-        elif self._left == 0 and self._exactly(4) == b"RIFF":
+        elif self._left == 0 and _exactly(self._file, 4) == b"RIFF":
             self._fault(
                 f"{_NAME} goes on with another WAV, which is left out; pipe them one by one"
             )
         return 1 if self._faults else 0
+
+
+def _exactly(file: Any, n: int) -> bytes:
+    """Read ``n`` bytes, fewer at the end, and none ahead: nobody would see those waiting."""
+    data = bytearray()
+    while len(data) < n and (more := file.read1(n - len(data))):
+        data += more
+    return bytes(data)
 
 
 def _sound_bytes(size: int, ds64: bytes) -> int | None:

@@ -268,7 +268,7 @@ class Child:
 
 @pytest.fixture
 def done(monkeypatch):
-    """What is done to the processes of this one and to its files, in this order."""
+    """Acts on the processes of this one and on its files, in their order."""
     done = []
     monkeypatch.setattr(interrupts.multiprocessing, "active_children", lambda: [Child(done)])
     monkeypatch.setattr(interrupts, "sweep_all", lambda: done.append("sweep"))
@@ -450,7 +450,7 @@ def test_errors_come_from_worker_to_worker(worker, tmp_path, monkeypatch):
 
 @pytest.fixture
 def pools(monkeypatch):
-    """What pools are begun, and on which files; each ends as the tests script it: by results, or
+    """Pools that are begun, and on which files; each ends as the tests script it: by results, or
     by the death of a worker."""
     begun, scripts = [], []
 
