@@ -148,8 +148,12 @@ def test_features_and_gradients_are_finite(spec):
 
 @pytest.mark.parametrize(
     "options, reason",
-    [({"n_features": 170}, "170 is less than twice the 88"), ({"n_bins": 9}, "no two bands")],
+    [
+        ({"n_features": 175}, "^n_features 175 is less than twice the 88 bands$"),
+        ({"n_bins": 9}, "^9 bins make no two bands of 5$"),
+    ],
 )
 def test_sizes_that_make_no_path(options, reason):
+    assert EnvelopePath(n_features=176).n_bands == 88 and EnvelopePath(n_bins=10).n_bands == 2
     with pytest.raises(ValueError, match=reason):
         EnvelopePath(**options)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from asteroid_filterbanks import make_enc_dec
 
+from apollo_plugin.network.bands import BandSplit, lay_out_bands
 from apollo_plugin.network.filterbank import ApolloSTFT
+from apollo_plugin.network.stft import finish
 
 
 def stft(wav, window, hop):
@@ -190,12 +192,56 @@ def test_a_cast_to_bfloat16_leaves_the_window_alone():
     assert abs(window[100].item() - expected) < 1e-6
 
 
+def test_the_smallest_windows_and_the_longest_hops():
+    for window, hop, bands in ((4, 1, 2), (4, 2, 1), (5, 2, 1), (882, 441, 441)):
+        bank = ApolloSTFT(window, window, stride=hop, bands=bands)
+        wav = torch.randn(1, 50, dtype=torch.float64)
+        torch.testing.assert_close(whole(bank, wav)[1], wav, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "bands, widths",
+    [
+        (1, [442]),
+        (441, [1] * 440 + [2]),
+        ("50 Hz", [1] * 442),
+        ("30000 Hz", [442]),
+        ("1000000 Hz", [442]),
+        # From half a band on the rest is a band of its own: 442 bins are 2.5 of 8840 Hz.
+        ("8840 Hz", [177, 265]),
+        ("8839 Hz", [177, 177, 88]),
+    ],
+)
+def test_bands_at_the_ends_of_what_is_possible(bands, widths):
+    assert lay_out_bands(bands, 882, 44100) == widths
+
+
+@pytest.mark.parametrize("widths", [[], [0], [3, -1]])
+def test_bands_without_bins(widths):
+    with pytest.raises(ValueError) as caught:
+        BandSplit(widths)
+    assert str(caught.value) == f"bands of {widths} bins: each takes one bin or more"
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_where_windows_run_out_the_input_takes_their_place(adds):
+    """Sums of squared windows below a twentieth are filled up to it."""
+    total, source = torch.tensor([[0.3, 0.2, 0.6]]), torch.tensor([[5.0, 6.0, 7.0]])
+    envelope = torch.tensor([0.02, 0.05, 1.2])
+    expected = [(0.3 + 0.03 * 5) / 0.05, 0.2 / 0.05, 0.6 / 1.2]
+    if adds:
+        expected = [5 + 0.3 / 0.05, 6 + 0.2 / 0.05, 7 + 0.6 / 1.2]
+    torch.testing.assert_close(finish(total, envelope, source, adds), torch.tensor([expected]))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         dict(n_filters=882, kernel_size=800),
         dict(n_filters=2, kernel_size=2),
-        dict(n_filters=882, kernel_size=882, stride=500),
+        dict(n_filters=3, kernel_size=3),
+        dict(stride=442),
+        dict(stride=-1),
         dict(bands=0),
         dict(bands=442),
         dict(bands="20 Hz"),

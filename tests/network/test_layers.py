@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from helpers import small_model
 from torch import nn
 
 from apollo_plugin.network.layers import (
+    BandGain,
     BandLinear,
     BandRoformer,
     RMSNorm,
@@ -93,6 +95,35 @@ def test_attention_is_never_given_more_rows_than_a_gpu_launches(monkeypatch):
         y = layer(x, rotation)
         assert {r for row in rows for r in row} == {65535, 300} and len(rows) == 3
         torch.testing.assert_close(y[:, 40000:40010], layer(x[:, 40000:40010], rotation))
+
+
+def test_band_linears_begin_as_torch_s_do():
+    """Uniform up to the root of the inputs' number, weights and biases."""
+    layer = BandLinear(9, 25, 300)
+    for parameter in (layer.weight.detach(), layer.bias.detach()):
+        assert 0.19 < -parameter.min() <= 0.2 and 0.19 < parameter.max() <= 0.2
+        assert parameter.std() == pytest.approx(0.2 / 3**0.5, rel=0.05)
+
+
+def test_gains_of_bands_have_a_bound():
+    """Last features and a map of all levels, summed, and no more than exp(6); gates stay."""
+    layer = BandGain(3)
+    nn.init.normal_(layer.weight)
+    parts, levels = [torch.randn(2, 4, 1, 9), torch.randn(2, 4, 2, 5)], torch.randn(2, 4, 3)
+    parts[0][0, 0, 0, -1] = 50.0
+    found = layer(parts, levels)
+    mapped = levels @ layer.weight.T
+    for part, scaled, start in zip(parts, found, (0, 1)):
+        half = part.shape[-1] // 2
+        assert scaled.shape == (*part.shape[:-1], 2 * half)
+        for band in range(part.shape[2]):
+            gain = (part[:, :, band, -1] + mapped[..., start + band]).clamp(max=6).exp()
+            value = part[:, :, band, :half] * gain[..., None]
+            torch.testing.assert_close(scaled[:, :, band, :half], value)
+        assert torch.equal(scaled[..., half:], part[..., half:-1])
+    # A new network begins well below what a codec left.
+    decoders = small_model(band_gain=True).decoders
+    assert all((decoder[-1].bias[:, -1] == -4).all() for decoder in decoders)
 
 
 def fresh(block, x):

@@ -26,6 +26,40 @@ def test_what_goes_to_onednn(least_rows):
     assert not products._onednn_does(torch.zeros(0, 8))
 
 
+def test_few_rows_are_left_to_mkl():
+    at_hand = products._ONEDNN is not None and torch.backends.mkldnn.is_available()
+    for n_rows in (255, 256):
+        done = at_hand and n_rows >= products._LEAST_ROWS
+        assert products._onednn_does(torch.zeros(n_rows, 3)) == done
+        assert not products._onednn_does(torch.zeros(n_rows, 3).double())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not products._onednn_does(torch.zeros(n_rows, 3))
+    assert products._LEAST_ROWS in (1, 256)
+
+
+@pytest.mark.parametrize("answer, does", [(16, True), (15, False), (None, False)])
+def test_products_of_bfloat16_are_tried(answer, does, monkeypatch):
+    """A wrong sum of 16 ones, or an error, and they are not used."""
+
+    def product(x, weight, *_):
+        assert x.dtype == weight.dtype == torch.bfloat16
+        if answer is None:
+            raise RuntimeError("could not create a primitive descriptor")
+        return torch.full((len(x), len(weight)), float(answer))
+
+    products._does_bfloat16.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(products, "_ONEDNN", product)
+            assert products._does_bfloat16() is does
+        products._does_bfloat16.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(products, "_ONEDNN", None)
+            assert products._does_bfloat16() is False
+    finally:
+        products._does_bfloat16.cache_clear()
+
+
 def tensors(shape, n_out=6, requires_grad=False, bias=True):
     """Input, layer and something to add."""
     torch.manual_seed(0)

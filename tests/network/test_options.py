@@ -7,7 +7,9 @@ from helpers import small_model, tone
 
 from apollo_plugin import Apollo, checkpoints
 from apollo_plugin.export import export
+from apollo_plugin.network.base import RestorationNetwork
 from apollo_plugin.network.highs.gain_bands import TARGET_START
+from apollo_plugin.network.older import in_todays_names
 
 LEAN = [5] * 16 + [10] * 8 + [15] * 8 + [20] * 7 + [22]
 OPTIONS = [
@@ -182,6 +184,34 @@ def test_older_arguments_of_bands_mean_what_they_meant(older, bands, tmp_path):
     assert torch.equal(Apollo.from_pretrained(package, **older)(wav), net(wav))
 
 
+def test_older_heads_that_differ_are_layers_of_their_own():
+    """What all of them say alike of the tonality is a parameter today."""
+    name = "excitation.heads.{}.1.bias"
+    heads = {"x.excitation.heads.0.0.weight": torch.ones(3)}
+    for index, shares in enumerate(([0.5, 0.5], [0.5])):
+        none = [0.0] * len(shares)
+        heads["x." + name.format(index)] = torch.tensor(none + shares + none)
+    found = in_todays_names({**heads, "x.other": torch.ones(1)}, "x.")
+    assert set(found) == {"x.other", "x.highs.excitation.tonality"}
+    assert found["x.highs.excitation.tonality"] == 0.5
+    other = heads | {"x." + name.format(1): torch.tensor([0.0, 0.6, 0.0])}
+    with pytest.raises(ValueError, match="^excitation.heads are trained, and this version has no"):
+        in_todays_names(other, "x.")
+    for place in (0, 2):
+        level = torch.zeros(3)
+        level[place] = 0.1
+        with pytest.raises(ValueError, match="heads.1.1.bias is trained, and this version has no"):
+            in_todays_names(heads | {"x." + name.format(1): level}, "x.")
+
+
+def test_a_network_says_what_a_step_is():
+    bare = RestorationNetwork(dict(self=1, sample_rate=5))
+    assert bare.get_model_args() == dict(sample_rate=5) and bare.products is bare and not bare.adds
+    for ask in (lambda: bare.n_ahead, lambda: bare.frame_bytes, lambda: bare.step(None, None, 0)):
+        with pytest.raises(NotImplementedError):
+            ask()
+
+
 def test_checkpoints_keep_the_options(tmp_path):
     net, wav = model(**OPTIONS[4]), coded(4000)
     checkpoints.save(net, tmp_path / "lean.safetensors")
@@ -216,6 +246,15 @@ def test_checkpoints_keep_the_options(tmp_path):
         (dict(excitation=True, envelope_dim=-1), "envelope_dim -1 is less"),
         (dict(envelope_dim=176), "envelope_dim 176 is for the excitation; set that, or 0"),
         (dict(envelope_dim=176, envelope_kernel=8), "envelope_kernel 8 must be odd"),
+        (dict(kernel_size=0), "kernel_size 0 must be odd"),
+        (dict(kernel_size=-1), "kernel_size -1 must be odd"),
+        (dict(kernel_size=4), "kernel_size 4 must be odd"),
+        (dict(n_layers=0), "n_layers and tcn_blocks must be 1 or more"),
+        (dict(tcn_blocks=0), "n_layers and tcn_blocks must be 1 or more"),
+        (dict(feature_dim=10), "feature_dim 10 must be a multiple of 4"),
+        (dict(feature_dim=0), "feature_dim 0 must be a multiple of 4"),
+        (dict(win_ms=0.09), "win_ms 0.09 at 44100 Hz is a window of 3 samples; it takes 4 or more"),
+        (dict(excitation=True, envelope_dim=175), "175 is less than twice the 88 .* take 176 or"),
         (dict(excitation=True, sample_rate=8000), "no room above the source region"),
         (dict(excitation=True, sample_rate=22050), "no two hops"),
     ],
@@ -223,6 +262,12 @@ def test_checkpoints_keep_the_options(tmp_path):
 def test_settings_that_make_no_network(options, message):
     with pytest.raises(ValueError, match=message):
         model(**options)
+
+
+def test_a_window_of_four_samples_is_a_model():
+    net = model(win_ms=0.1, bands=1, kernel_size=1, envelope_kernel=1)
+    assert net.filterbank.kernel_size == 4 and net.latency == 4
+    assert net(tone(50)).shape == (2, 50)
 
 
 def test_one_head_is_a_model():

@@ -49,6 +49,15 @@ def test_parameters_of_the_paper():
     assert round(count / 1e6, 2) == 322.53
 
 
+def test_the_spreading_layer_begins_as_a_transposed_convolution_does():
+    """Uniform, with the root of its outputs' number: 6 channels of 128 bins."""
+    bound = (6 * 128) ** -0.5
+    weight, bias = tiny_srgan().spread.weight, SRGAN(**TINY_SRGAN | dict(channels=(1, 1, 900))).bias
+    assert 0.99 * bound < weight.abs().max() <= bound and weight.min() < -0.99 * bound
+    bound = (900 * 128) ** -0.5
+    assert 0.97 * bound < bias.abs().max() <= bound and bias.min() < -0.97 * bound
+
+
 def test_parameters_of_other_sizes(model):
     assert sum(p.numel() for p in model.parameters()) == 107_333 - 1
     with torch.device("meta"):
