@@ -1,4 +1,4 @@
-"""What a decoder concludes from packets, frames and promises, without files."""
+"""Conclusions of a decoder from packets, frames and promises, without files."""
 
 from fractions import Fraction
 from pathlib import Path

@@ -205,7 +205,7 @@ def test_orders_of_vorbis():
 
 @pytest.mark.parametrize("head", [b"", b"abc"])
 def test_masks_are_written_where_they_belong(head, tmp_path):
-    """What follows a longer header of W64 moves, in blocks of a megabyte."""
+    """The samples of a W64 move behind a longer header, in blocks of a megabyte."""
     wav = tone(400_000, 3).numpy()
     for n in (wav.shape[1], 1, 87_382):
         audio.write(tmp_path / "a.w64", wav[:, :n], 48000, "W64", "FLOAT", layout="2.1")

@@ -185,7 +185,7 @@ def test_older_arguments_of_bands_mean_what_they_meant(older, bands, tmp_path):
 
 
 def test_older_heads_that_differ_are_layers_of_their_own():
-    """What all of them say alike of the tonality is a parameter today."""
+    """A tonality that all outputs had alike is a parameter today."""
     name = "excitation.heads.{}.1.bias"
     heads = {"x.excitation.heads.0.0.weight": torch.ones(3)}
     for index, shares in enumerate(([0.5, 0.5], [0.5])):

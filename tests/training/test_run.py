@@ -310,7 +310,7 @@ def test_pieces_are_as_large_as_they_may_be():
 
 
 def test_a_step_that_does_not_fit_is_refused(conf, monkeypatch):
-    """What is foreseen and 30 % more on a CPU, three times as much where layers are recomputed."""
+    """The estimate and 30 % more on a CPU, three times as much where layers are recomputed."""
     asked = []
     monkeypatch.setattr(memory, "training_bytes", lambda *args: asked.append(args) or 10**9)
     system = SimpleNamespace(model="model", discriminator="judge")
