@@ -16,10 +16,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
 from ..errors import TrainingError
 from ..files import naming
+from .resuming import is_first_process
 
 try:
     import fcntl
@@ -44,7 +43,7 @@ def lock_folder(folder: str | os.PathLike) -> Iterator[None]:
     Raises:
         TrainingError: if another process holds it, with its machine, process number and start.
     """
-    if fcntl is None or getattr(rank_zero_only, "rank", 0) != 0:
+    if fcntl is None or not is_first_process():
         yield
         return
     folder = Path(folder)

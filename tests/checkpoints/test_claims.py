@@ -80,7 +80,7 @@ REFUSED = [
     (rebuilt(FOUR, 0, sizes(-1), sizes(1)), "truncated, damaged or no checkpoint"),
     (rebuilt(FOUR, 3, sizes(2), sizes(-1)), "truncated, damaged or no checkpoint"),
     (rebuilt(FOUR, 0, sizes(2**48), sizes(0)), "truncated, damaged or no checkpoint"),
-    (rebuilt(FOUR, 0, sizes(2**32, 2**32), sizes(0, 0)), "truncated, damaged or no checkpoint"),
+    (rebuilt(FOUR, 0, sizes(2**31, 2**31), sizes(0, 0)), "truncated, damaged or no checkpoint"),
     (rebuilt(FOUR, 0, sizes(2), sizes(1, 1)), "truncated, damaged or no checkpoint"),
     (rebuilt(FOUR, 0, sizes(*[1] * 17), sizes(*[1] * 17)), "truncated, damaged or no checkpoint"),
     (rebuilt(FOUR, "a", sizes(2), sizes(1)), "truncated, damaged or no checkpoint"),

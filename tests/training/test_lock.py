@@ -9,7 +9,7 @@ import sys
 import pytest
 from helpers import Noisy, with_args, with_settings
 
-from apollo_plugin.training import TrainingError, lock, train
+from apollo_plugin.training import TrainingError, lock, resuming, train
 from apollo_plugin.training.lock import lock_folder
 
 pytestmark = pytest.mark.skipif(lock.fcntl is None, reason="no fcntl: Windows")
@@ -90,7 +90,7 @@ def test_a_lock_that_is_held_and_a_disk_that_fails(number, error, tmp_path, monk
 
 
 def test_other_processes_of_a_run_do_not_ask(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock.rank_zero_only, "rank", 1)
+    monkeypatch.setattr(resuming.rank_zero_only, "rank", 1)
     with lock_folder(tmp_path / "exp"):
         assert not (tmp_path / "exp").exists()
 
