@@ -82,9 +82,9 @@ def test_tables_in_print():
         "| tiny, cpu, fp32 | 1.23 M | 12.35, 11.50 (7) | 0.3 | 60, 240 s | 3.46, 2.00 | 124, 99 | "
         "1.23, 5.68 of 10 |"
     )
-    beside = SideBySide("tiny", "fp32", 4, 60.0, 2.0, 6.0, 1.0, 1.25)
+    beside = SideBySide("tiny", "fp32", 4, 60.0, 2.0, 6.0, 1.5, 1.875)
     _, rule, row = benchmark.table_of_processes([beside]).splitlines()
-    # Four processes of 1 s each, which takes 1.25 s of a core if all are at work.
+    # Four processes of 1.5 s each, which takes 1.875 s of a core if all are at work.
     assert row == "| tiny, fp32 | 4 | 60 s | 2.00, 6.00 | 3.00, 3.20 |" and rule.count("---") == 5
 
 

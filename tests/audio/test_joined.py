@@ -9,6 +9,7 @@ import torch
 from helpers import encoded, read, tone
 
 from apollo_plugin import audio
+from apollo_plugin.audio import joined
 from apollo_plugin.audio.containers import Link
 from apollo_plugin.audio.frames import Window
 from apollo_plugin.audio.joined import extents, packed_frames, skip_tags, unexplained
@@ -272,3 +273,9 @@ def test_ends_of_damaged_heads(data):
     """No loop without an end, and nothing raised."""
     for begin, end in extents(data, 0):
         assert 0 <= begin <= end <= len(data)
+
+
+def test_a_tta_whose_table_of_frames_is_cut():
+    """One size and a half of three are there; the table is as long as the samples ask for."""
+    head = b"TTA1\1\0\1\0\x10\0" + struct.pack("<II", 44100, 3 * 46080 - 99) + bytes(4)
+    assert joined._tta(head + struct.pack("<IH", 1000, 7), 0) == 22 + 3 * 4 + 4 + 1000

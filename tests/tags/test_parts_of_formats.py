@@ -773,6 +773,7 @@ def test_ffmpegs_fields(tmp_path):
         streams = [container.add_stream("pcm_s16le", rate=8000, layout="mono") for _ in "12"]
         for stream, mood, language in zip(streams, ("m1", "m2"), ("und", "fre")):
             stream.metadata.update({"mood": mood, "language": language})
+        streams[0].metadata["composer"] = "C"
         for stream in streams:
             frame = av.AudioFrame.from_ndarray(np.zeros((1, 80), np.int16), "s16", "mono")
             frame.sample_rate, frame.pts = 8000, 0
@@ -781,5 +782,11 @@ def test_ffmpegs_fields(tmp_path):
         tags = Tags()
         others.read_by_ffmpeg(tags, path, number)
         assert {key: tags.text[key] for key in expected} == expected
+        assert ("composer" in tags.text) == (number == 1)
         assert tags.text["title"] == ["T"] and tags.text["artist"] == ["A"]
         assert "software" not in tags.text and tags.other == []
+
+
+def test_items_of_a_list_lie_at_even_places():
+    items = b"INAM\x03\0\0\0abc\0" + b"IART\x01\0\0\0x\0" + b"ICMT\x09\0\0\0cut"
+    assert [*riff._chunks(items)] == [(b"INAM", b"abc"), (b"IART", b"x"), (b"ICMT", b"cut")]
