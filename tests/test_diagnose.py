@@ -1,6 +1,7 @@
 """The cut-off of coded music is found, uncoded music looks it, and the rest has an answer too."""
 
 import importlib
+import statistics
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from helpers import tone
 from apollo_plugin.cli import main
 from apollo_plugin.data.codecs import mp3
 from apollo_plugin.data.demo import mixture
-from apollo_plugin.diagnose import Diagnosis, diagnose
+from apollo_plugin.diagnose import Diagnosis, _refine, diagnose
 
 diagnose_module = importlib.import_module("apollo_plugin.diagnose")
 
@@ -223,3 +224,19 @@ def test_command_line(songs, tmp_path, capsys):
     assert sorted(p.name[0] for p in tmp_path.iterdir()) == ["a", "b", "c"]
     assert main(["--diagnose", str(tmp_path / "missing.wav")]) == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("band, gap", [(22, 7), (23, 6), (12, 4)])
+def test_an_edge_is_refined_as_by_the_textbook(band, gap):
+    """To the last bin whose median of five lies above the middle of both bands' medians."""
+    random = np.random.default_rng(0)
+    for edge in range(40, 60):
+        level = np.sort(random.exponential(20, 110))[::-1] + random.standard_normal(110)
+        around = level[edge - gap - band : edge + gap + band].tolist()
+        middle = (statistics.median(around[:band]) + statistics.median(around[-band:])) / 2
+        above = [
+            i
+            for i in range(2, len(around) - 2)
+            if statistics.median(around[i - 2 : i + 3]) > middle
+        ]
+        assert _refine(level, edge, band, gap) == edge - gap - band + above[-1]

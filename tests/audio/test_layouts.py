@@ -8,7 +8,7 @@ import torch
 from helpers import one_line, save, small_model
 
 from apollo_plugin import audio
-from apollo_plugin.audio import layouts
+from apollo_plugin.audio import layouts, plain
 from apollo_plugin.audio.frames import take_layout, to_float
 from apollo_plugin.errors import AudioError
 from apollo_plugin.restore import restore_file
@@ -136,6 +136,13 @@ def test_a_layout_in_another_order_is_brought_to_the_native_one():
     assert layouts.native("5.1") == ("5.1", None)
     assert layouts.native("6 channels") == ("", None)
     assert layouts.native("ambisonic 1") == ("", None)
+
+
+@pytest.mark.parametrize("n_told, layout", [(1, ""), (2, "stereo"), (3, "")])
+def test_a_layout_of_another_number_of_channels_is_none(n_told, layout, monkeypatch, tmp_path):
+    path = save(tmp_path / "a.wav", torch.rand(2, 1000))
+    monkeypatch.setattr(plain, "take_layout", lambda stream: ("stereo", n_told))
+    assert plain._layout(path, 2) == (layout, None)
 
 
 @pytest.mark.parametrize("format", ["WAV", "RF64", "CAF", "FLAC", "W64"])

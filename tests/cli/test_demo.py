@@ -496,3 +496,14 @@ def test_without_gradio(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert install("demo") in error and error.count("\n") == 1
     assert time.monotonic() - begin < 60
+
+
+def test_uploads_have_room_by_the_megabyte(monkeypatch):
+    def room(folder, most):
+        raise RuntimeError(f"{os.path.basename(folder)} {most}")
+
+    monkeypatch.setattr(demo, "Room", room)
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(RuntimeError, match="^apollo-demo-.* 3000000$"):
+        demo.serve({}, Limits(megabytes=1, total_megabytes=3))
