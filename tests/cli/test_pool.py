@@ -200,7 +200,9 @@ def test_the_end_that_waits_for_no_process(start, signals, status, tmp_path):
         _, err = process.communicate(timeout=300)
     finally:
         process.kill()
-    assert process.returncode == status and len(err.splitlines()) == 1 and "interrupted" in err
+    # Python's own tracker says it where a semaphore went before it was told.
+    said = [line for line in err.splitlines() if "resource_tracker" not in line]
+    assert process.returncode == status and len(said) == 1 and "interrupted" in said[0]
     assert not os.listdir(tmp_path) and not psutil.wait_procs(children, 10)[1]
 
 
