@@ -222,8 +222,8 @@ def test_an_original_of_another_rate(tmp_path):
 @pytest.mark.parametrize(
     "original, reason",
     [
-        (tone(44100 * 3), "same recording"),
-        (tone(44100, 1), "1 channel(s) and"),
+        (tone(44100 * 3), "is 3.0 s long and '{}' 1.0 s; both have to be the same recording"),
+        (tone(44100, 1), "has 1 channel(s) and '{}' has 2; a comparison needs the same"),
     ],
 )
 def test_another_recording_is_refused(tmp_path, original, reason):
@@ -231,7 +231,8 @@ def test_another_recording_is_refused(tmp_path, original, reason):
     audio.write(tmp_path / "original.wav", original, 44100)
     with pytest.raises(audio.AudioError) as caught:
         compare_files("a", tmp_path / "a.wav", tmp_path / "a.wav", tmp_path / "original.wav")
-    assert reason in str(caught.value) and "original.wav" in str(caught.value)
+    message = str(caught.value)
+    assert reason.format(tmp_path / "a.wav") in message and "original.wav" in message
 
 
 def test_a_result_of_another_file_is_refused(tmp_path):
