@@ -55,8 +55,41 @@ def ffprobe(path: Path) -> dict[str, str]:
     return {key.lower().replace("_", " "): value for key, value in found.items()}
 
 
-def chunk(name: bytes, body: bytes) -> bytes:
-    return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) & 1)
+def chunk(name: bytes, body: bytes, size: int | None = None) -> bytes:
+    """Of RIFF, with its padding byte; of another size than it says, where one is given."""
+    told = len(body) if size is None else size
+    return name + struct.pack("<I", told) + body + b"\0" * (len(body) & 1)
+
+
+def seven(n: int) -> bytes:
+    """A size as ID3 writes it: four groups of seven bits."""
+    return bytes(n >> shift & 127 for shift in (21, 14, 7, 0))
+
+
+def ebml_number(value: int, width: int) -> bytes:
+    """A number of EBML: as many zero bits as bytes follow, a one, the value."""
+    return (1 << 7 * width | value).to_bytes(width, "big")
+
+
+def element(code: int, *content: bytes, size: bytes | None = None) -> bytes:
+    """Of Matroska."""
+    body = b"".join(content)
+    coded = code.to_bytes((code.bit_length() + 7) // 8, "big")
+    return coded + (ebml_number(len(body), 4) if size is None else size) + body
+
+
+def simple(name: str, text: str | bytes, *inner: bytes) -> bytes:
+    """A tag of Matroska: its name, its text or bytes, and tags of its own."""
+    value = element(0x4485, text) if isinstance(text, bytes) else element(0x4487, text.encode())
+    return element(0x67C8, element(0x45A3, name.encode()), value, *inner)
+
+
+def tag(level: int | None, *content: bytes, **of: int) -> bytes:
+    """Tags of a level, of tracks, editions, chapters or attachments."""
+    codes = dict(track=0x63C5, edition=0x63C9, chapter=0x63C4, attachment=0x63C6)
+    targets = [element(codes[kind], bytes([uid])) for kind, uid in of.items()]
+    targets += [element(0x68CA, bytes([level]))] if level else []
+    return element(0x7373, element(0x63C0, *targets), *content)
 
 
 def frames(**more) -> list:

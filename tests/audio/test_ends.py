@@ -12,6 +12,7 @@ import torch
 from helpers import encoded, read, snr, tone
 from mutagen.id3 import COMM, ID3
 from mutagen.mp4 import MP4
+from tag_files import seven
 
 from apollo_plugin import audio
 from apollo_plugin.data.codecs import encode_mp3
@@ -188,9 +189,6 @@ def test_tags_that_unpack_to_much_are_not_unpacked(tmp_path):
     unpacked = 200 << 20
     packed = zlib.compress(b"\3note\0" + bytes(unpacked - 6), 9)
     (tmp_path / "plain.mp3").write_bytes(sound)
-
-    def seven(n):
-        return bytes(n >> shift & 127 for shift in (21, 14, 7, 0))
 
     frame = b"TXXX" + seven(len(packed) + 4) + b"\0\x09" + seven(unpacked) + packed
     for name, head, more in (

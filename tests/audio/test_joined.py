@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 from helpers import encoded, read, tone
+from tag_files import seven
 
 from apollo_plugin import audio
 from apollo_plugin.audio import joined
@@ -72,10 +73,6 @@ def test_a_header_that_a_recorder_did_not_renew(tmp_path):
     (tmp_path / "b.wav").write_bytes((tmp_path / "a.wav").read_bytes() + samples)
     (note,) = audio.read_all(tmp_path / "b.wav").notes
     assert note.startswith(f"{len(samples):,} bytes behind its end")
-
-
-def seven(n):
-    return bytes(n >> shift & 127 for shift in (21, 14, 7, 0))
 
 
 def be(n):

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 from helpers import heed_interrupts, small_model, snr, tone
+from tag_files import chunk
 
 from apollo_plugin import checkpoints
 from apollo_plugin.cli import pcm, stream
@@ -279,10 +280,6 @@ def test_blocks_are_as_long_as_asked(seconds, n):
     stream.restore(live, source, SimpleNamespace(write=out.append), seconds, load)
     assert asked == [(n, 16 * n)] and load.seconds == 30 / 44100
     assert np.array_equal(out[0], np.full((2, 30), 2)) and out[1:] == ["the end"]
-
-
-def chunk(name, body):
-    return name + len(body).to_bytes(4, "little") + body + b"\0" * (len(body) % 2)
 
 
 def test_headers_are_passed_on_without_what_is_not_of_the_sound(monkeypatch):

@@ -19,9 +19,12 @@ from tag_files import (
     atoms,
     carried,
     chunk,
+    element,
     ffprobe,
     frames,
     picture,
+    simple,
+    tag,
     with_comments,
     with_id3,
 )
@@ -276,22 +279,6 @@ def test_texts_of_an_aiff(tmp_path):
 
 
 # ---------------------------------------------------------------------------------- Matroska
-
-
-def element(number: int, *content: bytes) -> bytes:
-    body = b"".join(content)
-    coded = number.to_bytes((number.bit_length() + 7) // 8, "big")
-    return coded + (len(body) | 1 << 56).to_bytes(8, "big") + body
-
-
-def simple(name: str, text: str, *inner: bytes) -> bytes:
-    return element(0x67C8, element(0x45A3, name.encode()), element(0x4487, text.encode()), *inner)
-
-
-def tag(level: int | None, *content: bytes, track: int = 0) -> bytes:
-    targets = element(0x68CA, bytes([level])) if level else b""
-    targets += element(0x63C5, bytes([track])) if track else b""
-    return element(0x7373, element(0x63C0, targets), *content)
 
 
 def sound(uid: int, name: str = "") -> bytes:

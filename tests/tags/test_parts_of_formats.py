@@ -14,17 +14,12 @@ from mutagen._vorbis import VCommentDict
 from mutagen.apev2 import BINARY, TEXT, APEValue
 from mutagen.flac import CueSheet, CueSheetTrack, CueSheetTrackIndex, Picture
 from mutagen.id3 import ID3, SYLT, TXXX
+from tag_files import chunk, ebml_number, element, simple, tag
 
 from apollo_plugin import __version__
 from apollo_plugin.audio.loudness import Level
 from apollo_plugin.tags import files, gain, id3, mark, matroska, others, parts, riff, timed, vorbis
 from apollo_plugin.tags.model import Tags, numbered
-
-
-def chunk(name: bytes, body: bytes, size: int | None = None) -> bytes:
-    """With its padding byte."""
-    size = len(body) if size is None else size
-    return name + struct.pack("<I", size) + body + b"\0" * (len(body) & 1)
 
 
 def cue(*places: int) -> bytes:
@@ -314,16 +309,11 @@ def test_ratings_of_id3_and_to_it():
 # ------------------------------------------------------------------------------------- Matroska
 
 
-def number(value: int, width: int) -> bytes:
-    """EBML's: as many zero bits as bytes follow, a one, the value."""
-    return (1 << 7 * width | value).to_bytes(width, "big")
-
-
 @pytest.mark.parametrize("width", range(1, 9))
 def test_numbers_of_ebml(width):
     most = (1 << 7 * width) - 1
     for value in (0, 1, most // 3, most - 1, most):
-        coded = number(value, width)
+        coded = ebml_number(value, width)
         told = -1 if value == most else value
         assert matroska._number(io.BytesIO(coded + b"\xff")) == told
         whole = int.from_bytes(coded, "big")
@@ -332,27 +322,8 @@ def test_numbers_of_ebml(width):
     assert matroska._number(io.BytesIO(b"\0" + bytes(9))) is None
 
 
-def element(code: int, *content: bytes, size: bytes | None = None) -> bytes:
-    body = b"".join(content)
-    coded = code.to_bytes((code.bit_length() + 7) // 8, "big")
-    return coded + (number(len(body), 4) if size is None else size) + body
-
-
-SEGMENT, TAGS, TAG, TARGETS = 0x18538067, 0x1254C367, 0x7373, 0x63C0
+SEGMENT, TAGS, TAG = 0x18538067, 0x1254C367, 0x7373
 SIMPLE, NAME, TEXT_OF = 0x67C8, 0x45A3, 0x4487
-
-
-def simple(name: str, text: str | bytes, *inner: bytes) -> bytes:
-    value = element(0x4485, text) if isinstance(text, bytes) else element(TEXT_OF, text.encode())
-    return element(SIMPLE, element(NAME, name.encode()), value, *inner)
-
-
-def tag(*content: bytes, level: int = 0, **of: int) -> bytes:
-    """Of a level, of tracks, editions, chapters or attachments."""
-    codes = dict(track=0x63C5, edition=0x63C9, chapter=0x63C4, attachment=0x63C6)
-    targets = [element(codes[kind], bytes([uid])) for kind, uid in of.items()]
-    targets += [element(0x68CA, bytes([level]))] if level else []
-    return element(TAG, element(TARGETS, *targets), *content)
 
 
 def track(uid: int, kind: int = 2, *more: bytes) -> bytes:
@@ -370,7 +341,7 @@ def test_targets_of_matroska(tmp_path):
     """Of video tracks, chapters and attachments no tag is read."""
     tracks = element(0x1654AE6B, track(9, 1), track(1), track(2))
     tags = [
-        tag(simple(f"K{index}", "x"), level=30, **of)
+        tag(30, simple(f"K{index}", "x"), **of)
         for index, of in enumerate(
             [
                 {},
@@ -404,22 +375,22 @@ def test_targets_of_matroska(tmp_path):
     ],
 )
 def test_levels_of_matroska(levels, title, tmp_path):
-    tags = element(TAGS, *(tag(simple("TITLE", str(level)), level=level) for level in levels))
+    tags = element(TAGS, *(tag(level, simple("TITLE", str(level))) for level in levels))
     assert read_matroska(tmp_path, tags).text == title
 
 
 def test_names_of_matroska(tmp_path):
     inner = simple("SORT_WITH", "s", simple("URL", "u"))
     tags = tag(
+        30,
         simple("ARTIST", "a", inner, simple("Address", "b")),
         *(simple("BLOB", b"xy"), simple("PART_NUMBER", "3"), simple("CATALOG_NUMBER", "7")),
-        level=30,
     )
     found = read_matroska(tmp_path, element(TAGS, tags))
     expected = {"artist": ["a"], "artistsort": ["s"], "artistsort/url": ["u"]}
     expected |= {"artist/address": ["b"], "tracknumber": ["3"], "catalognumber": ["7"]}
     assert found.text == expected and found.other == ["BLOB"]
-    album = tag(simple("ARTIST", "aa"), simple("PART_NUMBER", "2"), level=50)
+    album = tag(50, simple("ARTIST", "aa"), simple("PART_NUMBER", "2"))
     found = read_matroska(tmp_path, element(TAGS, album))
     assert found.text == {"albumartist": ["aa"], "discnumber": ["2"], "artist": ["aa"]}
 
@@ -435,7 +406,7 @@ def test_titles_languages_and_attachments_of_matroska(tmp_path):
     assert read_matroska(tmp_path, info, tracks).text == {"title": ["one"]}
     found = read_matroska(tmp_path, tracks, number=2)
     assert found.text == {"title": ["two"], "language": ["fre"]}
-    language = element(TAGS, tag(simple("LANGUAGE", "ger")))
+    language = element(TAGS, tag(None, simple("LANGUAGE", "ger")))
     assert read_matroska(tmp_path, tracks, language, number=2).text["language"] == ["ger"]
     files = [
         element(0x61A7, element(0x466E, name), element(0x4660, kind), element(0x465C, data))
@@ -455,7 +426,7 @@ def test_titles_languages_and_attachments_of_matroska(tmp_path):
 
 def test_sizes_that_are_not_stated(tmp_path):
     """That of the segment is the file's; others cannot be known."""
-    tags = element(TAGS, tag(simple("A", "x")))
+    tags = element(TAGS, tag(None, simple("A", "x")))
     for size in (b"\xff", b"\x01" + b"\xff" * 7):
         assert read_matroska(tmp_path, tags, size=size).text == {"a": ["x"]}
     unknown = element(0x1F43B675, b"", size=b"\xff")
@@ -465,26 +436,26 @@ def test_sizes_that_are_not_stated(tmp_path):
 
 def test_elements_beyond_what_holds_them(tmp_path, monkeypatch):
     # A text that ends with its tag, whatever its size says.
-    text = element(TEXT_OF, b"abc", size=number(900, 2))
+    text = element(TEXT_OF, b"abc", size=ebml_number(900, 2))
     long = element(TAGS, element(TAG, element(SIMPLE, element(NAME, b"A"), text)))
-    behind = element(TAGS, tag(simple("B", "y")))
+    behind = element(TAGS, tag(None, simple("B", "y")))
     assert read_matroska(tmp_path, long, behind).text == {"a": ["abc"], "b": ["y"]}
     # So many levels, elements and bytes, and no more.
     deep = simple("A7", "x")
     for n in range(6, -1, -1):
         deep = simple(f"A{n}", "x", deep)
-    parts = element(TAGS, tag(deep))
+    parts = element(TAGS, tag(None, deep))
     monkeypatch.setattr(matroska, "_MOST_LEVELS", 8)
     found = read_matroska(tmp_path, parts).text
     assert [key.split("/")[-1] for key in found] == ["a0", "a1", "a2", "a3", "a4"]
     monkeypatch.undo()
-    parts = element(TAGS, tag(simple("A", "x")), tag(simple("B", "y")))
+    parts = element(TAGS, tag(None, simple("A", "x")), tag(None, simple("B", "y")))
     for most, keys in ((13, ["a", "b"]), (12, ["a"]), (8, ["a"]), (7, [])):
         monkeypatch.setattr(matroska, "_MOST_ELEMENTS", most)
         assert list(read_matroska(tmp_path, parts).text) == keys, most
     monkeypatch.undo()
     monkeypatch.setattr(matroska, "_MOST_BYTES", 5)
-    parts = element(TAGS, tag(simple("A", "12345")), tag(simple("B", "123456")))
+    parts = element(TAGS, tag(None, simple("A", "12345")), tag(None, simple("B", "123456")))
     assert read_matroska(tmp_path, parts).text == {"a": ["12345"]}
 
 
