@@ -166,6 +166,8 @@ def _save_onnx(
     import onnx
     from onnx_ir import passes
     from onnxscript import optimizer
+    from onnxscript.rewriter import rewrite
+    from onnxscript.rewriter.rules import common
 
     names = ["wav", *(["end", *info["state"]] if info["kind"] == "stream" else ())]
     outs = ["restored", *(f"next_{name}" for name in names[2:])]
@@ -185,6 +187,9 @@ def _save_onnx(
     # The exporter's own optimization treats terms up to 1e-8 as zeros and removes them.
     passes.common.InlinePass()(written.model)
     optimizer.fold_constants(written.model)
+    _fix_shapes(written.model)
+    rules = [common.max_min_rule]
+    rewrite(written.model, pattern_rewrite_rules=rules)
     optimizer.remove_unused_nodes(written.model)
     passes.common.LiftConstantsToInitializersPass(True, size_limit=0)(written.model)
     passes.common.DeduplicateInitializersPass()(written.model)
@@ -232,6 +237,27 @@ def _quantized(proto: Any) -> Any:
 def _quiet(record: logging.LogRecord) -> bool:
     """Filter out onnxruntime's advice to preprocess."""
     return "pre-processing" not in record.getMessage()
+
+
+def _fix_shapes(model: Any) -> None:
+    """Write shapes of reshaped tensors as constants, which the exporter puts together from the
+    numbers of streams and hops at each call: a size that stays where it is is 0, a single other one
+    -1. A stream's hop has so many operators that their number is its time."""
+    import onnx_ir
+
+    for node in model.graph:
+        if node.op_type != "Reshape" or node.inputs[1].const_value is not None:
+            continue
+        old = [*node.inputs[0].shape]
+        sizes = [
+            size if isinstance(size, int) else 0 if old[place : place + 1] == [size] else -1
+            for place, size in enumerate(node.outputs[0].shape)
+        ]
+        if sizes.count(-1) < 2:
+            shape = onnx_ir.val(f"{node.name}_shape", const_value=onnx_ir.tensor(sizes))
+            model.graph.register_initializer(shape)
+            node.replace_input_with(1, shape)
+            node.attributes.pop("allowzero", None)  # by which a 0 would be one
 
 
 def _slim(proto: Any) -> None:

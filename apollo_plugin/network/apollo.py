@@ -10,7 +10,6 @@ from .bands import Bands
 from .base import INPUT_PEAK, RestorationNetwork
 from .filterbank import ApolloSTFT
 from .highs.highs import Highs, Noise
-from .highs.noise import white_noise
 from .layers import INITIAL_LOG_GAIN, BandGain, BandLinear, BandSequenceModule, RMSNorm, rotary
 from .older import in_todays_names, older_arguments
 from .state import ApolloState, Contexts
@@ -224,7 +223,8 @@ class ApolloNetwork(RestorationNetwork):
     def noise(self, first: torch.Tensor, n_frames: int) -> torch.Tensor:
         """Spectrum of white noise from a frame on, through the same window, ``(frames, bins,
         2)``."""
-        wav = white_noise(first, n_frames + 1, self.filterbank.stride).to(self._signal_dtype)
+        assert self.highs is not None  # the only one who asks
+        wav = self.highs.noise(first, n_frames + 1).flatten().to(self._signal_dtype)
         return torch.view_as_real(self.filterbank.spectrum(wav[None])[0])
 
     def rotation(self) -> tuple[torch.Tensor, torch.Tensor]:

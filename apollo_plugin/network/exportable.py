@@ -4,7 +4,6 @@ All states are tensors of fixed shapes.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from itertools import accumulate
 
 import torch
@@ -14,13 +13,12 @@ from torch import nn
 from ..errors import ExportError
 from .apollo import ApolloNetwork, silenced
 from .fourier import Fourier
-from .highs.noise import NOISE_PERIOD, spectrum_in_float32
 from .stft import finish
 
 # Frames of a signal without an end. A counter that comes to half of it, after 62 days of frames of
-# 10 ms, goes back by a multiple of the noise's period.
+# 10 ms, goes back by a quarter, a multiple of the noise's period.
 ENDLESS = 2**30
-_FURTHEST, _BACK = ENDLESS // 2, 256 * NOISE_PERIOD
+_FURTHEST, _BACK = ENDLESS // 2, ENDLESS // 4
 
 
 class WholeSignal(nn.Module):
@@ -37,8 +35,7 @@ class WholeSignal(nn.Module):
         padded = F.pad(wav.unsqueeze(1), (pad, pad), mode="reflect").squeeze(1)
         spec = self.fourier.spectrum(self._framed(padded))
         contexts = model.initial_contexts(spec.shape[0], spec)
-        noise = partial(spectrum_in_float32, self.fourier)
-        restored, _ = model.network(spec, spec, contexts, True, noise)
+        restored, _ = model.network(spec, spec, contexts, True, self._noise)
         frames = self.fourier.frames(restored)
         squared = self.fourier.window.square().expand(1, frames.shape[1], -1)
         overlap = bank.initial_synthesis(0, wav).overlap
@@ -47,6 +44,11 @@ class WholeSignal(nn.Module):
             for part in (frames, squared)
         )
         return finish(of_frames, of_windows[0], wav, model.adds)
+
+    def _noise(self, first: torch.Tensor, n_frames: int) -> torch.Tensor:
+        """See :meth:`.apollo.ApolloNetwork.noise`."""
+        assert self.model.highs is not None  # the only one who asks
+        return self.fourier.of_hops(self.model.highs.noise(first, n_frames + 1)[None])[0]
 
     def _framed(self, padded: torch.Tensor) -> torch.Tensor:
         """``(streams, padded time)`` -> ``(streams, frames, kernel_size)``."""
@@ -104,11 +106,12 @@ class StreamStep(nn.Module):
         """Of a stream's state, by name."""
         bank, layers = self.model.filterbank, self.model.layers
         n_features = self.model.get_model_args()["feature_dim"]
-        shapes = {
+        shapes: dict[str, tuple[int, ...]] = {
             "samples": (self.delay * self.hop,),
-            "spectrum": (max(1, self.n_ahead), bank.n_bins, 2),
             "overlap": (self.hop,),
         }
+        if self.n_ahead:
+            shapes["spectrum"] = (self.n_ahead, bank.n_bins, 2)
         for index, block in enumerate(block for layer in layers for block in layer.tcn):
             n_context = block.behind + block.ahead
             shapes[f"context_{index}"] = (n_context, bank.n_bands, n_features)
@@ -119,23 +122,22 @@ class StreamStep(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """The restored hops, then the new state in the order of the inputs."""
         hop, n_hops = self.hop, wav.shape[1]
-        samples, spectrum, overlap, *contexts = state
+        samples, overlap, *contexts = state
         # The window's first value is 0, so the sample that the reflection lacks is not missed.
         mirror = F.pad(wav[:, 0, 1:].flip(-1), (1, 0))
         before = torch.where(frame == 0, mirror, samples[:, -hop:]).unsqueeze(1)
         samples = torch.cat((samples, wav.flatten(1)), 1)
-        hops = torch.cat((before, wav), 1)
-        new_spec = self.fourier.spectrum(torch.cat((hops[:, :-1], wav), -1))
-        spectrum = torch.cat((spectrum, new_spec), 1)
+        new_spec = self.fourier.of_hops(torch.cat((before, wav), 1))
+        due, spectrum, contexts = delayed(contexts, new_spec, self.n_ahead)
 
         end = torch.where(end <= 0, ENDLESS, end.clamp(max=ENDLESS)).to(torch.int32)
         now = frame.to(torch.int32)
-        index = now + torch.arange(n_hops, dtype=torch.int32)
-        valid = {late: _valid(index - late, end) for late in sorted(set(self.late))}
-        restored, contexts = self.network(new_spec, spectrum, contexts, valid, now)
-        # Of the frame before these, too, which overlaps the first.
-        first = now - self.n_ahead - 1
-        valid_here = _valid(first + torch.arange(n_hops + 1, dtype=torch.int32), end)[:, None]
+        # From the frame on that overlaps the first of those that are due.
+        n_before = self.n_ahead + 1
+        there = _valid(now + torch.arange(-n_before, n_hops, dtype=torch.int32), end)
+        valid = {late: there[n_before - late :][:n_hops] for late in sorted(set(self.late))}
+        restored, contexts = self.network(new_spec, due, contexts, valid, now)
+        valid_here = there[: n_hops + 1, None]
         frames = self.fourier.frames(restored) * valid_here[1:]
         squared = self.fourier.window.square()
         falling = torch.cat((overlap.unsqueeze(1), frames[:, :, hop:]), 1)
@@ -148,24 +150,24 @@ class StreamStep(nn.Module):
             finish(total, envelope, source, self.model.adds) * valid_here[:-1],
             frame,
             samples[:, n_hops * hop :],
-            spectrum[:, n_hops:],
             falling[:, -1],
+            *spectrum,
             *contexts,
         )
 
     def network(
         self,
         new: torch.Tensor,
-        spec: torch.Tensor,
+        due: torch.Tensor,
         contexts: list[torch.Tensor],
         valid: Mapping[int, torch.Tensor],
         now: torch.Tensor,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The restored spectrum of as many frames as are new, :attr:`n_ahead` frames late.
+        """The restored spectrum of the frames that are due.
 
         Args:
             new: frames, ``(streams, frames, bins, 2)``.
-            spec: those that waited, and the new ones.
+            due: as many, :attr:`n_ahead` frames before.
             contexts: of all blocks.
             valid: by how many frames late, 1 for those that the signal has, else 0, ``(frames,)``.
             now: index of the first new frame, int32.
@@ -174,7 +176,6 @@ class StreamStep(nn.Module):
             the spectrum, and contexts.
         """
         x, contexts = self.tokens(new, contexts, valid)
-        due = delayed(spec, self.n_ahead, new.shape[1])
         return silenced(self.model.decode(x, due), due), contexts
 
     def tokens(
@@ -193,10 +194,23 @@ class StreamStep(nn.Module):
         return x, kept
 
 
-def delayed(frames: torch.Tensor, n_late: int, n_new: int) -> torch.Tensor:
-    """Of kept and new frames, ``(streams, frames, ...)``, as many as are new, some frames late."""
-    begin = frames.shape[1] - n_new - n_late
-    return frames[:, begin : begin + n_new]
+def delayed(
+    states: list[torch.Tensor], new: torch.Tensor, n_late: int
+) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    """New frames, ``(streams, frames, ...)``, so many frames late.
+
+    Args:
+        states: the frames that waited come first, unless none are late.
+        new: frames.
+        n_late: how many wait.
+
+    Returns:
+        as many frames as are new, those that wait now, and the other states.
+    """
+    if n_late == 0:
+        return new, [], states
+    both, n = torch.cat((states[0], new), 1), new.shape[1]
+    return both[:, :n], [both[:, n:]], states[1:]
 
 
 def _valid(index: torch.Tensor, end: torch.Tensor) -> torch.Tensor:

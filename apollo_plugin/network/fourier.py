@@ -68,6 +68,11 @@ class Fourier(nn.Module):
         spec = (turned @ self.from_many).unflatten(-1, (self.kept, 2))
         return spec.transpose(-3, -2).flatten(-3, -2)[..., : self.n_bins, :]
 
+    def of_hops(self, hops: torch.Tensor) -> torch.Tensor:
+        """The spectrum of frames of two hops each, ``(streams, frames + 1, hop) -> (streams,
+        frames, bins, 2)``."""
+        return self.spectrum(torch.cat((hops[:, :-1], hops[:, 1:]), -1))
+
     def frames(self, spec: torch.Tensor) -> torch.Tensor:
         """``(streams, frames, bins, 2)`` -> windowed ``(streams, frames, kernel_size)``."""
         n_more = self.few * self.kept - self.n_bins

@@ -31,12 +31,17 @@ def lean(model: ApolloNetwork) -> None:
 class LeanNorm(nn.Module):
     """:class:`~apollo_plugin.network.layers.RMSNorm` of float32, as runtimes fuse it."""
 
+    ones: torch.Tensor
+
     def __init__(self, norm: RMSNorm):
         super().__init__()
         self.weight = norm.weight
+        self.register_buffer("ones", torch.ones(norm.weight.shape[-1:]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x / (x.square().mean(-1, keepdim=True) + NORM_EPS).sqrt() * self.weight
+        x = x / (x.square().mean(-1, keepdim=True) + NORM_EPS).sqrt()
+        # Runtimes know weights of features, not those of bands' features.
+        return x * self.weight if self.weight.ndim == 1 else x * self.ones * self.weight
 
 
 class LeanRoformer(nn.Module):

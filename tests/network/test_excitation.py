@@ -1,24 +1,19 @@
 """Excitation: its parts against textbook versions, its energies against a closed form."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.signal
 import torch
 
-from apollo_plugin.errors import ExportError
 from apollo_plugin.network.bands import BandSplit
 from apollo_plugin.network.highs.evidence import Findings
 from apollo_plugin.network.highs.excitation import Excitation, tiled
 from apollo_plugin.network.highs.gain_bands import TARGET_START, GainBands, extrapolation
 from apollo_plugin.network.highs.noise import (
-    LONGEST_HOP,
     NOISE_PERIOD,
-    spectrum_in_float32,
-    white_noise,
-    white_noise_in_float32,
+    WhiteNoise,
 )
 
 
@@ -50,51 +45,33 @@ def textbook_noise(position):
     for factor, term in ((1103515245, 12345), (1597334677, 907633385), (741103597, 1013904223)):
         x = (x * factor + term) % (2**31 - 1)
         x = (x * x + term) % (2**31 - 1)
-    return (x / (2**31 - 1) - 0.5) * 12**0.5
+    level = x * 256 // (2**31 - 1)
+    return (level - 127.5) / (65535 / 12) ** 0.5
 
 
-@pytest.mark.parametrize("hop", [1, 441, 480, 2048, LONGEST_HOP])
-def test_float32_comes_to_the_numbers_of_integers(hop):
-    """All digits at their largest among them: the highest positions of a period."""
-    n = 1 + 50000 // hop
-    for first in (-3, 0, 1023, 98765, 524287, NOISE_PERIOD - 1, 2**30 - 1):
-        exact = white_noise(torch.tensor(first), n, hop)
-        narrow = white_noise_in_float32(torch.tensor(first, dtype=torch.int32), n, hop)
-        assert torch.equal(narrow, exact)
-
-
-def test_no_hop_is_longer_than_float32_counts():
-    """Twice as many samples are a window."""
-    for hop, fits in ((LONGEST_HOP, True), (LONGEST_HOP + 1, False)):
-        fourier = SimpleNamespace(window=torch.ones(2 * hop), spectrum=lambda frames: frames)
-        if fits:
-            frames = spectrum_in_float32(fourier, torch.tensor(5), 2)
-            hops = white_noise(torch.tensor(5), 3, hop).unflatten(0, (3, hop))
-            assert torch.equal(frames, torch.stack((hops[:2].flatten(), hops[1:].flatten())))
-            continue
-        with pytest.raises(ExportError, match="^hops of 16383 samples cannot .*, 16382 at most"):
-            spectrum_in_float32(fourier, torch.tensor(0), 1)
-
-
-def test_noise_is_the_textbooks_at_any_position():
-    for first in (0, 1, 54321, NOISE_PERIOD - 2):
-        noise = white_noise(torch.tensor(first), 4, 441)
+@pytest.mark.parametrize("hop", [1, 16, 441])
+def test_noise_is_the_textbooks_at_any_position(hop):
+    for first in (0, 1, 543, NOISE_PERIOD - 2):
+        noise = WhiteNoise(hop)(torch.tensor(first), 4)
         hops = [(first + k) % NOISE_PERIOD for k in range(4)]
-        expected = [textbook_noise(hop * 441 + k) for hop in hops for k in range(441)]
+        expected = [[textbook_noise(at * hop + k) for k in range(hop)] for at in hops]
         assert noise.dtype == torch.float32
         np.testing.assert_allclose(noise, expected, atol=1e-6)
 
 
-def test_noise_is_the_same_wherever_it_is_asked_for_and_a_frame_before_the_first_is_the_last():
-    whole = white_noise(torch.tensor(0), 20, 441)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_noise_is_the_same_wherever_it_is_asked_for_and_a_frame_before_the_first_is_the_last(dtype):
+    noise = WhiteNoise(441)
+    whole = noise(torch.tensor(0, dtype=dtype), 20)
     for first in (0, 7, 19):
-        assert torch.equal(white_noise(torch.tensor(first), 1, 441), whole[first * 441 :][:441])
-    last = white_noise(torch.tensor(NOISE_PERIOD - 1), 1, 441)
-    assert torch.equal(white_noise(torch.tensor(-1), 1, 441), last)
+        for turn in (0, 3 * NOISE_PERIOD, 2**30):
+            assert torch.equal(noise(torch.tensor(first + turn, dtype=dtype), 1)[0], whole[first])
+    last = noise(torch.tensor(NOISE_PERIOD - 1), 1)
+    assert torch.equal(noise(torch.tensor(-1, dtype=dtype), 1), last)
 
 
-def test_noise_is_white_with_variance_1_and_does_not_repeat():
-    noise = white_noise(torch.tensor(3000), 1000, 441).double().numpy()
+def test_noise_is_white_with_variance_1_and_does_not_repeat_within_its_period():
+    noise = WhiteNoise(441)(torch.tensor(0), NOISE_PERIOD).flatten().double().numpy()
     assert abs(noise.mean()) < 0.01 and abs(noise.var() - 1) < 0.01
     assert np.abs(noise).max() <= 3**0.5 + 1e-6
     # Welch's estimate of the density: flat to what 1000 frames leave.
@@ -103,6 +80,12 @@ def test_noise_is_white_with_variance_1_and_does_not_repeat():
     # No two places alike, neighbouring hops and powers of two above all.
     for lag in (1, 2, 3, 220, 441, 882, 1024, 65536, 220500):
         assert abs(np.mean(noise[lag:] * noise[:-lag])) < 5 / len(noise[lag:]) ** 0.5
+
+
+def test_noise_is_no_part_of_a_checkpoint():
+    noise = WhiteNoise(8)
+    assert not noise.state_dict()
+    assert torch.equal(noise.half()(torch.tensor(3), 2), WhiteNoise(8)(torch.tensor(3), 2))
 
 
 # --------------------------------------------------------------------------------------- gain bands

@@ -71,8 +71,10 @@ class _Smoothing(nn.Module):
         n_out = x.shape[1] - self.behind
         if n_out == 0:
             return x[:, :0], x
-        y = nn.functional.conv1d(x.transpose(1, 2), self.weight, groups=x.shape[-1])
-        return y.transpose(1, 2), x[:, n_out:]
+        # In two dimensions, as the other convolutions: onnxruntime takes half of the time.
+        columns = x.unsqueeze(2).permute(0, 3, 1, 2)
+        y = nn.functional.conv2d(columns, self.weight.unsqueeze(-1), groups=x.shape[-1])
+        return y.permute(0, 2, 3, 1).squeeze(2), x[:, n_out:]
 
 
 class EnvelopePath(nn.Module):

@@ -7,6 +7,7 @@ has next to none. Both show in band energies alone, whatever the level and the n
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -156,18 +157,30 @@ class Evidence(nn.Module):
 
     def _rows(self, energies: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """Energies of bands, numbers of holes and of cells that sound, and whether any does."""
-        n, n_bands = energies.shape[1:]
-        in_time = torch.cat((before, energies), 1)
-        beside = nn.functional.pad(energies, (2, 2))
-        pairs = [
-            torch.stack((in_time[:, k : k + n], beside[..., k : k + n_bands])) for k in range(5)
-        ]
-        around = _median(pairs).amin(0)[..., 4:]
+        around = _median(self.neighbours(energies, before)).amin(1)[..., 4:]
         sounds = (around > _SOUNDS).to(energies)
         holes = sounds * (energies[..., 4:] < _HOLE * around).to(energies)
         counts = [part.sum(-1, keepdim=True) for part in (holes, sounds)]
         any_sounds = (counts[1] > 0).to(energies)
         return torch.cat((energies, *counts, any_sounds), -1)
+
+    def neighbours(self, energies: torch.Tensor, before: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Of each band of each frame five energies of its own and of the frames before, and five of
+        its own and of the bands beside it, ``(streams, frames, bands)`` each.
+
+        Args:
+            energies: of new frames.
+            before: of the four frames before them.
+
+        Returns:
+            the five, ``(streams, 2, frames, bands)`` each.
+        """
+        n, n_bands = energies.shape[1:]
+        in_time = torch.cat((before, energies), 1)
+        beside = nn.functional.pad(energies, (2, 2))
+        return [
+            torch.stack((in_time[:, k : k + n], beside[..., k : k + n_bands]), 1) for k in range(5)
+        ]
 
     def _findings(self, means: torch.Tensor) -> Findings:
         energies, holes, cells, sounding, frames = means.split([len(self.widths), 1, 1, 1, 1], -1)
@@ -221,7 +234,7 @@ def _ramp(x: torch.Tensor, begin: float, end: float) -> torch.Tensor:
     return ((x - begin) / (end - begin)).clamp(0, 1)
 
 
-def _median(five: list[torch.Tensor]) -> torch.Tensor:
+def _median(five: Sequence[torch.Tensor]) -> torch.Tensor:
     """Of five tensors, in operators that every runtime has."""
     a, b, c, d, e = five
     low = torch.maximum(torch.minimum(a, b), torch.minimum(c, d))

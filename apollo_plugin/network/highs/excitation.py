@@ -94,7 +94,7 @@ class Excitation(nn.Module):
 
         Args:
             spec: the input's without its noise floor, ``(streams, frames, bins, 2)``.
-            noise: spectrum of :func:`~.noise.white_noise` in these frames, ``(frames, bins, 2)``.
+            noise: spectrum of :class:`~.noise.WhiteNoise` in these frames, ``(frames, bins, 2)``.
             log_gain: expected of the original, ``(streams, frames, gain bands)``.
             above: how surely each gain band lies above a codec's edge, 0 to 1, ``(streams, frames,
                 gain bands)``.

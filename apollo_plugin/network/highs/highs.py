@@ -10,7 +10,7 @@ from .envelope import EnvelopePath
 from .evidence import Evidence, Findings
 from .excitation import Excitation
 from .gain_bands import GainBands, starting_path
-from .noise import NOISE_PERIOD
+from .noise import NOISE_PERIOD, WhiteNoise
 
 Blocks = list[list[torch.Tensor]]
 # Spectrum of the noise from a frame on, ``(frames, bins, 2)``, of the first frame and their number.
@@ -27,7 +27,7 @@ class HighsState(NamedTuple):
             features)``.
         log_gain: what the envelope path said of frames that wait for the tokens, ``(streams,
             frames, gain bands)``.
-        frame: index of the next frame that is due, an int64 scalar that begins anew after hours.
+        frame: index of the next frame that is due, an int64 scalar, modulo the noise's period.
     """
 
     evidence: torch.Tensor
@@ -66,6 +66,7 @@ class Highs(nn.Module):
         path: predicts how loud the original was, or None.
         excitation: fills emptied bands.
         evidence: finds what a codec did.
+        noise: of the excitation, hop by hop.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Highs(nn.Module):
             self.path = starting_path(gain_bands, envelope_dim, envelope_kernel, causal)
         self.excitation = Excitation(gain_bands, self.path is not None)
         self.evidence = Evidence(gain_bands.widths)
+        self.noise = WhiteNoise(kernel_size // 2)
 
     @property
     def ahead(self) -> int:
