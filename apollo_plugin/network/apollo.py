@@ -223,8 +223,7 @@ class ApolloNetwork(RestorationNetwork):
     def noise(self, first: torch.Tensor, n_frames: int) -> torch.Tensor:
         """Spectrum of white noise from a frame on, through the same window, ``(frames, bins,
         2)``."""
-        assert self.highs is not None  # the only one who asks
-        wav = self.highs.noise(first, n_frames + 1).flatten().to(self._signal_dtype)
+        wav = cast(Highs, self.highs).noise(first, n_frames + 1).flatten().to(self._signal_dtype)
         return torch.view_as_real(self.filterbank.spectrum(wav[None])[0])
 
     def rotation(self) -> tuple[torch.Tensor, torch.Tensor]:
