@@ -188,8 +188,7 @@ def _save_onnx(
     passes.common.InlinePass()(written.model)
     optimizer.fold_constants(written.model)
     _fix_shapes(written.model)
-    rules = [common.max_min_rule]
-    rewrite(written.model, pattern_rewrite_rules=rules)
+    rewrite(written.model, pattern_rewrite_rules=[common.max_min_rule])
     optimizer.remove_unused_nodes(written.model)
     passes.common.LiftConstantsToInitializersPass(True, size_limit=0)(written.model)
     passes.common.DeduplicateInitializersPass()(written.model)
@@ -239,23 +238,36 @@ def _quiet(record: logging.LogRecord) -> bool:
     return "pre-processing" not in record.getMessage()
 
 
+# Operators that give the same values another shape.
+_VIEWS = ("Reshape", "Squeeze", "Unsqueeze")
+
+
 def _fix_shapes(model: Any) -> None:
     """Write shapes of reshaped tensors as constants, which the exporter puts together from the
     numbers of streams and hops at each call: a size that stays where it is is 0, a single other one
-    -1. A stream's hop has so many operators that their number is its time."""
+    -1. What is reshaped twice is reshaped once. A hop has so many operators that their number is
+    its time."""
     import onnx_ir
 
     for node in model.graph:
-        if node.op_type != "Reshape" or node.inputs[1].const_value is not None:
+        if node.op_type != "Reshape" or node.outputs[0].shape is None:
             continue
-        old = [*node.inputs[0].shape]
+        source = node.inputs[0]
+        while (before := source.producer()) and before.op_type in _VIEWS:
+            source = before.inputs[0]
+        if source.shape is None:
+            continue
+        old, new = ([*value.shape] for value in (source, node.outputs[0]))
         sizes = [
             size if isinstance(size, int) else 0 if old[place : place + 1] == [size] else -1
-            for place, size in enumerate(node.outputs[0].shape)
+            for place, size in enumerate(new)
         ]
-        if sizes.count(-1) < 2:
+        if old == new and not node.outputs[0].is_graph_output():
+            node.outputs[0].replace_all_uses_with(source)
+        elif sizes.count(-1) < 2:
             shape = onnx_ir.val(f"{node.name}_shape", const_value=onnx_ir.tensor(sizes))
             model.graph.register_initializer(shape)
+            node.replace_input_with(0, source)
             node.replace_input_with(1, shape)
             node.attributes.pop("allowzero", None)  # by which a 0 would be one
 

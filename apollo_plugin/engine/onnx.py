@@ -1,6 +1,7 @@
 """The exported streaming step, run by onnxruntime: for files and streams, without PyTorch."""
 
 import json
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,8 +75,7 @@ class OnnxEngine:
         self.input_peak = arguments.get("input_peak", INPUT_PEAK)
         self.origin = info.get("origin") or f"{Path(path).name} (sha256 {sha256(path)[:16]})"
         self.n_bytes = 2 * os.path.getsize(path)
-        *_, n_bands, n_features = info["state"]["context_0"]
-        self._frame_bytes = 4 * n_bands * n_features
+        self._frame_bytes = 4 * math.prod(info["state"]["context_0"][2:])
 
     def restore(self, wav: Wav, level: float = 1.0, progress: Progress | None = None) -> Wav:
         """See :meth:`.protocol.Engine.restore`."""

@@ -114,7 +114,7 @@ class StreamStep(nn.Module):
             shapes["spectrum"] = (self.n_ahead, bank.n_bins, 2)
         for index, block in enumerate(block for layer in layers for block in layer.tcn):
             n_context = block.behind + block.ahead
-            shapes[f"context_{index}"] = (n_context, bank.n_bands, n_features)
+            shapes[f"context_{index}"] = (n_context, bank.n_bands * n_features)
         return shapes
 
     def forward(
@@ -186,11 +186,12 @@ class StreamStep(nn.Module):
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Features of the frames that come out of the last block, and contexts."""
         x, kept, late = self.model.encode(spec), [], iter(self.late)
-        rotation, old = (self.cos, self.sin), iter(contexts)
+        rotation = self.cos, self.sin
+        old = (context.unflatten(2, x.shape[2:]) for context in contexts)
         for layer in self.model.layers:
             masks = [valid[next(late)][:, None, None] for _ in layer.tcn]
             x, new = layer(x, rotation, [next(old) for _ in masks], False, masks)
-            kept += new
+            kept += [context.flatten(2) for context in new]
         return x, kept
 
 

@@ -98,15 +98,17 @@ class LeanTemporalBlock(nn.Module):
     def forward(
         self, x: torch.Tensor, state: torch.Tensor, last: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        n_features = x.shape[-1]
-        x = torch.cat((state, x), 1)
+        shape, n_features = x.shape[2:], x.shape[-1]
+        # A frame as one row: onnxruntime copies row by row, five times as long if each is a band.
+        rows = torch.cat((state.flatten(2), x.flatten(2)), 1)
         if last and self.ahead:
-            x = F.pad(x, (0, 0, 0, 0, 0, self.ahead))
-        n_out = x.shape[1] - self.behind - self.ahead
+            rows = F.pad(rows, (0, 0, 0, self.ahead))
+        n_out = rows.shape[1] - self.behind - self.ahead
+        here = rows[:, self.behind : self.behind + n_out]
         weight = self.conv.weight.unsqueeze(-1)
-        y = F.conv2d(x.permute(0, 3, 1, 2), weight, self.conv.bias, groups=n_features)
+        x = rows.unflatten(2, shape).permute(0, 3, 1, 2)
+        y = F.conv2d(x, weight, self.conv.bias, groups=n_features)
         y = self.norm(y.permute(0, 2, 3, 1)).reshape(-1, n_features)
         # Rows and columns, so that the bias is the product's.
         y = self.mlp_out(F.silu(self.mlp_in(y)))
-        here = x[:, self.behind : self.behind + n_out]
-        return here + y.view(here.shape), x[:, n_out:]
+        return (here + y.view(here.shape)).unflatten(2, shape), rows[:, n_out:]

@@ -62,7 +62,9 @@ class HighsStep(StreamStep):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         shapes, path = super().shapes(), self.highs.path
         if path is not None:
-            waiting = (*shapes["context_0"][1:],), (path.n_bands,)
+            bank = self.model.filterbank
+            n_features = shapes["context_0"][1] // bank.n_bands
+            waiting = (bank.n_bands, n_features), (path.n_bands,)
             for name, n, shape in zip(("tokens", "log_gain"), self.n_waiting, waiting):
                 if n:
                     shapes[name] = (n, *shape)
@@ -70,7 +72,7 @@ class HighsStep(StreamStep):
             shapes["path_smoothing"] = tuple(smoothing.shape[1:])
             for index, (block, context) in enumerate(zip(path.blocks, of_blocks)):
                 n_context = block.behind + block.ahead
-                shapes[f"path_context_{index}"] = (n_context, *context.shape[2:])
+                shapes[f"path_context_{index}"] = (n_context, context.shape[-1])
         memory = self.evidence.initial_memory(torch.zeros(()), 1)
         return {**shapes, "evidence": tuple(memory.shape[1:])}
 
@@ -92,11 +94,12 @@ class HighsStep(StreamStep):
         if highs.path is not None:
             x, tokens, states = delayed(contexts[self.n_blocks :], x, self.n_waiting[0])
             n_late = self.n_waiting[1]
-            of_path = states[n_late > 0 :]
+            smoothing, *of_blocks = states[n_late > 0 :]
+            of_path = [smoothing, *(context.unsqueeze(2) for context in of_blocks)]
             masks = [valid[late][:, None] for late in (0, *self.late_in_path[:-1])]
             expected, of_path = highs.path(highs.path.features(heard), of_path, False, masks)
             log_gain, waiting, _ = delayed(states, expected, n_late)
-            kept += [*tokens, *waiting, *of_path]
+            kept += [*tokens, *waiting, *(context.flatten(2) for context in of_path)]
         noise = self.fourier.of_hops(highs.noise(now - self.n_ahead, new.shape[1] + 1)[None])[0]
         cleaned = highs.cleaned(due, found)
         restored = highs.filled(self.model.decode(x, cleaned), cleaned, log_gain, noise, found)
