@@ -183,6 +183,7 @@ def test_what_is_whole_comes_back_bit_by_bit(name, music):
     wavs = dict(uncoded=music, mp3=mp3(music, RATE, 320), opus=opus(music, RATE, 128))
     wavs |= dict(rounded=rounded(music, False), quiet=rounded(0.02 * music, True))
     for kind, wav in wavs.items():
+        wav = wav[:1]  # channels are restored alone
         assert torch.equal(model(wav), wav), kind
         assert torch.equal(model.restore(wav, block_seconds=0.5), wav), kind
 
@@ -204,7 +205,7 @@ def test_what_was_cut_is_filled_and_the_rest_stays(model, music):
 
 def test_rounding_to_16_bits_hides_no_cut(model, music):
     """Of a decoded MP3 at any peak, rounded or dithered, the highs are those of the MP3 itself."""
-    coded = mp3(music, RATE, 48)
+    coded = mp3(music, RATE, 48)[:1]  # channels are restored alone
     high = scipy.signal.butter(8, 9000, "high", fs=RATE, output="sos")
 
     def level(wav):
