@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import onnxruntime
@@ -27,9 +28,14 @@ RATE = 44100
 MOST, RMS = 1e-5, 1e-6
 
 
+@cache
+def made(seconds: float) -> np.ndarray:
+    return mp3(mixture(seconds, seed=7), RATE, 48)
+
+
 def music(seconds: float = 1.5) -> np.ndarray:
     """Music that went through MP3: uncoded music would be left alone."""
-    return mp3(mixture(seconds, seed=7), RATE, 48)
+    return made(seconds).copy()
 
 
 def same(one: np.ndarray, other: np.ndarray) -> None:
