@@ -1,5 +1,6 @@
 """Fixtures that the tests share."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +37,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "launch" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.needs("chromium"))
+
+
+def pytest_collection_finish():
+    # What is imported and collected stays: a million objects that no further collection looks at.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):

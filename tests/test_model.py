@@ -2,7 +2,6 @@
 
 import importlib
 import subprocess
-import sys
 
 import asteroid
 import numpy as np
