@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -44,6 +43,11 @@ def train(python):
     return done
 
 
+def holder(exp):
+    """The process that trains there: what stands in for Python is another one."""
+    return psutil.Process(json.loads((exp / ".lock").read_text())["process"])
+
+
 def last(exp):
     return torch.load(exp / "checkpoints" / "last.ckpt", weights_only=True)
 
@@ -83,18 +87,12 @@ def test_two_processes_are_one(prepared, tmp_path, train):
         assert schedule["_last_lr"] == [optimizer["param_groups"][0]["lr"]] == [rate / 4]
 
 
-def test_killed_and_resumed(prepared, tmp_path, train):
+def test_killed_and_resumed(prepared, tmp_path, train, python):
     options = "--n_items 2 --epochs 400 --batch_size 2".split()
     exp = tmp_path / "an exp"
-    process = subprocess.Popen(
-        command(prepared, exp, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 300
-    while not (exp / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process = begun(command(prepared, exp, *options, python=python), exp)
+    holder(exp).kill()
+    process.communicate()
     epoch = last(exp)["epoch"]
     Apollo.from_pretrained(exp / "checkpoints" / "last.ckpt")
     options[options.index("--epochs") + 1] = str(epoch + 2)
@@ -198,14 +196,15 @@ LONG = "--n_items 2 --epochs 4000 --batch_size 1".split()
 @pytest.mark.parametrize(
     "name, status, devices, n_workers", [("SIGUSR1", 138, 1, 2), ("SIGTERM", 143, 2, 0)]
 )
-def test_ended_by_a_signal(prepared, tmp_path, train, name, status, devices, n_workers):
+def test_ended_by_a_signal(prepared, tmp_path, train, python, name, status, devices, n_workers):
     """At once, with a status that says so; later stages refuse it, and it can be resumed. Workers
     of the data loader get it first, as Slurm sends it to all processes."""
     exp = tmp_path / "exp"
     options = ["--devices", devices, "--num_workers", n_workers]
-    process = begun(command(prepared, exp, *LONG, *options), exp)
-    workers = psutil.Process(process.pid).children(recursive=True) if n_workers else []
-    for each in (*workers, process):
+    python = python if devices == 1 else sys.executable
+    process = begun(command(prepared, exp, *LONG, *options, python=python), exp)
+    workers = holder(exp).children(recursive=True) if n_workers else []
+    for each in (*workers, holder(exp)):
         with contextlib.suppress(psutil.NoSuchProcess):
             each.send_signal(getattr(signal, name))
     error = process.communicate(timeout=300)[1]
@@ -226,17 +225,17 @@ def test_ended_by_a_signal(prepared, tmp_path, train, name, status, devices, n_w
     assert (exp / "train_metrics.json").exists() and last(exp)["epoch"] == epoch + 1
 
 
-def test_a_resumed_run_is_not_finished_before_its_end(prepared, tmp_path, train):
+def test_a_resumed_run_is_not_finished_before_its_end(prepared, tmp_path, train, python):
     exp = tmp_path / "exp"
     short = "--n_items 2 --batch_size 1 --epochs 1".split()
     assert train(prepared, exp, *short).returncode == 0
     assert (exp / "train_metrics.json").exists()
-    process = subprocess.Popen(command(prepared, exp, *LONG, "--resume", 1))
+    process = subprocess.Popen(command(prepared, exp, *LONG, "--resume", 1, python=python))
     deadline = time.monotonic() + 300
     while (exp / "train_metrics.json").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    process.kill()
+    holder(exp).kill()
     process.wait()
     assert not is_finished(exp)
 
