@@ -1,14 +1,16 @@
 """Fixtures that the tests share."""
 
+import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import which
 
 import pytest
 import torch
+from filelock import FileLock
 from helpers import (
     CHROMIUM,
     CHROMIUM_FLAGS,
@@ -35,6 +37,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "launch" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.needs("chromium"))
+
+
+def pytest_collection_finish():
+    # What is imported and collected stays: a million objects that no further collection looks at.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):
@@ -102,15 +110,29 @@ def python(tmp_path_factory) -> Iterator[str]:
         yield path
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one worker makes, and that all of them read."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    is_whole = root / f"{name}.whole"
+    with FileLock(root / f"{name}.lock"):
+        if not is_whole.exists():
+            make(root / name)
+            is_whole.touch()
+    return root / name
+
+
 @pytest.fixture(scope="session")
 def demo_sets(tmp_path_factory) -> Path:
     """Small synthetic data sets in both layouts: ``musdb18hq/`` and ``moisesdb/``."""
     from apollo_plugin.data.demo_sets import write_demo_sets
 
-    root = tmp_path_factory.mktemp("sets")
-    with ThreadPoolExecutor(2) as pool:
-        write_demo_sets(root, pool, n_train=3, n_test=2, n_moises=5, seconds=7.0)
-    return root
+    def make(root):
+        with ThreadPoolExecutor(2) as pool:
+            write_demo_sets(root, pool, n_train=3, n_test=2, n_moises=5, seconds=7.0)
+
+    return made_once(tmp_path_factory, "sets", make)
 
 
 @pytest.fixture(scope="session")
@@ -118,17 +140,17 @@ def prepared(demo_sets, tmp_path_factory) -> Path:
     """The folders that stages 1 to 3 of the recipe leave: ``{train,valid,test}``."""
     from apollo_plugin.data import activity, pairs, splits, tracks
 
-    root = tmp_path_factory.mktemp("data")
-    songs = tracks.musdb18hq(demo_sets / "musdb18hq", []) + tracks.moisesdb(
-        demo_sets / "moisesdb", []
-    )
-    with ThreadPoolExecutor(2) as pool:
-        for name, members in splits.split(songs).items():
-            tracks.save(members, root / name / "tracks.json")
-            activity.detect_all(root / name, activity.Detector(), pool)
-        for name in ("valid", "test"):
-            pairs.make_pairs(root / name, 1, pool, bit_rates=(24, 64), seconds=1.5)
-    return root
+    def make(root):
+        songs = tracks.musdb18hq(demo_sets / "musdb18hq", [])
+        songs += tracks.moisesdb(demo_sets / "moisesdb", [])
+        with ThreadPoolExecutor(2) as pool:
+            for name, members in splits.split(songs).items():
+                tracks.save(members, root / name / "tracks.json")
+                activity.detect_all(root / name, activity.Detector(), pool)
+            for name in ("valid", "test"):
+                pairs.make_pairs(root / name, 1, pool, bit_rates=(24, 64), seconds=1.5)
+
+    return made_once(tmp_path_factory, "data", make)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from torch.utils.data import Dataset
 from apollo_plugin import SRGAN, Apollo, audio
 from apollo_plugin.batch.work import do_there
 from apollo_plugin.data.parallel import no_processes
-from apollo_plugin.files import atomic_write
 
 try:
     import resource
@@ -308,13 +307,6 @@ def die(x):
 def slow_pid(_):
     time.sleep(0.2)
     return os.getpid()
-
-
-def write_for_ever(path):
-    with atomic_write(path) as beside:
-        beside.touch()
-        while True:
-            time.sleep(1)
 
 
 def do_slowly(task, folder, job):

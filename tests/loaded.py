@@ -2,8 +2,9 @@
 
 Run by ``python loaded.py SOCKET`` it is the server, which forks for each client; the client stands
 in for ``python [-c CODE | -m MODULE | SCRIPT] ARGUMENT...`` and ends as that process does. Only
-libraries are loaded before, so the package and its scripts are imported as ever. What is killed or
-gets signals is run by the real Python in tests.
+libraries are loaded before, so the package and its scripts are imported as ever. Signals are for
+the process that a client began, not for the client; what starts itself anew is run by the real
+Python in tests.
 """
 
 import atexit

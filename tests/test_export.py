@@ -227,6 +227,8 @@ def test_torch_export(tmp_path):
     torch.manual_seed(1)
     torch.nn.init.normal_(model.decoders[0][-1].weight)
     assert difference(model, path, kind) > export.TOLERANCE
+    other = model_of("the envelope path waits")
+    assert export.export(other, tmp_path / "waits.pt2", kind, "torch") < export.TOLERANCE
 
 
 def test_apollo_export_and_the_documented_example(exported, tmp_path, monkeypatch, capsys):
@@ -278,11 +280,18 @@ def test_windows_of_odd_length_have_no_exported_step(tmp_path):
 
 
 def test_a_program_that_differs_is_not_written(tmp_path, monkeypatch):
-    nothing = np.full((2, 9), np.nan), np.zeros((2, 9))
-    monkeypatch.setattr(export, "_outputs", lambda *_: nothing)
+    """This one does not; it is told that it does."""
+    real, found = export._outputs, []
+
+    def outputs(*given):
+        found.extend(real(*given))
+        return np.full((2, 9), np.nan), np.zeros((2, 9))
+
+    monkeypatch.setattr(export, "_outputs", outputs)
     with pytest.raises(ExportError, match="would differ from the model by nan; not written"):
         export.export(model_of("no context"), tmp_path / "a.pt2", "whole", "torch")
     assert not list(tmp_path.iterdir())
+    assert np.abs(found[0] - found[1]).max() < export.TOLERANCE < np.abs(found[1]).max()
 
 
 @pytest.mark.parametrize(
@@ -431,7 +440,7 @@ def test_int8_weights(kind, tmp_path, capsys):
     """A quarter of the bytes of the products, and its SNR told truly."""
     import onnx
 
-    model = small_model(n_layers=1, feature_dim=64, n_heads=4, bands=20)
+    model = small_model(n_layers=1, tcn_blocks=1, feature_dim=64, n_heads=4, bands=20)
     checkpoints.save(model, tmp_path / "a.safetensors")
     options = [str(tmp_path / "a.safetensors"), "-o", str(tmp_path), "--kind", kind]
     assert main([*options, "--precision", "int8"]) == 0

@@ -2,7 +2,6 @@
 
 import importlib
 import subprocess
-import sys
 
 import asteroid
 import numpy as np
@@ -228,12 +227,10 @@ def test_cuda(published, golden):
         "import apollo_plugin.model",
     ],
 )
-def test_registered_in_every_order_of_imports(imports):
-    look = "import asteroid; print(asteroid.models.get('apollo').__module__)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{imports}; {look}"], capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "apollo_plugin.model", done.stderr
+def test_registered_in_every_order_of_imports(imports, python):
+    look = "import asteroid; print(asteroid.models.get('apollo'))"
+    done = subprocess.run([python, "-c", f"{imports}; {look}"], capture_output=True, text=True)
+    assert done.stdout.strip() == "<class 'apollo_plugin.model.Apollo'>", done.stderr
 
 
 def test_asteroid_finds_it_after_the_import():
@@ -351,17 +348,6 @@ def test_impossible_blocks_are_refused(variant, block_seconds):
 def test_impossible_models_are_refused(arguments):
     with pytest.raises(ValueError):
         Apollo(**arguments)
-
-
-@pytest.mark.parametrize(
-    "first, second", [("apollo_plugin", "asteroid"), ("asteroid", "apollo_plugin")]
-)
-def test_asteroid_knows_the_model_in_either_order_of_imports(first, second):
-    program = f"import {first}, {second}; print(asteroid.models.get('apollo').__name__)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip() == "Apollo", done.stderr
 
 
 # ------------------------------------------------------------------------------- too little memory

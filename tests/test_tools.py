@@ -68,9 +68,9 @@ def test_without_time_everything_is_left_out_and_named(tmp_path, python):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_device_that_is_not_there(tmp_path):
+def test_a_device_that_is_not_there(tmp_path, python):
     done = subprocess.run(
-        [sys.executable, TOOL, "--small", "--device", "cuda", "-o", tmp_path],
+        [python, TOOL, "--small", "--device", "cuda", "-o", tmp_path],
         capture_output=True,
         text=True,
         timeout=600,

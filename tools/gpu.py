@@ -291,6 +291,9 @@ def _step(model, judge, loss_func, optimizers, coded, original, bf16, spent) -> 
 
 def loader(section: Section, sizes: Sizes, device: str) -> None:
     """Training items of synthetic songs, mixed and coded as they are drawn."""
+    due = [n_workers for n_workers in sizes.workers if section.has_time(f"{n_workers} workers")]
+    if not due:
+        return
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(4) as pool:
         root = Path(folder)
         write_demo_sets(root, pool, n_train=3, n_test=1, n_moises=3, seconds=sizes.demo_seconds)
@@ -299,7 +302,7 @@ def loader(section: Section, sizes: Sizes, device: str) -> None:
         tracks.save(members, root / "train" / "tracks.json")
         activity.detect_all(root / "train", activity.Detector(), pool)
         data = MixtureDataset(root / "train", sizes.loaded, sizes.item_seconds)
-        for n_workers in sizes.workers:
+        for n_workers in due:
             name = f"{n_workers} workers"
             if section.has_time(name):
                 with section.row(name) as row:

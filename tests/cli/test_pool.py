@@ -162,32 +162,35 @@ def test_an_interrupt_stops_all_processes_and_leaves_nothing_half(
 def test_the_end_that_waits_for_no_process(start, signals, status, tmp_path):
     """By a second interrupt, or by a scheduler in a recipe's script, which would wait for its pool
     for ever: a process that hears nothing is killed, and what it had half written is removed."""
-    code = f"""if True:
-        import signal, sys
-        from pathlib import Path
-        from helpers import write_for_ever
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    script = tmp_path / "script.py"
+    script.write_text(f"""if True:
+        import sys, time
         from apollo_plugin.cli.terminal import command, run
         from apollo_plugin.data.parallel import each, executor
-        from apollo_plugin.files import check_place
+        from apollo_plugin.files import atomic_write, check_place
+
+        def write_for_ever(path):
+            with atomic_write(path) as beside:
+                beside.touch()
+                while True:
+                    time.sleep(1)
 
         def main():
-            check_place({str(tmp_path / "a.txt")!r})
+            check_place({str(folder / "a.txt")!r})
             with executor(1) as pool:
-                print(list(each(pool, write_for_ever, [{str(tmp_path / "a.txt")!r}], 1, "", "")))
+                print(list(each(pool, write_for_ever, [{str(folder / "a.txt")!r}], 1, "", "")))
 
         if __name__ == "__main__":
             {start}
-    """
+    """)
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        preexec_fn=heed_interrupts,
+        [sys.executable, script], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
     )
     try:
         # Its own trial of the place comes and goes; the worker's file stays.
-        while not any(f"-{process.pid}-" not in name for name in os.listdir(tmp_path)):
+        while not any(f"-{process.pid}-" not in name for name in os.listdir(folder)):
             time.sleep(0.01)
             assert process.poll() is None
         children = psutil.Process(process.pid).children(recursive=True)
@@ -195,7 +198,7 @@ def test_the_end_that_waits_for_no_process(start, signals, status, tmp_path):
             process.send_signal(getattr(signal, name))
             with pytest.raises(subprocess.TimeoutExpired):
                 process.communicate(timeout=1)
-            assert len(os.listdir(tmp_path)) == 1
+            assert len(os.listdir(folder)) == 1
         process.send_signal(getattr(signal, signals[-1]))
         _, err = process.communicate(timeout=300)
     finally:
@@ -203,7 +206,7 @@ def test_the_end_that_waits_for_no_process(start, signals, status, tmp_path):
     # Python's own tracker says it where a semaphore went before it was told.
     said = [line for line in err.splitlines() if "resource_tracker" not in line]
     assert process.returncode == status and len(said) == 1 and "interrupted" in said[0]
-    assert not os.listdir(tmp_path) and not psutil.wait_procs(children, 10)[1]
+    assert not os.listdir(folder) and not psutil.wait_procs(children, 10)[1]
 
 
 class HalfStarted:

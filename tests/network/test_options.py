@@ -6,7 +6,6 @@ import torch
 from helpers import small_model, tone
 
 from apollo_plugin import Apollo, checkpoints
-from apollo_plugin.export import export
 from apollo_plugin.network.base import RestorationNetwork
 from apollo_plugin.network.highs.gain_bands import TARGET_START
 from apollo_plugin.network.older import in_todays_names
@@ -139,11 +138,6 @@ def test_gradients_reach_everything(options):
     net(coded(9000)).square().sum().backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-
-
-@pytest.mark.parametrize("kind, options", [("whole", OPTIONS[4]), ("stream", OPTIONS[5])], ids=str)
-def test_exported_programs_are_the_model(kind, options, tmp_path):
-    assert export(model(**options), tmp_path / "model.pt2", kind, "torch") < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ int8 = pytest.param("int8", marks=pytest.mark.skipif(not has_int8, reason="no on
 
 @pytest.fixture(scope="module")
 def music():
-    return mp3(torch.from_numpy(mixture(3.0, seed=77)), kbps=48)
+    return mp3(torch.from_numpy(mixture(1.5, seed=77)), kbps=48)
 
 
 @pytest.mark.filterwarnings("ignore:.*has no bfloat16 products")

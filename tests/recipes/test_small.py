@@ -203,7 +203,7 @@ def test_from_recordings_to_an_envelope(prepared, real_sounds, tmp_path, command
 
     train = ("--real", real_sounds, "--valid", valid, "--out", tmp_path / "out", "--batch", 2)
     short = ("--seconds", 1.2, "--slots", 4, "--ridge_batches", 2)
-    done = command("train_envelope.py", *train, *short, "--minutes", 0.1)
+    done = command("train_envelope.py", *train, *short, "--minutes", 0.04)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     for name, causal in (("small", False), ("streaming", True)):
         assert f"{name}  heard" in done.stdout

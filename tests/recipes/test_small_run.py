@@ -28,7 +28,7 @@ def demo(tmp_path_factory, python):
         pytest.importorskip(module)
     root = tmp_path_factory.mktemp("a recipe")  # names may hold blanks
     data, exp = root / "data", root / "exp"
-    options = ("--demo", 1, "--data_dir", data, "--exp_dir", exp, "--n_jobs", 1)
+    options = ("--demo", 1, "--data_dir", data, "--exp_dir", exp, "--n_jobs", 1, "--minutes", 0.04)
     done = run_sh(*options, python=python)
     assert done.returncode == 0, done.stdout + done.stderr
     return options, data, exp, done.stdout

@@ -463,17 +463,22 @@ def test_longer_convolutions_change_nothing_at_first(conf, tmp_path, causal):
 def test_freed_memory_is_kept(megabytes, how):
     """In a process of its own: pages of a block that comes again are not asked for again."""
     code = """if True:
-        import resource, sys, torch
+        import ctypes, resource, sys
         from apollo_plugin import memory
-        size = int(sys.argv[1]) << 18
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        size = int(sys.argv[1]) << 20
         if sys.argv[2] != "plain":
             memory.keep_freed_memory(every_size=sys.argv[2] == "True")
         faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         for _ in range(4):  # the heap settles in the first or the second round
             before = faults()
             for _ in range(5):
-                together = [torch.ones(size) for _ in range(3)]
-                del together
+                together = [ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size))) for _ in range(3)]
+                for place in together:
+                    libc.memset(place, 1, ctypes.c_size_t(size))
+                for place in together:
+                    libc.free(place)
         print(faults() - before)
     """
     command = [sys.executable, "-c", code, str(megabytes)]
