@@ -150,7 +150,8 @@ class OnnxStream:
             raise ValueError(f"n_channels {n_channels} has to be 1 or more")
         groups = np.array_split(np.arange(n_channels), max(1, min(n_threads, n_channels)))
         self._groups = [slice(group[0], group[-1] + 1) for group in groups]
-        self._pool = ThreadPoolExecutor(len(groups)) if len(groups) > 1 else None
+        # The caller's thread takes the first group: one thread less to wake.
+        self._pool = ThreadPoolExecutor(len(groups) - 1) if len(groups) > 1 else None
         self._engine, self._n_channels = engine, n_channels
         self.latency = engine.latency
         self._begin()
@@ -199,8 +200,10 @@ class OnnxStream:
         def step(group: slice, state: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
             return self._engine.step(hops[group], state, n_frames)
 
-        each = self._pool.map if self._pool else map
-        outs, self._states = zip(*each(step, self._groups, self._states))
+        work = zip(self._groups[1:], self._states[1:])
+        others = [self._pool.submit(step, *each) for each in work] if self._pool else []
+        first = step(self._groups[0], self._states[0])
+        outs, self._states = zip(first, *(other.result() for other in others))
         out = np.concatenate(outs) if len(outs) > 1 else outs[0]
         early = min(self._n_early, out.shape[1])
         self._n_early -= early
