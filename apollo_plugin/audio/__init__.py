@@ -6,8 +6,7 @@ from .filtering import high_pass
 from .layouts import lost as lost_layout
 from .layouts import low_channels
 from .loudness import Level, Meter, album_loudness
-from .measuring import measure
-from .reading import SUFFIXES, Reading, probe, read, read_all, read_part
+from .reading import SUFFIXES, Reading, measure, probe, read, read_all, read_part
 from .resampling import resample
 from .writing import FORMATS, UNCLIPPED, check_room, check_writable, default_subtype, write
 

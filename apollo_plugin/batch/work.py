@@ -10,7 +10,7 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from ..audio.extent import expected_bytes
+from ..audio.coding import expected_bytes
 from ..engine.choose import Choice, load
 from ..engine.protocol import Engine, Progress
 from ..memory import MemoryBudget
