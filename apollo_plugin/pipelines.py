@@ -232,12 +232,7 @@ class RestoreThenSeparate(Pipeline):
     its result.
     """
 
-    def __init__(
-        self,
-        restorer: Restorer | Mapping[str, Restorer],
-        separator: Any,
-        **options: Any,
-    ):
+    def __init__(self, restorer: Restorer | Mapping[str, Restorer], separator: Any, **options: Any):
         super().__init__(separator=separator, restorer=restorer, **options)
 
     def _make_stems(

@@ -239,12 +239,7 @@ def _is_gsm(head: bytes) -> bool:
 # the very beginning one less, but two), and length. MPEG's layer I is left out: it is not in use,
 # and begins like small negative numbers.
 _SYNCS: dict[bytes, tuple[str, bytes, int, Callable[[bytes], int]]] = {
-    rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]": (
-        "MPEG audio (MP3)",
-        b"\0\xff\x0c\0\0\0",
-        4,
-        _mpeg_size,
-    ),
+    rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]": ("MPEG audio (MP3)", b"\0\xff\x0c\0\0\0", 4, _mpeg_size),
     rb"\xff[\xf0\xf1\xf8\xf9]": ("AAC (ADTS)", b"\0\xff\xff\xf0\0\0\0", 3, _adts_size),
     rb"\x0b\x77": ("AC-3", b"\xff\xff\0\0\xc0\xf8", 2, _ac3_size),
     rb"\x56[\xe0-\xff]": ("AAC (LATM)", b"\xff\xe0\0", 4, _loas_size),

@@ -10,10 +10,7 @@ from .published_layout import State
 
 # Name of a tensor that identifies each model, for Apollo in either layout, after any prefix of
 # wrappers.
-_ANCHORS = {
-    "Apollo": r"(?:BN|encoders)\.\d+\.[01]\.(?:weight|bias)",
-    "SRGAN": r"spread\.weight",
-}
+_ANCHORS = {"Apollo": r"(?:BN|encoders)\.\d+\.[01]\.(?:weight|bias)", "SRGAN": r"spread\.weight"}
 _ANCHOR = {
     name: re.compile(rf"(?P<prefix>(?:.*\.)?){anchor}", re.S) for name, anchor in _ANCHORS.items()
 }

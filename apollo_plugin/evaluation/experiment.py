@@ -133,8 +133,7 @@ def evaluate_experiment(
     others = {entry.name: detail for entry, detail in zip(entries[1:], details[1:])}
     # Written last: later stages take it as the sign that the files above are complete.
     write_json(
-        ours.folder / "final_metrics.json",
-        {**details[0], **({"beside": others} if others else {})},
+        ours.folder / "final_metrics.json", {**details[0], **({"beside": others} if others else {})}
     )
     yield markdown(results[:2], notes[:1] if left_out else ())
     items = list(examples(tables[0], test_dir, ours.checkpoint, n_examples, devices[-1]))

@@ -69,10 +69,7 @@ class EnvelopeLoss(_Comparison):
     """
 
     def __init__(
-        self,
-        windows: Sequence[int] = (256, 1024, 2048),
-        power: float = 0.3,
-        per_item: bool = False,
+        self, windows: Sequence[int] = (256, 1024, 2048), power: float = 0.3, per_item: bool = False
     ):
         super().__init__()
         self.windows, self.power, self.per_item = tuple(windows), power, per_item

@@ -4,14 +4,7 @@ import base64
 import binascii
 from typing import Any
 
-from mutagen.flac import (
-    FLAC,
-    CueSheet,
-    CueSheetTrackIndex,
-    MetadataBlock,
-    Picture,
-    error,
-)
+from mutagen.flac import FLAC, CueSheet, CueSheetTrackIndex, MetadataBlock, Picture, error
 
 from ..audio.layouts import FLAC_MASK
 from .model import Tags, key_of
@@ -117,9 +110,7 @@ def _copy_block(block: Any, ratio: float) -> MetadataBlock:
     return copy
 
 
-def _limit_size(
-    comments: list[tuple[str, str]],
-) -> tuple[list[tuple[str, str]], list[str]]:
+def _limit_size(comments: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[str]]:
     """Remove the longest comments until a block of FLAC can hold the others; return both.
 
     Ogg could hold more, but mutagen would take minutes to write it.

@@ -85,9 +85,7 @@ def make_loaders(
     )
 
 
-def make_discriminator(
-    conf: Conf,
-) -> MultiResolutionSTFTDiscriminator | SRGANCritic | None:
+def make_discriminator(conf: Conf) -> MultiResolutionSTFTDiscriminator | SRGANCritic | None:
     """Make the discriminators of Table I or SR-GAN's critic; None without adversarial training."""
     adversarial = conf["discriminator"]["adversarial_training"]
     return trainable(conf).discriminator(conf) if adversarial else None

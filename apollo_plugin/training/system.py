@@ -9,13 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..errors import SettingError, TrainingError
-from ..losses import (
-    GeneratorLoss,
-    MultiResolutionSTFTDiscriminator,
-    Signal,
-    SRGANCritic,
-    SRGANLoss,
-)
+from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, Signal, SRGANCritic, SRGANLoss
 from ..model import Apollo, RestorationModel
 from . import schedules
 from .base_system import BaseSystem, require_precision
