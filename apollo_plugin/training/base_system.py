@@ -14,9 +14,8 @@ from ..losses import GeneratorLoss, ReconstructionLoss, Signal, SRGANLoss
 from ..model import RestorationModel
 from . import schedules
 from .batches import check_batch, use_collate
-from .means import Means
 from .resuming import apply_settings, match_average
-from .validation import Figures
+from .validation import Figures, Means
 
 # Lightning's names, without those of float16.
 _PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "bf16-true", "64-true", "64")

@@ -13,9 +13,8 @@ from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, Signal, SR
 from ..model import Apollo, RestorationModel
 from . import schedules
 from .base_system import BaseSystem, require_precision
-from .batches import check_batch
+from .batches import check_batch, item_indices
 from .memory import recomputed
-from .sharing import item_indices
 
 __all__ = ["ApolloSystem", "frozen", "require_precision"]
 
