@@ -1,16 +1,13 @@
 """Container facts that decoders do not report: declared lengths, ends, concatenated files."""
 
-import contextlib
-import io
 import mmap
 import re
 import struct
 import zlib
 from dataclasses import dataclass, replace
 
-from mutagen.mp3 import HeaderNotFoundError, MPEGFrame
-
 from .joined import extents, skip_tags, unexplained
+from .kinds import mpeg_size
 
 # Tags in a frame of MPEG audio without sound that gives the number of frames with sound.
 _MPEG_TAG = re.compile(
@@ -69,10 +66,7 @@ def is_mpeg_frame(packet: bytes) -> bool:
 
 def is_cut_frame(packet: bytes) -> bool:
     """True if a frame of MPEG audio is shorter than its header says."""
-    file = io.BytesIO(packet)
-    with contextlib.suppress(HeaderNotFoundError):
-        MPEGFrame(file)  # steps over the frame
-    return file.tell() > len(packet)
+    return mpeg_size(packet) > len(packet)
 
 
 def promised_frames(frame: bytes) -> int:
