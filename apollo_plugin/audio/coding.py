@@ -49,11 +49,7 @@ class Coding:
 
 
 def coding(path: str | os.PathLike) -> Coding | None:
-    """Read a file's coding; None if it is lossless or unknown to FFmpeg.
-
-    Args:
-        path: of the file.
-    """
+    """Read a file's coding; None if it is lossless or unknown to FFmpeg."""
     n_bytes, seconds = 0, 0.0
     try:
         with opened(path, "ignore") as container:

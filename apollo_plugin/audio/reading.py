@@ -120,9 +120,6 @@ def read_all(
 def probe(path: str | os.PathLike) -> tuple[int, int, int]:
     """Read length, rate and channels from the header, or by decoding if it lacks them.
 
-    Args:
-        path: of the file.
-
     Returns:
         number of samples, sample rate in Hz, number of channels.
 

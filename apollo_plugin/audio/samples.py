@@ -31,11 +31,7 @@ class Miscalled(AudioError):
 
 
 class Head:
-    """The first samples after silence, as 16-bit integers, which may be the frames of a codec.
-
-    Args:
-        path: of the file, for errors.
-    """
+    """The first samples after silence, as 16-bit integers, which may be the frames of a codec."""
 
     def __init__(self, path: Path):
         self._path = path

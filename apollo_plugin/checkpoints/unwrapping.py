@@ -53,10 +53,6 @@ def unwrap(content: Any, name: str) -> Found:
     names (``audio_model.``, ``module.``, ``_orig_mod.`` ...), of any name. Of several models an
     averaged one is preferred, then the outermost.
 
-    Args:
-        content: content of a file.
-        name: name of the file, for messages.
-
     Raises:
         CheckpointError: if there is none, with a description of the content, or more than one.
     """

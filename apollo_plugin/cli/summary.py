@@ -31,12 +31,7 @@ class Summary:
         self._seconds[_place(found)].append(done.seconds)
 
     def tell(self, n_kept: int, n_failed: int) -> None:
-        """Print the table.
-
-        Args:
-            n_kept: number of files restored before.
-            n_failed: number of files that failed.
-        """
+        """Print the table, with the numbers of files restored before and of those that failed."""
         took = time.perf_counter() - self._begin
         tell(f"{'cut off at':24}{'files':>8}{'seconds':>12}")
         for place in sorted(self._seconds, key=lambda khz: khz or float("inf")):

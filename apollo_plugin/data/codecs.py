@@ -221,11 +221,7 @@ EVERYDAY: Mapping[str, float] = dict(
 
 
 def draw_codec(random: np.random.Generator, shares: Mapping[str, float]) -> str:
-    """Draw one of :data:`CODECS`.
-
-    Args:
-        random: generator.
-        shares: relative frequency of each, in any unit.
+    """Draw one of :data:`CODECS`, whose relative frequencies are ``shares``, in any unit.
 
     Raises:
         ValueError: for an unknown name, or shares that are negative or all zero.

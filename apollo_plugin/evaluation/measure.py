@@ -44,15 +44,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """One pair to evaluate.
-
-    Args:
-        checkpoint: path of the model.
-        digest: sha256 of the checkpoint.
-        pair: the pair.
-        metrics: names of the metrics.
-        device: device that runs the model.
-    """
+    """One pair to evaluate by a checkpoint with this sha256, and what by."""
 
     checkpoint: str
     digest: str

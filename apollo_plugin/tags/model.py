@@ -201,12 +201,7 @@ class Tags:
             self.text[key] = old + new
 
     def merge(self, second: "Tags", name: str) -> None:
-        """Add what a second tag of the file says and the first does not; note where they differ.
-
-        Args:
-            second: the second tag.
-            name: of the second tag.
-        """
+        """Add what a second tag of the file says and the first does not; note where they differ."""
         other = []
         notes = list(second.notes)
         for key, values in second.text.items():

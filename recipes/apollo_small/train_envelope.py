@@ -81,12 +81,7 @@ def above_cutoff(present: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 class Mixes(threading.Thread):
-    """Batches of band energies, collected by a thread.
-
-    Args:
-        stream: of mixes.
-        args: of the command.
-    """
+    """Batches of band energies of a stream of mixes, collected by a thread."""
 
     def __init__(self, stream: Stream, args: argparse.Namespace):
         super().__init__(daemon=True)
@@ -139,12 +134,8 @@ def averaged(average, weight, n):
 
 
 class Trainee:
-    """An envelope path in training, its optimizer and the running average of its weights.
-
-    Args:
-        name: a key of ``CAUSAL``.
-        args: of the command.
-    """
+    """An envelope path in training, its optimizer and the running average of its weights; ``name``
+    is a key of ``CAUSAL``."""
 
     def __init__(self, name: str, args: argparse.Namespace):
         self.name, self.args = name, args
