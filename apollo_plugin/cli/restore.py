@@ -133,11 +133,8 @@ def _restore_all(
 @contextmanager
 def _watch(job: "Job") -> Iterator["Progress"]:
     """Show a bar over the seconds of a file."""
-    bar = Bar(job.source.name)
-    try:
+    with Bar(job.source.name) as bar:
         yield bar.progress
-    finally:
-        bar.close()
 
 
 def _tell_done(done: "Result") -> None:

@@ -110,13 +110,7 @@ def say_defect(error: BaseException) -> None:
     """Report a defect with all that is needed to fix it."""
     version = importlib.metadata.version("apollo-plugin")
     _write("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
-    say(f"this is a defect of apollo-plugin {version}; please report the lines above{_where()}")
-
-
-def _where() -> str:
-    urls = importlib.metadata.metadata("apollo-plugin").get_all("Project-URL") or []
-    issues = [url.partition(",")[2].strip() for url in urls if "issue" in url.lower()]
-    return f": {issues[0]}" if issues else ""
+    say(f"this is a defect of apollo-plugin {version}; please report the lines above")
 
 
 class Failures:
