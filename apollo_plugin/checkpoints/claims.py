@@ -150,9 +150,6 @@ class Claims:
 
     # --------------------------------------------------------------------- the few plain functions
 
-    def _ordered(self) -> dict[Any, Any]:
-        return {}
-
     def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
         """Run ``_codecs.encode``, by which ``torch.save`` writes bytes; models need no bytes, so
         these are dropped. Other codecs may be slow, or decompress."""
@@ -182,7 +179,7 @@ class Claims:
 
 
 CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": Claims._ordered,
+    "collections.OrderedDict": lambda self: {},
     "torch._utils._rebuild_tensor": Claims._tensor,
     "torch._utils._rebuild_tensor_v2": Claims._tensor,
     "torch._utils._rebuild_tensor_v3": Claims._tensor_of_type,
