@@ -4,6 +4,7 @@ Errors that a user can fix (:class:`~apollo_plugin.errors.ApolloError` and the s
 in one line. Any other is a defect of this package and is reported as one, with its traceback.
 """
 
+import argparse
 import importlib.metadata
 import os
 import signal
@@ -34,6 +35,12 @@ _name = "apollo"
 # Names of files in messages, and True if standard output is in use for something else.
 _names: dict[str, str] = {}
 _results_to_stderr = False
+
+
+def script_parser(about: str | None) -> argparse.ArgumentParser:
+    """Parser of a script's options, with its docstring for help, in its own lines."""
+    keep = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=about, formatter_class=keep)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

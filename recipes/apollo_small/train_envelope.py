@@ -34,7 +34,7 @@ from material.stream import Stream, add_arguments, opened
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.errors import DataError, SettingError
 from apollo_plugin.files import atomic_write
 from apollo_plugin.network.filterbank import ApolloSTFT
@@ -253,9 +253,7 @@ def until_over(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add_arguments(parser, slots=300)
     parser.add_argument("--valid", type=Path, help="energies of make_valid.py")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
