@@ -7,7 +7,7 @@ from .layouts import lost as lost_layout
 from .layouts import low_channels
 from .loudness import Level, Meter, album_loudness
 from .reading import SUFFIXES, Reading, measure, probe, read, read_all, read_part
-from .resampling import resample
+from .samples import resample
 from .writing import FORMATS, UNCLIPPED, check_room, check_writable, default_subtype, write
 
 __all__ = [

@@ -75,8 +75,8 @@ class EnvelopeLoss(_Comparison):
         self.windows, self.power, self.per_item = tuple(windows), power, per_item
 
     def _error(self, est: Signal, ref: Signal, window: int) -> torch.Tensor:
-        powers = [(x.power(window) + _POWER_EPS).pow(self.power / 2) for x in (est, ref)]
-        return _relative_error(*powers, self.per_item)
+        one, other = ((x.power(window) + _POWER_EPS).pow(self.power / 2) for x in (est, ref))
+        return _relative_error(one, other, self.per_item)
 
 
 class MelLoss(_Comparison):
