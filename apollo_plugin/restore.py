@@ -116,9 +116,6 @@ def model_level(wav: Any, input_peak: float | None = INPUT_PEAK) -> float:
     return max(-low, high, _LEAST_PEAK) / input_peak
 
 
-# ------------------------------------------------------------------------------------------- files
-
-
 def restore_file(
     model: Any, job: Job, settings: Settings, progress: Progress | None = None
 ) -> Restored:

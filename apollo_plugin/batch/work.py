@@ -88,9 +88,6 @@ def do(work: Work, job: Job, progress: Progress) -> Result:
     return Result(job, restored, None, seconds, time.perf_counter() - begin)
 
 
-# -------------------------------------------------------------------------------- worker processes
-
-
 class Stopped(Exception):
     """End of the work on a file after an interrupt."""
 

@@ -84,8 +84,6 @@ class Claims:
         few = self._n_number_keys <= _MOST_NUMBER_KEYS and self._n_tuple_keys <= _MOST_TUPLE_KEYS
         self.require(few and len(parts) <= 8, "has too many keys that are no text")
 
-    # ------------------------------------------------------------------------ storages and tensors
-
     def _storage(self, where: Any) -> Storage:
         plain = type(where) is tuple and len(where) in (5, 6) and where[5:] in ((), (None,))
         self.require(plain and where[0] == "storage", "refers to an object that is no storage")
@@ -147,8 +145,6 @@ class Claims:
         plain = len(rest) <= 3 and all(isinstance(value, k) for value, k in zip(rest, kinds))
         hooked = any(isinstance(value, dict) and value for value in rest)
         self.require(plain and not hooked, "makes a tensor with hooks")
-
-    # --------------------------------------------------------------------- the few plain functions
 
     def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
         """Run ``_codecs.encode``, by which ``torch.save`` writes bytes; models need no bytes, so

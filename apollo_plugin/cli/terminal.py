@@ -144,9 +144,6 @@ class Failures:
         return 1 if self.n else 0
 
 
-# ------------------------------------------------------------------------------- lines and progress
-
-
 def say(line: str) -> None:
     """Print a line to standard error, after the command's name."""
     _write(_printable(f"{_name}: {line}"), sys.stderr)
@@ -250,9 +247,6 @@ class Bar(tqdm):
     def close(self) -> None:
         with suppress(OSError, ValueError):
             super().close()
-
-
-# ------------------------------------------------------------------------------------- environment
 
 
 def _open_streams() -> None:

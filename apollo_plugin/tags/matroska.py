@@ -155,9 +155,6 @@ def _read_attachment(tags: Tags, attached: _Element) -> None:
         tags.other.append(f"the attachment {name}")
 
 
-# ------------------------------------------------------------------------------------------- EBML
-
-
 def _elements(file: BinaryIO, end: int, left: list[int], depth: int) -> Iterator[_Element]:
     """Read the elements up to a place in the file, those of other kinds without content."""
     while file.tell() < end and left[0] > 0:

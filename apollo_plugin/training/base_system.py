@@ -65,8 +65,6 @@ class BaseSystem(System):
         optimizers = self.optimizers()
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
-    # ------------------------------------------------------------------------- epochs and data
-
     def train_dataloader(self) -> DataLoader:
         # Lightning draws the first batches before it announces the epoch, after a resume too.
         self._set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
@@ -90,8 +88,6 @@ class BaseSystem(System):
         schedules.end_epoch(self.trainer, self.scheduler, self._validated)
         for name, optimizer in zip(("generator", "discriminator"), self._optimizers()):
             self._log_equal({f"lr/{name}": optimizer.param_groups[0]["lr"]})
-
-    # ------------------------------------------------------------------------------ validation
 
     @property
     def best_weights(self) -> RestorationModel:
@@ -121,8 +117,6 @@ class BaseSystem(System):
     def _log_equal(self, values: Mapping[str, float]) -> None:
         # Equal in all processes, so the maximum equals each of them.
         self.log_dict(dict(values), on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
-
-    # ----------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """Add the arguments that ``from_pretrained`` needs."""
