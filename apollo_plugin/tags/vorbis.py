@@ -50,16 +50,8 @@ def _read_picture(tags: Tags, key: str, value: str) -> None:
 
 
 def fill(file: Any, tags: Tags, extra: dict[str, str]) -> list[str]:
-    """Write tags to a file's comments.
-
-    Args:
-        file: file whose tags are replaced, without saving it.
-        tags: tags to write.
-        extra: further fields.
-
-    Returns:
-        names of tags that the file cannot hold.
-    """
+    """Replace a file's comments by tags and further fields, without saving it; return the names of
+    tags that it cannot hold."""
     if file.tags is None:
         file.add_tags()
     # The layout of the channels is a comment too, written with the sound.

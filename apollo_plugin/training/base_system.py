@@ -141,10 +141,7 @@ class BaseSystem(System):
 
 def require_precision(precision: str | int) -> None:
     """Refuse unknown names, and float16: gradients, which are scaled for it, would be clipped while
-    scaled.
-
-    Args:
-        precision: Lightning's name of it.
+    scaled. Names are Lightning's.
 
     Raises:
         SettingError: with the name of the precision.

@@ -53,13 +53,7 @@ VERSION = "1"
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A stretch of a recording.
-
-    Args:
-        path: of the recording.
-        start: in seconds.
-        seconds: length.
-    """
+    """A stretch of a recording, of which ``start`` and length are in seconds."""
 
     path: Path
     start: float
