@@ -112,14 +112,11 @@ def links(data: mmap.mmap) -> list[Link]:
 
 
 def _link(data: mmap.mmap, begin: int, end: int) -> Link:
-    place = begin if begin else skip_id3(data)
-    wav = data[place : place + 4] == b"RIFF"
-    return _riff_link(data, place, end) if wav else Link(begin, end)
-
-
-def _riff_link(data: mmap.mmap, begin: int, end: int) -> Link:
-    """Compare the declared size of the chunk of samples with its actual size."""
-    place = begin + 12
+    """Compare the declared size of a WAV's chunk of samples with its actual size."""
+    place = begin or skip_id3(data)
+    if data[place : place + 4] != b"RIFF":
+        return Link(begin, end)
+    begin, place = place, place + 12
     while place + 8 <= end:
         size = int.from_bytes(data[place + 4 : place + 8], "little")
         if data[place : place + 4] == b"data":

@@ -15,9 +15,7 @@ from . import layouts
 from .loudness import Meter
 from .samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 
-# Writable formats: those that keep rate, channels and length.
-FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
-# Lossy ones among them.
+# Lossy ones of the writable formats.
 LOSSY = ("OGG", "MP3")
 # Bytes per sample by type; coded ones take at most 4.
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
