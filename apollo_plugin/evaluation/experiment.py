@@ -254,17 +254,7 @@ def _write_page(
 ) -> tuple[Path, int]:
     """Write the listening page; return its path and size in bytes."""
     page = ours.folder / "report" / "index.html"
-    size = report.write(
-        page,
-        items,
-        f"Evaluation of {ours.name.removesuffix(' (this model)')}",
-        " ".join(notes),
-        tables,
-        [
-            (
-                "Figure 2: SDR, SI-SNR and ViSQOL over bit rate",
-                (ours.folder / "figure2.png").read_bytes(),
-            )
-        ],
-    )
-    return page, size
+    title = f"Evaluation of {ours.name.removesuffix(' (this model)')}"
+    picture = (ours.folder / "figure2.png").read_bytes()
+    pictures = [("Figure 2: SDR, SI-SNR and ViSQOL over bit rate", picture)]
+    return page, report.write(page, items, title, " ".join(notes), tables, pictures)
