@@ -4,19 +4,9 @@ from pathlib import Path
 
 # End of restored files' names; a search of folders skips these.
 MARK = "_restored"
-# Writable formats.
-BY_SUFFIX = {
-    ".wav": "WAV",
-    ".flac": "FLAC",
-    ".aiff": "AIFF",
-    ".aif": "AIFF",
-    ".ogg": "OGG",
-    ".mp3": "MP3",
-    ".caf": "CAF",
-    ".w64": "W64",
-    ".rf64": "RF64",
-    ".au": "AU",
-}
+# Writable formats, by soundfile's names: those that keep rate, channels and length.
+FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
+BY_SUFFIX = {f".{name.lower()}": name for name in FORMATS} | {".aif": "AIFF"}
 # Suffixes of sound files that cannot be written.
 FOREIGN = (".m4a", ".aac", ".opus", ".wma", ".webm", ".mp4", ".m4b", ".mka", ".mkv")
 

@@ -43,13 +43,7 @@ class LiveRestorer:
         (1, 9000)
     """
 
-    def __init__(
-        self,
-        model: Any,
-        sample_rate: int,
-        n_channels: int = 1,
-        keep_level: bool = False,
-    ):
+    def __init__(self, model: Any, sample_rate: int, n_channels: int = 1, keep_level: bool = False):
         engine = as_engine(model)
         rate, self._n_channels = engine.sample_rate, n_channels
         self._scale = np.float32(1.0 if keep_level else engine.input_peak or 1.0)

@@ -71,12 +71,7 @@ def n_cores() -> int:
 
 
 class MemoryBudget:
-    """Memory budget shared by processes: each reserves what it needs for a while, or waits for it.
-
-    Args:
-        n_bytes: size of the budget.
-        context: of the processes.
-    """
+    """Memory budget shared by processes: each takes what it needs for a while, or waits for it."""
 
     def __init__(self, n_bytes: int, context: BaseContext):
         self._all = n_bytes

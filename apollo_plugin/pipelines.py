@@ -100,15 +100,10 @@ class Pipeline(nn.Module):
         engines = {model: as_engine(model) for model in models}
         self.engines = {name: engines[model] for name, model in restorers.items()}
         self._one_each = one_each
-        self._rate = sample_rate or next(iter(restorers.values())).sample_rate
+        self.sample_rate: float = sample_rate or next(iter(restorers.values())).sample_rate
         self.match_level, self.sum_to_mixture = match_level, sum_to_mixture
         self.keep_below, self.mix, self.keep_level = keep_below, mix, keep_level
         self.eval()
-
-    @property
-    def sample_rate(self) -> float:
-        """Sample rate of input and output in Hz."""
-        return self._rate
 
     @property
     def in_channels(self) -> int | None:
@@ -142,7 +137,7 @@ class Pipeline(nn.Module):
             raise ValueError(f"wav of shape {tuple(wav.shape)}; expected (batch, channels, time)")
         signals = wav.reshape(-1, *wav.shape[-2:]) if wav.ndim > 1 else wav[None, None]
         signals = signals.detach().float().cpu()
-        stems = [self.restore(signal, round(self._rate), progress) for signal in signals]
+        stems = [self.restore(signal, round(self.sample_rate), progress) for signal in signals]
         result = torch.stack(stems) if wav.ndim == 3 else stems[0]
         return (result[:, 0] if wav.ndim == 1 else result).to(wav)
 
@@ -232,12 +227,7 @@ class RestoreThenSeparate(Pipeline):
     its result.
     """
 
-    def __init__(
-        self,
-        restorer: Restorer | Mapping[str, Restorer],
-        separator: Any,
-        **options: Any,
-    ):
+    def __init__(self, restorer: Restorer | Mapping[str, Restorer], separator: Any, **options: Any):
         super().__init__(separator=separator, restorer=restorer, **options)
 
     def _make_stems(

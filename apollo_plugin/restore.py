@@ -116,14 +116,8 @@ def model_level(wav: Any, input_peak: float | None = INPUT_PEAK) -> float:
     return max(-low, high, _LEAST_PEAK) / input_peak
 
 
-# ------------------------------------------------------------------------------------------- files
-
-
 def restore_file(
-    model: Any,
-    job: Job,
-    settings: Settings,
-    progress: Progress | None = None,
+    model: Any, job: Job, settings: Settings, progress: Progress | None = None
 ) -> Restored:
     """Restore one file.
 
@@ -211,13 +205,7 @@ def write_result(
 
 
 def _write(
-    place: Path,
-    wav: Wav,
-    rate: int,
-    settings: Settings,
-    carried: tags.Tags,
-    layout: str,
-    made: str,
+    place: Path, wav: Wav, rate: int, settings: Settings, carried: tags.Tags, layout: str, made: str
 ) -> Restored:
     measured = settings.clips or carried.loudness
     meter = audio.Meter(rate, wav.shape[0], layout) if measured else None

@@ -317,11 +317,7 @@ def loader(section: Section, sizes: Sizes, device: str) -> None:
 SECTIONS = (
     ("Parity with float32 on the CPU", parity, ("SNR, dB",)),
     ("Songs offline: model, precision, songs at once", offline, ("times real time", "peak, GB")),
-    (
-        "Streams: model, streams at once",
-        streams,
-        ("mean, ms", "99th percentile, ms", "a hop, ms"),
-    ),
+    ("Streams: model, streams at once", streams, ("mean, ms", "99th percentile, ms", "a hop, ms")),
     (
         "Training steps: model, precision, items",
         training,

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -160,15 +160,10 @@ def measure(n_songs: int, folder: Path, compare: bool) -> dict:
     same = None
     if compare:
         with ThreadPoolExecutor(1) as pool:
-            work(alone, songs, pool, lambda stage: _nothing())
+            work(alone, songs, pool, lambda stage: nullcontext())
         same = digest(by_cluster) == digest(alone)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     return dict(songs=n_songs, cost=cost, peak_mb=peak, killed=killed, same=same)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""A file's codec and bit rate, as its container gives them."""
+"""A file's codec, bit rate and length, as its container gives them."""
 
 import os
 from dataclasses import dataclass
@@ -49,11 +49,7 @@ class Coding:
 
 
 def coding(path: str | os.PathLike) -> Coding | None:
-    """Read a file's coding; None if it is lossless or unknown to FFmpeg.
-
-    Args:
-        path: of the file.
-    """
+    """Read a file's coding; None if it is lossless or unknown to FFmpeg."""
     n_bytes, seconds = 0, 0.0
     try:
         with opened(path, "ignore") as container:
@@ -71,3 +67,29 @@ def coding(path: str | os.PathLike) -> Coding | None:
         return None
     name = _NAMES.get(codec.canonical_name, codec.canonical_name.upper())
     return Coding(name, n_bytes / 125 / seconds if seconds else 0.0, n_channels)
+
+
+def expected_bytes(path: str | os.PathLike, seconds: float | None = None) -> int:
+    """Estimate the memory of a file's samples as float32 from its header, within milliseconds.
+
+    An estimate for planning only: headers may be wrong, and some containers give no length.
+
+    Args:
+        path: of the file.
+        seconds: limit of what will be read; everything unless given.
+
+    Returns:
+        bytes; 0 if the file cannot be read or gives no length.
+    """
+    try:
+        with opened(path, "ignore") as container:
+            stream = container.streams.audio[0]
+            length = max(
+                float((stream.duration or 0) * (stream.time_base or 0)),
+                (container.duration or 0) / av.time_base,
+            )
+            if seconds is not None:
+                length = min(length, seconds)
+            return int(4 * max(0.0, length) * (stream.rate or 0) * max(take_layout(stream)[1], 1))
+    except (av.FFmpegError, OSError, ValueError, LookupError):
+        return 0

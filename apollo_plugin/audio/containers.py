@@ -1,16 +1,13 @@
 """Container facts that decoders do not report: declared lengths, ends, concatenated files."""
 
-import contextlib
-import io
 import mmap
 import re
 import struct
 import zlib
 from dataclasses import dataclass, replace
 
-from mutagen.mp3 import HeaderNotFoundError, MPEGFrame
-
 from .joined import extents, skip_tags, unexplained
+from .kinds import mpeg_size
 
 # Tags in a frame of MPEG audio without sound that gives the number of frames with sound.
 _MPEG_TAG = re.compile(
@@ -69,10 +66,7 @@ def is_mpeg_frame(packet: bytes) -> bool:
 
 def is_cut_frame(packet: bytes) -> bool:
     """True if a frame of MPEG audio is shorter than its header says."""
-    file = io.BytesIO(packet)
-    with contextlib.suppress(HeaderNotFoundError):
-        MPEGFrame(file)  # steps over the frame
-    return file.tell() > len(packet)
+    return mpeg_size(packet) > len(packet)
 
 
 def promised_frames(frame: bytes) -> int:
@@ -118,14 +112,11 @@ def links(data: mmap.mmap) -> list[Link]:
 
 
 def _link(data: mmap.mmap, begin: int, end: int) -> Link:
-    place = begin if begin else skip_id3(data)
-    wav = data[place : place + 4] == b"RIFF"
-    return _riff_link(data, place, end) if wav else Link(begin, end)
-
-
-def _riff_link(data: mmap.mmap, begin: int, end: int) -> Link:
-    """Compare the declared size of the chunk of samples with its actual size."""
-    place = begin + 12
+    """Compare the declared size of a WAV's chunk of samples with its actual size."""
+    place = begin or skip_id3(data)
+    if data[place : place + 4] != b"RIFF":
+        return Link(begin, end)
+    begin, place = place, place + 12
     while place + 8 <= end:
         size = int.from_bytes(data[place + 4 : place + 8], "little")
         if data[place : place + 4] == b"data":

@@ -12,12 +12,7 @@ _TIMES = 4
 
 
 class Filter:
-    """Convolution of a signal in parts with a finite impulse response (overlap-save).
-
-    Args:
-        taps: the impulse response.
-        n_channels: of the signal.
-    """
+    """Convolution of a signal in parts with a finite impulse response (overlap-save)."""
 
     def __init__(self, taps: np.ndarray, n_channels: int):
         self._n_before = len(taps) - 1

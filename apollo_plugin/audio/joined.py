@@ -5,6 +5,8 @@ import re
 import struct
 from collections.abc import Callable
 
+from mutagen.id3 import BitPaddedInt  # of four groups of seven bits
+
 _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 # Boxes of MP4 that may be truncated; anything else that reaches beyond the file is not a box.
@@ -71,28 +73,23 @@ def packed_frames(data: mmap.mmap | bytes, begin: int, end: int) -> list[int]:
     found, place = [], begin
     while place < end and data[place : place + 3] == b"ID3" and len(data) >= place + 10:
         newest, flags = data[place + 3] >= 4, data[place + 5]
-        stop = min(place + 10 + _syncsafe(data[place + 6 : place + 10]), end)
+        stop = min(place + 10 + BitPaddedInt(data[place + 6 : place + 10]), end)
         at = place + 10
         if flags & 0x40:  # an extended header; that of the older version does not count itself
             more = data[at : at + 4]
-            at += _syncsafe(more) if newest else 4 + int.from_bytes(more, "big")
+            at += BitPaddedInt(more) if newest else 4 + int.from_bytes(more, "big")
         while at + 10 <= stop and data[at]:
             size = data[at + 4 : at + 8]
             if data[at + 9] & 0x08:
                 found.append(at + 9)
-            at += 10 + (_syncsafe(size) if newest else int.from_bytes(size, "big"))
+            at += 10 + (BitPaddedInt(size) if newest else int.from_bytes(size, "big"))
         place += _id3_bytes(data[place : place + 10])
     return found
 
 
 def _id3_bytes(head: bytes) -> int:
     """Length of an ID3 tag by its header, which a footer may repeat."""
-    return 10 + _syncsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
-
-
-def _syncsafe(four: bytes) -> int:
-    """Decode a size written in four groups of seven bits."""
-    return sum((byte & 127) << shift for byte, shift in zip(four, (21, 14, 7, 0)))
+    return 10 + BitPaddedInt(head[6:10]) + (10 if head[5] & 0x10 else 0)
 
 
 def _kind(data: mmap.mmap | bytes, begin: int) -> Callable[[mmap.mmap | bytes, int], int] | None:

@@ -164,13 +164,14 @@ def _follow_each_other(
     n_different = len(set(head[begin:place]))
     # Frames of silence are equal; those of a PCM tone with their period have many values too. Of
     # all beginnings MPEG's has the fewest bits, and of its lengths many are a tone's period.
-    is_weak = size_of is _mpeg_size
+    is_weak = size_of is mpeg_size
     is_periodic = is_weak and n > 1 and n_different > _MOST_OF_SILENCE and not _differ(frames)
     enough = n >= (max(2, most - 1) if begin == 0 else most)
     return enough and n_different >= _LEAST_DIFFERENT and not is_periodic
 
 
-def _mpeg_size(head: bytes) -> int:
+def mpeg_size(head: bytes) -> int:
+    """Bytes of a frame of MPEG audio, by its header; 0 for other data."""
     file = io.BytesIO(head)
     try:
         MPEGFrame(file)  # steps over the frame
@@ -239,12 +240,7 @@ def _is_gsm(head: bytes) -> bool:
 # the very beginning one less, but two), and length. MPEG's layer I is left out: it is not in use,
 # and begins like small negative numbers.
 _SYNCS: dict[bytes, tuple[str, bytes, int, Callable[[bytes], int]]] = {
-    rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]": (
-        "MPEG audio (MP3)",
-        b"\0\xff\x0c\0\0\0",
-        4,
-        _mpeg_size,
-    ),
+    rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]": ("MPEG audio (MP3)", b"\0\xff\x0c\0\0\0", 4, mpeg_size),
     rb"\xff[\xf0\xf1\xf8\xf9]": ("AAC (ADTS)", b"\0\xff\xff\xf0\0\0\0", 3, _adts_size),
     rb"\x0b\x77": ("AC-3", b"\xff\xff\0\0\xc0\xf8", 2, _ac3_size),
     rb"\x56[\xe0-\xff]": ("AAC (LATM)", b"\xff\xe0\0", 4, _loas_size),

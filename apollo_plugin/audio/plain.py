@@ -1,36 +1,34 @@
 """PCM and FLAC, read by soundfile."""
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import av
+import numpy as np
 import soundfile
 
 from ..errors import AudioError
 from . import layouts
 from .containers import Link, skip_id3
-from .flac import Digest
 from .frames import opened, take_layout
 from .samples import Samples, check_bounds
 
 # First bytes of the files that soundfile tries first. It never gets MPEG audio, since its decoder
 # writes to the terminal. It reads W64 and VOC beyond the end of their samples.
-MAGIC = (
-    b"RIFF",
-    b"RIFX",
-    b"RF64",
-    b"FORM",
-    b"fLaC",
-    b"caff",
-    b".snd",
-)
+MAGIC = tuple(b"RIFF RIFX RF64 FORM fLaC caff .snd".split())
 _PLAIN = re.compile(r"PCM|FLOAT|DOUBLE|ULAW|ALAW")
 # A chunk that declares more bytes than exist; libsndfile reports it in its log only.
 _CHUNK = re.compile(r"\b(?:SSND|Data Size|riff|Riff size|data) *: (\d+) \(should be (\d+)\)")
 _UNKNOWN_LENGTH = 2**62
 _BLOCK = 1 << 18
+# A FLAC's STREAMINFO comes first: 4 bytes of mark, 4 of header, then 34 that end in the digest.
+_BEGIN, _BITS, _DIGEST = 8, 12, slice(18, 34)
+# Bits of the integers that floats represent exactly.
+_MOST_BITS = 24
 
 
 class Unreadable(AudioError):
@@ -120,6 +118,35 @@ def read_plain(path: Path, link: Link, samples: Samples, coded: bool = False) ->
             if sound.format == "FLAC":
                 raise Unreadable(f"'{path}' is damaged: {fault}")
         return fault
+
+
+class Digest:
+    """MD5 of decoded samples, to compare with the one in a FLAC.
+
+    Args:
+        file: at its beginning; anything before the mark is skipped.
+        begin: position of its mark, in bytes.
+    """
+
+    def __init__(self, file: BinaryIO, begin: int):
+        file.seek(begin)
+        info = file.read(_BEGIN + 34)[_BEGIN:]
+        self._told = info[_DIGEST]
+        self._n_bits = 1 + (int.from_bytes(info[_BITS : _BITS + 2], "big") >> 4 & 31)
+        known = len(info) == 34 and any(self._told) and self._n_bits <= _MOST_BITS
+        self._md5 = hashlib.md5(usedforsecurity=False) if known else None
+
+    def add(self, samples: np.ndarray) -> None:
+        """Add the next ``(time, channels)`` samples, full scale 1.0."""
+        if self._md5:
+            n_bytes = -(-self._n_bits // 8)
+            steps = np.rint(samples * np.float32(2 ** (self._n_bits - 1))).astype("<i4")
+            self._md5.update(steps.reshape(-1, 1).view(np.uint8)[:, :n_bytes].tobytes())
+
+    @property
+    def is_wrong(self) -> bool:
+        """True if the added samples differ from those that were coded."""
+        return self._md5 is not None and self._md5.digest() != self._told
 
 
 def _layout(path: Path, n_channels: int) -> tuple[str, list[int] | None]:

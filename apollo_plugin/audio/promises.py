@@ -53,7 +53,7 @@ def _matroska_tells(data: bytes) -> bool:
         size, place = _ebml_size(data, found.end())
         end = min(len(data), place + size)
         while place < end:
-            name = data[place : place + 1 + _ebml_zeros(data[place])]
+            name = data[place : place + 9 - data[place].bit_length()]
             if name == _EBML_DURATION:
                 return True
             size, place = _ebml_size(data, place + len(name))
@@ -61,13 +61,9 @@ def _matroska_tells(data: bytes) -> bool:
     return False
 
 
-def _ebml_zeros(byte: int) -> int:
-    return 8 - byte.bit_length()
-
-
 def _ebml_size(data: bytes, place: int) -> tuple[int, int]:
     """A size of variable length, and the position after it."""
-    n = 1 + _ebml_zeros(data[place]) if place < len(data) else 1
+    n = 9 - data[place].bit_length() if place < len(data) else 1
     mark = 1 << (7 * n)
     return int.from_bytes(data[place : place + n], "big") & (mark - 1), place + n
 
@@ -89,11 +85,9 @@ _SECONDS: dict[str, Callable[[bytes, int], float]] = {
     "flv": _flv_seconds,
     "avi": _avi_seconds,
 }
-_TELLS: dict[str, Callable[[bytes], bool]] = {"matroska": _matroska_tells}
-_OF_THE_STREAM = ("avi",)
 # All others (ADTS, MPEG, AC-3 and other raw streams, transport streams, OMA, Shorten ...) declare
 # none. An MP3's tag counts frames: see containers.py.
-_KINDS = {*_BY_HEADER, *_SECONDS, *_TELLS}
+_KINDS = {*_BY_HEADER, *_SECONDS, "matroska"}
 
 
 def is_timed(container: Any) -> bool:
@@ -121,12 +115,12 @@ def promised_seconds(
         return 0.0
     begin = link.begin + containers.skip_id3(data) if not link.begin else link.begin
     head = data[begin : min(link.end, begin + _HEAD)]
-    if any(name in _TELLS and not _TELLS[name](head) for name in names):
+    if "matroska" in names and not _matroska_tells(head):
         return 0.0
     known = next((name for name in names if name in _SECONDS), "")
     if known:
         whole = _SECONDS[known](head, container.streams.audio.index(stream))
-        if known in _OF_THE_STREAM:
+        if known == "avi":  # of the stream
             return whole
     elif stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)

@@ -13,6 +13,7 @@ import soxr
 from ..errors import AudioError
 from . import containers
 from .decoding import Found, Undecodable, decode
+from .loudness import Level, Meter
 from .plain import MAGIC, Unreadable, is_plain, length, read_plain, shortage, sound_file
 from .samples import Miscalled, Samples
 
@@ -105,7 +106,7 @@ def read_all(
     if not 0 <= start < float("inf") or not (duration is None or duration > 0):
         raise AudioError(f"'{path}': start {start} s, duration {duration} s select nothing")
     samples = Samples(path, start, duration, max_seconds)
-    n_samples = _collect(path, samples, track, salvage)[0]
+    n_samples = _collect(path, samples, track, salvage)
     wav = samples.joined
     if n_samples == 0:
         if start and samples.seconds:
@@ -118,9 +119,6 @@ def read_all(
 
 def probe(path: str | os.PathLike) -> tuple[int, int, int]:
     """Read length, rate and channels from the header, or by decoding if it lacks them.
-
-    Args:
-        path: of the file.
 
     Returns:
         number of samples, sample rate in Hz, number of channels.
@@ -142,7 +140,7 @@ def probe(path: str | os.PathLike) -> tuple[int, int, int]:
         except Unreadable:
             pass
     samples = Samples(path, keep=False)
-    n_samples, _ = _collect(path, samples, None, False)
+    n_samples = _collect(path, samples, None, False)
     if n_samples == 0:
         raise AudioError(f"'{path}' holds no samples")
     return n_samples, samples.sample_rate, samples.n_channels
@@ -186,6 +184,19 @@ def read_part(
     return wav.T
 
 
+def measure(path: str | os.PathLike) -> Level:
+    """Measure loudness and true peak of a file.
+
+    Raises:
+        AudioError: if it cannot be read.
+    """
+    reading = read_all(path)
+    meter = Meter(reading.sample_rate, reading.wav.shape[0], reading.layout)
+    for begin in range(0, reading.wav.shape[1], reading.sample_rate):
+        meter.add(reading.wav[:, begin : begin + reading.sample_rate].T)
+    return meter.level()
+
+
 def _mapped(path: Path) -> mmap.mmap:
     try:
         if path.exists() and not path.is_file():
@@ -207,10 +218,9 @@ def _starts_plain(data: mmap.mmap) -> bool:
     return data[begin : begin + 16].startswith(MAGIC)
 
 
-def _collect(
-    path: Path, samples: Samples, track: int | None, salvage: bool
-) -> tuple[int, list[str]]:
-    """Read into ``samples`` and join them; raise for a damaged file unless it is to be salvaged."""
+def _collect(path: Path, samples: Samples, track: int | None, salvage: bool) -> int:
+    """Read into ``samples``, join them and return their number; raise for a damaged file unless it
+    is to be salvaged."""
     with _mapped(path) as data:
         found = _read_links(path, data, samples, track)
     there, rate = samples.seconds, samples.sample_rate
@@ -220,7 +230,7 @@ def _collect(
         raise AudioError(_refusal(path, faults, cut, round(there * rate), rate or 1))
     if faults:
         samples.notes.insert(0, f"salvaged {there:.1f} s; " + "; ".join(faults))
-    return samples.join(), faults
+    return samples.join()
 
 
 def _read_links(path: Path, data: mmap.mmap, samples: Samples, track: int | None) -> list[Found]:

@@ -1,4 +1,5 @@
-"""Collection of decoded samples: limited, cut to the requested part, joined at one rate."""
+"""Collection of decoded samples: limited, cut to the requested part, joined at one rate; and
+resampling."""
 
 from pathlib import Path
 
@@ -31,11 +32,7 @@ class Miscalled(AudioError):
 
 
 class Head:
-    """The first samples after silence, as 16-bit integers, which may be the frames of a codec.
-
-    Args:
-        path: of the file, for errors.
-    """
+    """The first samples after silence, as 16-bit integers, which may be the frames of a codec."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -245,3 +242,31 @@ class _Part:
         if len(self._array) > self.n:
             self._array.resize((self.n, self._array.shape[1]), refcheck=False)
         return self._array
+
+
+def resample(
+    wav: np.ndarray, old_rate: int, new_rate: int, n_samples: int | None = None
+) -> np.ndarray:
+    """Resample with linear phase at soxr's highest quality, between any rates.
+
+    Args:
+        wav: ``(channels, time)``.
+        old_rate: of ``wav``, in Hz.
+        new_rate: of the result, in Hz.
+        n_samples: length of the result; ``time * new_rate / old_rate`` rounded up unless given.
+
+    Returns:
+        float32 ``(channels, n_samples)``; ``wav`` itself if the rates are equal.
+    """
+    if old_rate == new_rate:
+        return np.asarray(wav)
+    if n_samples is None:
+        n_samples = -(-wav.shape[-1] * new_rate // old_rate)
+    # A copy: for a single sample NumPy 1 keeps strides that soxr refuses.
+    samples = np.array(np.asarray(wav).T, dtype=np.float32, order="C")
+    resampled = soxr.resample(samples, old_rate, new_rate, quality="VHQ")
+    # soxr rounds lengths differently, by a sample at most.
+    missing = n_samples - len(resampled)
+    if missing > 0:
+        resampled = np.pad(resampled, ((0, missing), (0, 0)))
+    return resampled[:n_samples].T

@@ -15,9 +15,7 @@ from . import layouts
 from .loudness import Meter
 from .samples import MAX_CHANNELS, MAX_RATE, MIN_RATE
 
-# Writable formats: those that keep rate, channels and length.
-FORMATS = ("WAV", "FLAC", "AIFF", "OGG", "MP3", "CAF", "W64", "RF64", "AU")
-# Lossy ones among them.
+# Lossy ones of the writable formats.
 LOSSY = ("OGG", "MP3")
 # Bytes per sample by type; coded ones take at most 4.
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
@@ -134,12 +132,8 @@ class _Sink:
     """File object that remembers a failed write, which libsndfile loses at its last flush."""
 
     def __init__(self, file: io.FileIO):
-        self.seek, self.tell, self.read, self.readinto = (
-            file.seek,
-            file.tell,
-            file.read,
-            file.readinto,
-        )
+        self.seek, self.tell = file.seek, file.tell
+        self.read, self.readinto = file.read, file.readinto
         self._file = file
         self.error: OSError | None = None
 
@@ -192,8 +186,5 @@ def check_room(path: str | os.PathLike, n_bytes: int) -> None:
 
 def default_subtype(format: str) -> str:
     """Floating point if the format has it, so that nothing clips; else the format's default."""
-    if soundfile.check_format(format, "FLOAT"):
-        return "FLOAT"
-    return (
-        "PCM_24" if soundfile.check_format(format, "PCM_24") else soundfile.default_subtype(format)
-    )
+    known = (name for name in ("FLOAT", "PCM_24") if soundfile.check_format(format, name))
+    return next(known, None) or soundfile.default_subtype(format)

@@ -94,13 +94,7 @@ def measure_processes(
     # The first round loaded the models.
     one, every = (n * seconds / min(times[n][1:]) for n in pools)
     return SideBySide(
-        name,
-        precision,
-        n_processes,
-        seconds,
-        one,
-        every,
-        *(min(processor[n][1:]) for n in pools),
+        name, precision, n_processes, seconds, one, every, *(min(processor[n][1:]) for n in pools)
     )
 
 

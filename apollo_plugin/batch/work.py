@@ -10,7 +10,7 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from ..audio.extent import expected_bytes
+from ..audio.coding import expected_bytes
 from ..engine.choose import Choice, load
 from ..engine.protocol import Engine, Progress
 from ..memory import MemoryBudget
@@ -61,11 +61,7 @@ class Result:
 
 
 def work(task: Task, engine: Engine) -> Work:
-    """Make the function that restores one file.
-
-    Args:
-        task: engine and settings.
-        engine: the task's, loaded.
+    """Make the function that restores one file by the task's engine, which is loaded.
 
     Raises:
         ApolloError: if the separator cannot be used.
@@ -90,9 +86,6 @@ def do(work: Work, job: Job, progress: Progress) -> Result:
 
     restored = work(job, report)
     return Result(job, restored, None, seconds, time.perf_counter() - begin)
-
-
-# -------------------------------------------------------------------------------- worker processes
 
 
 class Stopped(Exception):
@@ -139,13 +132,8 @@ def begin(n_threads: int, common: Common | None) -> None:
 
 
 def do_there(task: Task, folder: Path, job: Job) -> Result:
-    """Restore one file in a worker process, which keeps its model for the next.
-
-    Args:
-        task: engine and settings.
-        folder: the one that file names are relative to.
-        job: the file.
-    """
+    """Restore one file, named relative to a folder, in a worker process, which keeps its model for
+    the next."""
     there = Job(folder / job.source, folder / job.target)
     try:
         with warnings.catch_warnings(record=True) as caught:

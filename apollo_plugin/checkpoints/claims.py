@@ -84,8 +84,6 @@ class Claims:
         few = self._n_number_keys <= _MOST_NUMBER_KEYS and self._n_tuple_keys <= _MOST_TUPLE_KEYS
         self.require(few and len(parts) <= 8, "has too many keys that are no text")
 
-    # ------------------------------------------------------------------------ storages and tensors
-
     def _storage(self, where: Any) -> Storage:
         plain = type(where) is tuple and len(where) in (5, 6) and where[5:] in ((), (None,))
         self.require(plain and where[0] == "storage", "refers to an object that is no storage")
@@ -148,11 +146,6 @@ class Claims:
         hooked = any(isinstance(value, dict) and value for value in rest)
         self.require(plain and not hooked, "makes a tensor with hooks")
 
-    # --------------------------------------------------------------------- the few plain functions
-
-    def _ordered(self) -> dict[Any, Any]:
-        return {}
-
     def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
         """Run ``_codecs.encode``, by which ``torch.save`` writes bytes; models need no bytes, so
         these are dropped. Other codecs may be slow, or decompress."""
@@ -182,7 +175,7 @@ class Claims:
 
 
 CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": Claims._ordered,
+    "collections.OrderedDict": lambda self: {},
     "torch._utils._rebuild_tensor": Claims._tensor,
     "torch._utils._rebuild_tensor_v2": Claims._tensor,
     "torch._utils._rebuild_tensor_v3": Claims._tensor_of_type,

@@ -135,9 +135,6 @@ def save(model: RestorationNetwork, path: str | os.PathLike, half: bool = False)
         beside.write_bytes(safetensors.torch.save(state, metadata=metadata))
 
 
-# ----------------------------------------------------------------------------- finding and reading
-
-
 def _find(source: str | os.PathLike, options: dict[str, Any]) -> Path:
     name = str(source)
     if name in BUNDLED:
@@ -161,9 +158,6 @@ def _find(source: str | os.PathLike, options: dict[str, Any]) -> Path:
     if hub_id and (hub_id[1] or path.suffix not in _FILE_SUFFIXES):
         return download(name, options)
     raise CheckpointError(f"no checkpoint '{name}': no such file; bundled are {', '.join(BUNDLED)}")
-
-
-# -------------------------------------------------------------------- checking, and to our layout
 
 
 def _check(state: State, name: str) -> None:

@@ -124,7 +124,6 @@ def to_published(args: dict[str, Any], state: State) -> State:
     for layer in range(args["n_layers"]):
         theirs, ours = f"net.{layer}.band_net.", f"layers.{layer}.roformer."
         new |= {theirs + "cos_freq": cos.clone(), theirs + "sin_freq": sin.clone()}
-        new[theirs + "input_norm.weight"] = state[ours + "norm.weight"]
         new[theirs + "weight.weight"] = _restore_qkv(state[ours + "qkv.weight"], args["n_heads"])
         for their_name, name in _ROFORMER.items():
             new[f"{theirs}{their_name}.weight"] = state[f"{ours}{name}.weight"]
@@ -141,7 +140,8 @@ _PUBLISHED: dict[str, Any] = dict(
 )
 _PUBLISHED |= dict(residual=False, band_gain=False, excitation=False, envelope_dim=0)
 _PUBLISHED |= dict(gain_shape="band")
-_ROFORMER = {"output": "out", "MLP.0": "mlp_norm", "MLP.1": "mlp_in", "MLP_output": "mlp_out"}
+_ROFORMER = {"input_norm": "norm", "output": "out", "MLP.0": "mlp_norm", "MLP.1": "mlp_in"}
+_ROFORMER |= {"MLP_output": "mlp_out"}
 _TCN = {
     **{"0.weight": "conv.weight", "0.bias": "conv.bias", "1.weight": "norm.weight"},
     **{"2.weight": "mlp_in.weight", "2.bias": "mlp_in.bias"},
@@ -154,6 +154,11 @@ _POSITIONS = 100
 def _is_conv(key: str, value: torch.Tensor) -> bool:
     """Return True if a matrix is a 1x1 convolution there, unlike the tables of the rotation."""
     return value.ndim == 2 and not key.endswith("_freq")
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    """The matrix of a 1x1 convolution; other tensors as they are."""
+    return value.squeeze(-1) if value.ndim == 3 else value
 
 
 def _rotation(head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,36 +176,24 @@ def _rename(state: State, args: dict[str, Any], widths: list[int]) -> State:
         groups.setdefault(width, []).append(band)
     new: State = {}
 
-    def stack(source: str, bands: list[int]) -> torch.Tensor:
-        return torch.stack([state.pop(source.format(band)) for band in bands]).squeeze(-1)
-
     for index, bands in enumerate(groups.values()):
         for ours, theirs in (("encoders", "BN"), ("decoders", "output")):
-            new[f"{ours}.{index}.0.weight"] = torch.stack(
-                [state.pop(f"{theirs}.{band}.0.weight") for band in bands]
-            )
-            new[f"{ours}.{index}.1.weight"] = stack(theirs + ".{}.1.weight", bands)
-            new[f"{ours}.{index}.1.bias"] = torch.stack(
-                [state.pop(f"{theirs}.{band}.1.bias") for band in bands]
-            )
+            for part in ("0.weight", "1.weight", "1.bias"):
+                rows = [_plain(state.pop(f"{theirs}.{band}.{part}")) for band in bands]
+                new[f"{ours}.{index}.{part}"] = torch.stack(rows)
     for layer in range(args["n_layers"]):
         theirs, ours = f"net.{layer}.band_net.", f"layers.{layer}.roformer."
-        new[ours + "norm.weight"] = state.pop(theirs + "input_norm.weight")
-        qkv = state.pop(theirs + "weight.weight").squeeze(-1)
+        qkv = _plain(state.pop(theirs + "weight.weight"))
         new[ours + "qkv.weight"] = _reorder_qkv(qkv, args["n_heads"])
-        new[ours + "out.weight"] = state.pop(theirs + "output.weight").squeeze(-1)
-        new[ours + "mlp_norm.weight"] = state.pop(theirs + "MLP.0.weight")
-        new[ours + "mlp_in.weight"] = state.pop(theirs + "MLP.1.weight").squeeze(-1)
-        new[ours + "mlp_out.weight"] = state.pop(theirs + "MLP_output.weight").squeeze(-1)
+        for their_name, name in _ROFORMER.items():
+            new[f"{ours}{name}.weight"] = _plain(state.pop(f"{theirs}{their_name}.weight"))
         for block in range(args["tcn_blocks"]):
             theirs = f"net.{layer}.seq_net.blocks.{block}.conv."
-            ours = f"layers.{layer}.tcn.{block}."
-            new[ours + "conv.weight"] = state.pop(theirs + "0.weight")
-            new[ours + "conv.bias"] = state.pop(theirs + "0.bias")
-            new[ours + "norm.weight"] = state.pop(theirs + "1.weight")
-            for linear, index in (("mlp_in", 2), ("mlp_out", 4)):
-                new[ours + linear + ".weight"] = state.pop(f"{theirs}{index}.weight").squeeze(-1)
-                new[ours + linear + ".bias"] = state.pop(f"{theirs}{index}.bias")
+            for their_name, name in _TCN.items():
+                value = state.pop(theirs + their_name)
+                new[f"layers.{layer}.tcn.{block}.{name}"] = (
+                    value if name == "conv.weight" else _plain(value)
+                )
     return new
 
 

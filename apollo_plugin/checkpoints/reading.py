@@ -57,10 +57,6 @@ def read(path: Path, name: str) -> Any:
     Pickled settings beside the weights, such as NumPy's numbers, arrays and random states, are
     replaced by empty stand-ins.
 
-    Args:
-        path: path of the file.
-        name: name of the file, for messages.
-
     Raises:
         CheckpointError: if it is no checkpoint, is damaged, holds more than tensors and settings,
             or would unpack to much more than its size.

@@ -100,8 +100,6 @@ class Unpickler(Claims):
                 self.refuse(f"its pickle has the instruction {opcode.name}")
         raise ValueError("it has no end")
 
-    # ------------------------------------------------------------------------------- instructions
-
     def _mark(self, _: Any) -> None:
         self._marked.append(self._stack)
         self._stack = []

@@ -10,10 +10,7 @@ from .published_layout import State
 
 # Name of a tensor that identifies each model, for Apollo in either layout, after any prefix of
 # wrappers.
-_ANCHORS = {
-    "Apollo": r"(?:BN|encoders)\.\d+\.[01]\.(?:weight|bias)",
-    "SRGAN": r"spread\.weight",
-}
+_ANCHORS = {"Apollo": r"(?:BN|encoders)\.\d+\.[01]\.(?:weight|bias)", "SRGAN": r"spread\.weight"}
 _ANCHOR = {
     name: re.compile(rf"(?P<prefix>(?:.*\.)?){anchor}", re.S) for name, anchor in _ANCHORS.items()
 }
@@ -38,19 +35,15 @@ class Found(NamedTuple):
         model: public name of its class.
         state: tensors by the names of a bare state dict.
         mappings: mappings that hold them, innermost first, perhaps with the model's arguments.
+        place: path of the innermost mapping.
+        prefix: of the names of its tensors, removed in ``state``.
     """
 
     model: str
     state: State
     mappings: list[dict[Any, Any]]
-
-
-class _Candidate(NamedTuple):
-    model: str
     place: str
     prefix: str
-    state: State
-    mappings: list[dict[Any, Any]]
 
 
 def unwrap(content: Any, name: str) -> Found:
@@ -59,10 +52,6 @@ def unwrap(content: Any, name: str) -> Found:
     Wrappers are nested mappings (``state_dict``, ``generator``, ``params_ema`` ...) and prefixes of
     names (``audio_model.``, ``module.``, ``_orig_mod.`` ...), of any name. Of several models an
     averaged one is preferred, then the outermost.
-
-    Args:
-        content: content of a file.
-        name: name of the file, for messages.
 
     Raises:
         CheckpointError: if there is none, with a description of the content, or more than one.
@@ -83,7 +72,7 @@ def unwrap(content: Any, name: str) -> Found:
                 f"'{name}' holds several models, '{_printed(first.prefix)}*' and "
                 f"'{_printed(other.prefix)}*'; save one"
             )
-    return Found(first.model, first.state, first.mappings)
+    return first
 
 
 def mappings_of(content: Any) -> list[tuple[str, list[dict[Any, Any]]]]:
@@ -104,7 +93,7 @@ def mappings_of(content: Any) -> list[tuple[str, list[dict[Any, Any]]]]:
     return found
 
 
-def _candidates(content: Any) -> list[_Candidate]:
+def _candidates(content: Any) -> list[Found]:
     found = []
     for place, mappings in mappings_of(content):
         tensors = [k for k, v in mappings[0].items() if isinstance(k, str) and torch.is_tensor(v)]
@@ -114,7 +103,7 @@ def _candidates(content: Any) -> list[_Candidate]:
             models[model] = dict.fromkeys(match["prefix"] for match in matches)
         states = _split(mappings[0], tensors, set().union(*models.values()))
         found += [
-            _Candidate(model, place, prefix, states[prefix], mappings)
+            Found(model, states[prefix], mappings, place, prefix)
             for model, prefixes in models.items()
             for prefix in prefixes
         ]

@@ -133,11 +133,7 @@ def _add_results(add: Any) -> None:
         type=str.upper,
         help="WAV, FLAC, AIFF, OGG, MP3, CAF, W64, RF64 or AU (that of -o FILE, else WAV)",
     )
-    add(
-        "--subtype",
-        type=str.upper,
-        help="FLOAT, PCM_16, PCM_24 ... (FLOAT if the format has it)",
-    )
+    add("--subtype", type=str.upper, help="FLOAT, PCM_16, PCM_24 ... (FLOAT if the format has it)")
     add(
         "--rate",
         type=int,
@@ -159,11 +155,7 @@ def _add_results(add: Any) -> None:
         help="leave out tags and covers, except for the mark of a restoration; otherwise they are "
         "carried over if the format has them",
     )
-    add(
-        "--skip-uncoded",
-        action="store_true",
-        help="leave out files that look uncoded",
-    )
+    add("--skip-uncoded", action="store_true", help="leave out files that look uncoded")
     add(
         "--copy-others",
         action="store_true",
@@ -263,12 +255,7 @@ def add_level(add: Any) -> None:
 
 def add_device(add: Any) -> None:
     """Add ``--device``, ``--engine`` and ``--precision``."""
-    add(
-        "--device",
-        default="auto",
-        choices=DEVICES,
-        help="device to compute on (%(default)s)",
-    )
+    add("--device", default="auto", choices=DEVICES, help="device to compute on (%(default)s)")
     add(
         "--engine",
         default="auto",

@@ -30,13 +30,7 @@ h1, h2 { font-family: var(--text); font-weight: 600; letter-spacing: -.012em; }
 
 
 def build(engines: dict[str, "Engine"], limits: Limits, room: Room) -> "gradio.Blocks":
-    """Build the page.
-
-    Args:
-        engines: by the name shown on the page.
-        limits: of uploads.
-        room: folder of uploads and results.
-    """
+    """Build the page, of engines by the names that it shows."""
     import gradio
 
     from .. import audio
@@ -123,36 +117,25 @@ def theme() -> "gradio.Theme":
     """Gradio's theme in the colours and fonts of the listening page."""
     import gradio
 
-    colours = dict(
-        body_background_fill="paper",
-        background_fill_primary="paper",
-        background_fill_secondary="raised",
-        block_background_fill="raised",
-        block_label_background_fill="raised",
-        input_background_fill="raised",
-        body_text_color="ink",
-        block_label_text_color="soft",
-        block_title_text_color="ink",
-        body_text_color_subdued="soft",
-        block_info_text_color="soft",
-        border_color_primary="line",
-        block_border_color="line",
-        input_border_color="line",
-        button_primary_background_fill="accent",
-        button_primary_background_fill_hover="accent",
-        button_primary_text_color="on-accent",
-        button_secondary_background_fill="raised",
-        button_secondary_background_fill_hover="line",
-        button_secondary_text_color="ink",
-        slider_color="accent",
-        color_accent="accent",
-        loader_color="accent",
-        link_text_color="accent",
-    )
+    # Its names by the page's.
+    colours = {
+        "paper": "body_background_fill background_fill_primary",
+        "raised": "background_fill_secondary block_background_fill block_label_background_fill "
+        "input_background_fill button_secondary_background_fill",
+        "ink": "body_text_color block_title_text_color button_secondary_text_color",
+        "soft": "block_label_text_color body_text_color_subdued block_info_text_color",
+        "line": "border_color_primary block_border_color input_border_color "
+        "button_secondary_background_fill_hover",
+        "accent": "button_primary_background_fill button_primary_background_fill_hover "
+        "slider_color color_accent loader_color link_text_color",
+        "on-accent": "button_primary_text_color",
+    }
     letters = gradio.themes.Base(
         font=["var(--label)", "system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
-    values = {name: f"var(--{colour})" for name, colour in colours.items()}
+    values = {
+        name: f"var(--{colour})" for colour, names in colours.items() for name in names.split()
+    }
     # The colours themselves switch between light and dark; some have no dark variant.
     night = {f"{name}_dark": value for name, value in values.items()}
     known = inspect.signature(letters.set).parameters

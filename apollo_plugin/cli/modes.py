@@ -82,8 +82,7 @@ def demo(options: Options, settings: Settings) -> int:
     coded = mp3(original, rate, excerpt.KBPS)
     for target, wav in zip(targets, (original, coded)):
         audio.write(target, wav, rate, settings.format, settings.subtype)
-    bar = Bar("demo")
-    try:
+    with Bar("demo") as bar:
         restore_file(
             targets[1],
             targets[2],
@@ -95,8 +94,6 @@ def demo(options: Options, settings: Settings) -> int:
             mix=settings.mix,
             keep_level=settings.keep_level,
         )
-    finally:
-        bar.close()
     notes = [excerpt.CREDIT, excerpt.HEARD]
     shown = report.Shown(excerpt.TITLE, targets[1], targets[2], "MP3", tuple(notes))
     with waiting("writing the page"):

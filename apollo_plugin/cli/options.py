@@ -148,51 +148,44 @@ class Options:
         """Raise a SettingError for contradictory options."""
         rules = (
             (
-                bool(self.inputs) or self.demo or self.list,
+                not (self.inputs or self.demo or self.list),
                 "name some files or folders, or --demo or --list",
             ),
-            (not (self.demo and (self.inputs or self.stems)), "--demo is alone"),
-            (not (self.demo and self.diagnose), "--demo is alone"),
-            (not (self.list and (self.inputs or self.demo or self.diagnose)), "--list is alone"),
-            (not self.json or self.diagnose or self.list, "--json is for --diagnose and --list"),
-            (self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs} has to be 1 or more"),
-            (not (self.jobs and self.dask), "--jobs is of this machine; a cluster has its own"),
+            (self.demo and (self.inputs or self.stems or self.diagnose), "--demo is alone"),
+            (self.list and (self.inputs or self.demo or self.diagnose), "--list is alone"),
+            (self.json and not (self.diagnose or self.list), "--json is for --diagnose and --list"),
+            (self.jobs is not None and self.jobs < 1, f"--jobs {self.jobs} has to be 1 or more"),
+            (self.jobs and self.dask, "--jobs is of this machine; a cluster has its own"),
+            (len(self.inputs) != 1 and self.from_pipe, "- and pipes are one file: name it alone"),
             (
-                len(self.inputs) == 1 or not self.from_pipe,
-                "- and pipes are one file: name it alone",
-            ),
-            (
-                not self.from_pipe or self.out or self.diagnose,
+                self.from_pipe and not (self.out or self.diagnose),
                 f"{''.join(self.inputs[:1])}: name its result: -o FILE, -o DIR, or -o - for "
                 "standard output",
             ),
+            (self.dask and (self.from_pipe or self.to_pipe), "--dask: a cluster cannot see pipes"),
             (
-                not (self.dask and (self.from_pipe or self.to_pipe)),
-                "--dask: a cluster cannot see pipes",
-            ),
-            (
-                not self.copy_others or (self.out_dir and any(map(os.path.isdir, self.inputs))),
+                self.copy_others and not (self.out_dir and any(map(os.path.isdir, self.inputs))),
                 "--copy-others is from a folder to another: name one as input and one by -o",
             ),
             (
-                not (self.copy_others and self.stems),
+                self.copy_others and self.stems,
                 "--copy-others is for whole songs; leave out --stems",
             ),
-            (not (self.skip_uncoded and self.to_pipe), "--skip-uncoded may leave a pipe empty"),
-            (not self.reference or self.report, "--reference is for --report"),
-            (self.track is None or self.track >= 1, f"--track {self.track} has to be 1 or more"),
-            (0 <= self.start < math.inf, f"--start {self.start:g} s has to be 0 or more"),
+            (self.skip_uncoded and self.to_pipe, "--skip-uncoded may leave a pipe empty"),
+            (self.reference and not self.report, "--reference is for --report"),
             (
-                self.duration is None or 0 < self.duration < math.inf,
+                self.track is not None and self.track < 1,
+                f"--track {self.track} has to be 1 or more",
+            ),
+            (not 0 <= self.start < math.inf, f"--start {self.start:g} s has to be 0 or more"),
+            (
+                self.duration is not None and not 0 < self.duration < math.inf,
                 f"--duration {self.duration} s has to be positive",
             ),
-            (
-                not self.report or not self.rate,
-                "--report compares files of one rate; leave out --rate",
-            ),
+            (self.report and self.rate, "--report compares files of one rate; leave out --rate"),
         )
-        for right, message in rules:
-            if not right:
+        for wrong, message in rules:
+            if wrong:
                 raise SettingError(message)
         self.choice()
         self.places()

@@ -70,7 +70,7 @@ class Input:
                 if asked not in (None, there):
                     raise SettingError(f"{_NAME} is a WAV of {name} {there}, not {asked}")
             self.rate, self.n_channels, self.format = found
-            self._rest = self._read_head(HEAD_BYTES if self._left is None else self._left)
+            self._rest = _exactly(self, HEAD_BYTES)
             self._refuse(frames_in(self._rest), "called PCM by its WAV header")
         else:
             if not start:
@@ -88,12 +88,6 @@ class Input:
         if not 1 <= self.n_channels <= MAX_CHANNELS:
             raise SettingError(f"{self.n_channels} channels; 1 to {MAX_CHANNELS} can be")
         self._frame = self.n_channels * FORMATS[self.format] // 8
-
-    def _read_head(self, most: int) -> bytes:
-        head = _exactly(self._file, min(HEAD_BYTES, most))
-        if self._left is not None:
-            self._left -= len(head)
-        return head
 
     def _refuse(self, kind: str | None, what: str) -> None:
         if kind and holds_sound(kind):
@@ -175,13 +169,13 @@ class Input:
             wait = max(0.0, end - time.monotonic())
             if not select.select([self._file], [], [], wait)[0]:
                 break
-            data = self._read(1 << 16)
+            data = self.read1(1 << 16)
             taken += data
         self._rest = bytes(taken)
         return not data or len(taken) > most
 
-    def _read(self, n: int) -> bytes:
-        """Read waiting bytes, up to ``n``; empty at the end."""
+    def read1(self, n: int) -> bytes:
+        """Read waiting bytes of sound, up to ``n``; empty at the end."""
         if self._left is not None:
             n = min(n, self._left)
         data = self._file.read1(n) if n else b""
@@ -200,7 +194,7 @@ class Input:
         while True:
             while len(self._rest) >= least:
                 yield self._decoded(min(len(self._rest) // self._frame * self._frame, most))
-            data = self._read(most - len(self._rest))
+            data = self.read1(most - len(self._rest))
             if not data:
                 break
             self._rest += data

@@ -24,10 +24,6 @@ def unpiped(options: Options, format: str) -> Iterator[Options]:
     """Replace pipes in the options by temporary files; at the end a result is copied to standard
     output, if there is one.
 
-    Args:
-        options: the parsed ones.
-        format: of the result.
-
     Raises:
         SettingError: if standard input or output is a terminal.
         AudioError: if the disk has no room for the input.

@@ -96,8 +96,7 @@ def _restore_all(
     from ..batch.albums import add_gains
     from ..batch.pool import outcomes
     from ..engine.choose import load
-    from . import after
-    from .summary import Summary
+    from .summary import Summary, tell_all
 
     results: list[Result] = []
     left: list[Job] = []
@@ -127,18 +126,15 @@ def _restore_all(
     if len(due) > 1:
         summary.tell(len(kept), failures.n - n_failed)
     add_gains(results, kept, settings, bars=True)
-    after.tell_all(results, settings)
+    tell_all(results, settings)
     return left
 
 
 @contextmanager
 def _watch(job: "Job") -> Iterator["Progress"]:
     """Show a bar over the seconds of a file."""
-    bar = Bar(job.source.name)
-    try:
+    with Bar(job.source.name) as bar:
         yield bar.progress
-    finally:
-        bar.close()
 
 
 def _tell_done(done: "Result") -> None:

@@ -75,9 +75,6 @@ def server(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
 def serve_static(folder: Path, host: str, port: int, open_browser: bool = False) -> int:
     """Serve the folder until interrupted; arguments are those of :func:`server`.
 
-    Args:
-        open_browser: show the page.
-
     Raises:
         ApolloError: if the folder holds no page, or the port is taken.
     """

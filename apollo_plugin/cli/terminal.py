@@ -4,6 +4,7 @@ Errors that a user can fix (:class:`~apollo_plugin.errors.ApolloError` and the s
 in one line. Any other is a defect of this package and is reported as one, with its traceback.
 """
 
+import argparse
 import importlib.metadata
 import os
 import signal
@@ -34,6 +35,12 @@ _name = "apollo"
 # Names of files in messages, and True if standard output is in use for something else.
 _names: dict[str, str] = {}
 _results_to_stderr = False
+
+
+def script_parser(about: str | None) -> argparse.ArgumentParser:
+    """Parser of a script's options, with its docstring for help, in its own lines."""
+    keep = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=about, formatter_class=keep)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -110,13 +117,7 @@ def say_defect(error: BaseException) -> None:
     """Report a defect with all that is needed to fix it."""
     version = importlib.metadata.version("apollo-plugin")
     _write("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
-    say(f"this is a defect of apollo-plugin {version}; please report the lines above{_where()}")
-
-
-def _where() -> str:
-    urls = importlib.metadata.metadata("apollo-plugin").get_all("Project-URL") or []
-    issues = [url.partition(",")[2].strip() for url in urls if "issue" in url.lower()]
-    return f": {issues[0]}" if issues else ""
+    say(f"this is a defect of apollo-plugin {version}; please report the lines above")
 
 
 class Failures:
@@ -141,9 +142,6 @@ class Failures:
         if self.n and n_items:
             say(f"{self.n} of {n_items} failed")
         return 1 if self.n else 0
-
-
-# ------------------------------------------------------------------------------- lines and progress
 
 
 def say(line: str) -> None:
@@ -249,9 +247,6 @@ class Bar(tqdm):
     def close(self) -> None:
         with suppress(OSError, ValueError):
             super().close()
-
-
-# ------------------------------------------------------------------------------------- environment
 
 
 def _open_streams() -> None:

@@ -30,17 +30,16 @@ _MP3_FRAME = 1152
 
 
 class _Encoder(NamedTuple):
-    """Encoder of FFmpeg with its container, sample format and sample rate in Hz."""
+    """Encoder of FFmpeg with its container and sample rate in Hz."""
 
     name: str
     container: str
-    sample_format: str
     sample_rate: int
 
 
-_AAC = _Encoder("aac", "mp4", "fltp", 44100)
-_OPUS = _Encoder("libopus", "ogg", "flt", 48000)
-_LAME = _Encoder("libmp3lame", "mp3", "fltp", 44100)
+_AAC = _Encoder("aac", "mp4", 44100)
+_OPUS = _Encoder("libopus", "ogg", 48000)
+_LAME = _Encoder("libmp3lame", "mp3", 44100)
 
 
 def _in_kind(codec: Callable[..., np.ndarray]) -> Callable[..., Any]:
@@ -221,11 +220,7 @@ EVERYDAY: Mapping[str, float] = dict(
 
 
 def draw_codec(random: np.random.Generator, shares: Mapping[str, float]) -> str:
-    """Draw one of :data:`CODECS`.
-
-    Args:
-        random: generator.
-        shares: relative frequency of each, in any unit.
+    """Draw one of :data:`CODECS`, whose relative frequencies are ``shares``, in any unit.
 
     Raises:
         ValueError: for an unknown name, or shares that are negative or all zero.
@@ -302,10 +297,8 @@ def _through_ffmpeg(
         stream.bit_rate = 1000 * kbps
         # Silence flushes the last samples; the excess is cut after decoding.
         padded = np.pad(inside.clip(-1, 1), ((0, 0), (0, 4096)))
-        samples = padded if encoder.sample_format == "fltp" else padded.T.reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(samples), encoder.sample_format, stream.layout.name
-        )
+        samples = np.ascontiguousarray(padded)
+        frame = av.AudioFrame.from_ndarray(samples, "fltp", stream.layout.name)
         frame.sample_rate, frame.pts = coded_rate, 0
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             output.mux(packet)

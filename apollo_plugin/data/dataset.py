@@ -137,12 +137,8 @@ class MixtureDataset(Dataset):
             raise SettingError(
                 f"segment {segment} s exceeds the {self.library.segment} s of active segments"
             )
-        self.n_items, self.segment, self.sample_rate, self.seed = (
-            n_items,
-            segment,
-            sample_rate,
-            seed,
-        )
+        self.n_items, self.segment = n_items, segment
+        self.sample_rate, self.seed = sample_rate, seed
         self.max_stems, self.gain_db, self.bit_rates = max_stems, gain_db, tuple(bit_rates)
         self.mixture_share, self.level_db = mixture_share, level_db
         self.tilt_db, self.mono, self.uncoded_share = tilt_db, mono, uncoded_share

@@ -14,16 +14,9 @@ from .parallel import each
 
 _RATE = 44100
 _ARTISTS = (
-    "The Oscillators",
-    "Ella Formant",
-    "Señor Seno",
-    "Karplus & Strong",
-    "O'Noise",
-    "Additive Anna",
-    "Die Bandpässe",
-    "Sister Sawtooth",
-    "Nyquist",
-)
+    "The Oscillators|Ella Formant|Señor Seno|Karplus & Strong|O'Noise|Additive Anna|Die Bandpässe|"
+    "Sister Sawtooth|Nyquist"
+).split("|")
 _TITLES = ("Rising Edge", 'Duty "Cycle"', "Größer")
 # Names in MoisesDB of the synthesiser's stems; they change from song to song.
 _NAMES = dict(
@@ -104,7 +97,7 @@ def _write_musdb18hq(folder: Path, stems: dict[str, np.ndarray]) -> None:
     four = {name: stems[name] for name in ("vocals", "drums", "bass")}
     four["other"] = stems["guitar"] + stems["piano"]
     for name, wav in {**four, "mixture": np.sum([*four.values()], 0)}.items():
-        _write_wav(folder / f"{name}.wav", wav)
+        audio.write(folder / f"{name}.wav", wav, _RATE, subtype="PCM_16")
 
 
 def _write_moisesdb(
@@ -125,12 +118,8 @@ def _write_moisesdb(
         tracks = []
         for part, source in enumerate(sources):
             id = f"{number}{part}{job.index:06d}-track"
-            _write_wav(folder / name / f"{id}.wav", source)
+            audio.write(folder / name / f"{id}.wav", source, _RATE, subtype="PCM_16")
             tracks.append(dict(id=id, extension="wav", trackType=stem, has_bleed=False))
         listed.append(dict(id=f"{number}-stem", stemName=name, tracks=tracks))
     about = dict(song=title, artist=artist, genre="synthetic", stems=listed)
     write_json(folder / "data.json", about)
-
-
-def _write_wav(path: Path, wav: np.ndarray) -> None:
-    audio.write(path, wav, _RATE, subtype="PCM_16")

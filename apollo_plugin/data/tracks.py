@@ -191,9 +191,6 @@ def checked_song(
     return [Song(id, artist, title, found)]
 
 
-# ------------------------------------------------------------------------------------ tracks.json
-
-
 def save(songs: Iterable[Song], path: str | os.PathLike) -> None:
     """Write ``tracks.json``."""
     write_json(path, [asdict(song) for song in songs])

@@ -133,8 +133,7 @@ def evaluate_experiment(
     others = {entry.name: detail for entry, detail in zip(entries[1:], details[1:])}
     # Written last: later stages take it as the sign that the files above are complete.
     write_json(
-        ours.folder / "final_metrics.json",
-        {**details[0], **({"beside": others} if others else {})},
+        ours.folder / "final_metrics.json", {**details[0], **({"beside": others} if others else {})}
     )
     yield markdown(results[:2], notes[:1] if left_out else ())
     items = list(examples(tables[0], test_dir, ours.checkpoint, n_examples, devices[-1]))
@@ -255,17 +254,7 @@ def _write_page(
 ) -> tuple[Path, int]:
     """Write the listening page; return its path and size in bytes."""
     page = ours.folder / "report" / "index.html"
-    size = report.write(
-        page,
-        items,
-        f"Evaluation of {ours.name.removesuffix(' (this model)')}",
-        " ".join(notes),
-        tables,
-        [
-            (
-                "Figure 2: SDR, SI-SNR and ViSQOL over bit rate",
-                (ours.folder / "figure2.png").read_bytes(),
-            )
-        ],
-    )
-    return page, size
+    title = f"Evaluation of {ours.name.removesuffix(' (this model)')}"
+    picture = (ours.folder / "figure2.png").read_bytes()
+    pictures = [("Figure 2: SDR, SI-SNR and ViSQOL over bit rate", picture)]
+    return page, report.write(page, items, title, " ".join(notes), tables, pictures)

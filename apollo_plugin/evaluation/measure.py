@@ -44,15 +44,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """One pair to evaluate.
-
-    Args:
-        checkpoint: path of the model.
-        digest: sha256 of the checkpoint.
-        pair: the pair.
-        metrics: names of the metrics.
-        device: device that runs the model.
-    """
+    """One pair to evaluate by a checkpoint with this sha256, and what by."""
 
     checkpoint: str
     digest: str
@@ -101,7 +93,9 @@ def evaluate_pairs(
         if _key(pair) not in done
     ]
     failed: list[str] = []
-    _rewrite(rows_file, [[key, marks[key], row] for key, row in done.items()])
+    lines = (json.dumps([key, marks[key], row]) + "\n" for key, row in done.items())
+    with atomic_write(rows_file) as beside:
+        beside.write_text("".join(lines))
     with naming(rows_file), rows_file.open("a", buffering=1) as file:
         for job, outcome in each(pool, evaluate_pair, todo, len(todo), "evaluation", "pair"):
             if isinstance(outcome, Exception):
@@ -251,8 +245,3 @@ def _read_rows(path: Path) -> Iterator[tuple[str, str, Row]]:
         except ValueError:
             continue  # the last line of a run that was killed
         yield key, mark, row
-
-
-def _rewrite(path: Path, lines: Sequence[Sequence]) -> None:
-    with atomic_write(path) as beside:
-        beside.write_text("".join(json.dumps(line) + "\n" for line in lines))

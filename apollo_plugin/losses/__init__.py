@@ -10,13 +10,13 @@ from .adversarial import (
 from .critic import SRGANCritic, compressed_spectrum
 from .generator import GeneratorLoss
 from .signal import WINDOWS, Signal
-from .snr import SNRLoss
 from .spectral import (
     BandEnergyLoss,
     EnvelopeLoss,
     LogSpectralLoss,
     MelLoss,
     ReconstructionLoss,
+    SNRLoss,
 )
 from .wasserstein import (
     Draws,

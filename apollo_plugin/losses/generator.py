@@ -8,13 +8,13 @@ from torch import nn
 from ..errors import SettingError
 from .adversarial import AdversarialLoss, FeatureMatchingLoss, Judgement
 from .signal import WINDOWS, Signal
-from .snr import SNRLoss
 from .spectral import (
     BandEnergyLoss,
     EnvelopeLoss,
     LogSpectralLoss,
     MelLoss,
     ReconstructionLoss,
+    SNRLoss,
 )
 
 

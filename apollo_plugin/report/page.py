@@ -119,9 +119,6 @@ def build(
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
 
-# ------------------------------------------------------------------------------------- one file
-
-
 def _keys(n_versions: int) -> str:
     return " ".join(f"<kbd>{number}</kbd>" for number in range(1, n_versions + 1))
 

@@ -34,10 +34,7 @@ def spectrogram(item: Comparison, label: str) -> str:
         attribute, title = "", f"{CHANGE}</strong>, restored minus {escape(labels[0])}"
         alt = "Spectrogram of the change by the restoration"
     else:
-        attribute, title = (
-            f' data-version="{labels.index(label)}"',
-            f"{escape(label)}</strong>",
-        )
+        attribute, title = (f' data-version="{labels.index(label)}"', f"{escape(label)}</strong>")
         alt = f"Spectrogram: {label}"
     cut = _cut(item, "bottom")
     return (

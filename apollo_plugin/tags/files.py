@@ -24,8 +24,9 @@ from mutagen.wave import WAVE
 from ..audio import Level, album_loudness
 from ..errors import TagError, one_line
 from ..files import atomic_write, imitate
-from . import gain, id3, mark, matroska, others, parts, riff, vorbis
-from .model import Tags
+from . import gain, id3, mark, matroska, others, riff, vorbis
+from .model import Tags, key_of
+from .timed import is_timed
 
 # Readers of the formats that hold tags.
 _KINDS: dict[str, list[Any]] = {
@@ -35,6 +36,8 @@ _KINDS: dict[str, list[Any]] = {
     "MP3": [MP3],
     "OGG": [OggVorbis, OggOpus],
 }
+# Names of tags with times.
+_TIMED = (*id3.TIMED, vorbis.CUESHEET, others.CHAPTERS)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def read(path: Path, whole: bool = True, track: int = 1) -> Tags:
     except Exception as error:
         tags.notes.append(f"its tags are broken ({_reason(error)}); readable ones were carried")
     if not whole:
-        parts.drop_times(tags)
+        drop_times(tags)
     return tags
 
 
@@ -137,6 +140,38 @@ def _read_second(tags: Tags, path: Path, had_ape: bool) -> None:
             second = Tags()
             others.read_ape(second, APEv2(path))
             tags.merge(second, "its APEv2 tag")
+
+
+def drop_times(tags: Tags) -> None:
+    """Remove tags that hold times of the whole from those of a part, and note their names."""
+    left = [key for key, values in tags.text.items() if is_timed(key, values)]
+    for key in left:
+        del tags.text[key]
+    tags.comments = [(name, text) for name, text in tags.comments if key_of(name) not in left]
+    if tags.id3 is not None:
+        for name, frame in list(tags.id3.items()):
+            if frame.FrameID in _TIMED or not _keys_of(frame).isdisjoint(left):
+                del tags.id3[name]
+    left = [key.upper() for key in left] + [each for each in tags.other if _holds_places(each)]
+    tags.other = [name for name in tags.other if not _holds_places(name)]
+    tags.blocks = [each for each in tags.blocks if getattr(each, "code", 0) != vorbis.CUESHEET_CODE]
+    left += [name for name in riff.names(tags.chunks) if _holds_places(name)]
+    tags.chunks = [each for each in tags.chunks if not _holds_places(riff.names([each])[0])]
+    if left:
+        names = ", ".join(dict.fromkeys(left))
+        tags.notes.append(f"times of the whole do not fit a part: {names} left out")
+
+
+def _holds_places(name: str) -> bool:
+    return name in _TIMED or riff.holds_places(name)
+
+
+def _keys_of(frame) -> set[str]:
+    """Our names of the fields that a frame holds."""
+    tags, alone = Tags(), ID3()
+    alone.add(frame)
+    id3.read(tags, alone)
+    return set(tags.text)
 
 
 def write(path: Path, tags: Tags, format: str, level: Level | None, made: str = "") -> list[str]:

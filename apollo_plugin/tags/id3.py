@@ -154,17 +154,8 @@ def _read_text(tags: Tags, frame: Any) -> bool:
 
 
 def fill(id3: ID3, tags: Tags, extra: dict[str, str], without: Collection[str] = ()) -> list[str]:
-    """Write tags to an ID3 tag.
-
-    Args:
-        id3: tag whose content is replaced.
-        tags: tags to write.
-        extra: further fields.
-        without: names of frames to leave out.
-
-    Returns:
-        names of tags that ID3 cannot hold.
-    """
+    """Replace the content of an ID3 tag by tags and further fields, without frames of some names;
+    return the names of tags that ID3 cannot hold."""
     id3.clear()
     written, native = Tags(), tags.id3
     id3.version = (2, version(native), 0)

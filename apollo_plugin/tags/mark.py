@@ -40,12 +40,7 @@ def coding(path: Path) -> str:
 
 
 def find(path: Path, tags: Tags) -> str:
-    """Find the mark of a file; empty if it is not a restoration by this package.
-
-    Args:
-        path: path of the file.
-        tags: its tags, read by :func:`apollo_plugin.tags.read`.
-    """
+    """Find the mark of a file with these tags; empty if it is no restoration by this package."""
     values = tags.text.get(KEY, [])
     # Not a named pipe, as opening it would wait for its writer.
     if not values and path.is_file():

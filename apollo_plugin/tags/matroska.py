@@ -19,35 +19,10 @@ _FILE_NAME, _FILE_TYPE, _FILE_DATA = 0x466E, 0x4660, 0x465C
 _CHAPTERS, _CHAPTER = 0x1043A770, 0xB6
 _EDITION = 0x45B9
 # Elements that hold others which are read.
-_OPENED = (
-    _SEGMENT,
-    _INFO,
-    _TRACKS,
-    _TRACK,
-    _TAGS,
-    _TAG,
-    _TARGETS,
-    _SIMPLE,
-    _ATTACHMENTS,
-    _FILE,
-    _CHAPTERS,
-    _EDITION,
-)
-_READ = (
-    _TITLE,
-    _TRACK_UID,
-    _TRACK_TYPE,
-    _NAME,
-    _LANGUAGE,
-    _LEVEL,
-    _OF_TRACK,
-    *_OF_OTHERS,
-    _TAG_NAME,
-    _TAG_TEXT,
-    _FILE_NAME,
-    _FILE_TYPE,
-    _FILE_DATA,
-)
+_OPENED = {_SEGMENT, _INFO, _TRACKS, _TRACK, _TAGS, _TAG, _TARGETS, _SIMPLE, _ATTACHMENTS, _FILE}
+_OPENED |= {_CHAPTERS, _EDITION}
+_READ = {_TITLE, _TRACK_UID, _TRACK_TYPE, _NAME, _LANGUAGE, _LEVEL, _OF_TRACK, *_OF_OTHERS}
+_READ |= {_TAG_NAME, _TAG_TEXT, _FILE_NAME, _FILE_TYPE, _FILE_DATA}
 _AUDIO = 2
 _MOST_BYTES, _MOST_ELEMENTS, _MOST_LEVELS = 1 << 26, 1 << 18, 12
 # Names by the level that tags say they are of; other names are the same at all levels.
@@ -178,9 +153,6 @@ def _read_attachment(tags: Tags, attached: _Element) -> None:
     is_picture = kind.startswith("image/")
     if not (is_picture and tags.add_picture(attached.first(_FILE_DATA), side, "")):
         tags.other.append(f"the attachment {name}")
-
-
-# ------------------------------------------------------------------------------------------- EBML
 
 
 def _elements(file: BinaryIO, end: int, left: list[int], depth: int) -> Iterator[_Element]:

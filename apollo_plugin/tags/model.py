@@ -66,7 +66,6 @@ _ALIASES = {
     "album_artist": "albumartist",
     "track": "tracknumber",
     "totaltracks": "tracktotal",
-    "tracktotal": "tracktotal",
     "disc": "discnumber",
     "totaldiscs": "disctotal",
     "year": "date",
@@ -80,60 +79,34 @@ _ALIASES = {
     "catalogno": "catalognumber",
     "originalreleaseyear": "originalyear",
     "initialkey": "key",
-    "musicbrainz album type": "releasetype",
-    "musicbrainz album status": "releasestatus",
-    "musicbrainz album release country": "releasecountry",
 }
 # Names of free fields that differ between ID3 and MP4 and Vorbis comments.
 _FREE = {
-    key: name
-    for name, key in (
-        ("MusicBrainz Album Type", "releasetype"),
-        ("MusicBrainz Album Status", "releasestatus"),
-        ("MusicBrainz Album Release Country", "releasecountry"),
-        *(
-            (f"{first} {rest}", f"{first}_{rest.replace(' ', '')}".lower())
-            for first, rests in (
-                (
-                    "MusicBrainz",
-                    "Artist Id|Album Id|Album Artist Id|Release Group Id|Release Track Id|Work Id|"
-                    "Disc Id|Track Id|Original Artist Id|Original Album Id",
-                ),
-                ("Acoustid", "Id|Fingerprint"),
-            )
-            for rest in rests.split("|")
-        ),
+    "releasetype": "MusicBrainz Album Type",
+    "releasestatus": "MusicBrainz Album Status",
+    "releasecountry": "MusicBrainz Album Release Country",
+} | {
+    f"{first}_{rest.replace(' ', '')}".lower(): f"{first} {rest}"
+    for first, rests in (
+        ("MusicBrainz", "Artist Id|Album Id|Album Artist Id|Release Group Id|Release Track Id"),
+        ("MusicBrainz", "Work Id|Disc Id|Track Id|Original Artist Id|Original Album Id"),
+        ("Acoustid", "Id|Fingerprint"),
     )
+    for rest in rests.split("|")
 }
 _KEYS = {name.lower(): key for key, name in _FREE.items()} | _ALIASES
 # Fields on the coded file, not on the music in it.
-_OF_THE_CODING = {
-    "encoder",
-    "encodersettings",
-    "encoder_options",
-    "encoder options",
-    "encoder_settings",
-    "encoding params",
-    "itunpgap",
-    "itunsmpb",
-    "major_brand",
-    "minor_version",
-    "compatible_brands",
-    "creation_time",
-    "handler_name",
-    "vendor_id",
-    "waveformatextensible_channel_mask",
-    "time_reference",
-    "umid",
-    # Statistics of a Matroska track.
-    "duration",
-    "bps",
-    "number_of_frames",
-    "number_of_bytes",
-    "_statistics_writing_app",
-    "_statistics_writing_date_utc",
-    "_statistics_tags",
-}
+_OF_THE_CODING = {"encoder options", "encoding params"}
+_OF_THE_CODING |= set(
+    "encoder encodersettings encoder_options encoder_settings itunpgap itunsmpb major_brand "
+    "minor_version compatible_brands creation_time handler_name vendor_id time_reference umid "
+    "waveformatextensible_channel_mask".split()
+)
+# Statistics of a Matroska track.
+_OF_THE_CODING |= set(
+    "duration bps number_of_frames number_of_bytes _statistics_writing_app "
+    "_statistics_writing_date_utc _statistics_tags".split()
+)
 # Kinds of loudness tags, by prefixes of their names.
 _LOUDNESS = {
     "replaygain_": "replaygain",
@@ -228,12 +201,7 @@ class Tags:
             self.text[key] = old + new
 
     def merge(self, second: "Tags", name: str) -> None:
-        """Add what a second tag of the file says and the first does not; note where they differ.
-
-        Args:
-            second: the second tag.
-            name: of the second tag.
-        """
+        """Add what a second tag of the file says and the first does not; note where they differ."""
         other = []
         notes = list(second.notes)
         for key, values in second.text.items():

@@ -67,11 +67,7 @@ class Chunks:
 
 
 def read(path: Path) -> Chunks:
-    """Read the chunks of a WAV, RF64 or AIFF; none of another file.
-
-    Args:
-        path: path of the file.
-    """
+    """Read the chunks of a WAV, RF64 or AIFF; none of another file."""
     found = Chunks()
     with path.open("rb") as file:
         head = file.read(12)

@@ -37,12 +37,7 @@ def lyrics_frame(text: str) -> SYLT | None:
         return None
     timed = [(m[3], round(60_000 * int(m[1]) + 1000 * float(m[2]))) for m in found if m]
     return SYLT(
-        encoding=_ENCODING,
-        lang=_LANGUAGE,
-        format=_MILLISECONDS,
-        type=_LYRICS,
-        desc="",
-        text=timed,
+        encoding=_ENCODING, lang=_LANGUAGE, format=_MILLISECONDS, type=_LYRICS, desc="", text=timed
     )
 
 

@@ -4,14 +4,7 @@ import base64
 import binascii
 from typing import Any
 
-from mutagen.flac import (
-    FLAC,
-    CueSheet,
-    CueSheetTrackIndex,
-    MetadataBlock,
-    Picture,
-    error,
-)
+from mutagen.flac import FLAC, CueSheet, CueSheetTrackIndex, MetadataBlock, Picture, error
 
 from ..audio.layouts import FLAC_MASK
 from .model import Tags, key_of
@@ -57,16 +50,8 @@ def _read_picture(tags: Tags, key: str, value: str) -> None:
 
 
 def fill(file: Any, tags: Tags, extra: dict[str, str]) -> list[str]:
-    """Write tags to a file's comments.
-
-    Args:
-        file: file whose tags are replaced, without saving it.
-        tags: tags to write.
-        extra: further fields.
-
-    Returns:
-        names of tags that the file cannot hold.
-    """
+    """Replace a file's comments by tags and further fields, without saving it; return the names of
+    tags that it cannot hold."""
     if file.tags is None:
         file.add_tags()
     # The layout of the channels is a comment too, written with the sound.
@@ -117,9 +102,7 @@ def _copy_block(block: Any, ratio: float) -> MetadataBlock:
     return copy
 
 
-def _limit_size(
-    comments: list[tuple[str, str]],
-) -> tuple[list[tuple[str, str]], list[str]]:
+def _limit_size(comments: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[str]]:
     """Remove the longest comments until a block of FLAC can hold the others; return both.
 
     Ogg could hold more, but mutagen would take minutes to write it.

@@ -14,9 +14,8 @@ from ..losses import GeneratorLoss, ReconstructionLoss, Signal, SRGANLoss
 from ..model import RestorationModel
 from . import schedules
 from .batches import check_batch, use_collate
-from .means import Means
 from .resuming import apply_settings, match_average
-from .validation import Figures
+from .validation import Figures, Means
 
 # Lightning's names, without those of float16.
 _PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "bf16-true", "64-true", "64")
@@ -66,8 +65,6 @@ class BaseSystem(System):
         optimizers = self.optimizers()
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
-    # ------------------------------------------------------------------------- epochs and data
-
     def train_dataloader(self) -> DataLoader:
         # Lightning draws the first batches before it announces the epoch, after a resume too.
         self._set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
@@ -91,8 +88,6 @@ class BaseSystem(System):
         schedules.end_epoch(self.trainer, self.scheduler, self._validated)
         for name, optimizer in zip(("generator", "discriminator"), self._optimizers()):
             self._log_equal({f"lr/{name}": optimizer.param_groups[0]["lr"]})
-
-    # ------------------------------------------------------------------------------ validation
 
     @property
     def best_weights(self) -> RestorationModel:
@@ -123,8 +118,6 @@ class BaseSystem(System):
         # Equal in all processes, so the maximum equals each of them.
         self.log_dict(dict(values), on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
 
-    # ----------------------------------------------------------------------------- checkpoints
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """Add the arguments that ``from_pretrained`` needs."""
         checkpoint["model_args"] = self.model.get_model_args()
@@ -148,10 +141,7 @@ class BaseSystem(System):
 
 def require_precision(precision: str | int) -> None:
     """Refuse unknown names, and float16: gradients, which are scaled for it, would be clipped while
-    scaled.
-
-    Args:
-        precision: Lightning's name of it.
+    scaled. Names are Lightning's.
 
     Raises:
         SettingError: with the name of the precision.

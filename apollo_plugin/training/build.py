@@ -85,9 +85,7 @@ def make_loaders(
     )
 
 
-def make_discriminator(
-    conf: Conf,
-) -> MultiResolutionSTFTDiscriminator | SRGANCritic | None:
+def make_discriminator(conf: Conf) -> MultiResolutionSTFTDiscriminator | SRGANCritic | None:
     """Make the discriminators of Table I or SR-GAN's critic; None without adversarial training."""
     adversarial = conf["discriminator"]["adversarial_training"]
     return trainable(conf).discriminator(conf) if adversarial else None
@@ -122,14 +120,10 @@ def make_schedules(conf: Conf, optimizers: Iterable[torch.optim.Optimizer]) -> l
 def system_options(conf: Conf) -> dict[str, Any]:
     """Collect the settings of the steps, keyword arguments of the system: warm-up, clipping,
     accumulation, running average, and those of one model only."""
-    settings = conf["training"]
-    names = ("warmup_steps", "accumulate", "ema_decay")
-    common = {name: settings[name] for name in names}
-    return {
-        **common,
-        "gradient_clip": conf["optim"]["gradient_clip"],
-        **trainable(conf).options(conf),
-    }
+    common = {key: conf["training"][key] for key in ("warmup_steps", "accumulate", "ema_decay")}
+    return (
+        common | {"gradient_clip": conf["optim"]["gradient_clip"]} | trainable(conf).options(conf)
+    )
 
 
 def n_devices(conf: Conf) -> int:

@@ -139,11 +139,7 @@ class EpochLine(Callback):
 
 
 class Examples(Callback):
-    """Callback that logs the first validation pairs to TensorBoard, as sound and spectrogram.
-
-    Args:
-        n_examples: number of pairs.
-    """
+    """Callback that logs the first validation pairs to TensorBoard, as sound and spectrogram."""
 
     def __init__(self, n_examples: int):
         self.n_examples = n_examples

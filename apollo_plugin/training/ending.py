@@ -126,13 +126,8 @@ def what_is_kept(exp_dir: str | os.PathLike, by_itself: bool = False) -> str:
 
 
 def explain(error: BaseException, cure: str, kept: str) -> BaseException:
-    """Turn an error that ended a run into one that tells a user the cure; defects stay themselves.
-
-    Args:
-        error: error raised by the Trainer.
-        cure: advice against a lack of memory.
-        kept: result of :func:`what_is_kept`.
-    """
+    """Turn an error of the Trainer into one that tells a user the cure; defects stay themselves.
+    ``cure`` is advice against a lack of memory, ``kept`` the result of :func:`what_is_kept`."""
     text = str(error)
     if isinstance(error, Terminated) or not isinstance(error, Exception):
         return error

@@ -40,10 +40,7 @@ class Data:
     )
     mono: bool = key(False, "items hold one of the two channels; not in the paper")
     uncoded_share: float = key(
-        0.0,
-        "share of uncoded items, to be left unchanged; not in the paper",
-        low=0,
-        high=1,
+        0.0, "share of uncoded items, to be left unchanged; not in the paper", low=0, high=1
     )
 
 

@@ -97,8 +97,7 @@ class Key:
     @property
     def allowed(self) -> str:
         """Description of types and range."""
-        names = [*map(_kind_name, self.kinds), *(str(word) for word in self.meant)]
-        text = " or ".join(["null" if name == "null" else name for name in names])
+        text = " or ".join([*map(_kind_name, self.kinds), *map(str, self.meant)])
         if self.length:
             text = text.replace("a list of", f"a list of {self.length}")
         if self.low is not None and self.high is not None:

@@ -9,19 +9,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..errors import SettingError, TrainingError
-from ..losses import (
-    GeneratorLoss,
-    MultiResolutionSTFTDiscriminator,
-    Signal,
-    SRGANCritic,
-    SRGANLoss,
-)
+from ..losses import GeneratorLoss, MultiResolutionSTFTDiscriminator, Signal, SRGANCritic, SRGANLoss
 from ..model import Apollo, RestorationModel
 from . import schedules
 from .base_system import BaseSystem, require_precision
-from .batches import check_batch
+from .batches import check_batch, item_indices
 from .memory import recomputed
-from .sharing import item_indices
 
 __all__ = ["ApolloSystem", "frozen", "require_precision"]
 

@@ -9,7 +9,6 @@ Connections between the two start at zero, so OUT restores the same as CHECKPOIN
 and the path's prediction above it.
 """
 
-import argparse
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from apollo_plugin import Apollo, checkpoints
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.errors import CheckpointError, one_line
 from apollo_plugin.network.highs.gain_bands import TARGET_START
 from apollo_plugin.network.layers import BandLinear
@@ -95,9 +94,7 @@ def assembled(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("checkpoint", help="name or file")
     parser.add_argument("envelope", type=Path, nargs="+", help="safetensors of train_envelope.py")
     parser.add_argument("out", type=Path, help="safetensors file to write")

@@ -8,7 +8,6 @@ and their songs, without those under other licences (GPL alone, CC BY-SA). ``--r
 of packages unpacked elsewhere (dpkg-deb -x). OUT/SOURCES.tsv names the makers.
 """
 
-import argparse
 import csv
 import struct
 import sys
@@ -25,7 +24,7 @@ import soundfile
 from tqdm import tqdm
 
 from apollo_plugin import audio
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.errors import DataError
 from apollo_plugin.files import atomic_write
 
@@ -124,9 +123,7 @@ def write(files: list[bytes], path: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--root", type=Path, default=Path("/"), help="where packages lie")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()

@@ -14,7 +14,6 @@ original's, with -80 dB of full scale added to both.
 Figures of the coded files are stored in ``--cache``: they take as long as all the rest.
 """
 
-import argparse
 import csv
 import dataclasses
 import hashlib
@@ -29,7 +28,7 @@ import torch
 from harm_kinds import KINDS, Source
 
 from apollo_plugin import audio
-from apollo_plugin.cli.terminal import run, say
+from apollo_plugin.cli.terminal import run, say, script_parser
 from apollo_plugin.data.parallel import each, executor
 from apollo_plugin.diagnose import diagnose
 from apollo_plugin.errors import DataError
@@ -54,13 +53,7 @@ VERSION = "1"
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A stretch of a recording.
-
-    Args:
-        path: of the recording.
-        start: in seconds.
-        seconds: length.
-    """
+    """A stretch of a recording, of which ``start`` and length are in seconds."""
 
     path: Path
     start: float
@@ -213,9 +206,7 @@ def _cells(rows: Sequence[dict], metrics: Sequence[str]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--checkpoint", default="apollo-small")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND",

@@ -6,13 +6,12 @@ OUT holds ``samples``, ``real``, ``records`` and ``valid``, the folders of the o
 different songs. An OUT that exists is kept.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
 from apollo_plugin import audio
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.data.demo import song
 from apollo_plugin.files import atomic_write
 
@@ -50,9 +49,7 @@ def sounds() -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
     if args.out.exists():

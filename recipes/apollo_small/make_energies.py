@@ -9,7 +9,6 @@ original, and its coding. Files depend on ``--seed`` and their number only, and 
 kept, so the command resumes.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from material.mixes import MP3_SHARES, RATE, Bank, draw, load
 
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.data.codecs import BIT_RATES, CODECS, EVERYDAY, draw_codec
 from apollo_plugin.files import atomic_write
 from apollo_plugin.network.filterbank import ApolloSTFT
@@ -75,9 +74,7 @@ def save(arrays: dict, file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--real", type=Path, required=True, help="folder of folders of recordings")
     parser.add_argument("--songs", type=Path, help="folder of folders of stems, train*")
     parser.add_argument("--loops", type=Path, help="folder of samples, those named loop_*")

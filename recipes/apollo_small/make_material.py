@@ -12,7 +12,6 @@ program is played in validation and test songs only. The songs lie under ``OUT/s
 that its stage 2 comes next.
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
@@ -20,15 +19,13 @@ from material.song import make_song
 from material.sounds import Sources
 from tqdm import tqdm
 
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.data import parallel, splits, tracks
 from apollo_plugin.errors import DataError
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--samples", type=Path, required=True, help="folder of audio samples")
     parser.add_argument("--real", type=Path, help="folder of folders of real sounds")
     parser.add_argument("--real_valid", type=Path, help="the same, for validation and test only")

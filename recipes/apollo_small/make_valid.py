@@ -8,7 +8,6 @@ different the notes. Each recording gives a file of band energies for train_enve
 per bit rate for measure.py. Existing files are replaced.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from make_energies import RATE, energies, save
 from tqdm import tqdm
 
 from apollo_plugin import audio
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.errors import DataError
 
 BIT_RATES = (24, 32, 48, 64, 96)
@@ -24,9 +23,7 @@ PEAK = 0.9
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--energies", type=Path, required=True, help="folder of the energies")
     parser.add_argument("--pairs", type=Path, required=True, help="folder of the pairs")

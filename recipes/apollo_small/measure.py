@@ -11,7 +11,6 @@ the mean of its channels; a row is the mean of the excerpts of its bit rate. Wit
 the training files of make_energies.py, the error budget includes the baseline of ridge.py.
 """
 
-import argparse
 import math
 import statistics
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from highs.ridge import Baseline
 
 from apollo_plugin import Apollo, audio
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.diagnose import MP3_EDGES
 from apollo_plugin.errors import DataError
 from apollo_plugin.evaluation.budget import ErrorBudget, bands_above, error_budget, level_errors
@@ -108,9 +107,7 @@ def budget_cells(budgets: list[ErrorBudget]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("checkpoint", nargs="?", default="apollo-small")
     parser.add_argument("--energies", type=Path, help="training energies: prints the baseline too")

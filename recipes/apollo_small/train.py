@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from train_tokens import configuration
 
 from apollo_plugin import Apollo, checkpoints, training
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.data.codecs import BIT_RATES, mp3
 from apollo_plugin.data.demo import song
 from apollo_plugin.errors import DataError, SettingError
@@ -174,9 +174,7 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--samples", type=Path, required=True, help="folder of audio files")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--steps", type=int, default=1800)

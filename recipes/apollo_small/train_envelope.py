@@ -16,14 +16,15 @@ error of groups over 80 ms.
 import argparse
 import contextlib
 import itertools
+import math
 import queue
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from clock import Learner, kept, rate_at, until_over
 from highs.levels import SCALES, UNKNOWN, known, loss_function, report, validate
 from highs.ridge import Ridge
 from highs.similarity import Dissimilarity
@@ -31,8 +32,9 @@ from highs.widening import widened
 from material.mixes import RATE
 from material.stream import Stream, add_arguments, opened
 from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
 
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.errors import DataError, SettingError
 from apollo_plugin.files import atomic_write
 from apollo_plugin.network.filterbank import ApolloSTFT
@@ -46,6 +48,10 @@ LEFT = 20
 # lies above the cut-off if it and all above it passed in less than this share of the frames.
 LACKS, SHARE = 1.7, 0.045
 SNAPSHOTS = (0.5, 0.75)  # of the time
+SAVED_EVERY = 60.0  # s
+WARM_UP = 100  # steps until the learning rate is reached
+# The newest weights have a share of NEWEST / (NEWEST + steps) in the average, but at least LEAST.
+NEWEST, LEAST = 10, 0.004
 
 
 def relevelled(pair: torch.Tensor) -> torch.Tensor:
@@ -75,12 +81,7 @@ def above_cutoff(present: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 class Mixes(threading.Thread):
-    """Batches of band energies, collected by a thread.
-
-    Args:
-        stream: of mixes.
-        args: of the command.
-    """
+    """Batches of band energies of a stream of mixes, collected by a thread."""
 
     def __init__(self, stream: Stream, args: argparse.Namespace):
         super().__init__(daemon=True)
@@ -128,19 +129,36 @@ class Mixes(threading.Thread):
             yield features, *levels
 
 
-class Trainee(Learner):
-    """An envelope path in training.
+def averaged(average, weight, n):
+    return torch.lerp(average, weight, torch.clamp(NEWEST / (NEWEST + n), min=LEAST))
 
-    Args:
-        name: a key of ``CAUSAL``.
-        args: of the command.
-    """
+
+class Trainee:
+    """An envelope path in training, its optimizer and the running average of its weights; ``name``
+    is a key of ``CAUSAL``."""
 
     def __init__(self, name: str, args: argparse.Namespace):
         self.name, self.args = name, args
         self.path = self.new_path().to(args.device)
         self.dissimilarity = Dissimilarity(self.path.n_bands).to(args.device)
-        super().__init__(self.path, args.lr, 100, newest=10, least=0.004, weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(self.path.parameters(), args.lr, weight_decay=0.01)
+        self.average = AveragedModel(self.path, avg_fn=averaged)
+        self.average.n_averaged.fill_(1)  # the initial weights count
+        self.n_steps = 0
+
+    def state(self) -> dict:
+        return dict(
+            module=self.path.state_dict(),
+            average=self.average.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            n_steps=self.n_steps,
+        )
+
+    def resume(self, state: dict) -> None:
+        self.path.load_state_dict(state["module"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.n_steps = state["n_steps"]
 
     def new_path(self) -> EnvelopePath:
         args = self.args
@@ -165,7 +183,14 @@ class Trainee(Learner):
         # Below the cut-off the coded signal's own levels count.
         sounding = torch.where(above > 0, expected, present)
         dissimilar = self.dissimilarity(sounding, target, above)
-        self.descend(level + self.args.similarity * dissimilar, rate)
+        rate *= min(1, self.n_steps / WARM_UP)
+        self.optimizer.param_groups[0]["lr"] = self.args.lr * rate
+        self.optimizer.zero_grad(set_to_none=True)
+        (level + self.args.similarity * dissimilar).backward()
+        torch.nn.utils.clip_grad_norm_(path.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update_parameters(path)
+        self.n_steps += 1
         return dict(level=level.item(), dissimilarity=dissimilar.item())
 
     def write(self, suffix: str = "") -> str:
@@ -195,10 +220,40 @@ def start_map(path: EnvelopePath, batches: Iterator, n_batches: int):
     return own, bias, before
 
 
+def rate_at(share: float) -> float:
+    """Share of the learning rate at a share of the time."""
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def kept(args: argparse.Namespace) -> dict:
+    """State saved in ``--out`` by :func:`until_over`; empty if there is none."""
+    file = args.out / "state"
+    if not file.exists():
+        return {}
+    return torch.load(file, weights_only=True, map_location=args.device)
+
+
+def until_over(
+    args: argparse.Namespace, before: float, state: Callable[[], dict]
+) -> Iterator[float]:
+    """Yield the seconds used until ``--minutes`` are over; saves them and ``state()`` every minute.
+
+    Args:
+        args: of the command.
+        before: seconds used by earlier runs.
+        state: of the training.
+    """
+    saved, start = before, time.time() - before
+    while (used := time.time() - start) < 60 * args.minutes:
+        yield used
+        if used - saved > SAVED_EVERY:
+            saved = used
+            with atomic_write(args.out / "state") as beside:
+                torch.save(state() | dict(used=used), beside)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add_arguments(parser, slots=300)
     parser.add_argument("--valid", type=Path, help="energies of make_valid.py")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")

@@ -8,13 +8,12 @@ writes the files of a training of the recipe musdb18hq_moises to ``EXP/small1`` 
 parts are kept; one that was stopped resumes after its last whole epoch.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.data.dataset import MixtureDataset, PairDataset
 from apollo_plugin.errors import SettingError
 from apollo_plugin.evaluation.experiment import CHECKPOINT, FINISHED
@@ -65,9 +64,7 @@ def train_part(conf: Conf, exp_dir: Path, data_dir: Path, init_from: str | None,
 
 def main() -> None:
     every = yaml.safe_load((HERE / "parts.yml").read_text())
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("models", nargs="+", choices=every, help="what to train")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="songs and pairs")
     parser.add_argument("--exp_dir", type=Path, default=Path("exp"), help="folder of the parts")

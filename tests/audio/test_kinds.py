@@ -360,7 +360,7 @@ def test_lengths_of_other_frames():
     for size in (3, 300, 2**13 + 2):
         assert kinds._loas_size(loas(size)[:3]) == size
     assert kinds._loas_size(b"\x57\xe0\x10") == 0 == kinds._loas_size(b"\x56\xc0\x10")
-    assert kinds._mpeg_size(mpeg()[:6]) == 417 and kinds._mpeg_size(b"\xff\xfb\xf0\x40\0\0") == 0
+    assert kinds.mpeg_size(mpeg()[:6]) == 417 and kinds.mpeg_size(b"\xff\xfb\xf0\x40\0\0") == 0
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,12 @@ from helpers import encoded, save, tone
 
 from apollo_plugin import audio
 from apollo_plugin.audio import layouts, reading, writing
-from apollo_plugin.audio.coding import Coding
+from apollo_plugin.audio.coding import Coding, expected_bytes
 from apollo_plugin.audio.ends import Ends
-from apollo_plugin.audio.extent import expected_bytes
 from apollo_plugin.audio.filtering import Filter
-from apollo_plugin.audio.flac import Digest
 from apollo_plugin.audio.frames import to_float
 from apollo_plugin.audio.loudness import Level, album_loudness
+from apollo_plugin.audio.plain import Digest
 from apollo_plugin.errors import AudioError
 
 INTEGERS = {"u8": (np.uint8, 128, 128), "s16": (np.int16, 2**15, 0), "s32": (np.int32, 2**31, 0)}

@@ -33,7 +33,7 @@ from helpers import (
 )
 
 from apollo_plugin import audio, benchmark, checkpoints
-from apollo_plugin.audio.extent import expected_bytes
+from apollo_plugin.audio.coding import expected_bytes
 from apollo_plugin.batch import pool, work
 from apollo_plugin.batch.work import Result
 from apollo_plugin.cli import interrupts

@@ -12,7 +12,7 @@ import pytest
 
 import apollo_plugin
 from apollo_plugin.batch.work import Result
-from apollo_plugin.cli import after, demo, export, restore, stream, summary, terminal
+from apollo_plugin.cli import demo, export, restore, stream, summary, terminal
 from apollo_plugin.diagnose import Diagnosis
 from apollo_plugin.errors import AudioError, install, library_at_fault
 from apollo_plugin.restore import Restored
@@ -219,7 +219,7 @@ def test_notes_after_all_files(capsys):
         result("c", 1.0, notes=("one",), n_clipped=4, true_peak=1.1),
         Result(Job(Path("d"), Path("e")), error=AudioError("d")),
     ]
-    after.tell_all(results, Settings(format="FLAC", headroom=1.0))
+    summary.tell_all(results, Settings(format="FLAC", headroom=1.0))
     notes = ["'a' and 2 more: one", "'b': two"]
     # 20 log10(1.2) = 1.58 dB beyond the 1 dB that there was: 2.6 dB.
     level = (
@@ -228,9 +228,9 @@ def test_notes_after_all_files(capsys):
     )
     lines = [line.split(": ", 1)[1] for line in capsys.readouterr().err.splitlines()]
     assert lines == [*notes, level]
-    after.tell_all(results, Settings())
+    summary.tell_all(results, Settings())
     assert len(capsys.readouterr().err.splitlines()) == 2
-    after.tell_all(results[1:2], Settings(format="FLAC"))
+    summary.tell_all(results[1:2], Settings(format="FLAC"))
     assert "clipped" not in capsys.readouterr().err
 
 

@@ -161,10 +161,10 @@ def test_a_signal_is_longer_than_half_a_window():
 
 def test_band_energies_of_what_does_not_fit():
     # 2 ms are 16 samples at 8 kHz: bins of 250 Hz just fit.
-    assert BandEnergyLoss(8000, hops_ms=(2.0,)).hops == (16,)
+    assert BandEnergyLoss(8000, hops_ms=(2.0,)).windows == (32,)
     with pytest.raises(ValueError, match="a hop of 1.9 ms is too short for bands of 250 Hz"):
         BandEnergyLoss(8000, hops_ms=(1.9,))
-    assert BandEnergyLoss(8000, hops_ms=(0.01,), band_hz=4000.0).hops == (1,)
+    assert BandEnergyLoss(8000, hops_ms=(0.01,), band_hz=4000.0).windows == (2,)
     with pytest.raises(ValueError, match="a hop of 1 ms is too short for bands of 250 Hz"):
         BandEnergyLoss(hops_ms=(1.0,))
     with pytest.raises(ValueError, match="too few for an STFT window"):
@@ -181,7 +181,7 @@ def test_autocast_does_not_touch_powers(loss):
 
 
 def test_time_scales_are_5_10_and_40_ms():
-    assert BandEnergyLoss().hops == (220, 441, 1764)
+    assert BandEnergyLoss().windows == (440, 882, 3528)
     # What is shorter than a window of the longest is no signal for it; one sample more is.
     wav = torch.randn(1, 1, 2 * 1764)
     assert BandEnergyLoss()(2 * wav, wav) > 0

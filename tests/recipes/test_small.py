@@ -225,12 +225,11 @@ def test_from_recordings_to_an_envelope(prepared, real_sounds, tmp_path, command
 
 
 def test_a_training_goes_on_where_it_was_stopped(recipe, real_sounds, tmp_path, monkeypatch):
-    import clock
     import train_envelope
     from material.mixes import load
     from material.stream import Stream
 
-    monkeypatch.setattr(clock, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(train_envelope, "SAVED_EVERY", 0.0)
     stream = Stream(load(real_sounds, None, None, None), 1, 4, 2.0, 0)
     steps = []
     for minutes in (0.04, 0.08):

@@ -18,7 +18,7 @@ from tag_files import chunk, ebml_number, element, simple, tag
 
 from apollo_plugin import __version__
 from apollo_plugin.audio.loudness import Level
-from apollo_plugin.tags import files, gain, id3, mark, matroska, others, parts, riff, timed, vorbis
+from apollo_plugin.tags import files, gain, id3, mark, matroska, others, riff, timed, vorbis
 from apollo_plugin.tags.model import Tags, numbered
 
 
@@ -714,13 +714,13 @@ def test_times_of_the_whole_are_named(tmp_path):
     tags.other = ["CHAP", "chapters", "PRIV", "CUESHEET"]
     tags.blocks = [SimpleNamespace(code=5), SimpleNamespace(code=2)]
     tags.chunks = [(b"cue ", b""), (b"iXML", b""), (b"acid", b"")]
-    parts.drop_times(tags)
+    files.drop_times(tags)
     assert tags.text == {"title": ["t"]} and tags.comments == [("Title", "t")]
     assert list(tags.id3) == ["TXXX:x"] and tags.other == ["PRIV"]
     assert [each.code for each in tags.blocks] == [2] and tags.chunks == [(b"acid", b"")]
     names = "CUESHEET, LYRICS, CHAP, chapters, cue, iXML"
     assert tags.notes == [f"times of the whole do not fit a part: {names} left out"]
-    parts.drop_times(plain := Tags(text={"title": ["t"]}))
+    files.drop_times(plain := Tags(text={"title": ["t"]}))
     assert plain.notes == []
 
 

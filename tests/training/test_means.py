@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from apollo_plugin.training.means import Means
-from apollo_plugin.training.sharing import n_repeated
+from apollo_plugin.training.batches import n_repeated
+from apollo_plugin.training.validation import Means
 
 # Run by torchrun, alone too: what each number of validation pairs comes to.
 SCRIPT = """
@@ -25,7 +25,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 from apollo_plugin import ApolloSystem
 from apollo_plugin.losses import GeneratorLoss
-from apollo_plugin.training.means import Means
+from apollo_plugin.training.validation import Means
 
 warnings.simplefilter("ignore")
 n_processes, found = int(sys.argv[1]), {}

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from apollo_plugin import ApolloSystem, MultiResolutionSTFTDiscriminator
 from apollo_plugin.losses import GeneratorLoss
 from apollo_plugin.metrics import si_sdr
-from apollo_plugin.training.sharing import item_indices
+from apollo_plugin.training.batches import item_indices
 from apollo_plugin.training.system import TrainingError, require_precision
 
 

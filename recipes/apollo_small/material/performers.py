@@ -241,7 +241,6 @@ PERFORMERS = dict(
 )
 
 
-# ------------------------------------------------------------------------------ effects and levels
 # By stem, what plays real sounds where there are any.
 REAL_PERFORMERS = dict(
     drums=[

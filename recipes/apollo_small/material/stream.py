@@ -32,13 +32,7 @@ class Stream:
     """
 
     def __init__(
-        self,
-        bank: Bank,
-        n_processes: int,
-        n_slots: int,
-        seconds: float,
-        seed: int,
-        part: int = 0,
+        self, bank: Bank, n_processes: int, n_slots: int, seconds: float, seed: int, part: int = 0
     ):
         self.n, self.part = round(seconds * RATE), part
         self.mixes = torch.zeros(n_slots, 2, 2, self.n).share_memory_()

@@ -3,7 +3,6 @@
 python local/benchmark_data.py --data_dir data
 """
 
-import argparse
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,15 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from apollo_plugin.cli.terminal import run
+from apollo_plugin.cli.terminal import run, script_parser
 from apollo_plugin.data.codecs import decode_mp3, encode_mp3
 from apollo_plugin.data.dataset import MixtureDataset
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="result of stage 2")
     parser.add_argument("--n_items", type=int, default=100, help="number of pairs to make")
     args = parser.parse_args()
