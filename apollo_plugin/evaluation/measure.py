@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """One pair to evaluate by a checkpoint with this sha256, and what by."""
+    """A pair to evaluate: by which checkpoint, of which sha256, by which metrics and where."""
 
     checkpoint: str
     digest: str
