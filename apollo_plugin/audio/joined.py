@@ -89,7 +89,7 @@ def packed_frames(data: mmap.mmap | bytes, begin: int, end: int) -> list[int]:
 
 def _id3_bytes(head: bytes) -> int:
     """Length of an ID3 tag by its header, which a footer may repeat."""
-    return 10 + BitPaddedInt(head[6:10]) + (10 if head[5] & 0x10 else 0)
+    return 10 + BitPaddedInt(bytes(head[6:10])) + (10 if head[5] & 0x10 else 0)
 
 
 def _kind(data: mmap.mmap | bytes, begin: int) -> Callable[[mmap.mmap | bytes, int], int] | None:

@@ -59,7 +59,7 @@ def test_a_crop_shows_its_edge(model):
     noise = torch.randn(2, len(t), generator=torch.Generator().manual_seed(0))
     sos = scipy.signal.butter(12, 5500, fs=RATE, output="sos")
     cut = torch.from_numpy(scipy.signal.sosfiltfilt(sos, noise.numpy()).copy()).float()
-    wav = 0.4 * torch.cos(2 * torch.pi * 110 * t) + 10 ** (-50 / 20) * cut + 1e-5 * noise
+    wav = 0.4 * torch.cos(2 * torch.pi * 110 * t) + 10 ** (-44 / 20) * cut + 1e-5 * noise
     assert findings(model, wav).above[:, 60:200, 60:].min() > 0.9
 
 
@@ -85,12 +85,14 @@ def textbook(energies, n_ahead):
         per_bin = mean / np.array(WIDTHS)
         floor[t] = min(per_bin[b : b + 4].mean() for b in range(bands - 3))
         level = 10 * np.log10(mean + 10**-7.2)
+        share = holes[seen].sum() / (sounds[seen].sum() + 1000)
+        coarsely = np.clip((share - 3e-4) / 5e-4, 0, 1)
         edge = np.zeros(bands)
         for b in range(14, 66):
             fall = level[b - 4 : b].mean() - level[b + 2 :].max()
             steeper = 8 * np.clip((28 - b) / 12, 0, 1)
             falling = max(0, np.mean(level[b + 8 : b + 12]) - level[-1] - 10)
-            edge[b] = np.clip((fall - steeper - falling - 18) / 6, 0, 1)
+            edge[b] = np.clip((fall - steeper - falling - 24 + 6 * coarsely) / 6, 0, 1)
         edge *= np.clip((sounds[seen].any(1).sum() - 20) / 25, 0, 1)
         for b in np.flatnonzero(edge):
             for c in range(b, bands):
@@ -98,9 +100,8 @@ def textbook(energies, n_ahead):
                 fallen = np.clip((fall - 5) / 5, 0, 1) if c < b + 2 else 1
                 missed = 1 - 0.65 * np.clip((b - 56) / 8, 0, 1)
                 above[t, c] = max(above[t, c], edge[b] * missed * fallen)
-        share = holes[seen].sum() / (sounds[seen].sum() + 1000)
         low = max(edge[b] * np.clip((49 - b) / 4, 0, 1) for b in range(14, 66))
-        coarse[t] = low * np.clip((share - 3e-4) / 5e-4, 0, 1)
+        coarse[t] = low * coarsely
     return floor, above, coarse
 
 
@@ -169,12 +170,25 @@ def test_what_was_never_coded_shows_nothing(model, music):
 
 @pytest.mark.parametrize("slope, edge", [(0.0, 1.0), (-1.0, 0.0)])
 def test_a_fall_that_goes_on_is_no_edge(model, slope, edge):
-    """Of 31 dB at 5 kHz, to a level that stays, as noise does, or goes on falling by dB a band."""
+    """Of 37 dB at 5 kHz, to a level that stays, as noise does, or goes on falling by dB a band."""
     hertz = torch.fft.rfftfreq(4 * RATE, 1 / RATE)
-    decibels = torch.where(hertz < 5000, 0.0, -31 + slope * (hertz - 5000) / 250)
+    decibels = torch.where(hertz < 5000, 0.0, -37 + slope * (hertz - 5000) / 250)
     noise = torch.randn(1, 4 * RATE, generator=torch.Generator().manual_seed(0))
     wav = 0.05 * torch.fft.irfft(torch.fft.rfft(noise) * 10 ** (decibels / 20))
     assert (findings(model, wav).above[0, -1, 24:] == edge).all()
+
+
+@pytest.mark.parametrize("gone, least, most", [(0.0, 0.0, 0.0), (0.01, 0.6, 0.9)])
+def test_a_small_edge_needs_holes(gone, least, most):
+    """A fall of 24 dB, as of sounds sampled at a lower rate, with bands that vanish or without."""
+    generator = torch.Generator().manual_seed(0)
+    spec = torch.randn(1, WINDOW, 442, 2, generator=generator)
+    spec[:, :, 200:] *= 10 ** (-24 / 20)
+    holes = torch.rand(1, WINDOW, 40, generator=generator) < gone
+    spec[:, :, :200] *= torch.where(holes, 1e-3, 1.0).repeat_interleave(5, -1).unsqueeze(-1)
+    evidence = Evidence(WIDTHS)
+    found, _ = evidence(spec, evidence.initial_memory(spec, 1))
+    assert least <= found.above[0, -1, 42] == found.above[0, -1].max() <= most
 
 
 @pytest.mark.parametrize("name", ["apollo-small", "apollo-small-streaming"])
