@@ -190,6 +190,22 @@ def exported(tmp_path_factory):
     return folder, said.getvalue()
 
 
+def test_a_steps_shapes_are_constants_but_where_two_sizes_are_open(exported):
+    """All operators count where a hop is short: the sum of those that only put shapes together."""
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(exported[0] / "tiny_stream.onnx").graph
+    constants = {tensor.name for tensor in graph.initializer}
+    shapes = [node.input[1] for node in graph.node if node.op_type == "Reshape"]
+    assert len(shapes) > 40 and sum(name in constants for name in shapes) > 0.8 * len(shapes)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_only_what_waits_is_a_state(causal):
+    model = Apollo.from_pretrained("apollo-small" + "-streaming" * causal)
+    waits = {"spectrum", "tokens", "log_gain"} & stream_step(model).shapes().keys()
+    assert waits == (set() if causal else {"spectrum", "tokens"}) and bool(model.n_ahead) != causal
+
+
 @pytest.mark.parametrize("runtime", ["openvino", "onnx.reference"])
 def test_other_runtimes_come_to_the_same_samples(runtime, exported):
     library = pytest.importorskip(runtime, reason=f"{runtime} is not installed")
