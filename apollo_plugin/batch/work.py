@@ -61,7 +61,11 @@ class Result:
 
 
 def work(task: Task, engine: Engine) -> Work:
-    """Make the function that restores one file by the task's engine, which is loaded.
+    """Make the function that restores one file.
+
+    Args:
+        task: engine and settings.
+        engine: the task's, loaded.
 
     Raises:
         ApolloError: if the separator cannot be used.
@@ -132,8 +136,13 @@ def begin(n_threads: int, common: Common | None) -> None:
 
 
 def do_there(task: Task, folder: Path, job: Job) -> Result:
-    """Restore one file, named relative to a folder, in a worker process, which keeps its model for
-    the next."""
+    """Restore one file in a worker process, which keeps its model for the next.
+
+    Args:
+        task: engine and settings.
+        folder: the one that file names are relative to.
+        job: the file.
+    """
     there = Job(folder / job.source, folder / job.target)
     try:
         with warnings.catch_warnings(record=True) as caught:

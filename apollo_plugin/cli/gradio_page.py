@@ -30,7 +30,13 @@ h1, h2 { font-family: var(--text); font-weight: 600; letter-spacing: -.012em; }
 
 
 def build(engines: dict[str, "Engine"], limits: Limits, room: Room) -> "gradio.Blocks":
-    """Build the page, of engines by the names that it shows."""
+    """Build the page.
+
+    Args:
+        engines: by the name shown on the page.
+        limits: of uploads.
+        room: folder of uploads and results.
+    """
     import gradio
 
     from .. import audio

@@ -31,7 +31,12 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Room:
-    """A folder whose files may take so many bytes together, and of which old ones are removed."""
+    """A folder limited in total size, whose old files are removed.
+
+    Args:
+        folder: for the files.
+        n_bytes: limit of all files.
+    """
 
     def __init__(self, folder: Path, n_bytes: int):
         self.folder, self.n_bytes = folder, n_bytes

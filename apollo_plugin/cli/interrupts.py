@@ -11,7 +11,11 @@ from ..files import sweep_all
 
 
 class Interrupted(KeyboardInterrupt):
-    """End of a command after the signal of a number."""
+    """End of a command after a signal.
+
+    Args:
+        number: of the signal.
+    """
 
     def __init__(self, number: int):
         super().__init__()

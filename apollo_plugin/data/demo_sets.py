@@ -14,9 +14,16 @@ from .parallel import each
 
 _RATE = 44100
 _ARTISTS = (
-    "The Oscillators|Ella Formant|Señor Seno|Karplus & Strong|O'Noise|Additive Anna|Die Bandpässe|"
-    "Sister Sawtooth|Nyquist"
-).split("|")
+    "The Oscillators",
+    "Ella Formant",
+    "Señor Seno",
+    "Karplus & Strong",
+    "O'Noise",
+    "Additive Anna",
+    "Die Bandpässe",
+    "Sister Sawtooth",
+    "Nyquist",
+)
 _TITLES = ("Rising Edge", 'Duty "Cycle"', "Größer")
 # Names in MoisesDB of the synthesiser's stems; they change from song to song.
 _NAMES = dict(

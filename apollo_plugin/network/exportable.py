@@ -4,6 +4,7 @@ All states are tensors of fixed shapes.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -35,7 +36,8 @@ class WholeSignal(nn.Module):
         padded = F.pad(wav.unsqueeze(1), (pad, pad), mode="reflect").squeeze(1)
         spec = self.fourier.spectrum(self._framed(padded))
         contexts = model.initial_contexts(spec.shape[0], spec)
-        restored, _ = model.network(spec, spec, contexts, True, self._noise)
+        noise = partial(noise_spectrum, self.fourier, model)
+        restored, _ = model.network(spec, spec, contexts, True, noise)
         frames = self.fourier.frames(restored)
         squared = self.fourier.window.square().expand(1, frames.shape[1], -1)
         overlap = bank.initial_synthesis(0, wav).overlap
@@ -44,11 +46,6 @@ class WholeSignal(nn.Module):
             for part in (frames, squared)
         )
         return finish(of_frames, of_windows[0], wav, model.adds)
-
-    def _noise(self, first: torch.Tensor, n_frames: int) -> torch.Tensor:
-        """See :meth:`.apollo.ApolloNetwork.noise`."""
-        assert self.model.highs is not None  # the only one who asks
-        return self.fourier.of_hops(self.model.highs.noise(first, n_frames + 1)[None])[0]
 
     def _framed(self, padded: torch.Tensor) -> torch.Tensor:
         """``(streams, padded time)`` -> ``(streams, frames, kernel_size)``."""
@@ -193,6 +190,14 @@ class StreamStep(nn.Module):
             x, new = layer(x, rotation, [next(old) for _ in masks], False, masks)
             kept += [context.flatten(2) for context in new]
         return x, kept
+
+
+def noise_spectrum(
+    fourier: Fourier, model: ApolloNetwork, first: torch.Tensor, n_frames: int
+) -> torch.Tensor:
+    """See :meth:`.apollo.ApolloNetwork.noise`."""
+    assert model.highs is not None  # the only one who asks
+    return fourier.of_hops(model.highs.noise(first, n_frames + 1)[None])[0]
 
 
 def delayed(

@@ -141,7 +141,10 @@ class BaseSystem(System):
 
 def require_precision(precision: str | int) -> None:
     """Refuse unknown names, and float16: gradients, which are scaled for it, would be clipped while
-    scaled. Names are Lightning's.
+    scaled.
+
+    Args:
+        precision: Lightning's name of it.
 
     Raises:
         SettingError: with the name of the precision.

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ..apollo import ApolloNetwork, silenced
-from ..exportable import StreamStep, delayed
+from ..exportable import StreamStep, delayed, noise_spectrum
 from .evidence import WINDOW, Evidence
 from .highs import Highs
 
@@ -62,9 +62,8 @@ class HighsStep(StreamStep):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         shapes, path = super().shapes(), self.highs.path
         if path is not None:
-            bank = self.model.filterbank
-            n_features = shapes["context_0"][1] // bank.n_bands
-            waiting = (bank.n_bands, n_features), (path.n_bands,)
+            n_features = self.model.get_model_args()["feature_dim"]
+            waiting = (self.model.filterbank.n_bands, n_features), (path.n_bands,)
             for name, n, shape in zip(("tokens", "log_gain"), self.n_waiting, waiting):
                 if n:
                     shapes[name] = (n, *shape)
@@ -100,7 +99,7 @@ class HighsStep(StreamStep):
             expected, of_path = highs.path(highs.path.features(heard), of_path, False, masks)
             log_gain, waiting, _ = delayed(states, expected, n_late)
             kept += [*tokens, *waiting, *(context.flatten(2) for context in of_path)]
-        noise = self.fourier.of_hops(highs.noise(now - self.n_ahead, new.shape[1] + 1)[None])[0]
+        noise = noise_spectrum(self.fourier, self.model, now - self.n_ahead, new.shape[1])
         cleaned = highs.cleaned(due, found)
         restored = highs.filled(self.model.decode(x, cleaned), cleaned, log_gain, noise, found)
         return silenced(restored, due), [*kept, memory]

@@ -17,8 +17,15 @@ from apollo_plugin.errors import DataError
 RATE = 44100
 # Sample names by what they can play; the first that fits wins.
 KICKS = ("bd_", "drum_bass", "drum_heavy", "elec_soft_kick", "elec_hollow")
-SNARES = ("sn_", "drum_snare", "elec_snare", "elec_hi_snare", "elec_mid_snare", "elec_lo")
-SNARES += ("perc_snap",)
+SNARES = (
+    "sn_",
+    "drum_snare",
+    "elec_snare",
+    "elec_hi_snare",
+    "elec_mid_snare",
+    "elec_lo",
+    "perc_snap",
+)
 HATS = ("hat_", "drum_cymbal_closed", "drum_cymbal_pedal", "elec_tick", "elec_cymbal")
 CYMBALS = ("ride_", "drum_cymbal_", "drum_splash")
 TOMS = ("drum_tom", "elec_fuzz", "drum_cowbell")
