@@ -30,10 +30,16 @@ _PARTIALS, _STEEPER = (16, 28), 8 * _DB
 # kilohertz from so many bands further up lies more than this above the last band, it counts against
 # an edge. Dark solo instruments, never coded, stand 22 to 31 dB above it, nine in ten MP3s up to 5,
 # AAC of 64 kbit/s up to 15. Of 81 dark clips five passed for cut without this, two do now, less.
-_FURTHER, _GOES_ON = 8, 10 * _DB
+_FURTHER, _GOES_ON = 6, 10 * _DB
 # Without holes of coarse coding an edge needs so much more: of 112 clips that were never coded four
-# passed for cut, by up to 0.4 of all bands; two do now, by 0.004.
-_FINER = 6 * _DB
+# passed for cut, by up to 0.4 of all bands; two do now, by 0.004. Below the first of these bands
+# (10.5 kHz) it needs as much again, less and less up to the second: so low only coarse coding cuts,
+# and leaves holes, where songs end by themselves (one lost 0.05 of Zimtohrli at 192 kbit/s).
+_FINER, _LOW = 6 * _DB, (42, 48)
+# Music that falls by so much within so many bands ends by itself, and what a codec cut above was
+# little: less and less is filled. This comes in between these bands (6.5 and 7.5 kHz): below,
+# single instruments fall as much from partial to partial.
+_ENDING, _WITHIN, _ENDS_ABOVE = (15 * _DB, 25 * _DB), 8, (26, 30)
 # The two bands at an edge lie above it only as far as they have fallen themselves, and what is
 # above them: a filter's slope may begin in the second.
 _FALLEN_FROM, _FALLEN_TO = 5 * _DB, 10 * _DB
@@ -202,9 +208,12 @@ class Evidence(nn.Module):
         falling = nn.functional.pad(falling, (0, n - falling.shape[-1]))
         coarsely = _ramp(holes / (cells + _FIRST_CELLS / WINDOW), _FEW, _MANY)
         finer = _FINER * (1 - coarsely)
+        steeper = torch.maximum(steeper, finer * _ramp(-number, -_LOW[1], -_LOW[0]))
         edge = _ramp(beyond - steeper - falling - finer, _EDGE_FROM, _EDGE_TO)
         edge = edge * _ramp(WINDOW * sounding, _FRAMES_FROM, _FRAMES_TO)
-        missed = edge * (1 - _SPARING * _ramp(number, *_SPARED))
+        before = nn.functional.pad(below, (_WITHIN, 0))[..., :n]
+        ending = _ramp(before - below[..., :n], *_ENDING) * _ramp(number, *_ENDS_ABOVE)
+        missed = edge * (1 - _SPARING * _ramp(number, *_SPARED)) * (1 - ending)
         above = _running_maximum(self._placed(missed, 2))
         for k, fall in enumerate((at, next_to)):
             fallen = _ramp(fall, _FALLEN_FROM, _FALLEN_TO)
