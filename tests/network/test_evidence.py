@@ -94,7 +94,10 @@ def textbook(energies, n_ahead):
             falling = max(0, np.mean(level[b + 6 : b + 10]) - level[-1] - 10)
             finer = 6 * (1 - coarsely)
             steeper = max(steeper, finer * np.clip((48 - b) / 6, 0, 1))
-            edge[b] = np.clip((fall - steeper - falling - finer - 18) / 6, 0, 1)
+            noise = 10 * np.log10(5 * floor[t] + 10**-7.2)
+            white = np.clip((5 - level[b + 2 :].max() + noise) / 2, 0, 1)
+            hidden = min(noise + 72, 10) * white * coarsely
+            edge[b] = np.clip((fall + hidden - steeper - falling - finer - 18) / 6, 0, 1)
         edge *= np.clip((sounds[seen].any(1).sum() - 20) / 25, 0, 1)
         for b in np.flatnonzero(edge):
             for c in range(b, bands):
@@ -109,15 +112,20 @@ def textbook(energies, n_ahead):
     return floor, above, coarse
 
 
-@pytest.mark.parametrize("n_ahead, cut, most", [(0, 22, (1, 1)), (7, 59, (0.91875, 0))])
-def test_findings_are_the_textbooks(n_ahead, cut, most):
+@pytest.mark.parametrize(
+    "n_ahead, cut, noise, most",
+    [(0, 22, 0.0, (1, 1)), (7, 59, 0.0, (0.91875, 0)), (7, 40, 0.09, (1, 0.93))],
+)
+def test_findings_are_the_textbooks(n_ahead, cut, noise, most):
     generator = torch.Generator().manual_seed(1)
     spec = torch.randn(1, WINDOW + 60, 442, 2, generator=generator)
+    white = noise * torch.randn(1, WINDOW + 60, 442, 2, generator=generator)
     spec[:, :, 5 * cut :] *= 1e-5  # at first with music above the edge that falls
     spec[:, :50, 5 * cut :] *= torch.logspace(3.6, 0, 442 - 5 * cut)[:, None]
     gone = torch.rand(1, WINDOW + 60, cut, generator=generator) < 0.004
     spec[:, :, : 5 * cut] *= torch.where(gone, 1e-3, 1.0).repeat_interleave(5, -1).unsqueeze(-1)
     spec[:, :40] *= 1e-4
+    spec += white
     evidence = Evidence(WIDTHS)
     found, _ = evidence(spec, evidence.initial_memory(spec, 1), n_ahead)
     found = found.newest(spec.shape[1])
@@ -126,7 +134,7 @@ def test_findings_are_the_textbooks(n_ahead, cut, most):
     for mine, other in zip(found, expected):
         other = torch.from_numpy(other).float().reshape(mine.shape[1:])
         torch.testing.assert_close(mine[0], other, rtol=1e-3, atol=1e-3)
-    assert (found.above.max(), found.coarse.max()) == most
+    assert (found.above.max(), found.coarse.max()) == pytest.approx(most, abs=0.01)
 
 
 @pytest.mark.parametrize("sizes", [(1,) * 30, (13, 0, 17), (30,)])
@@ -201,7 +209,7 @@ def edge_of_noise(edge, fall, gone=0.0, ends=None):
 def test_a_small_edge_needs_holes():
     """As of sounds sampled at a lower rate; less so the lower it is."""
     assert edge_of_noise(40, 24) == edge_of_noise(50, 24) == 0
-    assert 0.6 < edge_of_noise(40, 24, gone=0.01) < 0.9
+    assert edge_of_noise(40, 24, gone=0.01) == 1
     assert edge_of_noise(50, 32) == 1
     assert edge_of_noise(40, 30) == 0
     assert edge_of_noise(40, 38) == 1
@@ -242,8 +250,7 @@ def test_what_was_cut_is_filled_and_the_rest_stays(model, music):
 
 
 def test_rounding_to_16_bits_hides_no_cut(model, music):
-    """Of a decoded MP3 at any peak, rounded or dithered, the highs are those of the MP3 itself; of
-    the quietest one the dither leaves 31 dB of an edge that needs 36 to count in full."""
+    """Of a decoded MP3 at any peak, rounded or dithered, the highs are those of the MP3 itself."""
     coded = mp3(music, RATE, 48)
     high = scipy.signal.butter(8, 9000, "high", fs=RATE, output="sos")
 
@@ -257,8 +264,8 @@ def test_rounding_to_16_bits_hides_no_cut(model, music):
             wav = rounded(coded * gain, dither)
             # As files are: a power of two brings them to the level of training.
             lift = 2.0 ** torch.log2(0.5 / wav.abs().max()).round()
-            within = 1.3 if dither and peak == 0.03 else 1.0
-            assert level(model(wav * lift) / lift / gain) == pytest.approx(expected, abs=within)
+            # Of the quietest, dithered, one channel's edge is hidden by a fifth.
+            assert level(model(wav * lift) / lift / gain) == pytest.approx(expected, abs=1.2)
 
 
 # ---------------------------------------------------------------------------------------- bad input
