@@ -92,8 +92,8 @@ def textbook(energies, n_ahead):
             fall = level[b - 4 : b].mean() - level[b + 2 :].max()
             steeper = 8 * np.clip((28 - b) / 12, 0, 1)
             falling = max(0, np.mean(level[b + 6 : b + 10]) - level[-1] - 10)
-            finer = 6 * (1 - coarsely)
-            steeper = max(steeper, finer * np.clip((48 - b) / 6, 0, 1))
+            no_codec = np.clip((b - 30) / 6, 0, 1) * np.clip((48 - b) / 6, 0, 1)
+            finer = (6 + 9 * no_codec) * (1 - coarsely)
             noise = 10 * np.log10(5 * floor[t] + 10**-7.2)
             white = np.clip((5 - level[b + 2 :].max() + noise) / 2, 0, 1)
             hidden = min(noise + 72, 10) * white * coarsely
@@ -207,12 +207,12 @@ def edge_of_noise(edge, fall, gone=0.0, ends=None):
 
 
 def test_a_small_edge_needs_holes():
-    """As of sounds sampled at a lower rate; less so the lower it is."""
+    """As of sounds sampled at a lower rate; still more where no codec cuts."""
     assert edge_of_noise(40, 24) == edge_of_noise(50, 24) == 0
     assert edge_of_noise(40, 24, gone=0.01) == 1
     assert edge_of_noise(50, 32) == 1
-    assert edge_of_noise(40, 30) == 0
-    assert edge_of_noise(40, 38) == 1
+    assert edge_of_noise(40, 32) == 0
+    assert edge_of_noise(40, 41) == 1
 
 
 @pytest.mark.parametrize(

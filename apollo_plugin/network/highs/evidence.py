@@ -32,10 +32,11 @@ _PARTIALS, _STEEPER = (16, 28), 8 * _DB
 # AAC of 64 kbit/s up to 15. Of 81 dark clips five passed for cut without this, two do now, less.
 _FURTHER, _GOES_ON = 6, 10 * _DB
 # Without holes of coarse coding an edge needs so much more: of 112 clips that were never coded four
-# passed for cut, by up to 0.4 of all bands; two do now, by 0.004. Below the first of these bands
-# (10.5 kHz) it needs as much again, less and less up to the second: so low only coarse coding cuts,
-# and leaves holes, where songs end by themselves (one lost 0.05 of Zimtohrli at 192 kbit/s).
-_FINER, _LOW = 6 * _DB, (42, 48)
+# passed for cut, by up to 0.4 of all bands; two do now, by 0.004. Between the second and the third
+# of these bands (9 and 10.5 kHz) it needs still more, less and less up to the first and the last:
+# there no codec cuts by default, and songs end by themselves (one lost 0.05 of Zimtohrli at 192
+# kbit/s).
+_FINER, _NO_CODECS, _FINER_THERE = 6 * _DB, (30, 36, 42, 48), 9 * _DB
 # Rounding noise hides how deep an edge of a quiet file is. Where nothing beyond exceeds white noise
 # by 3 dB (in part by 5) and coding left holes, an edge may be less deep by what that noise lies
 # above nothing, at most by so much. Never-coded quiet files, dithered, fall into the noise by up to
@@ -212,8 +213,9 @@ class Evidence(nn.Module):
         falling = (further - level[..., -1:] - _GOES_ON).clamp(min=0)
         falling = nn.functional.pad(falling, (0, n - falling.shape[-1]))
         coarsely = _ramp(holes / (cells + _FIRST_CELLS / WINDOW), _FEW, _MANY)
-        finer = _FINER * (1 - coarsely)
-        steeper = torch.maximum(steeper, finer * _ramp(-number, -_LOW[1], -_LOW[0]))
+        begins, whole, until, ends = _NO_CODECS
+        there = _ramp(number, begins, whole) * _ramp(-number, -ends, -until)
+        finer = (_FINER + _FINER_THERE * there) * (1 - coarsely)
         noise = (self.widths[0] * floor + _NOTHING).log()
         white = _ramp(noise - highest[..., 2 : n + 2], -_WHITE[1], -_WHITE[0])
         hidden = (noise - math.log(_NOTHING)).clamp(max=_HIDDEN) * white * coarsely
