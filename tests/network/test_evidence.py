@@ -59,7 +59,7 @@ def test_a_crop_shows_its_edge(model):
     noise = torch.randn(2, len(t), generator=torch.Generator().manual_seed(0))
     sos = scipy.signal.butter(12, 5500, fs=RATE, output="sos")
     cut = torch.from_numpy(scipy.signal.sosfiltfilt(sos, noise.numpy()).copy()).float()
-    wav = 0.4 * torch.cos(2 * torch.pi * 110 * t) + 10 ** (-30 / 20) * cut + 1e-5 * noise
+    wav = 0.4 * torch.cos(2 * torch.pi * 110 * t) + 10 ** (-44 / 20) * cut + 1e-5 * noise
     assert findings(model, wav).above[:, 60:200, 60:].min() > 0.9
 
 
@@ -114,7 +114,7 @@ def textbook(energies, n_ahead):
 
 @pytest.mark.parametrize(
     "n_ahead, cut, noise, most",
-    [(0, 22, 0.0, (1, 1)), (7, 59, 0.0, (0.91875, 0)), (7, 40, 0.09, (1, 0.93))],
+    [(0, 22, 0.0, (1, 1)), (7, 59, 0.0, (0.91875, 0)), (7, 40, 0.08, (1, 1))],
 )
 def test_findings_are_the_textbooks(n_ahead, cut, noise, most):
     generator = torch.Generator().manual_seed(1)
@@ -134,7 +134,7 @@ def test_findings_are_the_textbooks(n_ahead, cut, noise, most):
     for mine, other in zip(found, expected):
         other = torch.from_numpy(other).float().reshape(mine.shape[1:])
         torch.testing.assert_close(mine[0], other, rtol=1e-3, atol=1e-3)
-    assert (found.above.max(), found.coarse.max()) == pytest.approx(most, abs=0.01)
+    assert (found.above.max(), found.coarse.max()) == most
 
 
 @pytest.mark.parametrize("sizes", [(1,) * 30, (13, 0, 17), (30,)])
@@ -182,9 +182,9 @@ def test_what_was_never_coded_shows_nothing(model, music):
 
 @pytest.mark.parametrize("slope, edge", [(0.0, 1.0), (-1.0, 0.0)])
 def test_a_fall_that_goes_on_is_no_edge(model, slope, edge):
-    """Of 40 dB at 5 kHz, to a level that stays, as noise does, or goes on falling by dB a band."""
+    """Of 37 dB at 5 kHz, to a level that stays, as noise does, or goes on falling by dB a band."""
     hertz = torch.fft.rfftfreq(4 * RATE, 1 / RATE)
-    decibels = torch.where(hertz < 5000, 0.0, -40 + slope * (hertz - 5000) / 250)
+    decibels = torch.where(hertz < 5000, 0.0, -37 + slope * (hertz - 5000) / 250)
     noise = torch.randn(1, 4 * RATE, generator=torch.Generator().manual_seed(0))
     wav = 0.05 * torch.fft.irfft(torch.fft.rfft(noise) * 10 ** (decibels / 20))
     assert (findings(model, wav).above[0, -1, 24:] == edge).all()
@@ -264,8 +264,7 @@ def test_rounding_to_16_bits_hides_no_cut(model, music):
             wav = rounded(coded * gain, dither)
             # As files are: a power of two brings them to the level of training.
             lift = 2.0 ** torch.log2(0.5 / wav.abs().max()).round()
-            # Of the quietest, dithered, one channel's edge is hidden by a fifth.
-            assert level(model(wav * lift) / lift / gain) == pytest.approx(expected, abs=1.2)
+            assert level(model(wav * lift) / lift / gain) == pytest.approx(expected, abs=1.0)
 
 
 # ---------------------------------------------------------------------------------------- bad input

@@ -32,16 +32,15 @@ _PARTIALS, _STEEPER = (16, 28), 8 * _DB
 # AAC of 64 kbit/s up to 15. Of 81 dark clips five passed for cut without this, two do now, less.
 _FURTHER, _GOES_ON = 6, 10 * _DB
 # Without holes of coarse coding an edge needs so much more: of 112 clips that were never coded four
-# passed for cut, by up to 0.4 of all bands; two do now, by 0.004. Between the second and the third
-# of these bands (9 and 10.5 kHz) it needs still more, less and less up to the first and the last:
-# there no codec cuts by default, and songs end by themselves (one lost 0.05 of Zimtohrli at 192
-# kbit/s).
-_FINER, _NO_CODECS, _FINER_THERE = 6 * _DB, (30, 36, 42, 48), 9 * _DB
+# passed for cut, by up to 0.4 of all bands; two do now, by 0.004. Where no codec cuts by default it
+# needs still more: this comes in from 7.5 to 9 kHz and goes from 10.5 to 12, in bands. Songs end
+# there by themselves (one lost 0.05 of Zimtohrli at 192 kbit/s).
+_FINER, _FINER_THERE, _COMES, _GOES = 6 * _DB, 9 * _DB, (30, 36), (48, 42)
 # Rounding noise hides how deep an edge of a quiet file is. Where nothing beyond exceeds white noise
 # by 3 dB (in part by 5) and coding left holes, an edge may be less deep by what that noise lies
 # above nothing, at most by so much. Never-coded quiet files, dithered, fall into the noise by up to
 # 6 dB, one song that ends early by 20; MP3s of 32 and 48 kbit/s by 12 to 48.
-_WHITE, _HIDDEN = (3 * _DB, 5 * _DB), 10 * _DB
+_WHITE, _HIDDEN = (5 * _DB, 3 * _DB), 10 * _DB
 # Music that falls by so much within so many bands ends by itself, and what a codec cut above was
 # little: less and less is filled. This comes in between these bands (6.5 and 7.5 kHz): below,
 # single instruments fall as much from partial to partial.
@@ -213,11 +212,10 @@ class Evidence(nn.Module):
         falling = (further - level[..., -1:] - _GOES_ON).clamp(min=0)
         falling = nn.functional.pad(falling, (0, n - falling.shape[-1]))
         coarsely = _ramp(holes / (cells + _FIRST_CELLS / WINDOW), _FEW, _MANY)
-        begins, whole, until, ends = _NO_CODECS
-        there = _ramp(number, begins, whole) * _ramp(-number, -ends, -until)
+        there = _ramp(number, *_COMES) * _ramp(number, *_GOES)
         finer = (_FINER + _FINER_THERE * there) * (1 - coarsely)
         noise = (self.widths[0] * floor + _NOTHING).log()
-        white = _ramp(noise - highest[..., 2 : n + 2], -_WHITE[1], -_WHITE[0])
+        white = _ramp(highest[..., 2 : n + 2] - noise, *_WHITE)
         hidden = (noise - math.log(_NOTHING)).clamp(max=_HIDDEN) * white * coarsely
         edge = _ramp(beyond + hidden - steeper - falling - finer, _EDGE_FROM, _EDGE_TO)
         edge = edge * _ramp(WINDOW * sounding, _FRAMES_FROM, _FRAMES_TO)
@@ -229,7 +227,7 @@ class Evidence(nn.Module):
             fallen = _ramp(fall, _FALLEN_FROM, _FALLEN_TO)
             above = torch.maximum(above, self._placed(missed * fallen, k))
         coarse, in_holes = (
-            coarsely * (edge * _ramp(-number, -fine, -coarse)).amax(-1, keepdim=True)
+            coarsely * (edge * _ramp(number, fine, coarse)).amax(-1, keepdim=True)
             for coarse, fine in (_COARSE, _IN_HOLES)
         )
         return Findings(floor, above, coarse, in_holes)
